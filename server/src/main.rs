@@ -1,0 +1,2 @@
+//! Sandstone.
+fn main() {}

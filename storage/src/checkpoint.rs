@@ -1,0 +1,265 @@
+//! The checkpoint: makes all maps and the catalog durable, so that replay begins behind them.
+//!
+//! ```text
+//!   cut the log ► take all roots ► write nodes, children first ► write the catalog ► wait for the log ► sync ► superblock ► sync
+//! ```
+//!
+//! I1  Everything logged before the cut is in the roots, because each root is taken under its volume's lock after it.
+//!     What they hold beyond the cut is told by each volume's `applied`, and not replayed twice.
+//! I2  Data that the roots refer to is in the store before the superblock names them: the wait for the log comes before
+//!     the sync. Without it a checkpoint could outlive the data of an unacknowledged write, and show a block's old bytes.
+//! I3  The superblock is written only after a sync has covered all it refers to, and counts only after its own sync.
+//!     Only then are retired segments reused and nodes dropped from memory.
+//! I4  Writers go on meanwhile: what they change is copied first, because the checkpoint holds the nodes too.
+
+use crate::{
+    address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot},
+    engine::Engine,
+    error::{Error, Kind, Result},
+    format::{
+        Catalog, CatalogRef, ReplayStart, SUPERBLOCK_SLOTS, SegmentKind, Superblock, encode_chunk,
+        encode_node, superblock_offset,
+    },
+    io::{WriteBuf, aligned},
+    map::{Child, Inner, Node, NodeBody, NodeRef},
+    segments::Need,
+};
+use bytes::BytesMut;
+use futures_util::future::try_join_all;
+use std::{pin::Pin, sync::Arc};
+
+/// Bytes of nodes gathered before they are written.
+const WRITE_BYTES: usize = 1 << 20;
+/// Such writes under way at once.
+const WRITES_MAX: usize = 4;
+/// Most bytes of the catalog in one chunk.
+const CHUNK_BYTES_MAX: usize = 4 << 20;
+
+/// What the next superblock is made from: the last one. There is one writer of superblocks.
+pub(crate) struct Checkpointer {
+    superblock: Superblock,
+    /// Where the next node goes. Ahead of the superblock's after a checkpoint that found no room: nodes that it wrote
+    /// are where they are.
+    node_tail: Option<(SegmentId, Slot, u32)>,
+}
+
+/// Writes nodes and catalog chunks one behind the other into node segments.
+struct NodeWriter<'a> {
+    engine: &'a Engine,
+    tail: Option<(SegmentId, Slot, u32)>,
+    /// Bytes that belong at this offset.
+    gathered: Option<(u64, BytesMut)>,
+    ready: Vec<(u64, BytesMut)>,
+}
+
+impl Checkpointer {
+    /// Goes on from the superblock that counts.
+    pub(crate) fn new(superblock: Superblock) -> Self {
+        Self { node_tail: superblock.node_tail, superblock }
+    }
+
+    /// Writes a checkpoint of what `capture` gives; it is called after the log was cut. `retired` are the segments that
+    /// this checkpoint no longer names.
+    ///
+    /// # Errors
+    /// [`Kind::Latched`] after a failed write or sync; [`Kind::NoSpace`], and the checkpoint before goes on counting.
+    pub(crate) async fn run(
+        &mut self,
+        engine: &Engine,
+        next_volume: u32,
+        retired: &[SegmentId],
+        replay: ReplayStart,
+        mut catalog: Catalog,
+    ) -> Result<()> {
+        let mut writer = NodeWriter { engine, tail: self.node_tail, gathered: None, ready: Vec::new() };
+        let written = writer.checkpoint(&mut catalog, retired).await;
+        // Whatever happened: nodes that were given a place are in it.
+        let flushed = writer.flush().await;
+        self.node_tail = writer.tail;
+        let reference = written.and_then(|reference| flushed.map(|()| reference))?;
+        let next_lsn = engine.log.next_lsn();
+
+        engine.log.wait_written(next_lsn).await?;
+        engine.log.sync_file().await?;
+        let superblock = Superblock {
+            generation: self.superblock.generation + 1,
+            replay,
+            synced: next_lsn,
+            next_segment: engine.disk.segments.next(),
+            next_volume,
+            node_tail: self.node_tail,
+            catalog: Some(reference),
+            ..self.superblock.clone()
+        };
+        write_superblock(engine, &superblock).await?;
+        self.superblock = superblock;
+        Ok(())
+    }
+
+    /// The LSN from which on records would be replayed now.
+    pub(crate) fn replay_lsn(&self) -> Lsn {
+        self.superblock.replay.lsn
+    }
+}
+
+async fn write_superblock(engine: &Engine, superblock: &Superblock) -> Result<()> {
+    let mut block = aligned(BLOCK_BYTES);
+    block.extend_from_slice(&superblock.encode());
+    let offset = superblock_offset(superblock.generation % SUPERBLOCK_SLOTS);
+    if let Err(error) = engine.disk.file.write(offset, WriteBuf::Owned(block)).await {
+        engine.health.latch(&format!("writing the superblock failed: {error}"));
+        return Err(Error::io("writing the superblock", error));
+    }
+    engine.log.sync_file().await
+}
+
+impl NodeWriter<'_> {
+    /// Writes the maps, then the catalog. Gives the place of the catalog.
+    async fn checkpoint(&mut self, catalog: &mut Catalog, retired: &[SegmentId]) -> Result<CatalogRef> {
+        for volume in &catalog.volumes {
+            self.tree(volume.tree.root(), 3).await?;
+        }
+        self.catalog(catalog, retired).await
+    }
+
+    /// Writes what is not on disk below `child`, and it.
+    fn tree<'a>(
+        &'a mut self,
+        child: &'a Child,
+        level: u32,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>> {
+        Box::pin(async move {
+            let Child::Loaded(node) = child else { return Ok(()) };
+            if node.home().is_some() {
+                return Ok(());
+            }
+            if let NodeBody::Inner(inner) = node.body() {
+                if level == 1 {
+                    for leaf in &*inner.children {
+                        self.node(leaf, 0)?;
+                    }
+                } else {
+                    for child in &*inner.children {
+                        self.tree(child, level - 1).await?;
+                    }
+                }
+            }
+            self.node(child, level)?;
+            self.write_if_much().await
+        })
+    }
+
+    /// Takes a place for one node and gathers its bytes. Its children must have homes.
+    fn node(&mut self, child: &Child, level: u32) -> Result<()> {
+        let Child::Loaded(node) = child else { return Ok(()) };
+        if node.home().is_some() {
+            return Ok(());
+        }
+        let (bytes, checksum) = encode_node(node, level);
+        let blocks = (bytes.len() / BLOCK_BYTES) as u8;
+        let (address, slot) = self.place(u32::from(blocks))?;
+        self.gather(slot, address.block(), &bytes);
+        // A root's count can be 2^32; its volume keeps it.
+        let mapped = u32::try_from(node.mapped()).unwrap_or(0);
+        node.set_home(NodeRef { address, checksum, blocks, mapped });
+        self.engine.disk.nodes.put(stored_copy(node));
+        Ok(())
+    }
+
+    /// Takes `blocks` in a row.
+    fn place(&mut self, blocks: u32) -> Result<(Address, Slot)> {
+        let segments = &self.engine.disk.segments;
+        let (id, slot, block) = match self.tail {
+            Some((id, slot, block)) if block + blocks <= segments.geometry.segment_blocks => {
+                (id, slot, block)
+            }
+            full => {
+                let full_store = || Error::new(Kind::NoSpace, "no segment is free for a checkpoint");
+                let (id, slot) = segments.take(SegmentKind::Node, Need::Upkeep).ok_or_else(full_store)?;
+                if let Some((id, _, _)) = full {
+                    segments.seal(id);
+                }
+                (id, slot, 0)
+            }
+        };
+        self.tail = Some((id, slot, block + blocks));
+        Ok((Address::new(id, block), slot))
+    }
+
+    fn gather(&mut self, slot: Slot, block: u32, bytes: &[u8]) {
+        let offset = self.engine.disk.segments.geometry.offset(slot, block);
+        let fits = |(at, gathered): &(u64, BytesMut)| {
+            at + gathered.len() as u64 == offset && gathered.len() + bytes.len() <= WRITE_BYTES
+        };
+        if !self.gathered.as_ref().is_some_and(fits) {
+            self.ready.extend(self.gathered.take());
+            self.gathered = Some((offset, aligned(WRITE_BYTES.max(bytes.len()))));
+        }
+        if let Some((_, gathered)) = &mut self.gathered {
+            gathered.extend_from_slice(bytes);
+        }
+    }
+
+    async fn write_if_much(&mut self) -> Result<()> {
+        if self.ready.len() >= WRITES_MAX { self.write_ready().await } else { Ok(()) }
+    }
+
+    async fn write_ready(&mut self) -> Result<()> {
+        let file = &self.engine.disk.file;
+        let writes = self.ready.drain(..).map(|(offset, bytes)| file.write(offset, WriteBuf::Owned(bytes)));
+        try_join_all(writes).await.map(|_| ()).map_err(|error| {
+            // Nodes already count as stored where they are not: nothing may be built on them.
+            self.engine.health.latch(&format!("a checkpoint could not be written: {error}"));
+            Error::io("writing a checkpoint", error)
+        })
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.ready.extend(self.gathered.take());
+        self.write_ready().await
+    }
+
+    /// Writes the catalog, last chunk first.
+    async fn catalog(&mut self, catalog: &mut Catalog, retired: &[SegmentId]) -> Result<CatalogRef> {
+        let segments = &self.engine.disk.segments;
+        let chunk_bytes = CHUNK_BYTES_MAX.min(segments.geometry.segment_bytes() as usize / 4);
+        // Taking places may take segments, which belong into the catalog, which may become longer.
+        let (bytes, places) = loop {
+            let next = segments.next();
+            catalog.segments = segments.entries(retired);
+            let bytes = catalog.encode();
+            let places = bytes
+                .chunks(chunk_bytes)
+                .map(|payload| self.place(encode_chunk(None, payload).0.len().div_ceil(BLOCK_BYTES) as u32))
+                .collect::<Result<Vec<_>>>()?;
+            if segments.next() == next {
+                break (bytes, places);
+            }
+        };
+        let mut reference = None;
+        for (payload, (address, slot)) in bytes.chunks(chunk_bytes).zip(places).rev() {
+            let (blocks, checksum) = encode_chunk(reference, payload);
+            self.gather(slot, address.block(), &blocks);
+            self.write_if_much().await?;
+            let blocks = (blocks.len() / BLOCK_BYTES) as u32;
+            reference = Some(CatalogRef { address, slot, blocks, checksum });
+        }
+        Ok(reference.expect("a catalog has bytes"))
+    }
+}
+
+/// The node as it would be read from disk: it holds on to no node below it.
+fn stored_copy(node: &Arc<Node>) -> Arc<Node> {
+    let home = node.home().expect("just written");
+    match node.body() {
+        NodeBody::Leaf(_) => Arc::clone(node),
+        NodeBody::Inner(inner) => {
+            let stored = |child: &Child| match child {
+                Child::Loaded(node) => Child::Stored(node.home().expect("children are written first")),
+                Child::Empty | Child::Zero | Child::Stored(_) => child.clone(),
+            };
+            let children = Box::new(std::array::from_fn(|i| stored(&inner.children[i])));
+            Arc::new(Node::stored(NodeBody::Inner(Inner { children, mapped: inner.mapped }), home))
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The store file through its segments: reads by address, checked, with the caches in front.
+
+use crate::{
+    address::{Address, BLOCK_BYTES},
+    cache::{Clock, NodeCache},
+    checksum,
+    error::{Error, Result},
+    format::decode_node,
+    io::{File, aligned},
+    map::{Missing, Node},
+    segments::Segments,
+};
+use bytes::{Bytes, BytesMut};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::*},
+};
+
+/// The cache of data blocks.
+pub(crate) type BlockCache = Clock<Box<[u8]>>;
+
+/// The store file, its segments, and what of it is cached.
+pub(crate) struct Disk {
+    pub(crate) file: File,
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) blocks: BlockCache,
+    pub(crate) nodes: NodeCache,
+    /// Blocks and nodes that were not what was written, after a second try.
+    pub(crate) corrupt: AtomicU64,
+}
+
+impl Disk {
+    /// Reads a node of the map from disk, and puts it into the cache. Hold a read token.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Io`] or [`crate::Kind::Corrupt`], after a second try.
+    pub(crate) async fn load(&self, missing: Missing) -> Result<()> {
+        let node = self.read_node(missing).await?;
+        self.nodes.put(node);
+        Ok(())
+    }
+
+    /// Reads a node of the map from disk.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(crate) async fn read_node(&self, missing: Missing) -> Result<Arc<Node>> {
+        let Missing { node, level } = missing;
+        let mut second_try = false;
+        loop {
+            let bytes = self.read_blocks(node.address, u32::from(node.blocks)).await?;
+            match decode_node(&node, level, &bytes) {
+                Ok(node) => return Ok(Arc::new(node)),
+                Err(_) if !second_try => second_try = true,
+                Err(malformed) => {
+                    self.corrupt.fetch_add(1, Relaxed);
+                    return Err(Error::corrupt(format!("map node at {:?}: {}", node.address, malformed.0)));
+                }
+            }
+        }
+    }
+
+    /// Reads blocks from disk, unchecked.
+    pub(crate) async fn read_blocks(&self, address: Address, blocks: u32) -> Result<BytesMut> {
+        let offset = self
+            .segments
+            .offset(address)
+            .filter(|_| address.block() + blocks <= self.segments.geometry.segment_blocks)
+            .ok_or_else(|| Error::corrupt(format!("{address:?} is in no segment of this store")))?;
+        let len = blocks as usize * BLOCK_BYTES;
+        let read = self.file.read(offset, aligned(len), len).await;
+        read.map_err(|e| Error::io(format!("reading {blocks} blocks at {address:?}"), e))
+    }
+
+    /// Reads data blocks from disk, checks them, and puts them into the cache. Hold a read token.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Io`]; [`crate::Kind::Corrupt`] when the bytes are not what was written, twice.
+    pub(crate) async fn read_data(&self, address: Address, checksums: &[u32]) -> Result<Bytes> {
+        let blocks = u32::try_from(checksums.len()).expect("a run is within a segment");
+        let mut second_try = false;
+        loop {
+            let bytes = self.read_blocks(address, blocks).await?;
+            let bad = bytes
+                .chunks_exact(BLOCK_BYTES)
+                .zip(checksums)
+                .position(|(b, sum)| checksum::block(b) != *sum);
+            match bad {
+                None => {
+                    for (i, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
+                        self.cache_block(address.plus(i as u32), block);
+                    }
+                    return Ok(bytes.freeze());
+                }
+                Some(_) if !second_try => second_try = true,
+                Some(i) => {
+                    self.corrupt.fetch_add(1, Relaxed);
+                    let at = address.plus(i as u32);
+                    tracing::error!(address = ?at, "a block is not what was written there");
+                    return Err(Error::corrupt(format!("the block at {at:?} is not what was written there")));
+                }
+            }
+        }
+    }
+
+    fn cache_block(&self, address: Address, block: &[u8]) {
+        self.blocks.insert(address, BLOCK_BYTES, |spare| match spare {
+            Some(mut spare) => {
+                spare.copy_from_slice(block);
+                spare
+            }
+            None => block.into(),
+        });
+    }
+}

@@ -1,0 +1,88 @@
+//! What all volumes of a store share: the disk, the log, and the books of what is dirty.
+
+use crate::{disk::Disk, health::HealthCell, log::Log, readers::Readers};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::*},
+};
+use tokio::sync::Notify;
+
+/// A guess of a dirty node's bytes in memory, for the metadata budget.
+const NODE_MEMORY_BYTES: u64 = 4096;
+
+pub(crate) struct Engine {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) health: Arc<HealthCell>,
+    pub(crate) readers: Readers,
+    pub(crate) upkeep: Upkeep,
+}
+
+/// What tells the keeper that there is work, and the others that it was done.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    /// Nodes changed since the last checkpoint began.
+    dirty_nodes: AtomicU64,
+    dirty_nodes_max: u64,
+    /// Blocks that were overwritten, trimmed or deleted since the last mark; a hint, the mark counts.
+    pub(crate) garbage_blocks: AtomicU64,
+    /// Something for the keeper to look at.
+    pub(crate) wanted: Notify,
+    /// A checkpoint ended.
+    pub(crate) checkpointed: Notify,
+    /// A round of reclaim ended. Its number counts them.
+    pub(crate) reclaimed: Notify,
+    pub(crate) reclaims: AtomicU64,
+    /// A writer found the store full and waits for the round after this one.
+    pub(crate) reclaim_wanted: AtomicU64,
+}
+
+impl Upkeep {
+    pub(crate) fn new(metadata_bytes: u64) -> Self {
+        Self {
+            dirty_nodes: AtomicU64::new(0),
+            dirty_nodes_max: (metadata_bytes / NODE_MEMORY_BYTES).max(256),
+            garbage_blocks: AtomicU64::new(0),
+            wanted: Notify::new(),
+            checkpointed: Notify::new(),
+            reclaimed: Notify::new(),
+            reclaims: AtomicU64::new(0),
+            reclaim_wanted: AtomicU64::new(0),
+        }
+    }
+
+    /// These many nodes became dirty.
+    pub(crate) fn add_dirty(&self, nodes: u64) {
+        if nodes > 0 {
+            let before = self.dirty_nodes.fetch_add(nodes, Relaxed);
+            if before + nodes > self.dirty_nodes_max / 2 && before <= self.dirty_nodes_max / 2 {
+                self.wanted.notify_one();
+            }
+        }
+    }
+
+    pub(crate) fn dirty_nodes(&self) -> u64 {
+        self.dirty_nodes.load(Relaxed)
+    }
+
+    /// Whether so much is dirty that a checkpoint is due.
+    pub(crate) fn is_half_dirty(&self) -> bool {
+        self.dirty_nodes() > self.dirty_nodes_max / 2
+    }
+
+    /// A checkpoint takes what is dirty now.
+    pub(crate) fn take_dirty(&self) -> u64 {
+        self.dirty_nodes.swap(0, Relaxed)
+    }
+
+    /// Waits while the budget for changed maps is used up: a checkpoint makes room.
+    pub(crate) async fn wait_clean(&self, health: &HealthCell) {
+        while self.dirty_nodes() > self.dirty_nodes_max && !health.is_stopped() {
+            let done = self.checkpointed.notified();
+            self.wanted.notify_one();
+            if self.dirty_nodes() > self.dirty_nodes_max {
+                done.await;
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What can go wrong in the store, sorted by what the caller can do about it.
+
+use std::{error, fmt, io};
+
+/// What an error means for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No room for new data. Nothing was lost; reads, trims and deletes go on, and writes succeed again after them.
+    NoSpace,
+    /// The range lies beyond the end of the volume. Nothing was done.
+    OutOfRange,
+    /// There is no such volume, or it was deleted meanwhile.
+    NotFound,
+    /// A volume of that id exists already. Nothing was done.
+    Exists,
+    /// The request makes no sense (a shrinking resize, an unaligned size). Nothing was done.
+    Invalid,
+    /// Bytes on disk are not those that were written. This read fails; the store goes on.
+    Corrupt,
+    /// The device refused this one read. The store goes on.
+    Io,
+    /// A log write or sync failed earlier: no write or flush succeeds until the server restarts. Reads go on.
+    Latched,
+    /// Recovery found acknowledged data damaged: the store serves reads only.
+    ReadOnly,
+}
+
+/// An error of the store: kind, context, and the error underneath where there is one.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    context: String,
+    source: Option<io::Error>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: Kind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), source: None }
+    }
+
+    pub(crate) fn io(context: impl Into<String>, source: io::Error) -> Self {
+        Self { kind: Kind::Io, context: context.into(), source: Some(source) }
+    }
+
+    pub(crate) fn corrupt(context: impl Into<String>) -> Self {
+        Self::new(Kind::Corrupt, context)
+    }
+
+    /// What the caller can do about it.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.source.as_ref().map(|e| e as _)
+    }
+}
+
+/// A result of the store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

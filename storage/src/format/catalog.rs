@@ -1,0 +1,224 @@
+//! The catalog: which volumes there are, and which segments the store's slots hold.
+//!
+//! It is written whole with each checkpoint, as a chain of chunks in node segments, the last chunk first, so that each
+//! chunk can carry the place and the checksum of the next.
+
+use super::Malformed;
+use crate::{
+    Settings,
+    address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber, blocks_for},
+    checksum,
+    map::{Child, NodeRef, Tree},
+};
+use bytes::{Buf, BufMut};
+use uuid::Uuid;
+
+const CHUNK_MAGIC: u32 = u32::from_le_bytes(*b"SSC1");
+const CHUNK_HEADER_BYTES: usize = 32;
+
+/// Where a catalog chunk lies. It carries the slot, because the table of slots is what the catalog is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CatalogRef {
+    pub(crate) address: Address,
+    pub(crate) slot: Slot,
+    pub(crate) blocks: u32,
+    pub(crate) checksum: u32,
+}
+
+/// One chunk of the catalog as blocks, and its checksum.
+pub(crate) fn encode_chunk(next: Option<CatalogRef>, payload: &[u8]) -> (Vec<u8>, u32) {
+    let mut out = Vec::with_capacity(payload.len() + BLOCK_BYTES);
+    out.put_u32_le(CHUNK_MAGIC);
+    out.put_u32_le(u32::try_from(payload.len()).expect("a chunk is small"));
+    out.put_u64_le(next.map_or(0, |n| n.address.raw()));
+    out.put_u32_le(next.map_or(0, |n| n.slot.0));
+    out.put_u32_le(next.map_or(0, |n| n.blocks));
+    out.put_u32_le(next.map_or(0, |n| n.checksum));
+    out.resize(CHUNK_HEADER_BYTES, 0);
+    out.put_slice(payload);
+    out.resize(blocks_for(out.len()) as usize * BLOCK_BYTES, 0);
+    let crc = checksum::plain(&out);
+    (out, crc)
+}
+
+/// Reads a chunk whose reference was read before: the next chunk's reference, and the payload.
+pub(crate) fn decode_chunk(
+    at: &CatalogRef,
+    blocks: &[u8],
+) -> Result<(Option<CatalogRef>, Vec<u8>), Malformed> {
+    if checksum::plain(blocks) != at.checksum {
+        return Err(Malformed("a catalog chunk's checksum does not match"));
+    }
+    let mut b = blocks;
+    if b.try_get_u32_le()? != CHUNK_MAGIC {
+        return Err(Malformed("there is no catalog chunk"));
+    }
+    let len = b.try_get_u32_le()? as usize;
+    let address = b.try_get_u64_le()?;
+    let (slot, blocks_next) = (Slot(b.try_get_u32_le()?), b.try_get_u32_le()?);
+    let checksum = b.try_get_u32_le()?;
+    let payload = blocks
+        .get(CHUNK_HEADER_BYTES..CHUNK_HEADER_BYTES + len)
+        .ok_or(Malformed("a catalog chunk is short"))?;
+    let next =
+        Address::from_raw(address).map(|address| CatalogRef { address, slot, blocks: blocks_next, checksum });
+    Ok((next, payload.to_vec()))
+}
+
+/// What a volume is, apart from its map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VolumeMeta {
+    pub(crate) number: VolumeNumber,
+    pub(crate) id: Uuid,
+    pub(crate) size_bytes: u64,
+    pub(crate) settings: Settings,
+    /// The caller's own bytes.
+    pub(crate) attributes: Vec<u8>,
+}
+
+impl VolumeMeta {
+    /// Appends the entry, as [`super::RecordKind::VolumePut`] and the catalog hold it.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u32_le(self.number.0);
+        out.put_slice(self.id.as_bytes());
+        out.put_u64_le(self.size_bytes);
+        out.put_u64_le(self.settings.cache_bytes);
+        out.put_u64_le(self.settings.buffer_bytes);
+        out.put_u32_le(self.settings.prefetch_mib);
+        out.put_u8(u8::from(self.settings.writeback));
+        out.put_u8(0);
+        out.put_u16_le(u16::try_from(self.attributes.len()).expect("checked when they were set"));
+        out.put_slice(&self.attributes);
+    }
+
+    /// Reads an entry and moves `b` behind it.
+    pub(crate) fn decode(b: &mut &[u8]) -> Result<Self, Malformed> {
+        let number = VolumeNumber(b.try_get_u32_le()?);
+        let mut id = [0; 16];
+        b.try_copy_to_slice(&mut id)?;
+        let size_bytes = b.try_get_u64_le()?;
+        let settings = Settings {
+            cache_bytes: b.try_get_u64_le()?,
+            buffer_bytes: b.try_get_u64_le()?,
+            prefetch_mib: b.try_get_u32_le()?,
+            writeback: b.try_get_u8()? != 0,
+        };
+        let _reserved = b.try_get_u8()?;
+        let len = usize::from(b.try_get_u16_le()?);
+        let attributes = b.get(..len).ok_or(Malformed("a volume's attributes are short"))?.to_vec();
+        b.advance(len);
+        if size_bytes > crate::address::VOLUME_BYTES_MAX {
+            return Err(Malformed("a volume is larger than can be"));
+        }
+        Ok(Self { number, id: Uuid::from_bytes(id), size_bytes, settings, attributes })
+    }
+}
+
+/// A volume in the catalog.
+#[derive(Clone)]
+pub(crate) struct VolumeEntry {
+    pub(crate) meta: VolumeMeta,
+    /// Records of this volume below this LSN are in `tree`.
+    pub(crate) applied: Lsn,
+    pub(crate) tree: Tree,
+}
+
+/// What a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SegmentKind {
+    /// Batches.
+    Log,
+    /// Map nodes and catalog chunks.
+    Node,
+}
+
+/// A segment in the catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentEntry {
+    pub(crate) id: SegmentId,
+    pub(crate) slot: Slot,
+    pub(crate) kind: SegmentKind,
+}
+
+/// The whole catalog.
+#[derive(Clone, Default)]
+pub(crate) struct Catalog {
+    /// Catalog records below this LSN are in it.
+    pub(crate) applied: Lsn,
+    pub(crate) volumes: Vec<VolumeEntry>,
+    pub(crate) segments: Vec<SegmentEntry>,
+}
+
+impl Catalog {
+    /// The catalog's bytes. Every tree must have been written: its root is empty, zero or stored.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_u64_le(self.applied.0);
+        out.put_u32_le(u32::try_from(self.volumes.len()).expect("volume numbers are 32 bits"));
+        for volume in &self.volumes {
+            volume.meta.encode(&mut out);
+            out.put_u64_le(volume.applied.0);
+            let (tag, node) = match volume.tree.root() {
+                Child::Empty => (0, None),
+                Child::Zero => (1, None),
+                Child::Stored(node) => (2, Some(*node)),
+                Child::Loaded(node) => (2, Some(node.home().expect("a checkpointed root was written"))),
+            };
+            out.put_u8(tag);
+            out.put_u8(node.map_or(0, |n| n.blocks));
+            out.put_u16_le(0);
+            out.put_u32_le(node.map_or(0, |n| n.checksum));
+            out.put_u64_le(node.map_or(0, |n| n.address.raw()));
+            out.put_u64_le(volume.tree.mapped_blocks());
+        }
+        out.put_u32_le(u32::try_from(self.segments.len()).expect("slots are 32 bits"));
+        for segment in &self.segments {
+            out.put_u64_le(segment.id.0);
+            out.put_u32_le(segment.slot.0);
+            out.put_u32_le(match segment.kind {
+                SegmentKind::Log => 1,
+                SegmentKind::Node => 2,
+            });
+        }
+        out
+    }
+
+    /// Reads a catalog.
+    pub(crate) fn decode(mut b: &[u8]) -> Result<Self, Malformed> {
+        let applied = Lsn(b.try_get_u64_le()?);
+        let mut volumes = Vec::new();
+        for _ in 0..b.try_get_u32_le()? {
+            let meta = VolumeMeta::decode(&mut b)?;
+            let applied = Lsn(b.try_get_u64_le()?);
+            let (tag, blocks) = (b.try_get_u8()?, b.try_get_u8()?);
+            let _reserved = b.try_get_u16_le()?;
+            let (checksum, address) = (b.try_get_u32_le()?, b.try_get_u64_le()?);
+            let mapped = b.try_get_u64_le()?;
+            let root = match tag {
+                0 => Child::Empty,
+                1 => Child::Zero,
+                2 => Child::Stored(NodeRef {
+                    address: Address::from_raw(address).ok_or(Malformed("a root has no address"))?,
+                    checksum,
+                    blocks,
+                    mapped: 0,
+                }),
+                _ => return Err(Malformed("a root is of an unknown kind")),
+            };
+            volumes.push(VolumeEntry { meta, applied, tree: Tree::from_root(root, mapped) });
+        }
+        let mut segments = Vec::new();
+        for _ in 0..b.try_get_u32_le()? {
+            segments.push(SegmentEntry {
+                id: SegmentId(b.try_get_u64_le()?),
+                slot: Slot(b.try_get_u32_le()?),
+                kind: match b.try_get_u32_le()? {
+                    1 => SegmentKind::Log,
+                    2 => SegmentKind::Node,
+                    _ => return Err(Malformed("a segment is of an unknown kind")),
+                },
+            });
+        }
+        Ok(Self { applied, volumes, segments })
+    }
+}

@@ -1,0 +1,50 @@
+//! What lies on disk, byte by byte. `FORMAT.md` is the table for people; `tests.rs` holds the golden bytes.
+//!
+//! Little-endian throughout. Decoders take bytes of any content: they answer [`Malformed`], they never panic.
+
+mod batch;
+mod catalog;
+mod footer;
+mod node;
+mod superblock;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use batch::{
+    BatchHeader, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, Record, RecordHead, RecordKind, Records,
+};
+pub(crate) use catalog::{
+    Catalog, CatalogRef, SegmentEntry, SegmentKind, VolumeEntry, VolumeMeta, decode_chunk, encode_chunk,
+};
+pub(crate) use footer::{Footer, FooterBatch, Trailer, footer_blocks};
+pub(crate) use node::{decode_node, encode_node};
+pub(crate) use superblock::{Geometry, ReplayStart, SUPERBLOCK_SLOTS, Superblock, superblock_offset};
+
+use bytes::TryGetError;
+
+/// Version of everything on disk. A change comes with FORMAT.md, a fixture and a recovery test.
+pub(crate) const VERSION: u16 = 1;
+
+/// Bytes that are not what they should be, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+impl From<TryGetError> for Malformed {
+    fn from(_: TryGetError) -> Self {
+        Malformed("it ends too early")
+    }
+}
+
+/// The identity that every header of a store carries and is checked against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) store: [u8; 16],
+    pub(crate) secret: crate::checksum::Secret,
+}
+
+impl Identity {
+    /// The first half of the store id: what fits into each header.
+    pub(crate) fn short(&self) -> u64 {
+        u64::from_le_bytes(self.store[..8].try_into().expect("eight bytes"))
+    }
+}

@@ -1,0 +1,205 @@
+//! The superblock: who the store is, and where reading it begins.
+//!
+//! Two slots are written in turn; the newest valid one counts. A torn write of one leaves the other, which names the
+//! checkpoint before it, and the log behind that checkpoint is still in place, because nothing it frees is reused
+//! before the new superblock is synced.
+
+use super::{CatalogRef, Identity, Malformed};
+use crate::{
+    address::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot},
+    checksum::{self, Secret},
+};
+use bytes::{Buf, BufMut};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTN\x01");
+const VERSION: u32 = 1;
+const CHECKED_BYTES: usize = BLOCK_BYTES - 4;
+
+/// Number of superblock slots.
+pub(crate) const SUPERBLOCK_SLOTS: u64 = 2;
+
+/// Byte offset of a superblock slot: far enough apart that one bad stretch does not take both.
+pub(crate) fn superblock_offset(slot: u64) -> u64 {
+    assert!(slot < SUPERBLOCK_SLOTS);
+    slot * (64 << 10)
+}
+
+/// The store's measures, fixed when it is made (the size may grow).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    /// Blocks in a segment.
+    pub(crate) segment_blocks: u32,
+    /// Blocks in a staging window; a batch never crosses the border of one.
+    pub(crate) window_blocks: u32,
+    /// Number of segment slots.
+    pub(crate) slots: u32,
+}
+
+impl Geometry {
+    /// Byte offset of the first slot.
+    pub(crate) const SLOTS_AT: u64 = 1 << 20;
+
+    /// Measures for a store of `size_bytes` with segments of 64 MiB.
+    pub(crate) fn standard(size_bytes: u64) -> Self {
+        Self::with_segments(size_bytes, SEGMENT_BLOCKS_MAX)
+    }
+
+    /// Measures with other segments, for small stores in tests.
+    pub(crate) fn with_segments(size_bytes: u64, segment_blocks: u32) -> Self {
+        let segment_bytes = u64::from(segment_blocks) * BLOCK_BYTES as u64;
+        let slots = size_bytes.saturating_sub(Self::SLOTS_AT) / segment_bytes;
+        Self {
+            segment_blocks,
+            window_blocks: segment_blocks / 4,
+            slots: u32::try_from(slots).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Bytes in a segment.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        u64::from(self.segment_blocks) * BLOCK_BYTES as u64
+    }
+
+    /// Byte offset of a block in a slot.
+    pub(crate) fn offset(&self, slot: Slot, block: u32) -> u64 {
+        assert!(slot.0 < self.slots && block < self.segment_blocks, "{slot:?} {block} outside the store");
+        Self::SLOTS_AT + u64::from(slot.0) * self.segment_bytes() + u64::from(block) * BLOCK_BYTES as u64
+    }
+
+    /// Bytes of the whole store.
+    pub(crate) fn store_bytes(&self) -> u64 {
+        Self::SLOTS_AT + u64::from(self.slots) * self.segment_bytes()
+    }
+
+    fn check(&self) -> Result<(), Malformed> {
+        let whole = self.window_blocks > 1 && self.segment_blocks.is_multiple_of(self.window_blocks);
+        if !whole || self.segment_blocks > SEGMENT_BLOCKS_MAX || self.slots == 0 {
+            return Err(Malformed("the store's measures make no sense"));
+        }
+        Ok(())
+    }
+}
+
+/// Where replay begins: the place of the first batch that the checkpoint does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReplayStart {
+    pub(crate) segment: SegmentId,
+    pub(crate) slot: Slot,
+    pub(crate) block: u32,
+    pub(crate) lsn: Lsn,
+    /// `first_lsn` of the batch before.
+    pub(crate) previous: Lsn,
+}
+
+/// The superblock's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    pub(crate) identity: Identity,
+    pub(crate) geometry: Geometry,
+    /// Grows by one with each superblock written.
+    pub(crate) generation: u64,
+    /// Grows by one with each start of a server on this store.
+    pub(crate) epoch: u32,
+    pub(crate) replay: ReplayStart,
+    /// Every record below was synced.
+    pub(crate) synced: Lsn,
+    pub(crate) next_segment: SegmentId,
+    pub(crate) next_volume: u32,
+    /// Where the next map node goes.
+    pub(crate) node_tail: Option<(SegmentId, Slot, u32)>,
+    pub(crate) catalog: Option<CatalogRef>,
+}
+
+impl Superblock {
+    /// The block as it lies on disk.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(BLOCK_BYTES);
+        out.put_u64_le(MAGIC);
+        out.put_u32_le(VERSION);
+        out.put_u32_le(0); // features that a reader must know
+        out.put_u32_le(0); // features that a writer must know
+        out.put_u32_le(self.epoch);
+        out.put_slice(&self.identity.store);
+        out.put_slice(&self.identity.secret.0);
+        out.put_u64_le(self.generation);
+        out.put_u32_le(self.geometry.segment_blocks);
+        out.put_u32_le(self.geometry.window_blocks);
+        out.put_u32_le(self.geometry.slots);
+        out.put_u32_le(self.next_volume);
+        out.put_u64_le(self.replay.segment.0);
+        out.put_u32_le(self.replay.slot.0);
+        out.put_u32_le(self.replay.block);
+        out.put_u64_le(self.replay.lsn.0);
+        out.put_u64_le(self.replay.previous.0);
+        out.put_u64_le(self.synced.0);
+        out.put_u64_le(self.next_segment.0);
+        let (segment, slot, block) = self.node_tail.unwrap_or((SegmentId(0), Slot(0), 0));
+        out.put_u64_le(segment.0);
+        out.put_u32_le(slot.0);
+        out.put_u32_le(block);
+        let catalog = self.catalog;
+        out.put_u64_le(catalog.map_or(0, |c| c.address.raw()));
+        out.put_u32_le(catalog.map_or(0, |c| c.slot.0));
+        out.put_u32_le(catalog.map_or(0, |c| c.blocks));
+        out.put_u32_le(catalog.map_or(0, |c| c.checksum));
+        out.resize(CHECKED_BYTES, 0);
+        out.put_u32_le(checksum::plain(&out));
+        out
+    }
+
+    /// Reads a slot.
+    ///
+    /// # Errors
+    /// When it is none, is damaged, or needs features that this program does not have.
+    pub(crate) fn decode(block: &[u8]) -> Result<Self, Malformed> {
+        if block.len() != BLOCK_BYTES {
+            return Err(Malformed("a superblock is a block long"));
+        }
+        let mut b = block;
+        if b.get_u64_le() != MAGIC {
+            return Err(Malformed("there is no superblock"));
+        }
+        if checksum::plain(&block[..CHECKED_BYTES]) != (&block[CHECKED_BYTES..]).get_u32_le() {
+            return Err(Malformed("the superblock's checksum does not match"));
+        }
+        if b.get_u32_le() != VERSION {
+            return Err(Malformed("the store is of another version"));
+        }
+        if b.get_u32_le() != 0 || b.get_u32_le() != 0 {
+            return Err(Malformed("the store uses features that this version does not know"));
+        }
+        let epoch = b.get_u32_le();
+        let (mut store, mut secret) = ([0; 16], [0; 16]);
+        b.copy_to_slice(&mut store);
+        b.copy_to_slice(&mut secret);
+        let generation = b.get_u64_le();
+        let geometry =
+            Geometry { segment_blocks: b.get_u32_le(), window_blocks: b.get_u32_le(), slots: b.get_u32_le() };
+        geometry.check()?;
+        let next_volume = b.get_u32_le();
+        let replay = ReplayStart {
+            segment: SegmentId(b.get_u64_le()),
+            slot: Slot(b.get_u32_le()),
+            block: b.get_u32_le(),
+            lsn: Lsn(b.get_u64_le()),
+            previous: Lsn(b.get_u64_le()),
+        };
+        let synced = Lsn(b.get_u64_le());
+        let next_segment = SegmentId(b.get_u64_le());
+        let node_tail = (SegmentId(b.get_u64_le()), Slot(b.get_u32_le()), b.get_u32_le());
+        let (address, slot) = (b.get_u64_le(), Slot(b.get_u32_le()));
+        let (blocks, checksum) = (b.get_u32_le(), b.get_u32_le());
+        Ok(Self {
+            identity: Identity { store, secret: Secret(secret) },
+            geometry,
+            generation,
+            epoch,
+            replay,
+            synced,
+            next_segment,
+            next_volume,
+            node_tail: (node_tail.0.0 != 0).then_some(node_tail),
+            catalog: Address::from_raw(address).map(|address| CatalogRef { address, slot, blocks, checksum }),
+        })
+    }
+}

@@ -1,0 +1,288 @@
+//! Memory that the kernel reads and writes: aligned buffers and the shared staging mapping.
+//!
+//! I1  What [`aligned`] returns keeps its alignment for as long as nobody grows it past its capacity.
+//! I2  A range of a [`SharedMemory`] has one writer at a time, chosen by the log that hands the ranges out.
+//! I3  A range is read only after its writer has committed it, and the commit happened before the read: it is a
+//!     `store_u64` that the reader's `load_u64` saw, or any other release and acquire (a mutex, a channel).
+//! I4  A range given to a write (`WriteBuf::Shared`) has no writer until that write has completed.
+//!
+//! The mapping itself lives in an `Arc`, which every operation on it holds until its completion, so no copy and no
+//! device access outlives it. Units: bytes.
+
+#![expect(
+    unsafe_code,
+    reason = "raw copies into a mapping, and the length of buffers that the kernel has filled"
+)]
+
+use std::fs::OpenOptions;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Buf, BufMut, BytesMut};
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::FallocateFlags;
+
+/// What direct I/O asks of memory addresses, in bytes. A page satisfies every device.
+const ALIGNMENT_BYTES: usize = 4096;
+
+/// An empty buffer whose spare capacity is at least `len` bytes and begins at a multiple of 4,096.
+///
+/// It stays aligned until it has to grow (I1).
+#[must_use]
+pub fn aligned(len: usize) -> BytesMut {
+    // One page more than asked, and the front of it cut off up to the next boundary. The allocator's own alignment
+    // cannot be asked for, since `BytesMut` frees its memory as plain bytes.
+    let mut buf = BytesMut::with_capacity(len + ALIGNMENT_BYTES);
+    let pad = buf.as_ptr().align_offset(ALIGNMENT_BYTES);
+    buf.put_bytes(0, pad);
+    buf.advance(pad);
+    debug_assert!(
+        buf.is_empty() && buf.capacity() >= len && buf.as_ptr().addr().is_multiple_of(ALIGNMENT_BYTES)
+    );
+    buf
+}
+
+/// Appends to `buf` what `fill` puts at the front of its spare capacity, of which it is shown at most `len_max` bytes.
+///
+/// `fill` returns the part it has initialised, so the count cannot be wrong.
+pub(crate) fn append_with<F>(buf: &mut BytesMut, len_max: usize, fill: F) -> io::Result<usize>
+where
+    F: for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> io::Result<&'a mut [u8]>,
+{
+    let spare = buf.spare_capacity_mut();
+    let len_shown = spare.len().min(len_max);
+    let start = spare.as_ptr().cast::<u8>();
+    let filled = fill(&mut spare[..len_shown])?;
+    let (filled_at, filled_len) = (filled.as_ptr(), filled.len());
+    assert!(
+        filled_len == 0 || (filled_at == start && filled_len <= len_shown),
+        "fill returned another slice"
+    );
+    // SAFETY: `fill` handed back an initialised slice that begins where the spare capacity does and ends inside it.
+    unsafe { grow(buf, filled_len) };
+    Ok(filled_len)
+}
+
+/// Counts `len` bytes of the spare capacity as part of the buffer.
+///
+/// # Safety
+/// The first `len` bytes of the spare capacity have been written, by the kernel or by the caller.
+pub(super) unsafe fn grow(buf: &mut BytesMut, len: usize) {
+    assert!(len <= buf.capacity() - buf.len(), "more bytes were filled than there was room for");
+    // SAFETY: the caller's promise, and the room was checked.
+    unsafe { buf.set_len(buf.len() + len) };
+}
+
+/// Memory shared by all threads, and where it is backed by a file also with the next process that maps the file.
+///
+/// Writers and readers agree on ranges by themselves (I2 and I3 of the module); bounds are asserted here.
+#[derive(Debug)]
+pub struct SharedMemory {
+    map: MmapRaw,
+}
+
+impl SharedMemory {
+    /// Maps the file at `path`, making it `len` bytes long (mode 0600) where it is not there or empty; the flag says
+    /// that it had content before. A file that is there keeps its length if that is larger: see [`len_bytes`].
+    ///
+    /// All of its space is taken here. A full /dev/shm is an error now rather than a bus error at the first touch.
+    ///
+    /// # Errors
+    /// Those of the file system, above all "no space left".
+    ///
+    /// [`len_bytes`]: SharedMemory::len_bytes
+    pub fn open(path: &Path, len: usize) -> io::Result<(SharedMemory, bool)> {
+        assert!(len > 0, "an empty mapping holds nothing");
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let len_before = file.metadata()?.len();
+        let len = usize::try_from(len_before.max(len as u64)).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len as u64) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(len as u64)?,
+            Err(error) => return Err(error.into()),
+        }
+        let map = MmapOptions::new().len(len).map_raw(&file)?;
+        Ok((SharedMemory { map }, len_before > 0))
+    }
+
+    /// Memory without a file, which dies with the process.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the mapping.
+    pub fn anonymous(len: usize) -> io::Result<SharedMemory> {
+        Ok(SharedMemory { map: MmapOptions::new().len(len).map_anon()?.into() })
+    }
+
+    /// Length of the mapping.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Copies `data` to `offset`.
+    ///
+    /// # Panics
+    /// Where the range is not inside the mapping. So do all the others.
+    pub fn copy_in(&self, offset: usize, data: &[u8]) {
+        let to = self.pointer(offset, data.len());
+        // SAFETY: `pointer` checked the bounds; the caller is the range's one writer (I2), so nobody else touches it,
+        // and `data` cannot overlap it because no safe reference into the mapping outlives a call.
+        unsafe { to.copy_from_nonoverlapping(data.as_ptr(), data.len()) };
+    }
+
+    /// Copies from `offset` into all of `out`.
+    pub fn copy_out(&self, offset: usize, out: &mut [u8]) {
+        let from = self.pointer(offset, out.len());
+        // SAFETY: in bounds, and the range was committed before (I3), so it has no writer.
+        unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) };
+    }
+
+    /// Appends `len` bytes from `offset` to `out`.
+    pub fn append_to(&self, offset: usize, len: usize, out: &mut BytesMut) {
+        out.extend_from_slice(self.slice(&(offset..offset + len)));
+    }
+
+    /// Zeroes a range.
+    pub fn zero(&self, offset: usize, len: usize) {
+        let to = self.pointer(offset, len);
+        // SAFETY: in bounds, and the caller is the range's one writer (I2).
+        unsafe { to.write_bytes(0, len) };
+    }
+
+    /// Reads the commit word at `offset` (a multiple of 8) in the machine's byte order, with acquire ordering.
+    #[must_use]
+    pub fn load_u64(&self, offset: usize) -> u64 {
+        self.word(offset).load(Ordering::Acquire)
+    }
+
+    /// Writes the commit word at `offset` (a multiple of 8) in the machine's byte order, with release ordering: who
+    /// loads it sees all that this thread wrote before.
+    pub fn store_u64(&self, offset: usize, value: u64) {
+        self.word(offset).store(value, Ordering::Release);
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        assert_eq!(offset % align_of::<AtomicU64>(), 0, "a commit word at {offset} is not aligned");
+        let word = self.pointer(offset, size_of::<AtomicU64>()).cast::<u64>();
+        // SAFETY: in bounds and aligned (mappings begin at a page), valid while `self` is, and commit words are only
+        // touched through this function, so every access to them is atomic.
+        unsafe { AtomicU64::from_ptr(word) }
+    }
+
+    /// A committed range as a slice, to be used up before the caller returns to the log.
+    fn slice(&self, range: &Range<usize>) -> &[u8] {
+        let len = range.end.checked_sub(range.start).expect("a range does not end before it begins");
+        let from = self.pointer(range.start, len);
+        // SAFETY: in bounds; the range is committed (I3) and, where it is being written out, frozen until then (I4).
+        unsafe { std::slice::from_raw_parts(from, len) }
+    }
+
+    fn pointer(&self, offset: usize, len: usize) -> *mut u8 {
+        let end = offset.checked_add(len).expect("an end past the address space");
+        assert!(
+            end <= self.len_bytes(),
+            "{offset}..{end} is not inside the {} mapped bytes",
+            self.len_bytes()
+        );
+        // SAFETY: `offset` is at most the length of the mapping, which lives as long as `self`.
+        unsafe { self.map.as_mut_ptr().add(offset) }
+    }
+}
+
+/// What a write sends to the store. The operation owns it until its completion.
+#[derive(Debug)]
+pub enum WriteBuf {
+    /// A range of the staging memory, frozen until the write has completed (I4 of the module).
+    Shared(Arc<SharedMemory>, Range<usize>),
+    /// A buffer of its own, from [`aligned`] where the file is open for direct I/O.
+    Owned(BytesMut),
+}
+
+impl WriteBuf {
+    /// How many bytes it writes.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// The bytes themselves.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            WriteBuf::Shared(memory, range) => memory.slice(range),
+            WriteBuf::Owned(buf) => buf,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aligned_buffers_are_aligned_and_empty() {
+        for len in [0, 1, 512, 4095, 4096, 4097, 1 << 20, 3 << 20] {
+            let mut buf = aligned(len);
+            let at = buf.as_ptr();
+            assert!(buf.is_empty());
+            assert!(buf.capacity() >= len);
+            assert_eq!(at.addr() % ALIGNMENT_BYTES, 0);
+            buf.resize(len, 7); // keeps I1
+            assert_eq!(buf.as_ptr(), at);
+        }
+    }
+
+    #[test]
+    fn append_with_shows_no_more_than_asked() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        rustix::io::write(&writer, b"abcdefg").unwrap();
+        let mut buf = aligned(64);
+        let n = append_with(&mut buf, 5, |spare| Ok(rustix::io::read(&reader, spare)?.0));
+        assert_eq!(n.unwrap(), 5);
+        assert_eq!(&buf[..], b"abcde");
+    }
+
+    #[test]
+    fn shared_memory_gives_back_what_was_put_in() {
+        let memory = SharedMemory::anonymous(8192).unwrap();
+        memory.copy_in(4000, &[5; 200]);
+        memory.zero(4100, 50);
+        let mut out = [1; 200];
+        memory.copy_out(4000, &mut out);
+        assert_eq!(out[..100], [5; 100]);
+        assert_eq!(out[100..150], [0; 50]);
+        assert_eq!(out[150..], [5; 50]);
+        let mut appended = BytesMut::from(&b"x"[..]);
+        memory.append_to(4099, 2, &mut appended);
+        assert_eq!(&appended[..], [b'x', 5, 0]);
+        memory.store_u64(8184, 77);
+        assert_eq!(memory.load_u64(8184), 77);
+    }
+
+    #[test]
+    fn shared_memory_outlives_its_process_through_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("staging");
+        let (memory, existed) = SharedMemory::open(&path, 8192).unwrap();
+        assert!(!existed);
+        memory.copy_in(100, b"still here");
+        drop(memory);
+        let (memory, existed) = SharedMemory::open(&path, 4096).unwrap();
+        assert!(existed);
+        assert_eq!(memory.len_bytes(), 8192, "a smaller wish does not cut off what another process left");
+        let mut out = [0; 10];
+        memory.copy_out(100, &mut out);
+        assert_eq!(&out, b"still here");
+    }
+
+    #[test]
+    #[should_panic(expected = "not inside")]
+    fn shared_memory_refuses_a_range_past_its_end() {
+        SharedMemory::anonymous(4096).unwrap().copy_in(4090, &[0; 7]);
+    }
+}

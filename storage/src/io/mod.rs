@@ -1,0 +1,28 @@
+//! The I/O seam: files and sockets above, one of three engines (ring, threads, simulated disk) below.
+
+mod availability;
+mod buffer;
+mod driver;
+mod file;
+mod op;
+mod operation;
+mod pool;
+mod sim;
+mod socket;
+mod table;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod uring;
+
+pub use buffer::{SharedMemory, WriteBuf, aligned};
+pub use file::File;
+pub use op::OpKind;
+pub use sim::SimDisk;
+pub use socket::Socket;
+
+pub(crate) use driver::{Driver, Spun};
+pub(crate) use sim::{Random, Simulated};
+pub(crate) use table::Reaped;
+pub(crate) use threads::Threads;
+pub(crate) use uring::Uring;

@@ -1,0 +1,75 @@
+//! One operation as the engines see it: what to do, and everything that must stay alive until it is done.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::buffer::WriteBuf;
+use super::file::File;
+use super::socket::SocketFd;
+
+/// An operation and all it owns: file or socket, and buffers. An engine does it once and reports the count; what is
+/// short is finished above, in `File` and `Socket`.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// Appends up to `len` bytes from `offset` to `buf`.
+    Read { file: File, offset: u64, len: usize, buf: BytesMut },
+    /// Writes `data` from its byte `skip` on to `offset`.
+    Write { file: File, offset: u64, data: WriteBuf, skip: usize },
+    /// Makes all writes that completed before it durable.
+    Sync { file: File },
+    /// Reserves space.
+    Allocate { file: File, offset: u64, len: u64 },
+    /// Gives space back; the range reads as zeroes.
+    Punch { file: File, offset: u64, len: u64 },
+    /// Receives into the spare capacity of `buf`.
+    Recv { socket: Arc<SocketFd>, buf: BytesMut },
+    /// Sends `chunks` from byte `skip` of chunk `first` on, at most `IOV_MAX` of them.
+    Send { socket: Arc<SocketFd>, chunks: Vec<Bytes>, first: usize, skip: usize },
+}
+
+/// The kinds of file operation, by which the simulated disk is told what to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OpKind {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
+    /// A sync.
+    Sync,
+    /// A reservation of space.
+    Allocate,
+    /// A hole punched.
+    Punch,
+}
+
+/// Most chunks that one vectored send takes (Linux `UIO_MAXIOV`).
+pub(crate) const CHUNKS_MAX: usize = 1024;
+
+/// What limits an operation's time in flight: the device, or the peer's goodwill. They are bounded apart, so that
+/// silent peers cannot keep the store waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    File,
+    Socket,
+}
+
+impl Op {
+    pub(crate) fn class(&self) -> Class {
+        match self {
+            Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } | Op::Allocate { .. } | Op::Punch { .. } => {
+                Class::File
+            }
+            Op::Recv { .. } | Op::Send { .. } => Class::Socket,
+        }
+    }
+}
+
+/// The chunks of one send: from byte `skip` of chunk `first` on, at most [`CHUNKS_MAX`].
+pub(crate) fn window(chunks: &[Bytes], first: usize, skip: usize) -> impl Iterator<Item = &[u8]> {
+    chunks[first..]
+        .iter()
+        .take(CHUNKS_MAX)
+        .enumerate()
+        .map(move |(index, chunk)| if index == 0 { &chunk[skip..] } else { &chunk[..] })
+}

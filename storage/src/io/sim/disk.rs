@@ -1,0 +1,516 @@
+//! The simulated disk.
+//!
+//! ```text
+//!   begin ──► in flight ──finish──► visible image
+//!                                    + unsynced changes ──sync──► durable image
+//! ```
+//!
+//! It promises what real disks promise, and no more:
+//! I1  A read sees all writes that completed before it ended, and of writes in flight any sectors.
+//! I2  A sync makes durable what completed before the sync began. The rest may be, or not.
+//! I3  A failed write has written any of its sectors; a failed sync has lost any of the changes it was to make durable,
+//!     and a later one that succeeds does not bring them back.
+//! I4  A power loss ([`SimDisk::crash`]) keeps the durable image and of each later change all, nothing or any sectors.
+//!     The death of the process ([`SimDisk::kill`]) keeps all completed changes, and of those in flight the same.
+//! I5  One seed and one order of calls give one course of events, which [`SimDisk::fingerprint`] sums up.
+//!
+//! It also watches its user: direct I/O has to be aligned to sectors, and what a write sends may not change before the
+//! write is done.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::fault::{Fault, Faults};
+use super::image::{Image, PAGE_BYTES};
+use super::random::Random;
+use crate::io::OpKind;
+use crate::io::op::Op;
+
+/// What a power loss tears at, and what direct I/O is aligned to.
+const SECTOR_BYTES: u64 = 512;
+
+/// A disk in memory with a volatile cache, shared by its clones. See the module for what it promises.
+#[derive(Clone, Debug)]
+pub struct SimDisk(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    random: Random,
+    len: u64,
+    space_limit: Option<u64>,
+    /// One bit a page that takes space.
+    allocated: Vec<u64>,
+    allocated_pages: u64,
+    visible: Image,
+    durable: Image,
+    /// Completed and not yet durable, in order of completion.
+    unsynced: Vec<Completed>,
+    completed: u64,
+    in_flight: BTreeMap<Ticket, Begun>,
+    next_ticket: u64,
+    faults: Faults,
+    syncs: u64,
+    fingerprint: u64,
+}
+
+/// Names an operation in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
+
+#[derive(Clone, Debug)]
+struct Completed {
+    number: u64,
+    change: Change,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { offset: u64, data: Vec<u8> },
+    Zero { offset: u64, len: u64 },
+}
+
+#[derive(Debug)]
+struct Begun {
+    fault: Option<Fault>,
+    effect: Effect,
+}
+
+#[derive(Debug)]
+enum Effect {
+    Read,
+    Change(Change),
+    /// Covers the changes that completed below this number.
+    Sync(u64),
+    Allocate,
+    /// It was refused at its beginning.
+    Refused(Errno),
+}
+
+impl Change {
+    fn apply(&self, image: &mut Image) {
+        match self {
+            Change::Write { offset, data } => image.write(*offset, data),
+            Change::Zero { offset, len } => image.zero(*offset, *len),
+        }
+    }
+
+    /// Puts it over `out`, which was read from `at`.
+    fn overlay(&self, at: u64, out: &mut [u8]) {
+        let from = self.offset().max(at);
+        let to = (self.offset() + self.len()).min(at + out.len() as u64);
+        if from < to {
+            let out = &mut out[(from - at) as usize..(to - at) as usize];
+            match self {
+                Change::Write { offset, data } => {
+                    out.copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
+                }
+                Change::Zero { .. } => out.fill(0),
+            }
+        }
+    }
+
+    fn offset(&self) -> u64 {
+        match self {
+            Change::Write { offset, .. } | Change::Zero { offset, .. } => *offset,
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Change::Write { data, .. } => data.len() as u64,
+            Change::Zero { len, .. } => *len,
+        }
+    }
+
+    /// The part of it that covers `len` bytes from its byte `skip` on.
+    fn part(&self, skip: u64, len: u64) -> Change {
+        match self {
+            Change::Write { offset, data } => Change::Write {
+                offset: offset + skip,
+                data: data[skip as usize..(skip + len) as usize].to_vec(),
+            },
+            Change::Zero { offset, .. } => Change::Zero { offset: offset + skip, len },
+        }
+    }
+
+    /// Its sectors, each as a change. A long run of zeroes is taken in few steps, for it is told, not transferred.
+    fn sectors(&self) -> impl Iterator<Item = Change> {
+        let step = match self {
+            Change::Write { .. } => SECTOR_BYTES,
+            Change::Zero { len, .. } => SECTOR_BYTES.max((len / 16).next_multiple_of(SECTOR_BYTES)),
+        };
+        let len = self.len();
+        (0..len.div_ceil(step)).map(move |index| self.part(index * step, step.min(len - index * step)))
+    }
+
+    /// What an unlucky end leaves of it: all, nothing, a beginning, or any sectors.
+    fn torn(&self, random: &mut Random) -> Vec<Change> {
+        match random.below(4) {
+            0 => Vec::new(),
+            1 => vec![self.clone()],
+            2 => {
+                let len = random.below(self.len() / SECTOR_BYTES + 1) * SECTOR_BYTES;
+                if len == 0 { Vec::new() } else { vec![self.part(0, len)] }
+            }
+            _ => self.sectors().filter(|_| random.coin()).collect(),
+        }
+    }
+}
+
+impl SimDisk {
+    /// An empty disk (all zeroes, no space taken) of `len_bytes`, a multiple of 512. `seed` decides its latencies, and
+    /// with them the order in which operations complete, and what its faults do.
+    #[must_use]
+    pub fn new(len_bytes: u64, seed: u64) -> SimDisk {
+        SimDisk::from_state(State::new(len_bytes, seed))
+    }
+
+    fn from_state(state: State) -> SimDisk {
+        SimDisk(Arc::new(Mutex::new(state)))
+    }
+
+    /// The disk after a power loss at this moment: what was synced, and of each later change, completed or in flight,
+    /// all, nothing or any sectors, as `seed` decides. This disk goes on as it was.
+    #[must_use]
+    pub fn crash(&self, seed: u64) -> SimDisk {
+        let state = self.state();
+        let mut random = Random::new(seed);
+        let mut image = state.durable.clone();
+        for completed in &state.unsynced {
+            completed.change.torn(&mut random).iter().for_each(|part| part.apply(&mut image));
+        }
+        state.landing(&mut random).iter().for_each(|part| part.apply(&mut image));
+        let mut after = state.successor(&mut random);
+        after.visible = image.clone();
+        after.durable = image;
+        SimDisk::from_state(after)
+    }
+
+    /// The disk after the death of the process that uses it: all that completed, and of each change in flight all,
+    /// nothing or any sectors. What was not synced stays at risk of the next power loss. This disk goes on as it was.
+    #[must_use]
+    pub fn kill(&self, seed: u64) -> SimDisk {
+        let state = self.state();
+        let mut random = Random::new(seed);
+        let mut after = state.successor(&mut random);
+        after.visible = state.visible.clone();
+        after.durable = state.durable.clone();
+        after.unsynced.clone_from(&state.unsynced);
+        after.completed = state.completed;
+        state.landing(&mut random).into_iter().for_each(|part| after.complete(part));
+        SimDisk::from_state(after)
+    }
+
+    /// Makes the `nth` operation of a kind from now (0 is the next) fail with an errno.
+    ///
+    /// A failed write may have written any of its sectors, a failed sync may have lost any of what it was to keep.
+    pub fn fail_next(&self, kind: OpKind, nth: u32, errno: i32) {
+        self.state().faults.plan(kind, nth, Fault::Error(Errno::from_raw_os_error(errno)));
+    }
+
+    /// Makes the `nth` read or write from now (0 is the next) end after `len_bytes`, as a signal or a fragmented file
+    /// can.
+    pub fn shorten_next(&self, kind: OpKind, nth: u32, len_bytes: usize) {
+        self.state().faults.plan(kind, nth, Fault::Short(len_bytes));
+    }
+
+    /// Flips bit `bit` (0 to 7) of the byte at `offset`, durably and unnoticed.
+    pub fn flip_bit(&self, offset: u64, bit: u8) {
+        let mut state = self.state();
+        state.visible.flip_bit(offset, bit);
+        state.durable.flip_bit(offset, bit);
+    }
+
+    /// Lets the disk have at most this much space allocated: what needs more fails with ENOSPC. `None` lifts it.
+    pub fn limit_space(&self, bytes: Option<u64>) {
+        self.state().space_limit = bytes;
+    }
+
+    /// Makes the disk longer, or shorter, when what was past its new end is gone.
+    pub fn set_len(&self, len_bytes: u64) {
+        let mut state = self.state();
+        state.resize(len_bytes);
+    }
+
+    /// Length of the disk.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.state().len
+    }
+
+    /// Space taken by writes and reservations, less what was punched.
+    #[must_use]
+    pub fn allocated_bytes(&self) -> u64 {
+        self.state().allocated_pages * PAGE_BYTES
+    }
+
+    /// How many syncs have succeeded.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.state().syncs
+    }
+
+    /// A number that stands for all that has happened so far, and when: equal for equal courses of events.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        self.state().fingerprint
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is an assertion about the user; the test that caused it may still look around.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an operation in; it is to finish after the returned time.
+    pub(super) fn begin(&self, op: &Op, now: Duration) -> (Ticket, Duration) {
+        let mut state = self.state();
+        let ticket = Ticket(state.next_ticket);
+        state.next_ticket += 1;
+        let (kind, begun, base_us) = state.describe(op);
+        let fault = state.faults.next(kind);
+        let mut latency_us = base_us / 2 + state.random.below(base_us);
+        if state.random.below(16) == 0 {
+            latency_us *= 10; // now and then one is much later than those begun after it
+        }
+        state.note(&[0, ticket.0, kind as u64, now.as_nanos() as u64, latency_us]);
+        state.in_flight.insert(ticket, Begun { fault, effect: begun });
+        (ticket, Duration::from_micros(latency_us))
+    }
+
+    /// Does the operation and gives its result.
+    ///
+    /// # Panics
+    /// Where what a write sends was changed since its beginning.
+    pub(super) fn finish(&self, ticket: Ticket, op: &mut Op, now: Duration) -> io::Result<usize> {
+        let mut state = self.state();
+        let begun = state.in_flight.remove(&ticket).expect("an operation finishes once");
+        let result = state.apply(begun, op);
+        let outcome =
+            result.as_ref().map_or_else(|error| u64::from(error.raw_os_error() as u32), |n| *n as u64);
+        state.note(&[1, ticket.0, now.as_nanos() as u64, outcome, u64::from(result.is_err())]);
+        Ok(result?)
+    }
+}
+
+impl Effect {
+    fn change(&self) -> Option<&Change> {
+        match self {
+            Effect::Change(change) => Some(change),
+            Effect::Read | Effect::Sync(_) | Effect::Allocate | Effect::Refused(_) => None,
+        }
+    }
+}
+
+impl State {
+    fn new(len: u64, seed: u64) -> State {
+        State {
+            random: Random::new(seed),
+            len,
+            space_limit: None,
+            allocated: vec![0; len.div_ceil(PAGE_BYTES * 64) as usize],
+            allocated_pages: 0,
+            visible: Image::default(),
+            durable: Image::default(),
+            unsynced: Vec::new(),
+            completed: 0,
+            in_flight: BTreeMap::new(),
+            next_ticket: 0,
+            faults: Faults::default(),
+            syncs: 0,
+            fingerprint: 0xcbf2_9ce4_8422_2325, // FNV-1a's offset basis
+        }
+    }
+
+    /// What an operation will do, and its usual latency in microseconds.
+    fn describe(&mut self, op: &Op) -> (OpKind, Effect, u64) {
+        match op {
+            Op::Read { offset, len, buf, .. } => {
+                let effect = if is_aligned(*offset, *len, buf.as_ptr().wrapping_add(buf.len())) {
+                    Effect::Read
+                } else {
+                    Effect::Refused(Errno::INVAL)
+                };
+                (OpKind::Read, effect, 80)
+            }
+            Op::Write { offset, data, skip, .. } => {
+                let data = &data.as_slice()[*skip..];
+                let end = offset + data.len() as u64;
+                let effect = if !is_aligned(*offset, data.len(), data.as_ptr()) {
+                    Effect::Refused(Errno::INVAL)
+                } else if end > self.len || !self.take_space(*offset, end) {
+                    Effect::Refused(Errno::NOSPC)
+                } else {
+                    Effect::Change(Change::Write { offset: *offset, data: data.to_vec() })
+                };
+                (OpKind::Write, effect, 100)
+            }
+            Op::Sync { .. } => (OpKind::Sync, Effect::Sync(self.completed), 500),
+            Op::Allocate { offset, len, .. } => {
+                let end = offset + len;
+                if end > self.len {
+                    self.resize(end);
+                }
+                let fits = self.take_space(*offset, end);
+                (OpKind::Allocate, if fits { Effect::Allocate } else { Effect::Refused(Errno::NOSPC) }, 50)
+            }
+            Op::Punch { offset, len, .. } => {
+                let len = (offset + len).min(self.len).saturating_sub(*offset);
+                (OpKind::Punch, Effect::Change(Change::Zero { offset: *offset, len }), 50)
+            }
+            Op::Recv { .. } | Op::Send { .. } => unreachable!("a simulated runtime has no sockets"),
+        }
+    }
+
+    fn apply(&mut self, begun: Begun, op: &mut Op) -> Result<usize, Errno> {
+        let Begun { fault, effect } = begun;
+        match (effect, fault) {
+            (Effect::Refused(errno), _) => Err(errno),
+            (Effect::Read | Effect::Allocate, Some(Fault::Error(errno))) => Err(errno),
+            (Effect::Read, Some(Fault::Short(len))) => Ok(self.read(op, len)),
+            (Effect::Read, None) => Ok(self.read(op, usize::MAX)),
+            (Effect::Allocate, Some(Fault::Short(_)) | None) => Ok(0),
+            (Effect::Change(change), Some(Fault::Error(errno))) => {
+                let parts: Vec<Change> = change.sectors().filter(|_| self.random.coin()).collect();
+                parts.into_iter().for_each(|part| self.complete(part)); // keeps I3
+                Err(errno)
+            }
+            (Effect::Change(change), fault) => {
+                if let Op::Write { data, skip, .. } = op
+                    && let Change::Write { data: sent, .. } = &change
+                {
+                    assert!(
+                        data.as_slice()[*skip..] == sent[..],
+                        "written data changed before the write was done"
+                    );
+                }
+                let change = match fault {
+                    Some(Fault::Short(len)) => change.part(0, change.len().min(len as u64)),
+                    Some(Fault::Error(_)) | None => change,
+                };
+                let len = match &change {
+                    Change::Write { data, .. } => data.len(),
+                    Change::Zero { .. } => 0,
+                };
+                self.complete(change);
+                Ok(len)
+            }
+            (Effect::Sync(covered), Some(Fault::Error(errno))) => {
+                for change in self.take_unsynced(covered) {
+                    if self.random.coin() {
+                        change.apply(&mut self.durable); // keeps I3: the others are lost to every later sync
+                    }
+                }
+                Err(errno)
+            }
+            (Effect::Sync(covered), Some(Fault::Short(_)) | None) => {
+                for change in self.take_unsynced(covered) {
+                    change.apply(&mut self.durable); // keeps I2
+                }
+                self.syncs += 1;
+                Ok(0)
+            }
+        }
+    }
+
+    fn read(&mut self, op: &mut Op, len_max: usize) -> usize {
+        let Op::Read { offset, len, buf, .. } = op else { unreachable!("only reads read") };
+        let left = self.len.saturating_sub(*offset);
+        let len = (*len).min(len_max).min(usize::try_from(left).unwrap_or(usize::MAX));
+        let mut content = vec![0; len];
+        self.read_racing(*offset, &mut content);
+        buf.extend_from_slice(&content);
+        len
+    }
+
+    /// Reads what is visible, with any sectors of the changes in flight (I1).
+    fn read_racing(&mut self, offset: u64, out: &mut [u8]) {
+        self.visible.read(offset, out);
+        let State { in_flight, random, .. } = self;
+        for change in in_flight.values().filter_map(|begun| begun.effect.change()) {
+            if change.offset() < offset + out.len() as u64 && offset < change.offset() + change.len() {
+                let seen = change.sectors().filter(|_| random.coin());
+                seen.for_each(|part| part.overlay(offset, out));
+            }
+        }
+    }
+
+    fn complete(&mut self, change: Change) {
+        change.apply(&mut self.visible);
+        if let Change::Zero { offset, len } = change {
+            self.give_space(offset, offset + len);
+        }
+        self.unsynced.push(Completed { number: self.completed, change });
+        self.completed += 1;
+    }
+
+    /// Takes out the unsynced changes numbered below `covered`, which are the first ones.
+    fn take_unsynced(&mut self, covered: u64) -> Vec<Change> {
+        let count = self.unsynced.partition_point(|completed| completed.number < covered);
+        self.unsynced.drain(..count).map(|completed| completed.change).collect()
+    }
+
+    /// An empty disk of the same size and with the same space taken.
+    fn successor(&self, random: &mut Random) -> State {
+        let mut state = State::new(self.len, random.next_u64());
+        state.space_limit = self.space_limit;
+        state.allocated.clone_from(&self.allocated);
+        state.allocated_pages = self.allocated_pages;
+        state
+    }
+
+    /// What lands of the changes in flight when nobody waits for them any more.
+    fn landing(&self, random: &mut Random) -> Vec<Change> {
+        let changes = self.in_flight.values().filter_map(|begun| begun.effect.change());
+        changes.flat_map(|change| change.torn(random)).collect()
+    }
+
+    fn resize(&mut self, len: u64) {
+        if len < self.len {
+            let (from, gone) = (len, self.len - len);
+            self.visible.zero(from, gone);
+            self.durable.zero(from, gone);
+            self.give_space(from, self.len);
+        }
+        self.len = len;
+        self.allocated.resize(len.div_ceil(PAGE_BYTES * 64) as usize, 0);
+    }
+
+    /// Allocates the pages of a range, or none of them where that is more than the limit.
+    fn take_space(&mut self, offset: u64, end: u64) -> bool {
+        let pages = offset / PAGE_BYTES..end.div_ceil(PAGE_BYTES);
+        let new = pages.clone().filter(|page| !self.is_allocated(*page)).count() as u64;
+        let fits = self.space_limit.is_none_or(|limit| (self.allocated_pages + new) * PAGE_BYTES <= limit);
+        if fits {
+            pages.for_each(|page| self.allocated[page as usize / 64] |= 1 << (page % 64));
+            self.allocated_pages += new;
+        }
+        fits
+    }
+
+    fn give_space(&mut self, offset: u64, end: u64) {
+        for page in offset.div_ceil(PAGE_BYTES)..end / PAGE_BYTES {
+            if self.is_allocated(page) {
+                self.allocated[page as usize / 64] &= !(1 << (page % 64));
+                self.allocated_pages -= 1;
+            }
+        }
+    }
+
+    fn is_allocated(&self, page: u64) -> bool {
+        self.allocated[page as usize / 64] >> (page % 64) & 1 == 1
+    }
+
+    fn note(&mut self, values: &[u64]) {
+        for byte in values.iter().flat_map(|value| value.to_le_bytes()) {
+            self.fingerprint = (self.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3); // FNV-1a
+        }
+    }
+}
+
+fn is_aligned(offset: u64, len: usize, address: *const u8) -> bool {
+    [offset, len as u64, address.addr() as u64].iter().all(|value| value.is_multiple_of(SECTOR_BYTES))
+}

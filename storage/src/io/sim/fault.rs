@@ -1,0 +1,51 @@
+//! What a simulated disk is told to do wrong.
+
+use rustix::io::Errno;
+
+use crate::io::OpKind;
+
+/// What happens to one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It fails.
+    Error(Errno),
+    /// It does this many bytes and says so.
+    Short(usize),
+}
+
+/// Faults to come, each for the nth operation of its kind from when it was planned.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults {
+    planned: Vec<Planned>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    kind: OpKind,
+    /// Operations of this kind that still go well.
+    skip: u32,
+    fault: Fault,
+}
+
+impl Faults {
+    pub(super) fn plan(&mut self, kind: OpKind, nth: u32, fault: Fault) {
+        self.planned.push(Planned { kind, skip: nth, fault });
+    }
+
+    /// The fault of the operation that begins now.
+    pub(super) fn next(&mut self, kind: OpKind) -> Option<Fault> {
+        let mut due = None;
+        self.planned.retain_mut(|planned| {
+            if planned.kind != kind {
+                return true;
+            }
+            if planned.skip > 0 {
+                planned.skip -= 1;
+                return true;
+            }
+            due.get_or_insert(planned.fault);
+            false
+        });
+        due
+    }
+}

@@ -1,0 +1,14 @@
+//! A disk and a clock that a seed decides: the third engine, for tests of what no real disk does on demand.
+
+mod disk;
+mod driver;
+mod fault;
+mod image;
+mod random;
+#[cfg(test)]
+mod tests;
+
+pub use disk::SimDisk;
+
+pub(crate) use driver::Simulated;
+pub(crate) use random::Random;

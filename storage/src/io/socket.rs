@@ -1,0 +1,147 @@
+//! Stream sockets on a runtime's thread.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use rustix::net::{AddressFamily, Shutdown, sockopt};
+
+use super::op::Op;
+use super::operation::start;
+
+/// A connected TCP or Unix stream.
+///
+/// One receive and one send may be under way at a time. Dropping it shuts the connection down, so that an operation
+/// whose future was dropped before does not keep it open.
+#[derive(Debug)]
+pub struct Socket {
+    fd: Arc<SocketFd>,
+    /// A send is under way, or was given up in the middle of the stream.
+    sending: AtomicBool,
+}
+
+/// The descriptor, which operations in flight keep open.
+#[derive(Debug)]
+pub(crate) struct SocketFd {
+    fd: OwnedFd,
+    /// The last receive left nothing behind, as far as one can know. A hint: wrong, it costs a little time.
+    drained: AtomicBool,
+}
+
+impl SocketFd {
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Relaxed);
+    }
+}
+
+impl AsFd for SocketFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Socket {
+    /// Takes over a connected stream, from whatever thread. Where it is TCP, small replies leave at once (NODELAY).
+    #[must_use]
+    pub fn new(fd: OwnedFd) -> Socket {
+        // A socket that tokio has used is non-blocking, which the ring would answer with EAGAIN instead of waiting.
+        if let Err(error) = rustix::io::ioctl_fionbio(&fd, false) {
+            tracing::warn!(%error, "a socket stays non-blocking");
+        }
+        let is_tcp = sockopt::socket_domain(&fd)
+            .is_ok_and(|domain| domain == AddressFamily::INET || domain == AddressFamily::INET6);
+        if is_tcp && let Err(error) = sockopt::set_tcp_nodelay(&fd, true) {
+            tracing::warn!(%error, "a connection goes without TCP_NODELAY");
+        }
+        let fd = SocketFd { fd, drained: AtomicBool::new(false) };
+        Socket { fd: Arc::new(fd), sending: AtomicBool::new(false) }
+    }
+
+    /// Receives into the spare capacity of `buf`, at least one byte, or none at the end of the stream. The buffer comes
+    /// back in any case, with the bytes appended.
+    ///
+    /// Dropping the future gives the buffer to the receive, and bytes that come in later are lost with it.
+    ///
+    /// # Panics
+    /// Where `buf` has no spare capacity: "no bytes" would look like the end. So does being outside a runtime.
+    pub async fn recv(&self, mut buf: BytesMut) -> (io::Result<usize>, BytesMut) {
+        assert!(buf.capacity() > buf.len(), "a receive needs room");
+        loop {
+            let (result, op) = start(Op::Recv { socket: Arc::clone(&self.fd), buf }).await;
+            let Op::Recv { buf: returned, .. } = op else { unreachable!("a receive comes back as one") };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => buf = returned,
+                result => return (result, returned),
+            }
+        }
+    }
+
+    /// Sends all of the chunks, in one vectored send where the kernel takes it whole.
+    ///
+    /// # Errors
+    /// Those of the connection, and `Other` where another send is under way or was dropped half-way: then nobody knows
+    /// what the peer has seen, and the connection is good for nothing more.
+    pub async fn send_all(&self, chunks: Vec<Bytes>) -> io::Result<()> {
+        if self.sending.swap(true, Ordering::Relaxed) {
+            return Err(io::Error::other("another send is under way or was given up half-way"));
+        }
+        let result = self.send_from_start(chunks).await;
+        if result.is_ok() {
+            self.sending.store(false, Ordering::Relaxed);
+        }
+        result
+    }
+
+    async fn send_from_start(&self, mut chunks: Vec<Bytes>) -> io::Result<()> {
+        let (mut first, mut skip) = (0, 0);
+        loop {
+            while first < chunks.len() && chunks[first].len() == skip {
+                (first, skip) = (first + 1, 0);
+            }
+            if first == chunks.len() {
+                return Ok(());
+            }
+            let (result, op) = start(Op::Send { socket: Arc::clone(&self.fd), chunks, first, skip }).await;
+            let Op::Send { chunks: returned, .. } = op else { unreachable!("a send comes back as one") };
+            chunks = returned;
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(mut sent) => {
+                    while sent > 0 {
+                        let step = sent.min(chunks[first].len() - skip);
+                        (sent, skip) = (sent - step, skip + step);
+                        if skip == chunks[first].len() {
+                            (first, skip) = (first + 1, 0);
+                        }
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Ends the connection in both directions. A receive under way ends (with no bytes), a send fails.
+    pub fn shutdown(&self) {
+        // The one error there can be says that the peer was faster.
+        let _ = rustix::net::shutdown(&self.fd.fd, Shutdown::Both);
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.fd) > 1 {
+            self.shutdown();
+        }
+    }
+}

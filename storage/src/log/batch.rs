@@ -1,0 +1,121 @@
+//! A batch on its way from staging to the store.
+
+use crate::{
+    address::{Lsn, SegmentId, Slot},
+    error::{Error, Kind, Result},
+};
+use std::{
+    future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::*},
+    },
+    task::{Poll, Waker},
+};
+use tokio::sync::Notify;
+
+const ON_ITS_WAY: u8 = 0;
+const WRITTEN: u8 = 1;
+const FAILED: u8 = 2;
+
+/// What a volume has in staging that is not in the store yet: the measure of `buffer_size`.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    pub(crate) unwritten_bytes: AtomicU64,
+    /// Something was written.
+    pub(crate) room: Notify,
+}
+
+/// One device write: its place, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) segment: SegmentId,
+    pub(crate) slot: Slot,
+    /// Block of the header in the segment.
+    pub(crate) block: u32,
+    pub(crate) window: usize,
+    pub(crate) first_lsn: Lsn,
+    pub(crate) previous: Lsn,
+    /// Records whose place is taken but which are not filled in yet.
+    pub(crate) leases: AtomicU32,
+    state: AtomicU8,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    wakers: Vec<Waker>,
+    gauges: Vec<(Arc<Gauge>, u64)>,
+}
+
+impl Batch {
+    pub(crate) fn new(
+        (segment, slot, block): (SegmentId, Slot, u32),
+        window: usize,
+        first_lsn: Lsn,
+        previous: Lsn,
+    ) -> Self {
+        Self {
+            segment,
+            slot,
+            block,
+            window,
+            first_lsn,
+            previous,
+            leases: AtomicU32::new(0),
+            state: AtomicU8::new(ON_ITS_WAY),
+            waiting: Mutex::default(),
+        }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("no panics under this lock")
+    }
+
+    /// Counts bytes of a volume that this batch carries.
+    pub(crate) fn charge(&self, gauge: &Arc<Gauge>, bytes: u64) {
+        gauge.unwritten_bytes.fetch_add(bytes, Relaxed);
+        self.waiting().gauges.push((Arc::clone(gauge), bytes));
+    }
+
+    /// The batch and all before it are in the store, or never will be.
+    pub(crate) fn finish(&self, written: bool) {
+        self.state.store(if written { WRITTEN } else { FAILED }, Release);
+        let Waiting { wakers, gauges } = std::mem::take(&mut *self.waiting());
+        for (gauge, bytes) in gauges {
+            gauge.unwritten_bytes.fetch_sub(bytes, Relaxed);
+            gauge.room.notify_waiters();
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until this batch and all before it are in the store. Dropping the future changes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::Latched`] when writing failed.
+    pub(crate) async fn written(&self) -> Result<()> {
+        future::poll_fn(|cx| {
+            if let Some(result) = self.result() {
+                return Poll::Ready(result);
+            }
+            let mut waiting = self.waiting();
+            // Finished between the two looks: `finish` has emptied the list already.
+            if let Some(result) = self.result() {
+                return Poll::Ready(result);
+            }
+            if !waiting.wakers.iter().any(|w| w.will_wake(cx.waker())) {
+                waiting.wakers.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn result(&self) -> Option<Result<()>> {
+        match self.state.load(Acquire) {
+            ON_ITS_WAY => None,
+            WRITTEN => Some(Ok(())),
+            _ => Some(Err(Error::new(Kind::Latched, "the log could not be written"))),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The staging buffer: the end of the log, in shared memory.
+//!
+//! ```text
+//!   | header block | window 0 | window 1 | window 2 |     a window is an image of a quarter of a segment
+//! ```
+//!
+//! A batch is put together at the very place in a window that it will have in its segment, and written from there.
+//! So the address of a block tells where it is staged, what is staged is read without bookkeeping a block, and recovery
+//! completes the log by looking in the window where the store has nothing yet.
+//!
+//! I1  A window holds one stretch of one segment. It takes the next only when all batches of the old are in the store.
+//! I2  Each range has one writer, who got it from the log; readers come by the map, where a range appears only after
+//!     it was filled.
+//! I3  The file outlives the process. It says which boot and which store it belongs to, and is believed only by them.
+
+use crate::{
+    address::{Address, BLOCK_BYTES, SegmentId},
+    format::{Geometry, Identity, Malformed},
+    io::SharedMemory,
+};
+use bytes::{Buf, BufMut, BytesMut};
+use std::{
+    ops::Range,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTG\x01");
+/// Windows in the file.
+pub(crate) const WINDOWS: usize = 3;
+
+/// What a window holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    segment: SegmentId,
+    /// Block of the segment at the window's beginning.
+    start: u32,
+    /// Blocks before this one were there already when the window was opened (after a restart).
+    from: u32,
+}
+
+/// The staging buffer.
+pub(crate) struct Staging {
+    memory: Arc<SharedMemory>,
+    geometry: Geometry,
+    windows: [RwLock<Option<Held>>; WINDOWS],
+    /// No address below this one is staged; spares most reads the windows' locks.
+    oldest: AtomicU64,
+}
+
+impl Staging {
+    /// Bytes of the file for a store of this geometry.
+    pub(crate) fn file_bytes(geometry: &Geometry) -> usize {
+        BLOCK_BYTES + WINDOWS * geometry.window_blocks as usize * BLOCK_BYTES
+    }
+
+    /// An empty staging buffer on `memory`, stamped with who and when.
+    pub(crate) fn new(
+        memory: Arc<SharedMemory>,
+        geometry: Geometry,
+        identity: &Identity,
+        boot: &[u8; 16],
+    ) -> Self {
+        assert!(memory.len_bytes() >= Self::file_bytes(&geometry));
+        let mut header = Vec::with_capacity(BLOCK_BYTES);
+        header.put_u64_le(MAGIC);
+        header.put_slice(&identity.store);
+        header.put_slice(boot);
+        header.resize(BLOCK_BYTES, 0);
+        memory.copy_in(0, &header);
+        Self { memory, geometry, windows: Default::default(), oldest: AtomicU64::new(u64::MAX) }
+    }
+
+    fn window_bytes(&self) -> usize {
+        self.geometry.window_blocks as usize * BLOCK_BYTES
+    }
+
+    /// Gives the window to the stretch of `segment` that begins at `start`; blocks below `from` are not staged.
+    /// Keeping I1 is the log's part.
+    pub(crate) fn open_window(&self, window: usize, segment: SegmentId, start: u32, from: u32) {
+        let mut held = self.windows[window].write().expect("no panics under this lock");
+        *held = Some(Held { segment, start, from });
+        drop(held);
+        let lowest = |w: &RwLock<Option<Held>>| {
+            w.read()
+                .expect("no panics under this lock")
+                .map_or(u64::MAX, |h| Address::new(h.segment, h.from).raw())
+        };
+        let oldest = self.windows.iter().map(lowest).min().unwrap_or(u64::MAX);
+        self.oldest.store(oldest, Ordering::Release);
+    }
+
+    /// Where `block` of the segment in `window` is in the file.
+    pub(crate) fn range(&self, window: usize, block: u32, blocks: u32) -> Range<usize> {
+        let at = BLOCK_BYTES
+            + window * self.window_bytes()
+            + (block % self.geometry.window_blocks) as usize * BLOCK_BYTES;
+        at..at + blocks as usize * BLOCK_BYTES
+    }
+
+    /// The memory, to write batches from.
+    pub(crate) fn memory(&self) -> &Arc<SharedMemory> {
+        &self.memory
+    }
+
+    /// Appends staged blocks to `out`: as many as are there from `address` on, at most `blocks`. Gives the number.
+    pub(crate) fn read(&self, address: Address, blocks: u32, out: &mut BytesMut) -> u32 {
+        if address.raw() < self.oldest.load(Ordering::Acquire) {
+            return 0;
+        }
+        for (i, window) in self.windows.iter().enumerate() {
+            // Held while copying, so that the window does not change hands underneath.
+            let held = window.read().expect("no panics under this lock");
+            let Some(held) = *held else { continue };
+            let end = held.start + self.geometry.window_blocks;
+            if held.segment == address.segment() && (held.from..end).contains(&address.block()) {
+                let blocks = blocks.min(end - address.block());
+                let range = self.range(i, address.block(), blocks);
+                self.memory.append_to(range.start, range.len(), out);
+                return blocks;
+            }
+        }
+        0
+    }
+}
+
+/// What an earlier process left in the staging file.
+pub(crate) struct Leftover {
+    memory: Arc<SharedMemory>,
+    geometry: Geometry,
+}
+
+impl Leftover {
+    /// Takes the file's content if it belongs to this store and this boot (I3).
+    ///
+    /// # Errors
+    /// The reason why it does not.
+    pub(crate) fn open(
+        memory: Arc<SharedMemory>,
+        geometry: Geometry,
+        identity: &Identity,
+        boot: &[u8; 16],
+    ) -> Result<Self, Malformed> {
+        let mut header = vec![0; BLOCK_BYTES];
+        memory.copy_out(0, &mut header);
+        let mut b = header.as_slice();
+        let magic = b.get_u64_le();
+        let (mut store, mut seen) = ([0; 16], [0; 16]);
+        b.copy_to_slice(&mut store);
+        b.copy_to_slice(&mut seen);
+        if magic != MAGIC || store != identity.store {
+            return Err(Malformed("the staging file is of another store"));
+        }
+        if &seen != boot {
+            return Err(Malformed("the staging file is of another boot"));
+        }
+        Ok(Self { memory, geometry })
+    }
+
+    /// What window `window` holds where `blocks` from `block` of a segment would be staged. The range must not leave the
+    /// window.
+    pub(crate) fn read(&self, window: usize, block: u32, blocks: u32) -> Vec<u8> {
+        let in_window = block % self.geometry.window_blocks;
+        assert!(in_window + blocks <= self.geometry.window_blocks);
+        let at = window * self.geometry.window_blocks as usize + in_window as usize;
+        let mut bytes = vec![0; blocks as usize * BLOCK_BYTES];
+        self.memory.copy_out((1 + at) * BLOCK_BYTES, &mut bytes);
+        bytes
+    }
+}

@@ -1,0 +1,378 @@
+//! Looking up and changing a volume's map.
+
+use super::{
+    Leaf,
+    leaf::RunState,
+    node::{Child, Node, NodeBody, NodeRef},
+};
+use crate::address::{Address, LEAF_BLOCKS};
+use smallvec::SmallVec;
+use std::{ops::ControlFlow, sync::Arc};
+
+/// Levels of inner nodes above the leaves.
+const ROOT_LEVEL: u32 = 3;
+/// Blocks of the largest volume.
+const TREE_BLOCKS: u64 = 1 << 32;
+
+/// Blocks below one child of a node at `level` (leaves are level 0).
+fn child_blocks(level: u32) -> u64 {
+    debug_assert!(level > 0);
+    LEAF_BLOCKS << (8 * (level - 1))
+}
+
+/// Nodes that are on disk and in memory. The bounded cache is one; so is what the checkpoint has just written.
+pub(crate) trait Nodes {
+    /// The node, if it is in memory.
+    fn get(&self, node: &NodeRef) -> Option<Arc<Node>>;
+}
+
+/// A node that must be read before the operation can go on. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pub(crate) node: NodeRef,
+    /// 0 for a leaf.
+    pub(crate) level: u32,
+}
+
+/// What a range shall be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NewState<'a> {
+    /// Data from this address on, with one checksum a block.
+    Data(Address, &'a [u32]),
+    Zero,
+    Hole,
+}
+
+impl<'a> NewState<'a> {
+    fn part(self, from: u64, len: u64) -> Self {
+        match self {
+            Self::Data(address, sums) => {
+                let from = usize::try_from(from).expect("a data run is within a segment");
+                let len = usize::try_from(len).expect("a data run is within a segment");
+                Self::Data(address.plus(from as u32), &sums[from..from + len])
+            }
+            Self::Zero | Self::Hole => self,
+        }
+    }
+}
+
+/// What a stretch of a volume is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MappingState {
+    /// Data at this address; one checksum a block.
+    Data(Address, SmallVec<[u32; 8]>),
+    Zero,
+    Hole,
+}
+
+/// A stretch of a volume that is alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) blocks: u64,
+    pub(crate) state: MappingState,
+}
+
+/// A volume's map. Cloning it is the snapshot: O(1), and both sides may go on changing (I2).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tree {
+    root: Child,
+    mapped: u64,
+}
+
+impl Tree {
+    /// A tree from its root and the number of data blocks below it.
+    pub(crate) fn from_root(root: Child, mapped: u64) -> Self {
+        Self { root, mapped }
+    }
+
+    /// The root.
+    pub(crate) fn root(&self) -> &Child {
+        &self.root
+    }
+
+    /// Data blocks in it.
+    pub(crate) fn mapped_blocks(&self) -> u64 {
+        self.mapped
+    }
+
+    /// Tells `each` what the blocks from `start` on are, in order: number of blocks, state (`None`: a hole), and for
+    /// data the leaf with its checksums and the block in it. What was told before a missing node is right.
+    pub(crate) fn visit(
+        &self,
+        nodes: &impl Nodes,
+        start: u64,
+        len: u64,
+        each: &mut impl FnMut(u64, Option<RunState>, Option<(&Leaf, u8)>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Missing> {
+        assert!(start + len <= TREE_BLOCKS);
+        visit(&self.root, nodes, ROOT_LEVEL, start, len, each)
+    }
+
+    /// Appends what the blocks from `start` on are; neighbours that continue each other are joined.
+    pub(crate) fn lookup(
+        &self,
+        nodes: &impl Nodes,
+        start: u64,
+        len: u64,
+        out: &mut SmallVec<[Mapping; 4]>,
+    ) -> Result<(), Missing> {
+        let done = self.visit(nodes, start, len, &mut |blocks, state, leaf| {
+            let state = match (state, leaf) {
+                (None, _) => MappingState::Hole,
+                (Some(RunState::Zero), _) => MappingState::Zero,
+                (Some(RunState::Data(address)), Some((leaf, at))) => {
+                    let at = u64::from(at);
+                    MappingState::Data(address, (at..at + blocks).map(|i| leaf.checksum(i as u8)).collect())
+                }
+                (Some(RunState::Data(_)), None) => unreachable!("data stands in leaves"),
+            };
+            push(out, blocks, state);
+            ControlFlow::Continue(())
+        });
+        done.map(|_| ())
+    }
+
+    /// Makes sure that [`Self::replace`] of this range will not miss a node: those on its path are held by the tree
+    /// from now on, and count as changed. Gives the number of nodes that became dirty.
+    pub(crate) fn prepare(&mut self, nodes: &impl Nodes, start: u64, len: u64) -> Result<u64, Missing> {
+        ensure(&self.root, nodes, ROOT_LEVEL, start, len)?;
+        let mut dirtied = 0;
+        prepare(&mut self.root, nodes, ROOT_LEVEL, start, len, &mut dirtied);
+        Ok(dirtied)
+    }
+
+    /// Makes the range what `state` says. Gives the number of nodes that became dirty.
+    pub(crate) fn replace(
+        &mut self,
+        nodes: &impl Nodes,
+        start: u64,
+        len: u64,
+        state: NewState<'_>,
+    ) -> Result<u64, Missing> {
+        assert!(len > 0 && start + len <= TREE_BLOCKS);
+        ensure(&self.root, nodes, ROOT_LEVEL, start, len)?;
+        let mut dirtied = 0;
+        let delta = replace(&mut self.root, nodes, ROOT_LEVEL, start, len, state, &mut dirtied);
+        self.mapped = self.mapped.checked_add_signed(delta).expect("the count follows the map");
+        Ok(dirtied)
+    }
+
+    /// All nodes that [`Self::replace`] of this range would have to wait for, as far as they can be told now: what lies
+    /// below a missing node shows only once that is read.
+    pub(crate) fn missing(&self, nodes: &impl Nodes, start: u64, len: u64) -> Option<Missing> {
+        ensure(&self.root, nodes, ROOT_LEVEL, start, len).err()
+    }
+
+    /// After a checkpoint: lets go of the nodes that are on disk now, so that only the cache holds them.
+    pub(crate) fn prune(&mut self) {
+        prune(&mut self.root);
+    }
+}
+
+fn push(out: &mut SmallVec<[Mapping; 4]>, blocks: u64, state: MappingState) {
+    if let Some(last) = out.last_mut() {
+        match (&mut last.state, &state) {
+            (MappingState::Zero, MappingState::Zero) | (MappingState::Hole, MappingState::Hole) => {
+                last.blocks += blocks;
+                return;
+            }
+            (MappingState::Data(a, sums), MappingState::Data(b, more))
+                if a.raw() + last.blocks == b.raw() =>
+            {
+                sums.extend_from_slice(more);
+                last.blocks += blocks;
+                return;
+            }
+            _ => {}
+        }
+    }
+    out.push(Mapping { blocks, state });
+}
+
+fn visit(
+    child: &Child,
+    nodes: &impl Nodes,
+    level: u32,
+    start: u64,
+    len: u64,
+    each: &mut impl FnMut(u64, Option<RunState>, Option<(&Leaf, u8)>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Missing> {
+    let cached;
+    let node = match child {
+        Child::Empty => return Ok(each(len, None, None)),
+        Child::Zero => return Ok(each(len, Some(RunState::Zero), None)),
+        Child::Stored(node) => {
+            cached = nodes.get(node).ok_or(Missing { node: *node, level })?;
+            &cached
+        }
+        Child::Loaded(node) => node,
+    };
+    match node.body() {
+        NodeBody::Leaf(leaf) => Ok(leaf.lookup(start as u8, len as u16, |at, blocks, state| {
+            each(u64::from(blocks), state, Some((leaf, at)))
+        })),
+        NodeBody::Inner(inner) => {
+            for (i, from, len) in parts(level, start, len) {
+                if visit(&inner.children[i], nodes, level - 1, from, len, each)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        }
+    }
+}
+
+fn prepare(child: &mut Child, nodes: &impl Nodes, level: u32, start: u64, len: u64, dirtied: &mut u64) {
+    let settled = matches!(child, Child::Empty | Child::Zero);
+    if settled || len == node_blocks(level) {
+        return;
+    }
+    match own(child, nodes, level, dirtied) {
+        NodeBody::Leaf(_) => {}
+        NodeBody::Inner(inner) => {
+            for (i, from, len) in parts(level, start, len) {
+                prepare(&mut inner.children[i], nodes, level - 1, from, len, dirtied);
+            }
+        }
+    }
+}
+
+/// The children of a node at `level` that a range touches: index, start within the child, length.
+fn parts(level: u32, start: u64, len: u64) -> impl Iterator<Item = (usize, u64, u64)> {
+    let each = child_blocks(level);
+    let end = start + len;
+    let mut at = start;
+    std::iter::from_fn(move || {
+        if at == end {
+            return None;
+        }
+        let (i, from) = (at / each, at % each);
+        let n = (each - from).min(end - at);
+        at += n;
+        Some((usize::try_from(i).expect("an index below 256"), from, n))
+    })
+}
+
+/// Blocks below a node at `level`.
+fn node_blocks(level: u32) -> u64 {
+    if level == 0 { LEAF_BLOCKS } else { child_blocks(level) * 256 }
+}
+
+fn ensure(child: &Child, nodes: &impl Nodes, level: u32, start: u64, len: u64) -> Result<(), Missing> {
+    if len == node_blocks(level) {
+        return Ok(());
+    }
+    let cached;
+    let node = match child {
+        Child::Empty | Child::Zero => return Ok(()),
+        Child::Stored(node) => {
+            cached = nodes.get(node).ok_or(Missing { node: *node, level })?;
+            &cached
+        }
+        Child::Loaded(node) => node,
+    };
+    match node.body() {
+        NodeBody::Leaf(_) => Ok(()),
+        NodeBody::Inner(inner) => parts(level, start, len)
+            .try_for_each(|(i, from, len)| ensure(&inner.children[i], nodes, level - 1, from, len)),
+    }
+}
+
+/// The node at `child`, made so that it may be changed: loaded, unshared, without a home.
+fn own<'a>(child: &'a mut Child, nodes: &impl Nodes, level: u32, dirtied: &mut u64) -> &'a mut NodeBody {
+    let fresh = match child {
+        Child::Loaded(node) => {
+            *dirtied += u64::from(node.home().is_some());
+            None
+        }
+        Child::Stored(node) => Some(Node::clone(&nodes.get(node).expect("ensured before"))),
+        Child::Empty if level == 0 => Some(Node::new(NodeBody::Leaf(Leaf::default()))),
+        Child::Zero if level == 0 => Some(Node::new(NodeBody::Leaf(Leaf::zero()))),
+        Child::Empty => Some(Node::filled(&Child::Empty)),
+        Child::Zero => Some(Node::filled(&Child::Zero)),
+    };
+    if let Some(node) = fresh {
+        *dirtied += 1;
+        *child = Child::Loaded(Arc::new(node));
+    }
+    match child {
+        Child::Loaded(node) => Arc::make_mut(node).body_mut(),
+        Child::Empty | Child::Zero | Child::Stored(_) => unreachable!("loaded above"),
+    }
+}
+
+fn replace(
+    child: &mut Child,
+    nodes: &impl Nodes,
+    level: u32,
+    start: u64,
+    len: u64,
+    state: NewState<'_>,
+    dirtied: &mut u64,
+) -> i64 {
+    let whole = len == node_blocks(level);
+    match (state, &child) {
+        (NewState::Hole, Child::Empty) | (NewState::Zero, Child::Zero) => return 0,
+        (NewState::Hole | NewState::Zero, _) if whole && level < ROOT_LEVEL => {
+            let removed = child.mapped();
+            *child = if matches!(state, NewState::Hole) { Child::Empty } else { Child::Zero };
+            return -i64::try_from(removed).expect("below 2^32 blocks");
+        }
+        (NewState::Data(..), _) if whole && level == 0 => {
+            // Nothing of the old leaf remains, so it need not be in memory.
+            let removed = child.mapped();
+            let mut leaf = Leaf::default();
+            let added = replace_leaf(&mut leaf, start, len, state);
+            *dirtied += 1;
+            *child = Child::Loaded(Arc::new(Node::new(NodeBody::Leaf(leaf))));
+            return added - i64::try_from(removed).expect("below 2^32 blocks");
+        }
+        _ => {}
+    }
+    match own(child, nodes, level, dirtied) {
+        NodeBody::Leaf(leaf) => replace_leaf(leaf, start, len, state),
+        NodeBody::Inner(inner) => {
+            let mut delta = 0;
+            for (i, from, part) in parts(level, start, len) {
+                let done = i as u64 * child_blocks(level) + from - start;
+                delta += replace(
+                    &mut inner.children[i],
+                    nodes,
+                    level - 1,
+                    from,
+                    part,
+                    state.part(done, part),
+                    dirtied,
+                );
+            }
+            inner.mapped = inner.mapped.checked_add_signed(delta).expect("the count follows the map");
+            delta
+        }
+    }
+}
+
+fn replace_leaf(leaf: &mut Leaf, start: u64, len: u64, state: NewState<'_>) -> i64 {
+    let (start, len) = (start as u8, len as u16);
+    match state {
+        NewState::Data(address, sums) => leaf.replace(start, len, Some(RunState::Data(address)), sums),
+        NewState::Zero => leaf.replace(start, len, Some(RunState::Zero), &[]),
+        NewState::Hole => leaf.replace(start, len, None, &[]),
+    }
+}
+
+fn prune(child: &mut Child) {
+    let Child::Loaded(node) = child else { return };
+    if let Some(home) = node.home() {
+        *child = Child::Stored(home);
+        return;
+    }
+    // A node without a home that others hold too will be written by the next checkpoint; pruned then.
+    if let Some(node) = Arc::get_mut(node)
+        && let NodeBody::Inner(inner) = node.body_mut()
+    {
+        inner.children.iter_mut().for_each(prune);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,332 @@
+//! Opening a store: superblock, catalog, then the log behind the checkpoint, then the staging buffer behind the log.
+//!
+//! ```text
+//!   superblock ► catalog ► footers of sealed segments … ► headers of the last segment … ► staging ► ready
+//! ```
+//!
+//! I1  The log ends at the first place where neither the store nor staging has the next batch. What lies further on was
+//!     never acknowledged, because acknowledgements leave in log order.
+//! I2  If that place lies below an LSN that a superblock, footer or header says was synced, then it is not the end but
+//!     damage: the store is opened for reading only, and nothing is cut off.
+//! I3  Data is checked against its record where the record is not known to be synced; a batch whose data did not all
+//!     arrive is as good as missing, even though its header did.
+//! I4  Before the first new record is logged, what staging had is in the store, the trailer block of the open segment is
+//!     cleared (it may be left from a log that was longer), and the superblock with the new epoch is synced.
+//!     Otherwise a later recovery could take an older end of the log for its continuation.
+
+mod apply;
+mod walk;
+
+use crate::{
+    StoreOptions,
+    address::{BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot},
+    cache::Clock,
+    checksum::Secret,
+    disk::Disk,
+    engine::{Engine, Upkeep},
+    error::{Error, Kind, Result},
+    format::{
+        Catalog, Geometry, Identity, Malformed, ReplayStart, SUPERBLOCK_SLOTS, SegmentEntry, SegmentKind,
+        Superblock, VolumeEntry, decode_chunk, superblock_offset,
+    },
+    health::{Health, HealthCell},
+    io::{File, SharedMemory, WriteBuf, aligned},
+    log::{Leftover, Log, Staging, Start},
+    readers::Readers,
+    runtime,
+    segments::{Need, Segments},
+    store::RecoveryReport,
+};
+use apply::Volumes;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+use walk::Walk;
+
+/// How long a start waits for another server, or the last one's writes, to let go of the store.
+const LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// An open store, as [`crate::Store`] goes on with it.
+pub(crate) struct Recovered {
+    pub(crate) engine: Engine,
+    pub(crate) superblock: Superblock,
+    pub(crate) volumes: Vec<VolumeEntry>,
+    pub(crate) applied: Lsn,
+    pub(crate) next_volume: u32,
+    pub(crate) report: RecoveryReport,
+}
+
+/// What a store is opened on, apart from its path: the seam for simulated disks.
+#[derive(Clone)]
+pub struct Parts {
+    /// The file, locked if that means anything.
+    pub file: File,
+    /// Bytes of a new store.
+    pub size_bytes: u64,
+    /// Blocks in a segment of a new store: 64 to 16,384, a multiple of 4.
+    pub segment_blocks: u32,
+    /// The kernel's boot id, or what stands for it.
+    pub boot: [u8; 16],
+    /// Most bytes of data in the cache.
+    pub cache_bytes: u64,
+    /// Most bytes of maps in the cache, and once more of changed maps.
+    pub metadata_bytes: u64,
+}
+
+/// Opens the store at `options.path`.
+pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
+    use std::os::unix::fs::FileTypeExt;
+    let what = |doing: &str| format!("{doing} {}", options.path.display());
+    let wanted = Geometry::standard(options.size_bytes);
+    let file =
+        File::open(&options.path, Some(wanted.store_bytes())).map_err(|e| Error::io(what("opening"), e))?;
+    // A block device is as large as it is.
+    let device = std::fs::metadata(&options.path).is_ok_and(|m| m.file_type().is_block_device());
+    let size_bytes = if device { file.len_bytes() } else { options.size_bytes };
+    let waiting = || tracing::warn!(path = %options.path.display(), "waiting for another server, or the last one's writes");
+    file.lock(LOCK_WAIT, waiting).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => Error::io(what("another server holds"), error),
+        _ => Error::io(what("locking"), error),
+    })?;
+    let directories =
+        [options.staging_dir.clone(), options.path.parent().unwrap_or(Path::new(".")).to_owned()];
+    let parts = Parts {
+        file,
+        size_bytes,
+        segment_blocks: SEGMENT_BLOCKS_MAX,
+        boot: boot_id(),
+        cache_bytes: options.cache_bytes,
+        metadata_bytes: options.metadata_bytes,
+    };
+    recover(parts, |store, bytes| staging_file(&directories, store, bytes)).await
+}
+
+/// The staging file of a store: in the first directory that has room.
+fn staging_file(
+    directories: &[PathBuf; 2],
+    store: &[u8; 16],
+    bytes: usize,
+) -> std::io::Result<(Arc<SharedMemory>, bool)> {
+    let name = format!("sandstone-{}.staging", uuid::Uuid::from_bytes(*store));
+    let [first, instead] = directories;
+    let opened = SharedMemory::open(&first.join(&name), bytes).or_else(|error| {
+        tracing::warn!(%error, directory = %first.display(), instead = %instead.display(),
+            "no room for the staging buffer there");
+        SharedMemory::open(&instead.join(&name), bytes)
+    });
+    opened.map(|(memory, existed)| (Arc::new(memory), existed))
+}
+
+/// The kernel's id of this boot; all zero where it tells none, which is then the same boot for ever.
+fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().parse::<uuid::Uuid>().map(uuid::Uuid::into_bytes).unwrap_or_default()
+}
+
+/// Opens or makes the store in `parts.file`. `staging` gives the memory for a store of this id, at least as many bytes
+/// as it says, and whether it was there before.
+pub(crate) async fn recover(
+    parts: Parts,
+    staging: impl FnOnce(&[u8; 16], usize) -> std::io::Result<(Arc<SharedMemory>, bool)>,
+) -> Result<Recovered> {
+    let Parts { file, size_bytes, segment_blocks, boot, cache_bytes, metadata_bytes } = parts;
+    let geometry = Geometry::with_segments(size_bytes, segment_blocks);
+    let began = runtime::now();
+    let (mut superblock, created) = match read_superblock(&file).await? {
+        Some(superblock) => (superblock, false),
+        None => (make(&file, geometry).await?, true),
+    };
+    grow(&file, &mut superblock, geometry).await?;
+    let catalog = read_catalog(&file, &superblock).await?;
+    let segments = Arc::new(Segments::new(superblock.geometry, &catalog.segments, superblock.next_segment));
+    if let Some((id, _, _)) = superblock.node_tail {
+        segments.unseal(id);
+    }
+    let replay = superblock.replay;
+    segments.adopt(SegmentEntry { id: replay.segment, slot: replay.slot, kind: SegmentKind::Log });
+
+    let disk = Arc::new(Disk {
+        file: file.clone(),
+        segments: Arc::clone(&segments),
+        blocks: Clock::new(cache_bytes),
+        nodes: Clock::new(metadata_bytes),
+        corrupt: AtomicU64::new(0),
+    });
+    let identity = superblock.identity;
+    let staging_bytes = Staging::file_bytes(&superblock.geometry);
+    let (memory, existed) = staging(&identity.store, staging_bytes).map_err(|e| {
+        Error::io("no room for the staging buffer: set [store] staging to a directory that has it", e)
+    })?;
+    let leftover =
+        existed.then(|| Leftover::open(Arc::clone(&memory), superblock.geometry, &identity, &boot)).and_then(
+            |l| l.inspect_err(|why| tracing::info!(why = why.0, "the staging buffer is not replayed")).ok(),
+        );
+
+    let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
+    let mut walk = Walk::new(&disk, &identity, leftover, superblock.synced, replay);
+    let health = match walk.run(&mut volumes).await {
+        Ok(()) => Health::Ready,
+        Err(error) if error.kind() == Kind::Corrupt => {
+            tracing::error!(%error, "acknowledged data is damaged; the store is open for reading only");
+            Health::Corrupt(error.to_string())
+        }
+        Err(error) => return Err(error),
+    };
+    let health = Arc::new(HealthCell::new(health));
+    let end = walk.end();
+    if !health.is_stopped() {
+        settle(&file, &mut superblock, &segments, end.at).await?;
+        segments.unseal(end.at.segment);
+    }
+    let report = RecoveryReport {
+        created,
+        duration: runtime::now().saturating_sub(began),
+        records: end.records,
+        log_bytes: end.log_bytes,
+        staged_records: end.staged_records,
+        volumes: volumes.len(),
+        clean: !created && end.records == 0,
+    };
+    let start = Start {
+        identity,
+        epoch: superblock.epoch,
+        at: end.at,
+        footer: end.footer,
+        footer_from: end.footer_from,
+        // What was replayed is in the store, and `settle` has synced it.
+        synced: end.at.lsn,
+    };
+    let staging = Staging::new(memory, superblock.geometry, &identity, &boot);
+    let log = Log::new(start, staging, file, Arc::clone(&segments), Arc::clone(&health));
+    let upkeep = Upkeep::new(metadata_bytes);
+    upkeep.add_dirty(volumes.dirtied());
+    let (applied, next_volume, volumes) = volumes.finish(end.at.lsn);
+    let engine = Engine { disk, log: Arc::new(log), health, readers: Readers::default(), upkeep };
+    Ok(Recovered { engine, superblock, volumes, applied, next_volume, report })
+}
+
+/// Keeps I4.
+async fn settle(
+    file: &File,
+    superblock: &mut Superblock,
+    segments: &Segments,
+    at: ReplayStart,
+) -> Result<()> {
+    let geometry = superblock.geometry;
+    let context = |e| Error::io("getting the store ready for writing", e);
+    let mut block = aligned(BLOCK_BYTES);
+    block.resize(BLOCK_BYTES, 0);
+    let trailer = geometry.offset(at.slot, geometry.segment_blocks - 1);
+    file.write(trailer, WriteBuf::Owned(block)).await.map_err(context)?;
+    file.sync().await.map_err(context)?;
+    superblock.epoch += 1;
+    superblock.generation += 1;
+    superblock.next_segment = segments.next();
+    write_superblock(file, superblock).await
+}
+
+async fn write_superblock(file: &File, superblock: &Superblock) -> Result<()> {
+    let context = |e| Error::io("writing the superblock", e);
+    let mut block = aligned(BLOCK_BYTES);
+    block.extend_from_slice(&superblock.encode());
+    let offset = superblock_offset(superblock.generation % SUPERBLOCK_SLOTS);
+    file.write(offset, WriteBuf::Owned(block)).await.map_err(context)?;
+    file.sync().await.map_err(context)
+}
+
+/// The newest valid superblock; `None` when both slots are blank.
+async fn read_superblock(file: &File) -> Result<Option<Superblock>> {
+    let mut found: Option<Superblock> = None;
+    let mut damage = None;
+    for slot in 0..SUPERBLOCK_SLOTS {
+        let read = file.read(superblock_offset(slot), aligned(BLOCK_BYTES), BLOCK_BYTES).await;
+        let block = read.map_err(|e| Error::io("reading the superblock", e))?;
+        match Superblock::decode(&block) {
+            Ok(superblock) => {
+                if found.as_ref().is_none_or(|f| f.generation < superblock.generation) {
+                    found = Some(superblock);
+                }
+            }
+            Err(why) if block.iter().any(|b| *b != 0) => damage = Some(why),
+            Err(_) => {}
+        }
+    }
+    match (found, damage) {
+        (Some(superblock), _) => Ok(Some(superblock)),
+        (None, None) => Ok(None),
+        (None, Some(Malformed(why))) => {
+            Err(Error::corrupt(format!("this is no store that can be read: {why}")))
+        }
+    }
+}
+
+/// Makes an empty store: both superblock slots, and an empty first segment.
+async fn make(file: &File, geometry: Geometry) -> Result<Superblock> {
+    if geometry.slots < 4 {
+        let text = format!(
+            "a store needs room for four segments: {} bytes",
+            4 * geometry.segment_bytes() + Geometry::SLOTS_AT
+        );
+        return Err(Error::new(Kind::Invalid, text));
+    }
+    if file.len_bytes() < geometry.store_bytes() {
+        file.set_len(geometry.store_bytes()).map_err(|e| Error::io("making the store", e))?;
+    }
+    let (mut store, mut secret) = ([0; 16], [0; 16]);
+    store.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    secret.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    let segments = Segments::new(geometry, &[], SegmentId(1));
+    let (segment, slot) = segments.take(SegmentKind::Log, Need::Data).unwrap_or((SegmentId(1), Slot(0)));
+    let superblock = Superblock {
+        identity: Identity { store, secret: Secret(secret) },
+        geometry,
+        generation: 1,
+        epoch: 0,
+        replay: ReplayStart { segment, slot, block: 0, lsn: Lsn(1), previous: Lsn(0) },
+        synced: Lsn(1),
+        next_segment: segments.next(),
+        next_volume: 1,
+        node_tail: None,
+        catalog: None,
+    };
+    for generation in [0, 1] {
+        write_superblock(file, &Superblock { generation, ..superblock.clone() }).await?;
+    }
+    Ok(superblock)
+}
+
+/// Takes a larger size over. It counts with the next superblock.
+async fn grow(file: &File, superblock: &mut Superblock, wanted: Geometry) -> Result<()> {
+    let (have, want) = (superblock.geometry.store_bytes(), wanted.store_bytes());
+    if want > have {
+        let slots = (want - Geometry::SLOTS_AT) / superblock.geometry.segment_bytes();
+        superblock.geometry.slots = u32::try_from(slots).unwrap_or(u32::MAX);
+        file.set_len(superblock.geometry.store_bytes()).map_err(|e| Error::io("growing the store", e))?;
+    }
+    Ok(())
+}
+
+async fn read_catalog(file: &File, superblock: &Superblock) -> Result<Catalog> {
+    let geometry = superblock.geometry;
+    let (mut bytes, mut next) = (Vec::new(), superblock.catalog);
+    while let Some(at) = next {
+        let inside = at.slot.0 < geometry.slots
+            && at.address.block().checked_add(at.blocks).is_some_and(|end| end <= geometry.segment_blocks);
+        if !inside {
+            return Err(Error::corrupt("the catalog: a chunk lies outside the store"));
+        }
+        let len = at.blocks as usize * BLOCK_BYTES;
+        let read = file.read(geometry.offset(at.slot, at.address.block()), aligned(len), len).await;
+        let blocks = read.map_err(|e| Error::io("reading the catalog", e))?;
+        let (following, payload) =
+            decode_chunk(&at, &blocks).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
+        bytes.extend_from_slice(&payload);
+        next = following;
+    }
+    if superblock.catalog.is_none() {
+        return Ok(Catalog::default());
+    }
+    Catalog::decode(&bytes).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))
+}

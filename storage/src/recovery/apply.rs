@@ -1,0 +1,141 @@
+//! Applying replayed records to the volumes.
+
+use crate::{
+    address::{Address, Lsn, VolumeNumber},
+    disk::Disk,
+    error::{Error, Kind, Result},
+    format::{Catalog, Record, RecordKind, VolumeEntry, VolumeMeta},
+    map::{NewState, Tree},
+};
+use futures_util::future::try_join_all;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+/// Nodes read at once before their records are applied.
+const LOADS_MAX: usize = 64;
+
+/// The volumes as the catalog has them, on their way to what the log says.
+pub(super) struct Volumes {
+    disk: Arc<Disk>,
+    by_number: BTreeMap<VolumeNumber, VolumeEntry>,
+    /// Catalog records below are in it.
+    applied: Lsn,
+    next_volume: u32,
+    dirtied: u64,
+}
+
+/// A record and where its data is.
+pub(super) struct Located<'a> {
+    pub(super) record: Record<'a>,
+    pub(super) address: Address,
+}
+
+impl Volumes {
+    pub(super) fn new(disk: &Arc<Disk>, catalog: Catalog, next_volume: u32) -> Self {
+        Self {
+            disk: Arc::clone(disk),
+            by_number: catalog.volumes.into_iter().map(|v| (v.meta.number, v)).collect(),
+            applied: catalog.applied,
+            next_volume,
+            dirtied: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    /// Nodes that replay changed.
+    pub(super) fn dirtied(&self) -> u64 {
+        self.dirtied
+    }
+
+    /// The volumes, all of which have everything below `end`.
+    pub(super) fn finish(self, end: Lsn) -> (Lsn, u32, Vec<VolumeEntry>) {
+        let volumes = self.by_number.into_values().map(|v| VolumeEntry { applied: v.applied.max(end), ..v });
+        (self.applied.max(end), self.next_volume, volumes.collect())
+    }
+
+    /// Applies records in order. What the catalog holds already is skipped; a record of a volume that was deleted later
+    /// finds none and is skipped too.
+    pub(super) async fn apply(&mut self, records: &[Located<'_>]) -> Result<()> {
+        self.preload(records).await?;
+        for located in records {
+            self.apply_one(located).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the nodes that these records will change, many at a time: one after the other they would make recovery as
+    /// slow as the disk's latency.
+    async fn preload(&self, records: &[Located<'_>]) -> Result<()> {
+        loop {
+            let mut missing = HashMap::new();
+            for Located { record, .. } in records {
+                let head = record.head;
+                if let (RecordKind::Data | RecordKind::Hole | RecordKind::Zero, Some(volume)) =
+                    (head.kind, self.by_number.get(&head.volume))
+                    && record.lsn >= volume.applied
+                    && let Some(node) = volume.tree.missing(&self.disk.nodes, head.block, head.count)
+                {
+                    missing.insert(node.node.address, node);
+                }
+                if missing.len() == LOADS_MAX {
+                    break;
+                }
+            }
+            if missing.is_empty() {
+                return Ok(());
+            }
+            try_join_all(missing.into_values().map(|m| self.disk.load(m))).await?;
+        }
+    }
+
+    async fn apply_one(&mut self, located: &Located<'_>) -> Result<()> {
+        let Located { record, address } = located;
+        let head = record.head;
+        let new = match head.kind {
+            RecordKind::VolumePut | RecordKind::VolumeDelete => return self.apply_catalog(record),
+            RecordKind::Data => None,
+            RecordKind::Hole => Some(NewState::Hole),
+            RecordKind::Zero => Some(NewState::Zero),
+        };
+        let Some(volume) = self.by_number.get_mut(&head.volume) else { return Ok(()) };
+        if record.lsn < volume.applied {
+            return Ok(());
+        }
+        let checksums = if new.is_none() { record.checksums() } else { Vec::new() };
+        let new = new.unwrap_or(NewState::Data(*address, &checksums));
+        loop {
+            match volume.tree.replace(&self.disk.nodes, head.block, head.count, new) {
+                Ok(dirtied) => {
+                    self.dirtied += dirtied;
+                    break;
+                }
+                Err(missing) => self.disk.load(missing).await?,
+            }
+        }
+        volume.applied = record.lsn.plus(1);
+        Ok(())
+    }
+
+    fn apply_catalog(&mut self, record: &Record<'_>) -> Result<()> {
+        if record.lsn < self.applied {
+            return Ok(());
+        }
+        self.applied = record.lsn.plus(1);
+        if record.head.kind == RecordKind::VolumeDelete {
+            self.by_number.remove(&record.head.volume);
+            return Ok(());
+        }
+        let meta = VolumeMeta::decode(&mut &*record.payload)
+            .map_err(|why| Error::new(Kind::Corrupt, format!("a volume's record: {}", why.0)))?;
+        self.next_volume = self.next_volume.max(meta.number.0 + 1);
+        let applied = self.applied;
+        let fresh = || VolumeEntry { meta: meta.clone(), applied, tree: Tree::default() };
+        self.by_number.entry(meta.number).and_modify(|v| v.meta = meta.clone()).or_insert_with(fresh);
+        Ok(())
+    }
+}

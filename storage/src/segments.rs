@@ -1,0 +1,278 @@
+//! The segments of the store: which slot holds which, which slots are free.
+//!
+//! ```text
+//!   raw ─prepare─► prepared ─take─► used ─(mark finds nothing alive)─► retired ─(checkpoint durable)─► prepared | raw
+//! ```
+//!
+//! I1  A segment number is never used twice; a slot is.
+//! I2  A slot leaves *used* only after a checkpoint that does not refer to its segment is durable, and after the reads
+//!     that began before have ended.
+//! I3  The last [`Segments::reserve`] free slots are kept for records without data, for checkpoints and for reclaim, so
+//!     that a full store can still trim, delete and write its maps.
+//!
+//! A prepared slot was allocated and written once: a write into it changes no metadata of the file system, so it is
+//! taken without a worker thread of the ring, and a sync does not wait for the file system's journal.
+
+use crate::{
+    address::{Address, SegmentId, Slot},
+    format::{Geometry, SegmentEntry, SegmentKind},
+};
+use dashmap::DashMap;
+use foldhash::fast::FixedState;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+/// What a new segment is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// New data; leaves the reserve alone.
+    Data,
+    /// What must go on when the store is full.
+    Upkeep,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SlotState {
+    /// Free; never written, or punched out.
+    Raw,
+    /// Free; allocated and written.
+    Prepared,
+    /// Holds a segment, or is being prepared.
+    Used,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    slot: Slot,
+    kind: SegmentKind,
+    /// Nothing more will be written to it.
+    sealed: bool,
+}
+
+struct State {
+    next: SegmentId,
+    slots: Vec<SlotState>,
+    table: BTreeMap<SegmentId, Segment>,
+    /// Nothing alive in them; they wait for I2.
+    retired: Vec<SegmentId>,
+}
+
+/// The table of segments.
+pub(crate) struct Segments {
+    pub(crate) geometry: Geometry,
+    state: Mutex<State>,
+    /// The part that reads need: segment to slot.
+    slot_of: DashMap<u64, Slot, FixedState>,
+    free: AtomicU32,
+}
+
+impl Segments {
+    /// A table with these segments in it; all other slots are free.
+    pub(crate) fn new(geometry: Geometry, entries: &[SegmentEntry], next: SegmentId) -> Self {
+        let segments = Self {
+            geometry,
+            state: Mutex::new(State {
+                next,
+                slots: vec![SlotState::Raw; geometry.slots as usize],
+                table: BTreeMap::new(),
+                retired: Vec::new(),
+            }),
+            slot_of: DashMap::default(),
+            free: AtomicU32::new(geometry.slots),
+        };
+        entries.iter().for_each(|e| segments.adopt(*e));
+        segments
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no panics under this lock")
+    }
+
+    /// Recovery: this segment exists. Doing it twice does it once.
+    pub(crate) fn adopt(&self, entry: SegmentEntry) {
+        let mut state = self.lock();
+        let known =
+            state.table.insert(entry.id, Segment { slot: entry.slot, kind: entry.kind, sealed: true });
+        if known.is_none() {
+            state.slots[entry.slot.0 as usize] = SlotState::Used;
+            self.slot_of.insert(entry.id.0, entry.slot);
+            self.free.fetch_sub(1, Relaxed);
+        }
+        state.next = state.next.max(SegmentId(entry.id.0 + 1));
+    }
+
+    /// Slots that are kept back from data (I3).
+    pub(crate) fn reserve(&self) -> u32 {
+        4.min(self.geometry.slots / 3)
+    }
+
+    /// Free slots, the reserve included.
+    pub(crate) fn free(&self) -> u32 {
+        self.free.load(Relaxed)
+    }
+
+    /// A fresh segment; `None` when there is no room for that need.
+    pub(crate) fn take(&self, kind: SegmentKind, need: Need) -> Option<(SegmentId, Slot)> {
+        let mut state = self.lock();
+        let kept = match need {
+            Need::Data => self.reserve(),
+            Need::Upkeep => 0,
+        };
+        if self.free() <= kept {
+            return None;
+        }
+        let at = state
+            .slots
+            .iter()
+            .position(|s| *s == SlotState::Prepared)
+            .or_else(|| state.slots.iter().position(|s| *s == SlotState::Raw))?;
+        let slot = Slot(u32::try_from(at).expect("slots are 32 bits"));
+        state.slots[at] = SlotState::Used;
+        self.free.fetch_sub(1, Relaxed);
+        let id = state.next;
+        state.next = SegmentId(id.0 + 1);
+        state.table.insert(id, Segment { slot, kind, sealed: false });
+        self.slot_of.insert(id.0, slot);
+        Some((id, slot))
+    }
+
+    /// Nothing more will be written to the segment.
+    pub(crate) fn seal(&self, id: SegmentId) {
+        if let Some(segment) = self.lock().table.get_mut(&id) {
+            segment.sealed = true;
+        }
+    }
+
+    /// Recovery: the log goes on in this segment.
+    pub(crate) fn unseal(&self, id: SegmentId) {
+        if let Some(segment) = self.lock().table.get_mut(&id) {
+            segment.sealed = false;
+        }
+    }
+
+    /// Byte offset of a block in the store; `None` for a segment that does not exist.
+    pub(crate) fn offset(&self, address: Address) -> Option<u64> {
+        let slot = *self.slot_of.get(&address.segment().0)?;
+        (address.block() < self.geometry.segment_blocks).then(|| self.geometry.offset(slot, address.block()))
+    }
+
+    /// The number of the next segment.
+    pub(crate) fn next(&self) -> SegmentId {
+        self.lock().next
+    }
+
+    /// The segments that a checkpoint names: all but the retired ones.
+    pub(crate) fn entries(&self, retired: &[SegmentId]) -> Vec<SegmentEntry> {
+        let state = self.lock();
+        let kept = state.table.iter().filter(|(id, _)| !retired.contains(id));
+        kept.map(|(id, s)| SegmentEntry { id: *id, slot: s.slot, kind: s.kind }).collect()
+    }
+
+    /// Segments that may be looked through for dead ones: sealed, not yet retired.
+    pub(crate) fn candidates(&self) -> Vec<SegmentId> {
+        let state = self.lock();
+        let sealed = state.table.iter().filter(|(id, s)| s.sealed && !state.retired.contains(id));
+        sealed.map(|(id, _)| *id).collect()
+    }
+
+    /// Nothing in these segments is alive; they are free once a checkpoint that began later is durable.
+    pub(crate) fn retire(&self, dead: &[SegmentId]) {
+        self.lock().retired.extend_from_slice(dead);
+    }
+
+    /// What is retired now.
+    pub(crate) fn retired(&self) -> Vec<SegmentId> {
+        self.lock().retired.clone()
+    }
+
+    /// Frees retired segments (I2 holds now). Their slots are prepared, having been written.
+    pub(crate) fn release(&self, freed: &[SegmentId]) {
+        let mut state = self.lock();
+        state.retired.retain(|id| !freed.contains(id));
+        for id in freed {
+            let segment = state.table.remove(id).expect("a retired segment is in the table");
+            self.slot_of.remove(&id.0);
+            state.slots[segment.slot.0 as usize] = SlotState::Prepared;
+            self.free.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A slot to prepare, if fewer than `ahead` are; it counts as used until [`Self::prepared`].
+    pub(crate) fn take_raw(&self, ahead: usize) -> Option<Slot> {
+        let mut state = self.lock();
+        if state.slots.iter().filter(|s| **s == SlotState::Prepared).count() >= ahead {
+            return None;
+        }
+        self.claim(&mut state, SlotState::Raw)
+    }
+
+    /// A prepared slot to give back to the file system, if there are more than `keep`.
+    pub(crate) fn take_surplus(&self, keep: usize) -> Option<Slot> {
+        let mut state = self.lock();
+        if state.slots.iter().filter(|s| **s == SlotState::Prepared).count() <= keep {
+            return None;
+        }
+        self.claim(&mut state, SlotState::Prepared)
+    }
+
+    /// Takes the last slot in this state, so that the front of the file is used first.
+    fn claim(&self, state: &mut State, wanted: SlotState) -> Option<Slot> {
+        let found = match wanted {
+            SlotState::Prepared => state.slots.iter().rposition(|s| *s == wanted),
+            SlotState::Raw | SlotState::Used => state.slots.iter().position(|s| *s == wanted),
+        };
+        let at = found?;
+        state.slots[at] = SlotState::Used;
+        self.free.fetch_sub(1, Relaxed);
+        Some(Slot(at as u32))
+    }
+
+    /// A claimed slot is free again: written throughout, or (`false`) without blocks in the file.
+    pub(crate) fn give_back(&self, slot: Slot, written: bool) {
+        self.lock().slots[slot.0 as usize] = if written { SlotState::Prepared } else { SlotState::Raw };
+        self.free.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments() -> Segments {
+        Segments::new(Geometry::with_segments((1 << 20) + 12 * (64 << 12), 64), &[], SegmentId(1))
+    }
+
+    #[test]
+    fn data_leaves_the_reserve_and_upkeep_takes_it() {
+        let s = segments();
+        assert_eq!((s.free(), s.reserve()), (12, 4));
+        let taken: Vec<_> = std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data)).collect();
+        assert_eq!(taken.len(), 8);
+        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Upkeep)).count(), 4);
+        assert_eq!(s.free(), 0);
+    }
+
+    #[test]
+    fn released_slots_come_back_under_new_numbers() {
+        let s = segments();
+        let (first, slot) = s.take(SegmentKind::Log, Need::Data).expect("room");
+        let address = Address::new(first, 3);
+        assert!(s.offset(address).is_some());
+        s.seal(first);
+        assert_eq!(s.candidates(), [first]);
+        s.retire(&[first]);
+        assert!(s.candidates().is_empty());
+        assert!(s.entries(&s.retired()).is_empty());
+        s.release(&[first]);
+        assert_eq!(s.offset(address), None);
+        // The prepared slot is preferred over raw ones.
+        let (second, again) = s.take(SegmentKind::Log, Need::Data).expect("room");
+        assert!(second > first);
+        assert_eq!(again, slot);
+    }
+}

@@ -1,0 +1,485 @@
+//! The store: opens, keeps the catalog of volumes, closes.
+
+use crate::{
+    address::{BLOCK_BYTES, Lsn, VOLUME_BYTES_MAX, VolumeNumber},
+    checkpoint::Checkpointer,
+    engine::Engine,
+    error::{Error, Kind, Result},
+    format::{Catalog, RecordKind, VolumeEntry, VolumeMeta},
+    health::Health,
+    io::SharedMemory,
+    keeper,
+    log::{Append, Refused},
+    map::Tree,
+    recovery::{self, Parts, Recovered},
+    runtime::{self, TurnEnd},
+    volume::{ATTRIBUTES_BYTES_MAX, Settings, Volume},
+};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    rc::Rc,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering::*},
+    },
+    time::Duration,
+};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// The store file or block device. A file is made when it is not there.
+    pub path: PathBuf,
+    /// Bytes of a new store. An older one grows to it, and never shrinks.
+    pub size_bytes: u64,
+    /// Directory of shared memory for the staging buffer; the store's own directory when there is no room in it.
+    pub staging_dir: PathBuf,
+    /// Most bytes of data in the cache.
+    pub cache_bytes: u64,
+    /// Most bytes of maps in the cache, and once more of changed maps.
+    pub metadata_bytes: u64,
+}
+
+/// What a volume is made from.
+#[derive(Clone, Debug)]
+pub struct VolumeSpec {
+    /// Its id.
+    pub id: Uuid,
+    /// Its size: a multiple of 4,096, at most 16 TiB.
+    pub size_bytes: u64,
+    /// Its tuning.
+    pub settings: Settings,
+    /// The caller's bytes, at most [`ATTRIBUTES_BYTES_MAX`].
+    pub attributes: Vec<u8>,
+}
+
+/// What is to be changed of a volume.
+#[derive(Clone, Debug, Default)]
+pub struct VolumeChange {
+    /// A larger size.
+    pub size_bytes: Option<u64>,
+    /// Other tuning.
+    pub settings: Option<Settings>,
+    /// Other attributes.
+    pub attributes: Option<Vec<u8>>,
+}
+
+/// How opening went.
+#[derive(Clone, Debug)]
+pub struct RecoveryReport {
+    /// The store was made just now.
+    pub created: bool,
+    /// From the lock to being ready.
+    pub duration: Duration,
+    /// Records replayed.
+    pub records: u64,
+    /// Bytes of log that they came from.
+    pub log_bytes: u64,
+    /// Of the records, those that were in the staging buffer only.
+    pub staged_records: u64,
+    /// Volumes.
+    pub volumes: usize,
+    /// The last server had closed it.
+    pub clean: bool,
+}
+
+/// Numbers for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StoreStats {
+    /// Bytes that segments can take.
+    pub capacity_bytes: u64,
+    /// Of them, free.
+    pub free_bytes: u64,
+    /// Bytes that the file system counts for the store file.
+    pub file_allocated_bytes: u64,
+    /// Records logged since the start.
+    pub log_records: u64,
+    /// Device writes of the log since the start.
+    pub log_batches: u64,
+    /// Bytes of them, headers included.
+    pub log_bytes: u64,
+    /// Device syncs since the start.
+    pub syncs: u64,
+    /// Flushes and the like that they served.
+    pub sync_requests: u64,
+    /// Checkpoints since the start.
+    pub checkpoints: u64,
+    /// Rounds of reclaim since the start.
+    pub reclaims: u64,
+    /// Look-ups of data blocks that the cache had.
+    pub cache_hits: u64,
+    /// Those that it had not.
+    pub cache_misses: u64,
+    /// Bytes of data in the cache.
+    pub cache_bytes: u64,
+    /// Bytes of maps in the cache.
+    pub metadata_bytes: u64,
+    /// Blocks that were not what was written there.
+    pub corrupt_blocks: u64,
+    /// Number of this start.
+    pub epoch: u32,
+}
+
+/// An open store. Cheap to clone; its methods run on a runtime's thread.
+#[derive(Clone)]
+pub struct Store(Arc<Shared>);
+
+/// What the store, its keeper and its volumes hold together.
+pub(crate) struct Shared {
+    pub(crate) engine: Arc<Engine>,
+    epoch: u32,
+    catalog: Mutex<Volumes>,
+    checkpointer: tokio::sync::Mutex<Checkpointer>,
+    checkpoints: AtomicU64,
+    closing: AtomicBool,
+    /// The keeper has ended.
+    pub(crate) kept: Notify,
+}
+
+struct Volumes {
+    by_id: HashMap<Uuid, Volume>,
+    next: u32,
+    /// Catalog records below this LSN are in `by_id`.
+    applied: Lsn,
+}
+
+impl Store {
+    /// Opens the store, makes it when there is none, and replays what the last server left.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] (another server has it, no permission, no room); [`Kind::Corrupt`] when no superblock or catalog
+    /// can be read. Damage to acknowledged data further on does not fail: see [`Self::health`].
+    pub async fn open(options: StoreOptions) -> Result<(Self, RecoveryReport)> {
+        let recovered = recovery::open(&options).await?;
+        Ok(Self::start(recovered))
+    }
+
+    /// Opens a store on parts that the caller brings, as simulations do. `staging` is asked for shared memory: given the
+    /// store's id and the bytes needed, it answers with the memory and whether it has what an earlier server left.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_on(
+        parts: Parts,
+        staging: impl FnOnce(&[u8; 16], usize) -> std::io::Result<(Arc<SharedMemory>, bool)>,
+    ) -> Result<(Self, RecoveryReport)> {
+        Ok(Self::start(recovery::recover(parts, staging).await?))
+    }
+
+    fn start(recovered: Recovered) -> (Self, RecoveryReport) {
+        let Recovered { engine, superblock, volumes, applied, next_volume, report } = recovered;
+        let engine = Arc::new(engine);
+        let volume = |entry: VolumeEntry| {
+            let id = entry.meta.id;
+            (id, Volume::new(Arc::clone(&engine), entry.meta, entry.tree, entry.applied))
+        };
+        let by_id = volumes.into_iter().map(volume).collect();
+        let shared = Arc::new(Shared {
+            epoch: superblock.epoch,
+            catalog: Mutex::new(Volumes { by_id, next: next_volume, applied }),
+            checkpointer: tokio::sync::Mutex::new(Checkpointer::new(superblock)),
+            checkpoints: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            kept: Notify::new(),
+            engine,
+        });
+        runtime::spawn(keeper::keep(Arc::clone(&shared)));
+        (Self(shared), report)
+    }
+
+    /// Lets the log send its batches at the end of this thread's turns, as long as the guard is held. Call it once on
+    /// each runtime's thread that uses the store's volumes; the one that opened the store is attached already.
+    pub fn attach_runtime(&self) -> TurnEnd {
+        self.0.attach_runtime()
+    }
+
+    /// Makes a volume. It is durable when this returns.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`], [`Kind::Invalid`], [`Kind::NoSpace`]: nothing was done. [`Kind::Latched`],
+    /// [`Kind::ReadOnly`]: see [`Self::health`].
+    pub async fn create_volume(&self, spec: VolumeSpec) -> Result<Volume> {
+        check_size(spec.size_bytes)?;
+        check_attributes(&spec.attributes)?;
+        let shared = &*self.0;
+        let (volume, lsn) = loop {
+            let room = shared.engine.log.room.notified();
+            let refused = {
+                let mut volumes = shared.lock();
+                if volumes.by_id.contains_key(&spec.id) {
+                    return Err(Error::new(Kind::Exists, format!("there is a volume {} already", spec.id)));
+                }
+                let meta = VolumeMeta {
+                    number: VolumeNumber(volumes.next),
+                    id: spec.id,
+                    size_bytes: spec.size_bytes,
+                    settings: spec.settings,
+                    attributes: spec.attributes.clone(),
+                };
+                match shared.log_put(&mut volumes, &meta) {
+                    Ok(lsn) => {
+                        volumes.next += 1;
+                        let volume = Volume::new(Arc::clone(&shared.engine), meta, Tree::default(), lsn);
+                        volumes.by_id.insert(spec.id, volume.clone());
+                        break (volume, lsn);
+                    }
+                    Err(refused) => refused,
+                }
+            };
+            shared.wait(refused, room).await?;
+        };
+        shared.engine.log.sync(lsn).await?;
+        Ok(volume)
+    }
+
+    /// The volume of that id.
+    pub fn volume(&self, id: Uuid) -> Option<Volume> {
+        self.0.lock().by_id.get(&id).cloned()
+    }
+
+    /// All volumes, in no order.
+    pub fn volumes(&self) -> Vec<Volume> {
+        self.0.volumes()
+    }
+
+    /// Changes a volume. The change is durable when this returns.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Invalid`] for a smaller size; otherwise as [`Self::create_volume`].
+    pub async fn update_volume(&self, id: Uuid, change: VolumeChange) -> Result<()> {
+        if let Some(attributes) = &change.attributes {
+            check_attributes(attributes)?;
+        }
+        let shared = &*self.0;
+        let lsn = loop {
+            let room = shared.engine.log.room.notified();
+            let refused = {
+                let mut volumes = shared.lock();
+                let volume = volumes.by_id.get(&id).cloned().ok_or_else(|| not_found(id))?;
+                let mut state = volume.0.lock();
+                let mut meta = state.meta.clone();
+                if let Some(size) = change.size_bytes {
+                    check_size(size)?;
+                    if size < meta.size_bytes {
+                        let text = format!("a volume cannot shrink (it has {} bytes)", meta.size_bytes);
+                        return Err(Error::new(Kind::Invalid, text));
+                    }
+                    meta.size_bytes = size;
+                }
+                meta.settings = change.settings.unwrap_or(meta.settings);
+                if let Some(attributes) = &change.attributes {
+                    meta.attributes.clone_from(attributes);
+                }
+                match shared.log_put(&mut volumes, &meta) {
+                    Ok(lsn) => {
+                        state.meta = meta;
+                        volume.0.publish(&state);
+                        break lsn;
+                    }
+                    Err(refused) => refused,
+                }
+            };
+            shared.wait(refused, room).await?;
+        };
+        shared.engine.log.sync(lsn).await
+    }
+
+    /// Deletes a volume; `false` when there was none. It is durable when this returns; its space comes back in the
+    /// background.
+    ///
+    /// # Errors
+    /// [`Kind::Latched`], [`Kind::ReadOnly`]: see [`Self::health`]. Never for want of space.
+    pub async fn delete_volume(&self, id: Uuid) -> Result<bool> {
+        let shared = &*self.0;
+        let lsn = loop {
+            let room = shared.engine.log.room.notified();
+            let refused = {
+                let mut volumes = shared.lock();
+                let Some(volume) = volumes.by_id.get(&id).cloned() else { return Ok(false) };
+                let mut state = volume.0.lock();
+                let record =
+                    Append::Catalog { volume: volume.0.number, kind: RecordKind::VolumeDelete, payload: &[] };
+                match shared.engine.log.append(record, None) {
+                    Ok(appended) => {
+                        state.deleted = true;
+                        let tree = std::mem::take(&mut state.tree);
+                        shared.engine.upkeep.garbage_blocks.fetch_add(tree.mapped_blocks(), Relaxed);
+                        volumes.by_id.remove(&id);
+                        volumes.applied = appended.lsn.plus(1);
+                        break appended.lsn.plus(1);
+                    }
+                    Err(refused) => refused,
+                }
+            };
+            shared.wait(refused, room).await?;
+        };
+        shared.engine.log.sync(lsn).await?;
+        Ok(true)
+    }
+
+    /// Numbers for metrics.
+    pub fn stats(&self) -> StoreStats {
+        let engine = &self.0.engine;
+        let (segments, counters) = (&engine.disk.segments, &engine.log.counters);
+        let (cache_hits, cache_misses) = engine.disk.blocks.hits_and_misses();
+        let geometry = segments.geometry;
+        StoreStats {
+            capacity_bytes: u64::from(geometry.slots) * geometry.segment_bytes(),
+            free_bytes: u64::from(segments.free()) * geometry.segment_bytes(),
+            file_allocated_bytes: engine.disk.file.allocated_bytes().unwrap_or(0),
+            log_records: counters.records.load(Relaxed),
+            log_batches: counters.batches.load(Relaxed),
+            log_bytes: counters.bytes.load(Relaxed),
+            syncs: counters.syncs.load(Relaxed),
+            sync_requests: counters.sync_requests.load(Relaxed),
+            checkpoints: self.0.checkpoints.load(Relaxed),
+            reclaims: engine.upkeep.reclaims.load(Relaxed),
+            cache_hits,
+            cache_misses,
+            cache_bytes: engine.disk.blocks.bytes(),
+            metadata_bytes: engine.disk.nodes.bytes(),
+            corrupt_blocks: engine.disk.corrupt.load(Relaxed),
+            epoch: self.0.epoch,
+        }
+    }
+
+    /// Whether the store takes writes, and if not, why.
+    pub fn health(&self) -> Health {
+        self.0.engine.health.get()
+    }
+
+    /// Writes a checkpoint now.
+    ///
+    /// # Errors
+    /// [`Kind::Latched`], [`Kind::NoSpace`].
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.0.checkpoint().await
+    }
+
+    /// Looks for space to give back now.
+    ///
+    /// # Errors
+    /// As [`Self::checkpoint`]; [`Kind::Corrupt`] when a map cannot be read.
+    pub async fn reclaim(&self) -> Result<()> {
+        self.0.reclaim().await
+    }
+
+    /// Ends the background work, writes a last checkpoint, and lets go of the store. Nothing may be writing any more.
+    ///
+    /// # Errors
+    /// As [`Self::checkpoint`]; nothing acknowledged is lost then, the next start replays it.
+    pub async fn close(self) -> Result<()> {
+        let kept = self.0.kept.notified();
+        if !self.0.closing.swap(true, AcqRel) {
+            self.0.engine.upkeep.wanted.notify_one();
+            kept.await;
+        }
+        if self.0.engine.health.is_stopped() {
+            return Ok(());
+        }
+        self.0.checkpoint().await
+    }
+}
+
+impl Shared {
+    pub(crate) fn attach_runtime(&self) -> TurnEnd {
+        let log = Arc::clone(&self.engine.log);
+        runtime::on_turn_end(Rc::new(move || log.pump()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Volumes> {
+        self.catalog.lock().expect("no panics under this lock")
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Acquire)
+    }
+
+    pub(crate) fn volumes(&self) -> Vec<Volume> {
+        self.lock().by_id.values().cloned().collect()
+    }
+
+    fn log_put(&self, volumes: &mut Volumes, meta: &VolumeMeta) -> Result<Lsn, Refused> {
+        let mut payload = Vec::new();
+        meta.encode(&mut payload);
+        let record = Append::Catalog { volume: meta.number, kind: RecordKind::VolumePut, payload: &payload };
+        let appended = self.engine.log.append(record, None)?;
+        volumes.applied = appended.lsn.plus(1);
+        Ok(volumes.applied)
+    }
+
+    /// Waits for what a catalog record was refused for.
+    async fn wait(&self, refused: Refused, room: impl Future<Output = ()>) -> Result<()> {
+        match refused {
+            Refused::Busy => {
+                self.engine.log.pump();
+                room.await;
+                Ok(())
+            }
+            Refused::NoSpace => self.engine.wait_reclaim().await,
+            Refused::Stopped => Err(match self.engine.health.get() {
+                Health::Corrupt(reason) => Error::new(Kind::ReadOnly, reason),
+                Health::Latched(reason) => Error::new(Kind::Latched, reason),
+                Health::Ready => Error::new(Kind::Latched, "the store does not take writes"),
+            }),
+        }
+    }
+
+    /// Writes a checkpoint, if anything changed since the last one, and frees what it no longer needs.
+    pub(crate) async fn checkpoint(&self) -> Result<()> {
+        let engine = &self.engine;
+        let mut checkpointer = self.checkpointer.lock().await;
+        let retired = engine.disk.segments.retired();
+        if retired.is_empty() && engine.log.next_lsn() == checkpointer.replay_lsn() {
+            return Ok(());
+        }
+        engine.upkeep.take_dirty();
+        let replay = engine.log.cut();
+        let (next_volume, catalog) = {
+            let volumes = self.lock();
+            let entry = |volume: &Volume| {
+                let state = volume.0.lock();
+                VolumeEntry { meta: state.meta.clone(), applied: state.applied, tree: state.tree.clone() }
+            };
+            let entries = volumes.by_id.values().map(entry).collect();
+            (volumes.next, Catalog { applied: volumes.applied, volumes: entries, segments: Vec::new() })
+        };
+        let result = checkpointer.run(engine, next_volume, &retired, replay, catalog).await;
+        if result.is_ok() {
+            self.checkpoints.fetch_add(1, Relaxed);
+            for volume in self.volumes() {
+                volume.0.lock().tree.prune();
+            }
+            if !retired.is_empty() {
+                engine.readers.drain().await;
+                engine.disk.segments.release(&retired);
+                engine.log.room.notify_waiters();
+            }
+        }
+        engine.upkeep.checkpointed.notify_waiters();
+        result
+    }
+}
+
+fn not_found(id: Uuid) -> Error {
+    Error::new(Kind::NotFound, format!("there is no volume {id}"))
+}
+
+fn check_size(size_bytes: u64) -> Result<()> {
+    if size_bytes == 0 || size_bytes > VOLUME_BYTES_MAX || !size_bytes.is_multiple_of(BLOCK_BYTES as u64) {
+        let text = format!("a volume's size must be a multiple of 4096 up to 16 TiB, not {size_bytes}");
+        return Err(Error::new(Kind::Invalid, text));
+    }
+    Ok(())
+}
+
+fn check_attributes(attributes: &[u8]) -> Result<()> {
+    if attributes.len() > ATTRIBUTES_BYTES_MAX {
+        let text = format!("{} bytes of attributes are more than {ATTRIBUTES_BYTES_MAX}", attributes.len());
+        return Err(Error::new(Kind::Invalid, text));
+    }
+    Ok(())
+}

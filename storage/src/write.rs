@@ -1,0 +1,415 @@
+//! Writing: data into the log, runs into the map, in the same order, under the volume's lock.
+//!
+//! ```text
+//!   payload ─checksum─► chunks ─lock─► log.append (copies into staging) ─► tree.replace ─unlock─► acknowledge
+//! ```
+//!
+//! I1  What one lock covers is one state for readers: a request appears whole, unless it is larger than staging.
+//! I2  The record comes before the change of the map, and both under the lock, so replay meets the same order.
+//! I3  A block that is written in part is read first, without the lock. Under the lock its mapping must still be the
+//!     one that was read; addresses are never reused, so "the same address" means "the same bytes". Otherwise again.
+//!
+//! A write of zeroes becomes a hole: it takes a record, no data.
+
+use crate::{
+    address::{Address, BLOCK_BYTES},
+    checksum,
+    error::{Error, Kind, Result},
+    format::RecordKind,
+    log::{Append, Batch, Refused},
+    map::{MappingState, NewState},
+    volume::{Durability, Inner, State, Volume},
+};
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering::*},
+};
+
+/// What becomes of a range that is zeroed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// It may become a hole.
+    Hole,
+    /// It stays reserved (`NBD_CMD_FLAG_NO_HOLE`): a state of the map, not gigabytes of zeroes.
+    Reserve,
+}
+
+/// A part of a request that is ready for the log.
+struct Chunk {
+    block: u64,
+    content: Content,
+    /// Of a block that the request covers in part.
+    edge: Option<Edge>,
+}
+
+enum Content {
+    Data { data: Bytes, checksums: SmallVec<[u32; 8]> },
+    Range { count: u64, kind: RecordKind },
+}
+
+/// A block that is written in part: what to put over it, and what it was when it was read.
+struct Edge {
+    patch: Bytes,
+    at: usize,
+    seen: Seen,
+}
+
+/// Identity of a block's content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Data(Address),
+    Zero,
+    Hole,
+}
+
+impl From<&MappingState> for Seen {
+    fn from(state: &MappingState) -> Self {
+        match state {
+            MappingState::Data(address, _) => Self::Data(*address),
+            MappingState::Zero => Self::Zero,
+            MappingState::Hole => Self::Hole,
+        }
+    }
+}
+
+/// Why the chunks could not all be applied; those that were are gone from the queue.
+enum Stopped {
+    Missing(crate::map::Missing),
+    /// The first chunk's block was changed by another request.
+    EdgeChanged(usize),
+    Busy,
+    NoSpace,
+    Latched,
+    Failed(Error),
+}
+
+impl Volume {
+    /// Writes `data` at `offset`. When it returns, it is as durable as was asked, and reads see it.
+    ///
+    /// Dropping the future abandons the wait; what was logged stays written.
+    ///
+    /// # Errors
+    /// [`Kind::OutOfRange`], [`Kind::NotFound`]: nothing was done. [`Kind::NoSpace`]: a part may be written, nothing
+    /// else was lost. [`Kind::Latched`], [`Kind::ReadOnly`]: see the store's health. [`Kind::Io`], [`Kind::Corrupt`]:
+    /// the rest of a block that is written in part, or the map, could not be read.
+    pub async fn write(&self, offset: u64, data: Bytes, durability: Durability) -> Result<()> {
+        self.0.check_range(offset, data.len() as u64)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let mut chunks = VecDeque::with_capacity(2);
+        let edges = split(offset, data.len() as u64);
+        let part = |from: u64, len: u64| data.slice((from - offset) as usize..(from - offset + len) as usize);
+        if let Some((at, len)) = edges.head {
+            chunks.push_back(self.0.edge(at, part(at, len)).await?);
+        }
+        if let Some((at, len)) = edges.middle {
+            whole_blocks(at / BLOCK_BYTES as u64, part(at, len), &mut chunks);
+        }
+        if let Some((at, len)) = edges.tail {
+            chunks.push_back(self.0.edge(at, part(at, len)).await?);
+        }
+        self.0.commit(chunks, durability).await
+    }
+
+    /// Gives a range back: it reads as zeroes. Blocks that the range covers in part stay as they are, as the
+    /// specification allows. Costs what the extents cost, not the bytes.
+    ///
+    /// # Errors
+    /// As [`Self::write`], but never [`Kind::NoSpace`].
+    pub async fn trim(&self, offset: u64, len: u64, durability: Durability) -> Result<()> {
+        self.0.check_range(offset, len)?;
+        let mut chunks = VecDeque::with_capacity(1);
+        let block_bytes = BLOCK_BYTES as u64;
+        let (first, end) = (offset.div_ceil(block_bytes), (offset + len) / block_bytes);
+        if first < end {
+            let content = Content::Range { count: end - first, kind: RecordKind::Hole };
+            chunks.push_back(Chunk { block: first, content, edge: None });
+        }
+        self.0.commit(chunks, durability).await
+    }
+
+    /// Makes a range zero, to the byte. Costs what the extents cost, not the bytes.
+    ///
+    /// # Errors
+    /// As [`Self::write`]; [`Kind::NoSpace`] only for blocks that the range covers in part.
+    pub async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        allocation: Allocation,
+        durability: Durability,
+    ) -> Result<()> {
+        self.0.check_range(offset, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut chunks = VecDeque::with_capacity(3);
+        let edges = split(offset, len);
+        let zeroes = |len: u64| Bytes::from(vec![0; len as usize]);
+        if let Some((at, len)) = edges.head {
+            chunks.push_back(self.0.edge(at, zeroes(len)).await?);
+        }
+        if let Some((at, len)) = edges.middle {
+            let kind = match allocation {
+                Allocation::Hole => RecordKind::Hole,
+                Allocation::Reserve => RecordKind::Zero,
+            };
+            let content = Content::Range { count: len / BLOCK_BYTES as u64, kind };
+            chunks.push_back(Chunk { block: at / BLOCK_BYTES as u64, content, edge: None });
+        }
+        if let Some((at, len)) = edges.tail {
+            chunks.push_back(self.0.edge(at, zeroes(len)).await?);
+        }
+        self.0.commit(chunks, durability).await
+    }
+}
+
+/// A byte range as a part of a block, whole blocks, and a part of a block; each as offset and length.
+struct Split {
+    head: Option<(u64, u64)>,
+    middle: Option<(u64, u64)>,
+    tail: Option<(u64, u64)>,
+}
+
+fn split(offset: u64, len: u64) -> Split {
+    let block = BLOCK_BYTES as u64;
+    let (end, first_whole) = (offset + len, offset.next_multiple_of(block));
+    let last_whole = end / block * block;
+    if first_whole > last_whole {
+        return Split { head: Some((offset, len)), middle: None, tail: None };
+    }
+    Split {
+        head: (offset < first_whole).then_some((offset, first_whole - offset)),
+        middle: (first_whole < last_whole).then_some((first_whole, last_whole - first_whole)),
+        tail: (last_whole < end).then_some((last_whole, end - last_whole)),
+    }
+}
+
+/// Whole blocks as chunks: runs of data with their checksums, and runs of zeroes.
+fn whole_blocks(first: u64, data: Bytes, chunks: &mut VecDeque<Chunk>) {
+    let count = data.len() / BLOCK_BYTES;
+    let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
+    let mut at = 0;
+    while at < count {
+        let zero = checksum::is_zero(block(at));
+        let mut checksums = SmallVec::new();
+        let start = at;
+        while at < count && checksum::is_zero(block(at)) == zero {
+            if !zero {
+                checksums.push(checksum::block(block(at)));
+            }
+            at += 1;
+        }
+        let content = if zero {
+            Content::Range { count: (at - start) as u64, kind: RecordKind::Hole }
+        } else {
+            Content::Data { data: data.slice(start * BLOCK_BYTES..at * BLOCK_BYTES), checksums }
+        };
+        chunks.push_back(Chunk { block: first + start as u64, content, edge: None });
+    }
+}
+
+impl Inner {
+    /// Reads the block around a part of it and puts the part over it.
+    async fn edge(&self, offset: u64, patch: Bytes) -> Result<Chunk> {
+        let (block, at) = (offset / BLOCK_BYTES as u64, (offset % BLOCK_BYTES as u64) as usize);
+        // Not held while the write waits for room: a checkpoint that makes room waits for those who read.
+        let _token = self.engine.readers.enter();
+        let mapping = self.mappings(block, 1).await?;
+        let seen = Seen::from(&mapping[0].state);
+        let mut bytes = BytesMut::with_capacity(BLOCK_BYTES);
+        match &mapping[0].state {
+            MappingState::Zero | MappingState::Hole => bytes.resize(BLOCK_BYTES, 0),
+            MappingState::Data(address, checksums) => {
+                let staged = self.engine.log.staging.read(*address, 1, &mut bytes) == 1;
+                if !staged && self.engine.disk.blocks.get(*address, |b| bytes.extend_from_slice(b)).is_none()
+                {
+                    bytes.extend_from_slice(&self.engine.disk.read_data(*address, checksums).await?);
+                }
+            }
+        }
+        bytes[at..at + patch.len()].copy_from_slice(&patch);
+        let mut one = VecDeque::with_capacity(1);
+        whole_blocks(block, bytes.freeze(), &mut one);
+        let chunk = one.pop_front().expect("one block is one chunk");
+        Ok(Chunk { edge: Some(Edge { patch, at, seen }), ..chunk })
+    }
+
+    /// Logs and maps the chunks, then waits for as much durability as was asked for.
+    async fn commit(&self, mut chunks: VecDeque<Chunk>, durability: Durability) -> Result<()> {
+        self.wait_buffer().await;
+        self.engine.upkeep.wait_clean(&self.engine.health).await;
+        let mut last = None;
+        while !chunks.is_empty() {
+            let room = self.engine.log.room.notified();
+            let token = self.engine.readers.enter();
+            let applied = self.apply(&mut chunks, &mut last);
+            if let Err(Stopped::Missing(missing)) = applied {
+                self.engine.disk.load(missing).await?;
+                continue;
+            }
+            drop(token);
+            match applied {
+                Ok(()) => {}
+                Err(Stopped::Missing(_)) => unreachable!("loaded above"),
+                Err(Stopped::EdgeChanged(i)) => {
+                    let Chunk { block, edge, .. } = &mut chunks[i];
+                    let edge = edge.take().expect("only an edge can have changed");
+                    let offset = *block * BLOCK_BYTES as u64 + edge.at as u64;
+                    chunks[i] = self.edge(offset, edge.patch).await?;
+                }
+                Err(Stopped::Busy) => {
+                    self.engine.log.pump();
+                    room.await;
+                }
+                Err(Stopped::NoSpace) => self.engine.wait_reclaim().await?,
+                Err(Stopped::Latched) => return Err(self.stopped()),
+                Err(Stopped::Failed(error)) => return Err(error),
+            }
+        }
+        match (durability, last) {
+            (Durability::Fua, _) => {
+                let applied = self.lock().applied;
+                self.engine.log.sync(applied).await
+            }
+            (Durability::Volatile, None) => Ok(()),
+            (Durability::Volatile, Some(batch)) => {
+                // Only when no other record is half filled in does recovery reach ours in staging.
+                if self.writeback() && self.engine.log.all_committed() {
+                    return Ok(());
+                }
+                batch.written().await
+            }
+        }
+    }
+
+    fn stopped(&self) -> Error {
+        match self.engine.health.get() {
+            crate::Health::Corrupt(reason) => Error::new(Kind::ReadOnly, reason),
+            crate::Health::Latched(reason) => Error::new(Kind::Latched, reason),
+            crate::Health::Ready => Error::new(Kind::Latched, "the store does not take writes"),
+        }
+    }
+
+    /// Applies chunks from the front, all under one lock; stops at what has to be waited for.
+    fn apply(&self, chunks: &mut VecDeque<Chunk>, last: &mut Option<Arc<Batch>>) -> Result<(), Stopped> {
+        let mut state = self.lock();
+        state.check_exists().map_err(Stopped::Failed)?;
+        for (i, chunk) in chunks.iter().enumerate() {
+            let dirtied = state.tree.prepare(&self.engine.disk.nodes, chunk.block, chunk.blocks());
+            self.engine.upkeep.add_dirty(dirtied.map_err(Stopped::Missing)?);
+            if let Some(edge) = &chunk.edge {
+                let mut now = SmallVec::new();
+                state
+                    .tree
+                    .lookup(&self.engine.disk.nodes, chunk.block, 1, &mut now)
+                    .map_err(Stopped::Missing)?;
+                if Seen::from(&now[0].state) != edge.seen {
+                    return Err(Stopped::EdgeChanged(i));
+                }
+            }
+        }
+        while let Some(chunk) = chunks.front_mut() {
+            let mapped = state.tree.mapped_blocks();
+            let (done, batch, lsn) = self.append(&mut state, chunk)?;
+            // Blocks that were mapped before and are not any more, or whose data is elsewhere now.
+            let added = if matches!(chunk.content, Content::Data { .. }) { done } else { 0 };
+            let garbage = (mapped + added).saturating_sub(state.tree.mapped_blocks());
+            self.engine.upkeep.garbage_blocks.fetch_add(garbage, Relaxed);
+            state.applied = lsn.plus(1);
+            *last = Some(batch);
+            if done == chunk.blocks() {
+                chunks.pop_front();
+            } else {
+                chunk.advance(done);
+            }
+        }
+        Ok(())
+    }
+
+    /// Logs as much of the chunk as fits, and maps that. Gives the number of blocks.
+    fn append(
+        &self,
+        state: &mut State,
+        chunk: &Chunk,
+    ) -> Result<(u64, Arc<Batch>, crate::address::Lsn), Stopped> {
+        let log = &self.engine.log;
+        let (appended, done) = match &chunk.content {
+            Content::Data { data, checksums } => {
+                let record = Append::Data { volume: self.number, block: chunk.block, data, checksums };
+                let appended = log.append(record, Some(&self.gauge))?;
+                let done = u64::from(appended.blocks);
+                let new = NewState::Data(appended.address, &checksums[..appended.blocks as usize]);
+                self.map(state, chunk.block, done, new);
+                (appended, done)
+            }
+            Content::Range { count, kind } => {
+                let record =
+                    Append::Range { volume: self.number, block: chunk.block, count: *count, kind: *kind };
+                let appended = log.append(record, None)?;
+                let new = if *kind == RecordKind::Zero { NewState::Zero } else { NewState::Hole };
+                self.map(state, chunk.block, *count, new);
+                (appended, *count)
+            }
+        };
+        Ok((done, appended.batch, appended.lsn))
+    }
+
+    fn map(&self, state: &mut State, block: u64, blocks: u64, new: NewState<'_>) {
+        let dirtied = state.tree.replace(&self.engine.disk.nodes, block, blocks, new);
+        self.engine.upkeep.add_dirty(dirtied.expect("prepared under this lock"));
+    }
+}
+
+impl From<Refused> for Stopped {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Busy => Self::Busy,
+            Refused::NoSpace => Self::NoSpace,
+            Refused::Stopped => Self::Latched,
+        }
+    }
+}
+
+impl Chunk {
+    fn blocks(&self) -> u64 {
+        match &self.content {
+            Content::Data { checksums, .. } => checksums.len() as u64,
+            Content::Range { count, .. } => *count,
+        }
+    }
+
+    /// The first `done` blocks are written.
+    fn advance(&mut self, done: u64) {
+        self.block += done;
+        match &mut self.content {
+            Content::Data { data, checksums } => {
+                *data = data.slice(done as usize * BLOCK_BYTES..);
+                checksums.drain(..done as usize);
+            }
+            Content::Range { count, .. } => *count -= done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_split_at_block_borders() {
+        let check = |offset, len, head, middle, tail| {
+            let s = split(offset, len);
+            assert_eq!((s.head, s.middle, s.tail), (head, middle, tail), "{offset} {len}");
+        };
+        check(0, 4096, None, Some((0, 4096)), None);
+        check(1, 10, Some((1, 10)), None, None);
+        check(1, 4095, Some((1, 4095)), None, None);
+        check(4090, 12, Some((4090, 6)), None, Some((4096, 6)));
+        check(4090, 6 + 4096 + 1, Some((4090, 6)), Some((4096, 4096)), Some((8192, 1)));
+        check(4096, 100, None, None, Some((4096, 100)));
+    }
+}

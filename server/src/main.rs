@@ -1,2 +1,33 @@
-//! Sandstone.
-fn main() {}
+//! Sandstone: copy-on-write block volumes for sandboxes, served over NBD.
+//!
+//! ```text
+//!   cli      the commands; `serve` runs the server, the others talk to a running one through `client`
+//!   serve    start and stop: configuration, token, keeper, registry, listeners
+//!   keeper   the thread whose runtime owns the open store
+//!   registry which volumes there are, by id and name, and who is attached to them
+//!   admin    the HTTP API over registry and keeper
+//! ```
+//!
+//! The storage engine, the NBD wire and the configuration are crates of their own that know nothing of each other; they
+//! meet here.
+
+mod admin;
+mod attachments;
+mod cli;
+mod client;
+mod endpoints;
+mod keeper;
+mod logging;
+mod nbd;
+mod record;
+mod registry;
+mod serve;
+mod show;
+mod startup;
+mod token;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,171 @@
+//! What a configuration is once it is checked.
+
+use crate::ByteSize;
+use std::{net::SocketAddr, num::NonZero, path::PathBuf};
+
+/// Checked settings: whoever holds one need not look again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file these came from; none where the defaults stand alone.
+    pub file: Option<PathBuf>,
+    /// Directory of everything the server makes: the store, the socket, the admin token.
+    pub data_dir: PathBuf,
+    /// `[store]`
+    pub store: Store,
+    /// `[nbd]`
+    pub nbd: Nbd,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[cache]`
+    pub cache: Cache,
+    /// `[defaults]`
+    pub defaults: Defaults,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// Where the blocks live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// One file, made at first start, or one block device.
+    pub path: PathBuf,
+    /// Size of the file when it is made, in [`ranges::STORE`](crate::ranges::STORE). It is sparse and grows with use.
+    pub size_bytes: u64,
+    /// How the store and the sockets are driven.
+    pub io: IoEngine,
+    /// Directory of the staging buffer. In shared memory it outlives the server's process.
+    pub staging: PathBuf,
+}
+
+/// Which engine drives files and sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoEngine {
+    /// io_uring where the kernel allows it, else threads.
+    Auto,
+    /// io_uring, or no start.
+    Uring,
+    /// A pool of threads.
+    Threads,
+}
+
+/// Where NBD clients connect. At least one of `listen` and `unix` is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nbd {
+    /// TCP addresses, all of them loopback. Port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Unix socket, at most [`ranges::SOCKET_PATH_BYTES_MAX`](crate::ranges::SOCKET_PATH_BYTES_MAX) bytes long.
+    pub unix: Option<PathBuf>,
+    /// Threads that serve connections, in [`ranges::WORKERS`](crate::ranges::WORKERS).
+    pub workers: u32,
+}
+
+/// Where the admin API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// TCP address. Port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// Memory of the server, in [`ranges::CACHE`](crate::ranges::CACHE).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// Clean blocks of all volumes together.
+    pub memory_bytes: u64,
+    /// Nodes of the volumes' maps.
+    pub metadata_bytes: u64,
+}
+
+/// What a volume gets when its creator does not say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Size, in [`ranges::VOLUME`](crate::ranges::VOLUME).
+    pub volume_size_bytes: u64,
+}
+
+/// What the server writes about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// For people or for programs.
+    pub format: LogFormat,
+    /// Least severe line that is written.
+    pub level: LogLevel,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line of text an event.
+    Text,
+    /// A JSON object an event.
+    Json,
+}
+
+/// Severity, most severe first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Something failed and needs a person.
+    Error,
+    /// Something is odd.
+    Warn,
+    /// What an operator wants to have read afterwards.
+    Info,
+    /// What each request did.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Stands for the data directory at the beginning of a path.
+pub(crate) const DATA_DIR_WORD: &str = "<data_dir>";
+
+impl Config {
+    /// The defaults as they stand in the table of keys, with `<data_dir>` not yet replaced.
+    pub(crate) fn unresolved() -> Config {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Config {
+            file: None,
+            data_dir: "sandstone-data".into(),
+            store: Store {
+                path: format!("{DATA_DIR_WORD}/store").into(),
+                size_bytes: 64 << 30,
+                io: IoEngine::Auto,
+                staging: "/dev/shm".into(),
+            },
+            nbd: Nbd {
+                listen: vec![SocketAddr::from(([127, 0, 0, 1], 10809))],
+                unix: Some(format!("{DATA_DIR_WORD}/nbd.sock").into()),
+                workers: u32::try_from(cores).unwrap_or(u32::MAX).min(*crate::ranges::WORKERS.end()),
+            },
+            admin: Admin { listen: SocketAddr::from(([127, 0, 0, 1], 8810)) },
+            cache: Cache { memory_bytes: 1 << 30, metadata_bytes: 256 << 20 },
+            defaults: Defaults { volume_size_bytes: 64 << 30 },
+            log: Log { format: LogFormat::Text, level: LogLevel::Info },
+        }
+    }
+
+    /// The admin token's file. It is no key: the command line must find it from the data directory alone.
+    pub fn token_path(&self) -> PathBuf {
+        self.data_dir.join("admin.token")
+    }
+
+    /// What is allowed but should not pass without a word, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !crate::load::is_loopback(&self.admin.listen) {
+            warnings.push(format!(
+                "admin.listen = \"{}\" is reachable from other hosts and there is no TLS yet, so the token crosses the \
+                 network in the clear: keep it inside a network you trust or behind a proxy that ends TLS",
+                self.admin.listen
+            ));
+        }
+        if self.defaults.volume_size_bytes > self.store.size_bytes {
+            warnings.push(format!(
+                "defaults.volume_size = \"{}\" is more than store.size = \"{}\": volumes are thin, so one of them can fill \
+                 the store, and then its writes fail for want of space",
+                ByteSize::new(self.defaults.volume_size_bytes),
+                ByteSize::new(self.store.size_bytes)
+            ));
+        }
+        warnings
+    }
+}

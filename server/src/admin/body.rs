@@ -1,0 +1,133 @@
+//! Reading what a request brings along: path, query and body, each refused in the envelope.
+
+use super::error::ApiError;
+use crate::record::parse_id;
+use axum::{
+    body::{self, Bytes},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{StatusCode, header, request::Parts},
+};
+use serde_json::{Map, Value, json};
+use std::{collections::HashMap, time::Duration};
+use uuid::Uuid;
+
+/// Most bytes of a request's body. Bodies are a handful of fields; 64 KiB is far more.
+pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Longest time from a request's head to the end of its body, so that a client that stopped sending holds nothing for
+/// ever. A guess, not tuned.
+const BODY_SECS_MAX: u64 = 30;
+
+/// A body, whole.
+pub(super) struct Body(Bytes);
+
+impl<S: Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Body, ApiError> {
+        let too_large = || {
+            ApiError::bad_request(format!("the body has more than {BODY_BYTES_MAX} bytes"))
+                .with_status(StatusCode::PAYLOAD_TOO_LARGE)
+        };
+        let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        if announced.and_then(|len| len.parse::<u64>().ok()).is_some_and(|len| len > BODY_BYTES_MAX as u64) {
+            return Err(too_large());
+        }
+        // One byte more than allowed tells a body that is too large from one that broke off.
+        let reading = body::to_bytes(request.into_body(), BODY_BYTES_MAX + 1);
+        match tokio::time::timeout(Duration::from_secs(BODY_SECS_MAX), reading).await {
+            Ok(Ok(bytes)) if bytes.len() <= BODY_BYTES_MAX => Ok(Body(bytes)),
+            Ok(Ok(_)) => Err(too_large()),
+            Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
+            Ok(Err(error)) => Err(ApiError::bad_request(format!("the body broke off: {error}"))),
+            Err(_elapsed) => {
+                Err(ApiError::bad_request(format!("the body did not arrive within {BODY_SECS_MAX} s"))
+                    .with_status(StatusCode::REQUEST_TIMEOUT))
+            }
+        }
+    }
+}
+
+fn is_length_limit(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.to_string().contains("length limit"))
+}
+
+impl Body {
+    /// The fields of a body that must be a JSON object.
+    pub(super) fn into_fields(self) -> Result<Map<String, Value>, ApiError> {
+        if self.0.is_empty() {
+            return Err(ApiError::bad_request(
+                "the body is missing: send a JSON object, {} for all defaults",
+            ));
+        }
+        match serde_json::from_slice(&self.0) {
+            Ok(Value::Object(fields)) => Ok(fields),
+            Ok(other) => {
+                Err(ApiError::bad_request(format!("the body must be a JSON object, not {}", type_of(&other))))
+            }
+            Err(error) => {
+                // serde_json's own text ends with the place; it stands in front here and in the details.
+                let text = error.to_string();
+                let what = text.split(" at line ").next().unwrap_or_default();
+                let (line, column) = (error.line(), error.column());
+                Err(ApiError::bad_request(format!(
+                    "the body is not JSON: line {line}, column {column}: {what}"
+                ))
+                .with_details(json!({ "line": line, "column": column })))
+            }
+        }
+    }
+}
+
+/// A JSON type in words, with its article.
+pub(super) fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// `{id}` of a path. What cannot be an id is kept: it is the id of no volume, which each method answers in its way.
+pub(super) struct VolumeId {
+    pub(super) text: String,
+    pub(super) id: Option<Uuid>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for VolumeId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<VolumeId, ApiError> {
+        let Path(captured) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+        let text = captured.get("id").cloned().unwrap_or_default();
+        Ok(VolumeId { id: parse_id(&text), text })
+    }
+}
+
+/// Whether clients that stand in the way are cut off: `?force=true`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Force {
+    No,
+    Yes,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Force {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Force, ApiError> {
+        let Query(query) = Query::<HashMap<String, String>>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+        match query.get("force").map(String::as_str) {
+            None | Some("false") => Ok(Force::No),
+            Some("true") => Ok(Force::Yes),
+            Some(other) => Err(ApiError::bad_request(format!("force must be true or false, not {other:?}"))
+                .with_details(json!({ "field": "force", "allowed": "true or false" }))),
+        }
+    }
+}

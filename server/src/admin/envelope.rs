@@ -1,0 +1,33 @@
+//! The form of a success: `{"success":true,"data":…}`.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+/// A success with its data.
+pub(super) struct Success<T>(pub(super) StatusCode, pub(super) T);
+
+impl<T> Success<T> {
+    pub(super) fn ok(data: T) -> Success<T> {
+        Success(StatusCode::OK, data)
+    }
+
+    pub(super) fn created(data: T) -> Success<T> {
+        Success(StatusCode::CREATED, data)
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<T> {
+    success: bool,
+    data: T,
+}
+
+impl<T: Serialize> IntoResponse for Success<T> {
+    fn into_response(self) -> Response {
+        (self.0, Json(Envelope { success: true, data: self.1 })).into_response()
+    }
+}

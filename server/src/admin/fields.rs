@@ -1,0 +1,202 @@
+//! The request fields of a volume, from JSON to checked values.
+//!
+//! Unknown fields are ignored and `null` means absent, as the contract says. A wrong value is told with its field and
+//! what is allowed, both in the sentence and in `details`.
+
+use super::{body::type_of, error::ApiError};
+use crate::record::{AccessMode, NAME_CHARS_MAX, is_name, parse_id};
+use sandstone_config::{
+    ByteSize,
+    ranges::{self, SizeRange},
+};
+use serde_json::{Map, Value, json};
+use std::fmt;
+use uuid::Uuid;
+
+/// What a volume is asked to be; absent fields keep their default or their present value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct VolumeFields {
+    pub(super) name: Option<String>,
+    pub(super) size_bytes: Option<u64>,
+    pub(super) access_mode: Option<AccessMode>,
+    pub(super) cache_size: Option<GivenSize>,
+    pub(super) buffer_size: Option<GivenSize>,
+    pub(super) prefetch_mib: Option<u32>,
+    pub(super) writeback: Option<bool>,
+}
+
+/// A size with the text it was given as, which is what it is echoed as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GivenSize {
+    pub(super) text: String,
+    pub(super) bytes: u64,
+}
+
+impl VolumeFields {
+    /// Takes the known fields out of a body.
+    pub(super) fn from_body(fields: &Map<String, Value>) -> Result<VolumeFields, ApiError> {
+        let fields = Fields(fields);
+        Ok(VolumeFields {
+            name: fields.name("name")?,
+            size_bytes: fields.volume_size("size")?,
+            access_mode: fields.access_mode("access_mode")?,
+            cache_size: fields.size("cache_size", &ranges::VOLUME_CACHE)?,
+            buffer_size: fields.size("buffer_size", &ranges::VOLUME_BUFFER)?,
+            prefetch_mib: fields.prefetch("prefetch")?,
+            writeback: fields.boolean("writeback")?,
+        })
+    }
+}
+
+/// The id that a creator may choose itself.
+pub(super) fn id_from_body(fields: &Map<String, Value>) -> Result<Option<Uuid>, ApiError> {
+    const ALLOWED: &str = "a UUID such as \"0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de\"";
+    let fields = Fields(fields);
+    match fields.text("id", &ALLOWED)? {
+        None => Ok(None),
+        Some(text) => parse_id(text).map(Some).ok_or_else(|| fields.refused("id", &ALLOWED)),
+    }
+}
+
+struct Fields<'a>(&'a Map<String, Value>);
+
+impl Fields<'_> {
+    fn get(&self, field: &str) -> Option<&Value> {
+        self.0.get(field).filter(|value| !value.is_null())
+    }
+
+    fn refused(&self, field: &str, allowed: &dyn fmt::Display) -> ApiError {
+        // The value is echoed where it is short; a client that sent an object gets its type.
+        let shown = match self.get(field) {
+            Some(Value::String(text)) => format!("{:?}", text.chars().take(64).collect::<String>()),
+            Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
+            Some(value) => type_of(value).to_owned(),
+            None => "absent".to_owned(),
+        };
+        ApiError::bad_request(format!("{field} must be {allowed}, not {shown}"))
+            .with_details(json!({ "field": field, "allowed": allowed.to_string() }))
+    }
+
+    fn text(&self, field: &str, allowed: &dyn fmt::Display) -> Result<Option<&str>, ApiError> {
+        self.get(field).map(|value| value.as_str().ok_or_else(|| self.refused(field, allowed))).transpose()
+    }
+
+    fn name(&self, field: &str) -> Result<Option<String>, ApiError> {
+        let allowed = format!(
+            "1 to {NAME_CHARS_MAX} printable characters without \"/\" and without blanks at the ends, and not look like a UUID"
+        );
+        match self.text(field, &allowed)? {
+            Some(text) if !is_name(text) => Err(self.refused(field, &allowed)),
+            text => Ok(text.map(str::to_owned)),
+        }
+    }
+
+    fn size(&self, field: &str, range: &SizeRange) -> Result<Option<GivenSize>, ApiError> {
+        let allowed = format!("{range}, written as a string such as \"32M\"");
+        let Some(text) = self.text(field, &allowed)? else {
+            return Ok(None);
+        };
+        let bytes = text.parse().map(ByteSize::bytes).ok().filter(|bytes| range.contains(*bytes));
+        let bytes = bytes.ok_or_else(|| self.refused(field, &allowed))?;
+        Ok(Some(GivenSize { text: text.to_owned(), bytes }))
+    }
+
+    /// The one size that is not echoed as given, so a bare number of bytes, as answers show it, is taken too.
+    fn volume_size(&self, field: &str) -> Result<Option<u64>, ApiError> {
+        match self.get(field).and_then(Value::as_u64) {
+            Some(bytes) if ranges::VOLUME.contains(bytes) => Ok(Some(bytes)),
+            Some(_) | None => Ok(self.size(field, &ranges::VOLUME)?.map(|size| size.bytes)),
+        }
+    }
+
+    fn access_mode(&self, field: &str) -> Result<Option<AccessMode>, ApiError> {
+        let allowed = "RWO, ROX or RWX";
+        let text = self.text(field, &allowed)?;
+        text.map(|text| text.parse().map_err(|_| self.refused(field, &allowed))).transpose()
+    }
+
+    fn prefetch(&self, field: &str) -> Result<Option<u32>, ApiError> {
+        let range = ranges::VOLUME_PREFETCH_MIB;
+        let allowed = format!("a whole number of MiB from {} to {}", range.start(), range.end());
+        let number = |value: &Value| value.as_u64().and_then(|mib| u32::try_from(mib).ok());
+        let checked = |value| {
+            number(value).filter(|mib| range.contains(mib)).ok_or_else(|| self.refused(field, &allowed))
+        };
+        self.get(field).map(checked).transpose()
+    }
+
+    fn boolean(&self, field: &str) -> Result<Option<bool>, ApiError> {
+        self.get(field)
+            .map(|value| value.as_bool().ok_or_else(|| self.refused(field, &"true or false")))
+            .transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        match value {
+            Value::Object(fields) => fields,
+            other => panic!("{other}"),
+        }
+    }
+
+    /// The error must name the field and hold the words of the range.
+    fn check_refused(value: Value, field: &str, words: &str) {
+        let fields = object(value);
+        let error =
+            VolumeFields::from_body(&fields).map(|_| ()).and(id_from_body(&fields).map(|_| ())).unwrap_err();
+        let shown = format!("{error:?}");
+        assert!(shown.contains(&format!("{field} must be ")) && shown.contains(words), "{shown}");
+    }
+
+    #[test]
+    fn absent_null_and_unknown_fields_change_nothing() {
+        let fields = object(json!({
+            "name": null, "size": null, "access_mode": null, "cache_size": null, "buffer_size": null,
+            "prefetch": null, "writeback": null, "id": null, "default_posix_uid": 1000,
+        }));
+        assert_eq!(VolumeFields::from_body(&fields).unwrap(), VolumeFields::default());
+        assert_eq!(id_from_body(&fields).unwrap(), None);
+    }
+
+    #[test]
+    fn sizes_keep_the_text_they_were_given_as() {
+        let fields = object(
+            json!({"cache_size": "2gIb", "buffer_size": "1048576", "size": "10G", "access_mode": "rox"}),
+        );
+        let fields = VolumeFields::from_body(&fields).unwrap();
+        assert_eq!(fields.cache_size, Some(GivenSize { text: "2gIb".into(), bytes: 2 << 30 }));
+        assert_eq!(fields.buffer_size, Some(GivenSize { text: "1048576".into(), bytes: 1 << 20 }));
+        assert_eq!(fields.size_bytes, Some(10 << 30));
+        assert_eq!(fields.access_mode, Some(AccessMode::Rox));
+
+        let in_bytes = VolumeFields::from_body(&object(json!({"size": 10_u64 << 30}))).unwrap();
+        assert_eq!(in_bytes.size_bytes, Some(10 << 30));
+    }
+
+    #[test]
+    fn wrong_values_name_the_field_and_the_range() {
+        check_refused(json!({"size": "1K"}), "size", "a multiple of 4096 bytes from 1M to 16T");
+        check_refused(json!({"size": "17T"}), "size", "16T");
+        check_refused(json!({"size": 1048577}), "size", "a multiple of 4096 bytes");
+        check_refused(json!({"size": true}), "size", "a multiple of 4096 bytes");
+        check_refused(json!({"cache_size": 1048576}), "cache_size", "written as a string");
+        check_refused(json!({"cache_size": "2T"}), "cache_size", "from 0 to 1T");
+        check_refused(json!({"cache_size": "many"}), "cache_size", "from 0 to 1T");
+        check_refused(json!({"buffer_size": "0"}), "buffer_size", "from 1M to 1G");
+        check_refused(json!({"prefetch": -1}), "prefetch", "from 0 to 1024");
+        check_refused(json!({"prefetch": 1025}), "prefetch", "from 0 to 1024");
+        check_refused(json!({"prefetch": 1.5}), "prefetch", "whole number");
+        check_refused(json!({"prefetch": "1"}), "prefetch", "whole number");
+        check_refused(json!({"writeback": "yes"}), "writeback", "true or false");
+        check_refused(json!({"access_mode": "RW"}), "access_mode", "RWO, ROX or RWX");
+        check_refused(json!({"access_mode": ["RWO"]}), "access_mode", "an array");
+        check_refused(json!({"name": ""}), "name", "1 to 128");
+        check_refused(json!({"name": "a/b"}), "name", "without");
+        check_refused(json!({"id": "7"}), "id", "a UUID");
+        check_refused(json!({"id": {}}), "id", "an object");
+    }
+}

@@ -1,0 +1,62 @@
+//! Health, readiness, metrics and the description of the API: for machines that have no token.
+
+use super::{
+    envelope::Success,
+    error::{ApiError, Code},
+    metrics::Exposition,
+    routes::Route,
+    state::Shared,
+};
+use axum::{
+    extract::State,
+    http::{HeaderMap, header},
+    response::IntoResponse,
+    routing::get,
+};
+use sandstone_storage::Health;
+use serde_json::{Value, json};
+
+/// The OpenAPI description, kept by hand beside the code.
+pub(super) const OPENAPI: &str = include_str!("openapi.json");
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::new("GET", "/healthz", get(healthz)),
+        Route::new("GET", "/readyz", get(readyz)),
+        Route::new("GET", "/metrics", get(metrics)),
+        Route::new("GET", "/openapi.json", get(openapi)),
+    ]
+}
+
+/// The process answers. A latched store does not turn this red: whether a restart is wise is the operator's choice.
+async fn healthz() -> Success<Value> {
+    Success::ok(json!({ "status": "ok" }))
+}
+
+/// Volumes can be made, read and written.
+async fn readyz(State(admin): State<Shared>) -> Result<Success<Value>, ApiError> {
+    if admin.is_stopping() {
+        return Err(ApiError::new(Code::Unavailable, "the server is stopping"));
+    }
+    match admin.store.health() {
+        Health::Ready => Ok(Success::ok(json!({ "status": "ready" }))),
+        Health::Latched(why) => Err(ApiError::new(
+            Code::Unavailable,
+            format!("a write to the store failed, so it takes no more until the server restarts: {why}"),
+        )),
+        Health::Corrupt(why) => Err(ApiError::new(
+            Code::Unavailable,
+            format!("the store is damaged and serves reads only: {why}"),
+        )),
+    }
+}
+
+async fn metrics(State(admin): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let exposition = Exposition::asked_for_by(accept);
+    ([(header::CONTENT_TYPE, exposition.content_type())], admin.metrics.exposition(exposition))
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
+}

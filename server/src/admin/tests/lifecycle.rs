@@ -1,0 +1,199 @@
+//! Volumes made, read, changed and deleted.
+
+use super::harness::{DEFAULT_SIZE_BYTES, Server, VOLUMES};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+
+fn path(volume: &Value) -> String {
+    format!("{VOLUMES}/{}", volume["id"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_volume_of_defaults_has_every_field_that_clients_insist_on() {
+    let server = Server::start().await;
+    let volume = server.create(json!({})).await;
+    for (field, value) in [
+        ("team_id", json!("default")),
+        ("user_id", json!("admin")),
+        ("cache_size", json!("1G")),
+        ("buffer_size", json!("32M")),
+        ("prefetch", json!(0)),
+        ("writeback", json!(false)),
+        ("access_mode", json!("RWO")),
+        ("backend", json!("s0fs")),
+        ("state", json!("ready")),
+        ("size_bytes", json!(DEFAULT_SIZE_BYTES)),
+        ("used_bytes", json!(0)),
+        ("exclusive_bytes", json!(0)),
+        ("attachments", json!(0)),
+        ("export_name", volume["id"].clone()),
+        ("updated_at", volume["created_at"].clone()),
+    ] {
+        assert_eq!(volume[field], value, "{field}");
+    }
+    let id = volume["id"].as_str().unwrap();
+    assert_eq!(
+        volume["uris"],
+        json!([format!("nbd://127.0.0.1:10809/{id}"), format!("nbd+unix:///{id}?socket=/srv/data/nbd.sock")])
+    );
+    let created: jiff::Timestamp = volume["created_at"].as_str().unwrap().parse().unwrap();
+    assert!(jiff::Timestamp::now().duration_since(created).as_secs() < 60);
+    assert!(volume["created_at"].as_str().unwrap().ends_with('Z'));
+    for absent in ["name", "source_volume_id"] {
+        assert!(volume.get(absent).is_none(), "{absent}");
+    }
+    assert_eq!(uuid::Uuid::try_parse(id).unwrap().get_version_num(), 4);
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_echoed_as_given() {
+    let server = Server::start().await;
+    let id = "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de";
+    let asked = json!({
+        "id": id, "name": "disk", "size": "10MiB", "access_mode": "rwx", "cache_size": "2gb", "buffer_size": "1048576",
+        "prefetch": 8, "writeback": true, "default_posix_uid": 0,
+    });
+    let volume = server.create(asked).await;
+    assert_eq!(volume["id"], id);
+    assert_eq!(volume["name"], "disk");
+    assert_eq!(volume["size_bytes"], 10 << 20);
+    assert_eq!(volume["access_mode"], "RWX");
+    assert_eq!(volume["cache_size"], "2gb");
+    assert_eq!(volume["buffer_size"], "1048576");
+    assert_eq!((&volume["prefetch"], &volume["writeback"]), (&json!(8), &json!(true)));
+    assert_eq!(server.call("GET", &path(&volume), "").await.data(200), volume);
+
+    let settings = server.admin.registry.resolve("disk").unwrap().volume.settings();
+    assert_eq!((settings.cache_bytes, settings.buffer_bytes), (2 << 30, 1 << 20));
+    assert_eq!((settings.prefetch_mib, settings.writeback), (8, true));
+}
+
+#[tokio::test]
+async fn lists_are_whole_and_newest_first() {
+    let server = Server::start().await;
+    assert_eq!(server.call("GET", VOLUMES, "").await.data(200), json!([]));
+    let mut made = Vec::new();
+    for i in 0..3 {
+        made.push(server.create(json!({ "name": format!("n{i}") })).await);
+    }
+    made.reverse();
+    assert_eq!(server.call("GET", VOLUMES, "").await.data(200), json!(made));
+}
+
+#[tokio::test]
+async fn an_id_can_be_taken_only_once() {
+    let server = Server::start().await;
+    let body = json!({ "id": "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de" });
+    server.create(body.clone()).await;
+    server.call("POST", VOLUMES, &body.to_string()).await.error(409, "conflict");
+    assert_eq!(server.admin.registry.len(), 1);
+}
+
+#[tokio::test]
+async fn a_change_touches_what_it_names_and_nothing_else() {
+    let server = Server::start().await;
+    let volume = server.create(json!({ "name": "old", "cache_size": "3M" })).await;
+    let body =
+        json!({ "name": "new", "size": "128M", "writeback": true, "access_mode": "ROX", "prefetch": null });
+    let changed = server.call("PATCH", &path(&volume), &body.to_string()).await.data(200);
+    let mut expected = volume.clone();
+    expected["name"] = json!("new");
+    expected["size_bytes"] = json!(128 << 20);
+    expected["writeback"] = json!(true);
+    expected["access_mode"] = json!("ROX");
+    expected["updated_at"] = changed["updated_at"].clone();
+    assert_eq!(changed, expected);
+    assert!(changed["updated_at"].as_str() > volume["updated_at"].as_str());
+    assert!(server.admin.registry.resolve("old").is_none());
+    assert!(server.admin.registry.resolve("new").is_some());
+
+    let same = server.call("PATCH", &path(&volume), "{}").await.data(200);
+    assert_eq!(same, changed, "an empty change changes nothing");
+}
+
+#[tokio::test]
+async fn a_volume_does_not_shrink() {
+    let server = Server::start().await;
+    let volume = server.create(json!({ "size": "64M" })).await;
+    let error =
+        server.call("PATCH", &path(&volume), r#"{"size":"32M","name":"x"}"#).await.error(400, "bad_request");
+    assert_eq!(error["details"]["field"], "size");
+    assert_eq!(server.call("GET", &path(&volume), "").await.data(200), volume);
+}
+
+#[tokio::test]
+async fn changes_at_once_do_not_undo_each_other() {
+    let server = Server::start().await;
+    let volume = server.create(json!({})).await;
+    let path = path(&volume);
+    let (a, b, c) = tokio::join!(
+        server.call("PATCH", &path, r#"{"name":"n"}"#),
+        server.call("PATCH", &path, r#"{"access_mode":"RWX"}"#),
+        server.call("PATCH", &path, r#"{"cache_size":"5M"}"#),
+    );
+    for answer in [a, b, c] {
+        answer.data(200);
+    }
+    let now = server.call("GET", &path, "").await.data(200);
+    assert_eq!(
+        (&now["name"], &now["access_mode"], &now["cache_size"]),
+        (&json!("n"), &json!("RWX"), &json!("5M"))
+    );
+}
+
+#[tokio::test]
+async fn deleting_is_done_also_when_there_is_nothing_to_delete() {
+    let server = Server::start().await;
+    let volume = server.create(json!({ "name": "disk" })).await;
+    for _ in 0..2 {
+        assert_eq!(server.call("DELETE", &path(&volume), "").await.data(200), json!({ "deleted": true }));
+    }
+    server.call("DELETE", &format!("{VOLUMES}/no-id-at-all"), "").await.data(200);
+    server.call("GET", &path(&volume), "").await.error(404, "not_found");
+    assert!(server.admin.registry.resolve("disk").is_none());
+    assert_eq!(server.call("GET", VOLUMES, "").await.data(200), json!([]));
+}
+
+#[tokio::test]
+async fn a_volume_in_use_is_deleted_only_by_force() {
+    let server = Server::start().await;
+    let volume = server.create(json!({})).await;
+    // As a connection does it: told to go, it goes a little later.
+    let inside = Arc::new(Mutex::new(None));
+    let leave = Arc::clone(&inside);
+    let cut_off = move || {
+        let guard = leave.lock().unwrap().take();
+        std::thread::spawn(move || drop(guard));
+    };
+    *inside.lock().unwrap() = Some(server.attach(&volume, Arc::new(cut_off)));
+
+    assert_eq!(server.call("GET", &path(&volume), "").await.data(200)["attachments"], 1);
+    for query in ["", "?force=false"] {
+        let answer = server.call("DELETE", &format!("{}{query}", path(&volume)), "").await;
+        let details = answer.error(409, "conflict")["details"].take();
+        assert_eq!(details["active_mounts"], 1);
+        assert_eq!(details["mounts"][0]["holder"], "process 7");
+        assert_eq!(details["mounts"][0]["sandboxvolume_id"], volume["id"]);
+        assert!(details["hint"].as_str().unwrap().contains("force=true"));
+    }
+    server.call("DELETE", &format!("{}?force=true", path(&volume)), "").await.data(200);
+    server.call("GET", &path(&volume), "").await.error(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_step_is_finished_when_its_caller_hangs_up() {
+    let server = Server::start().await;
+    // Given up at the first await at which it is not ready.
+    tokio::select! {
+        biased;
+        _ = server.call("POST", VOLUMES, r#"{"name":"kept"}"#) => {}
+        () = std::future::ready(()) => {}
+    }
+    for _ in 0..500 {
+        if server.admin.registry.resolve("kept").is_some() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the volume was not finished");
+}

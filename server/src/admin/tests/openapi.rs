@@ -1,0 +1,64 @@
+//! The description against the router.
+
+use super::harness::Server;
+use crate::admin::{probes::OPENAPI, routes};
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+#[test]
+fn the_description_holds_every_route_and_no_other() {
+    const METHODS: [&str; 7] = ["get", "put", "post", "delete", "patch", "head", "options"];
+    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    let mut described = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys().filter(|key| METHODS.contains(&key.as_str())) {
+            described.insert((method.to_uppercase(), path.clone()));
+        }
+    }
+    let routed: BTreeSet<_> =
+        routes::all().iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();
+    assert_eq!(described, routed);
+}
+
+#[test]
+fn every_reference_of_the_description_has_its_target() {
+    fn visit(value: &Value, document: &Value) {
+        match value {
+            Value::Object(fields) => {
+                if let Some(target) = fields.get("$ref").and_then(Value::as_str) {
+                    assert!(document.pointer(target.trim_start_matches('#')).is_some(), "{target}");
+                }
+                fields.values().for_each(|value| visit(value, document));
+            }
+            Value::Array(values) => values.iter().for_each(|value| visit(value, document)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    visit(&document, &document);
+}
+
+#[tokio::test]
+async fn a_described_volume_has_the_fields_of_a_real_one() {
+    let server = Server::start().await;
+    let volume = server.create(serde_json::json!({ "name": "disk" })).await;
+    let document = server.call("GET", "/openapi.json", "").await.json();
+    let schema = &document["components"]["schemas"]["Volume"];
+    for required in schema["required"].as_array().unwrap() {
+        assert!(volume.get(required.as_str().unwrap()).is_some(), "{required} is missing in {volume}");
+    }
+    for field in volume.as_object().unwrap().keys() {
+        assert!(schema["properties"].get(field).is_some(), "{field} is not described");
+    }
+}
+
+#[tokio::test]
+async fn every_route_is_really_there() {
+    let server = Server::start().await;
+    for route in routes::all() {
+        let path = route.path.replace("{id}", "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de");
+        let answer = server.call(route.method, &path, "{}").await;
+        assert_ne!(answer.status.as_u16(), 405, "{} {}", route.method, route.path);
+        assert!(!answer.text.contains("there is no route"), "{} {}", route.method, route.path);
+    }
+}

@@ -1,0 +1,100 @@
+//! A volume as answers show it.
+
+use super::state::Admin;
+use crate::{attachments::Attachment, record::AccessMode, registry::Entry};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// The constant that clients of the later releases insist on.
+const BACKEND: &str = "s0fs";
+
+/// Source: the volume of the API contract, field by field.
+#[derive(Serialize)]
+pub(super) struct VolumeView {
+    id: Uuid,
+    team_id: String,
+    user_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_volume_id: Option<Uuid>,
+    cache_size: String,
+    buffer_size: String,
+    prefetch: u32,
+    writeback: bool,
+    access_mode: AccessMode,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    backend: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    size_bytes: u64,
+    /// Logical blocks that are mapped.
+    used_bytes: u64,
+    /// What its deletion would give back.
+    exclusive_bytes: u64,
+    state: VolumeState,
+    export_name: String,
+    uris: Vec<String>,
+    attachments: usize,
+}
+
+/// A volume that is in the registry is ready; the other states come with what causes them.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum VolumeState {
+    Ready,
+}
+
+impl VolumeView {
+    pub(super) fn new(entry: &Entry, admin: &Admin) -> VolumeView {
+        let (volume, record) = (&entry.volume, entry.record.clone());
+        let settings = volume.settings();
+        // The id and not the name: it stays right when another volume takes the same name.
+        let export_name = volume.id().to_string();
+        VolumeView {
+            id: volume.id(),
+            team_id: record.team_id,
+            user_id: record.user_id,
+            source_volume_id: record.source_volume_id,
+            cache_size: record.cache_size,
+            buffer_size: record.buffer_size,
+            prefetch: settings.prefetch_mib,
+            writeback: settings.writeback,
+            access_mode: record.access_mode,
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+            backend: BACKEND,
+            name: record.name,
+            size_bytes: volume.size_bytes(),
+            used_bytes: volume.used_bytes(),
+            exclusive_bytes: volume.exclusive_bytes(),
+            state: VolumeState::Ready,
+            uris: admin.endpoints.uris(&export_name),
+            export_name,
+            attachments: entry.attachments.count(),
+        }
+    }
+}
+
+/// What a caller is told when a volume cannot be deleted because it is in use.
+pub(super) fn in_use_details(volume: Uuid, attachments: &[Attachment]) -> Value {
+    let mounts: Vec<Value> = attachments
+        .iter()
+        .map(|attachment| {
+            json!({
+                "sandboxvolume_id": volume,
+                "holder": attachment.holder,
+                "export_name": attachment.export_name,
+                "mounted_at": attachment.mounted_at,
+                "read_only": attachment.read_only,
+                "connections": attachment.connections,
+            })
+        })
+        .collect();
+    json!({
+        "active_mounts": attachments.len(),
+        "mounts": mounts,
+        "hint": "detach the clients, or repeat with ?force=true to cut them off",
+    })
+}

@@ -1,0 +1,69 @@
+//! The routes of volumes.
+
+use super::{
+    body::{Body, Force, VolumeId},
+    envelope::Success,
+    error::ApiError,
+    fields::{VolumeFields, id_from_body},
+    lifecycle,
+    routes::Route,
+    state::Shared,
+    volume_view::VolumeView,
+};
+use axum::{
+    extract::State,
+    routing::{delete, get, patch, post},
+};
+use serde_json::{Value, json};
+
+const VOLUMES: &str = "/api/v1/sandboxvolumes";
+const VOLUME: &str = "/api/v1/sandboxvolumes/{id}";
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::new("POST", VOLUMES, post(create)),
+        Route::new("GET", VOLUMES, get(list)),
+        Route::new("GET", VOLUME, get(read)),
+        Route::new("PATCH", VOLUME, patch(change)),
+        Route::new("DELETE", VOLUME, delete(remove)),
+    ]
+}
+
+async fn create(State(admin): State<Shared>, body: Body) -> Result<Success<VolumeView>, ApiError> {
+    let body = body.into_fields()?;
+    let (id, fields) = (id_from_body(&body)?, VolumeFields::from_body(&body)?);
+    let entry = lifecycle::create(&admin, id, fields).await?;
+    Ok(Success::created(VolumeView::new(&entry, &admin)))
+}
+
+async fn list(State(admin): State<Shared>) -> Success<Vec<VolumeView>> {
+    Success::ok(admin.registry.list().iter().map(|entry| VolumeView::new(entry, &admin)).collect())
+}
+
+async fn read(State(admin): State<Shared>, volume: VolumeId) -> Result<Success<VolumeView>, ApiError> {
+    let entry =
+        volume.id.and_then(|id| admin.registry.get(id)).ok_or_else(|| ApiError::no_volume(&volume.text))?;
+    Ok(Success::ok(VolumeView::new(&entry, &admin)))
+}
+
+async fn change(
+    State(admin): State<Shared>,
+    volume: VolumeId,
+    body: Body,
+) -> Result<Success<VolumeView>, ApiError> {
+    let id = volume.id.ok_or_else(|| ApiError::no_volume(&volume.text))?;
+    let fields = VolumeFields::from_body(&body.into_fields()?)?;
+    let entry = lifecycle::change(&admin, id, fields).await?;
+    Ok(Success::ok(VolumeView::new(&entry, &admin)))
+}
+
+async fn remove(
+    State(admin): State<Shared>,
+    volume: VolumeId,
+    force: Force,
+) -> Result<Success<Value>, ApiError> {
+    if let Some(id) = volume.id {
+        lifecycle::delete(&admin, id, force).await?;
+    }
+    Ok(Success::ok(json!({ "deleted": true })))
+}

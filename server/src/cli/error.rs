@@ -1,0 +1,116 @@
+//! Why a command failed: each a sentence that says what to do.
+
+use crate::{client::ClientError, serve::ServeError, show, token::TokenError};
+use sandstone_config::Problems;
+use std::{error, fmt, io, path::PathBuf};
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum CliError {
+    /// The configuration has mistakes; as many lines as there are.
+    Config(Problems),
+    Serve(ServeError),
+    Token(TokenError),
+    Client(ClientError),
+    /// No volume has that id or name.
+    NoVolume(String),
+    /// Several volumes have that name.
+    AmbiguousName(String, Vec<String>),
+    /// The image is larger than the volume.
+    TooSmall {
+        volume: String,
+        volume_bytes: u64,
+        image_bytes: u64,
+    },
+    /// An image cannot be read or written.
+    Image(PathBuf, io::Error),
+    /// An image needs qemu-img, and it is not installed.
+    QemuImgMissing {
+        what: String,
+    },
+    /// qemu-img failed.
+    QemuImg {
+        doing: String,
+        said: String,
+    },
+    /// The volume could not be read or written over NBD.
+    Nbd {
+        volume: String,
+        source: io::Error,
+    },
+    /// The reader of our output went away.
+    OutputClosed,
+    /// Our output cannot be written.
+    Output(io::Error),
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CliError::Config(problems) => match problems.list.as_slice() {
+                [_] => write!(f, "the configuration has a mistake: {problems}"),
+                list => write!(f, "the configuration has {} mistakes:\n{problems}", list.len()),
+            },
+            CliError::Serve(error) => error.fmt(f),
+            CliError::Token(error) => error.fmt(f),
+            CliError::Client(error) => error.fmt(f),
+            CliError::NoVolume(name) => {
+                write!(f, "there is no volume {name:?}: `{} volume list` shows all", show::own_command())
+            }
+            CliError::AmbiguousName(name, ids) => {
+                write!(f, "several volumes are named {name:?}: say which by its id ({})", ids.join(", "))
+            }
+            CliError::TooSmall { volume, volume_bytes, image_bytes } => write!(
+                f,
+                "the image has {image_bytes} bytes and volume {volume:?} only {volume_bytes}: grow it with \
+                 `{} volume resize`, or import into a new name",
+                show::own_command()
+            ),
+            CliError::Image(path, error) => write!(f, "the image {} cannot be used: {error}", path.display()),
+            CliError::QemuImgMissing { what } => {
+                write!(
+                    f,
+                    "{what}, which needs qemu-img: install it (package qemu-utils), or convert the image to raw"
+                )
+            }
+            CliError::QemuImg { doing, said } => write!(f, "qemu-img failed {doing}: {said}"),
+            CliError::Nbd { volume, source } => {
+                write!(f, "volume {volume:?} cannot be copied over NBD: {source}")
+            }
+            CliError::OutputClosed => f.write_str("nobody reads the output"),
+            CliError::Output(error) => write!(f, "the output cannot be written: {error}"),
+        }
+    }
+}
+
+impl error::Error for CliError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            CliError::Config(error) => Some(error),
+            CliError::Serve(error) => Some(error),
+            CliError::Token(error) => Some(error),
+            CliError::Client(error) => Some(error),
+            CliError::Image(_, error) | CliError::Nbd { source: error, .. } | CliError::Output(error) => {
+                Some(error)
+            }
+            CliError::NoVolume(_)
+            | CliError::AmbiguousName(..)
+            | CliError::TooSmall { .. }
+            | CliError::QemuImgMissing { .. }
+            | CliError::QemuImg { .. }
+            | CliError::OutputClosed => None,
+        }
+    }
+}
+
+impl From<ServeError> for CliError {
+    fn from(error: ServeError) -> CliError {
+        CliError::Serve(error)
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> CliError {
+        CliError::Client(error)
+    }
+}

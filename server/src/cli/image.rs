@@ -1,0 +1,243 @@
+//! `import` and `export`: disk images into volumes and out of them.
+
+use super::{
+    context::Context,
+    error::CliError,
+    nbd_client,
+    progress::Progress,
+    qemu_img::{self, ImageInfo, Onto},
+    raw_image::{Partial, Source, Target},
+    transfer::{self, Before, CopyError, Device},
+    volume,
+};
+use crate::{
+    client::AdminClient,
+    endpoints::{ExportAddress, Place},
+    record::parse_id,
+    show,
+};
+use clap::Args;
+use sandstone_config::ranges;
+use serde_json::{Value, json};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+const RAW: &str = "raw";
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// The image: raw, or any format that qemu-img reads
+    image: PathBuf,
+    /// The volume, by id or name; an unused name makes a new one of the image's size
+    volume: String,
+    /// Format of the image [default: what it looks like]. Say raw for an image whose inside you do not trust
+    #[arg(long)]
+    format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// The volume, by id or name
+    volume: String,
+    /// The image to write; an existing file is replaced when the new one is whole
+    image: PathBuf,
+    /// Format of the image, in qemu-img's words [default: by the image's name, raw for unknown ones]
+    #[arg(long)]
+    format: Option<String>,
+}
+
+pub(super) fn import(args: &ImportArgs, context: &Context) -> Result<(), CliError> {
+    let image = look_at(&args.image, args.format.as_deref())?;
+    let client = context.client()?;
+    let (volume, origin) = find_or_create(&client, &args.volume, image.disk_bytes)?;
+    let copied = copy_in(args, &image, &volume, origin, context);
+    let imported = copied.and_then(|()| Ok(client.get(&path_of(&volume))?));
+    let volume = match (imported, origin) {
+        (Ok(volume), _) => volume,
+        (Err(error), Origin::Found) => return Err(error),
+        (Err(error), Origin::Created) => {
+            // Half an image under the name that was asked for would look like a whole one. What failed counts, not this.
+            let _cleaned = client.delete(&format!("{}?force=true", path_of(&volume)));
+            return Err(error);
+        }
+    };
+    context.answer(&volume, || {
+        format!(
+            "Imported {} ({}, {}) into volume {}, which uses {}.",
+            args.image.display(),
+            image.format,
+            show::rounded(image.disk_bytes),
+            args.volume,
+            show::rounded(volume["used_bytes"].as_u64().unwrap_or(0))
+        )
+    })
+}
+
+pub(super) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliError> {
+    let format = args.format.as_deref().unwrap_or_else(|| qemu_img::format_of_name(&args.image));
+    let volume = volume::find(&context.client()?, &args.volume)?;
+    let bytes = size_of(&volume);
+    let progress = Progress::new(bytes, context.audience());
+    let image_failed = |error| CliError::Image(args.image.clone(), error);
+    let (uri, address) = reachable_export(&volume, &args.volume)?;
+    if format == RAW {
+        let mut device = connect(&address, &args.volume)?;
+        let target = Target::create(&args.image, device.size_bytes()).map_err(image_failed)?;
+        transfer::export(&mut device, &target, &progress)
+            .map_err(|error| blame(error, &args.image, &args.volume))?;
+        target.finish().map_err(image_failed)?;
+    } else {
+        let partial = Partial::beside(&args.image).map_err(image_failed)?;
+        qemu_img::from_export(&uri, format, partial.path(), &args.image, &progress)?;
+        partial.finish().map_err(image_failed)?;
+    }
+    drop(progress);
+    let answer = json!({ "volume": volume, "image": args.image, "format": format });
+    context.answer(&answer, || {
+        let (size, image) = (show::rounded(bytes), args.image.display());
+        format!("Exported volume {} ({size}) to {image} ({format}).", args.volume)
+    })
+}
+
+/// What an image is, by its `--format`, by qemu-img, or by its first bytes.
+fn look_at(path: &Path, format: Option<&str>) -> Result<ImageInfo, CliError> {
+    let failed = |error| CliError::Image(path.to_path_buf(), error);
+    // Opened first, so that a missing image is told in our words.
+    let disk_bytes = Source::open(path).map_err(failed)?.len_bytes();
+    let as_raw = ImageInfo { format: RAW.to_owned(), disk_bytes };
+    if format == Some(RAW) {
+        return Ok(as_raw);
+    }
+    if let Some(info) = qemu_img::info(path, format)? {
+        return Ok(if info.format == RAW { as_raw } else { info });
+    }
+    let format = match format {
+        Some(format) => format,
+        None => qemu_img::format_of_magic(path).map_err(failed)?,
+    };
+    if format == RAW {
+        Ok(as_raw)
+    } else {
+        Err(CliError::QemuImgMissing { what: format!("{} is {format}", path.display()) })
+    }
+}
+
+/// Where the volume of an import came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Found,
+    Created,
+}
+
+fn find_or_create(client: &AdminClient, name: &str, disk_bytes: u64) -> Result<(Value, Origin), CliError> {
+    match volume::find(client, name) {
+        Ok(volume) => {
+            let volume_bytes = size_of(&volume);
+            if volume_bytes < disk_bytes {
+                return Err(CliError::TooSmall {
+                    volume: name.to_owned(),
+                    volume_bytes,
+                    image_bytes: disk_bytes,
+                });
+            }
+            Ok((volume, Origin::Found))
+        }
+        Err(CliError::NoVolume(_)) if parse_id(name).is_none() => {
+            let body = json!({ "name": name, "size": volume_bytes(disk_bytes).to_string() });
+            Ok((client.post("/sandboxvolumes", &body)?, Origin::Created))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The least size of a volume that holds the disk.
+fn volume_bytes(disk_bytes: u64) -> u64 {
+    disk_bytes.next_multiple_of(ranges::BLOCK_BYTES).max(ranges::VOLUME.bytes_min)
+}
+
+fn copy_in(
+    args: &ImportArgs,
+    image: &ImageInfo,
+    volume: &Value,
+    origin: Origin,
+    context: &Context,
+) -> Result<(), CliError> {
+    let progress = Progress::new(image.disk_bytes, context.audience());
+    let (uri, address) = reachable_export(volume, &args.volume)?;
+    let (before, onto) = match origin {
+        Origin::Created => (Before::Zeroes, Onto::Zeroes),
+        Origin::Found => (Before::Anything, Onto::Anything),
+    };
+    if image.format == RAW {
+        let source = Source::open(&args.image).map_err(|error| CliError::Image(args.image.clone(), error))?;
+        let mut device = connect(&address, &args.volume)?;
+        let copied = transfer::import(&source, &mut device, before, &progress);
+        copied.map(drop).map_err(|error| blame(error, &args.image, &args.volume))
+    } else {
+        qemu_img::into_export(&args.image, &image.format, &uri, onto, &progress)
+    }
+}
+
+/// Where the volume's export can be reached from here: a Unix socket that exists, else TCP.
+fn reachable_export(volume: &Value, name: &str) -> Result<(String, ExportAddress), CliError> {
+    let uris = super::output::uris(volume);
+    let known = || uris.iter().filter_map(|uri| Some((uri.clone(), ExportAddress::parse(uri)?)));
+    let on_unix = known().find(|(_, address)| matches!(&address.place, Place::Unix(path) if path.exists()));
+    let on_tcp = || known().find(|(_, address)| matches!(address.place, Place::Tcp(_)));
+    on_unix.or_else(on_tcp).ok_or_else(|| CliError::Nbd {
+        volume: name.to_owned(),
+        source: io::Error::other("the server listens neither on TCP nor on a Unix socket of this host"),
+    })
+}
+
+fn connect(address: &ExportAddress, volume: &str) -> Result<impl Device, CliError> {
+    nbd_client::connect(address).map_err(|source| CliError::Nbd { volume: volume.to_owned(), source })
+}
+
+fn blame(error: CopyError, image: &Path, volume: &str) -> CliError {
+    match error {
+        CopyError::Image(error) => CliError::Image(image.to_path_buf(), error),
+        CopyError::Device(source) => CliError::Nbd { volume: volume.to_owned(), source },
+    }
+}
+
+fn size_of(volume: &Value) -> u64 {
+    volume["size_bytes"].as_u64().unwrap_or(0)
+}
+
+fn path_of(volume: &Value) -> String {
+    format!("/sandboxvolumes/{}", volume["id"].as_str().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_for_an_image_is_a_whole_number_of_blocks() {
+        for (disk, volume) in
+            [(0, 1 << 20), (1 << 20, 1 << 20), ((1 << 20) + 1, (1 << 20) + 4096), (10 << 30, 10 << 30)]
+        {
+            assert_eq!(volume_bytes(disk), volume);
+        }
+    }
+
+    #[test]
+    fn a_socket_that_is_not_here_is_no_way_to_the_volume() {
+        let volume = json!({ "uris": ["nbd+unix:///x?socket=/nowhere/at/all.sock", "nbd://127.0.0.1:1/x"] });
+        assert_eq!(reachable_export(&volume, "x").unwrap().0, "nbd://127.0.0.1:1/x");
+        assert!(reachable_export(&json!({ "uris": [] }), "x").is_err());
+    }
+
+    #[test]
+    fn an_image_that_is_said_to_be_raw_is_not_looked_into() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        std::fs::write(&path, b"QFI\xfb and then something").unwrap();
+        assert_eq!(look_at(&path, Some(RAW)).unwrap(), ImageInfo { format: RAW.into(), disk_bytes: 23 });
+        let missing = look_at(&directory.path().join("none"), None).unwrap_err().to_string();
+        assert!(missing.contains("none"), "{missing}");
+    }
+}

@@ -1,0 +1,141 @@
+//! The commands.
+//!
+//! ```text
+//!   serve, check-config, version   here
+//!   volume …                       volume      over the admin API
+//!   import, export                 image       raw images through transfer, others through qemu-img
+//! ```
+//!
+//! An error is one sentence on stderr that says what to do. Exit codes: 0 done, 1 failed, 2 the command line is wrong.
+
+mod check_config;
+mod context;
+mod error;
+mod image;
+mod nbd_client;
+mod output;
+mod progress;
+mod qemu_img;
+mod raw_image;
+mod transfer;
+mod volume;
+
+use crate::serve;
+use clap::{Args, Parser, Subcommand};
+use context::Context;
+use error::CliError;
+use std::{path::PathBuf, process::ExitCode};
+
+const EXAMPLES: &str = "\
+Examples:
+  sandstone                                        Serve with all defaults, data in ./sandstone-data
+  sandstone volume create --name disk --size 10G   Make a volume
+  sandstone volume list                            See all volumes
+  sandstone import debian.qcow2 base               Make a volume from an image
+  sandstone export base base.raw                   Write a volume to a sparse file
+  nbd-client -unix sandstone-data/nbd.sock -name disk /dev/nbd0
+                                                   Attach a volume to this host (as root)
+
+The commands find the server and its token by its configuration: --config FILE, else
+./sandstone.toml where it exists, else the defaults.";
+
+/// Copy-on-write block volumes for sandboxes, served over NBD
+#[derive(Debug, Parser)]
+#[command(name = "sandstone", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    /// What to do; `serve` when nothing is said.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Options of all commands.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of all commands")]
+struct Global {
+    /// Configuration [default: ./sandstone.toml where it exists, else none]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Answer with the API's data as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Address of the admin API [default: the configuration's]
+    #[arg(long, value_name = "URL", global = true)]
+    admin: Option<String>,
+    /// Token of the admin API [default: read from admin.token in the data directory]
+    #[arg(long, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server (the default)
+    Serve,
+    /// Check the configuration and show every key with its value and range
+    CheckConfig,
+    /// Make, list, change and delete volumes
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
+    /// Copy a disk image into a volume
+    Import(image::ImportArgs),
+    /// Copy a volume into a disk image
+    Export(image::ExportArgs),
+    /// Print the version
+    Version,
+}
+
+/// Runs the command line of this process.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(CliError::OutputClosed) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sandstone: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), CliError> {
+    let context = Context::new(cli.global);
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => Ok(serve::run(context.config()?)?),
+        Command::CheckConfig => check_config::run(&context),
+        Command::Volume(command) => volume::run(command, &context),
+        Command::Import(args) => image::import(&args, &context),
+        Command::Export(args) => image::export(&args, &context),
+        Command::Version => {
+            let version = env!("CARGO_PKG_VERSION");
+            context.answer(&serde_json::json!({ "version": version }), || format!("sandstone {version}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_all_commands_stand_before_or_after_the_command() {
+        for words in [["sandstone", "--json", "volume", "list"], ["sandstone", "volume", "list", "--json"]] {
+            assert!(Cli::try_parse_from(words).unwrap().global.json);
+        }
+    }
+
+    #[test]
+    fn no_command_means_serve_and_a_wrong_size_is_a_wrong_command_line() {
+        assert!(Cli::try_parse_from(["sandstone"]).unwrap().command.is_none());
+        let error = Cli::try_parse_from(["sandstone", "volume", "create", "--size", "much"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("not a size"), "{error}");
+    }
+}

@@ -1,0 +1,42 @@
+//! A bar on stderr while a copy runs, for people at a terminal.
+
+use super::context::Audience;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How far a copy is.
+pub(super) struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// Progress over `total_bytes`. indicatif itself shows nothing where stderr is no terminal.
+    pub(super) fn new(total_bytes: u64, audience: Audience) -> Progress {
+        let target = match audience {
+            Audience::People => ProgressDrawTarget::stderr(),
+            Audience::Programs => ProgressDrawTarget::hidden(),
+        };
+        let style = ProgressStyle::with_template(
+            "{wide_bar} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta}",
+        )
+        .expect("the template is well formed");
+        Progress { bar: ProgressBar::with_draw_target(Some(total_bytes), target).with_style(style) }
+    }
+
+    /// So many bytes more, copied or skipped.
+    pub(super) fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    /// So many percent in all.
+    pub(super) fn percent(&self, percent: f64) {
+        let total = self.bar.length().unwrap_or(0);
+        // A bar is a picture: what a float loses here nobody sees.
+        self.bar.set_position((total as f64 * percent / 100.0) as u64);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

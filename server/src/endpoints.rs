@@ -1,0 +1,138 @@
+//! Where NBD clients connect, and how such a place is written as a URI.
+//!
+//! Source: the NBD URI specification, `doc/uri.md` of the NetworkBlockDevice/nbd project.
+
+use std::{
+    fmt::Write,
+    net::SocketAddr,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+/// The addresses that are really bound: a configured port 0 is a real one here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Endpoints {
+    pub(crate) tcp: Vec<SocketAddr>,
+    /// Absolute.
+    pub(crate) unix: Option<PathBuf>,
+}
+
+impl Endpoints {
+    /// One URI of the export for each place.
+    pub(crate) fn uris(&self, export_name: &str) -> Vec<String> {
+        let export = escaped(export_name.as_bytes(), Escape::Slash);
+        let tcp = self.tcp.iter().map(|address| format!("nbd://{address}/{export}"));
+        let unix = self.unix.iter().map(|path| format!("nbd+unix:///{export}?socket={}", escaped_path(path)));
+        tcp.chain(unix).collect()
+    }
+}
+
+/// One export at one place, as a client is told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExportAddress {
+    pub(crate) place: Place,
+    pub(crate) export_name: String,
+}
+
+/// Where to connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// `host:port`.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl ExportAddress {
+    /// Reads what [`Endpoints::uris`] writes; other NBD URIs (TLS, vsock, ssh) are not ours and give none.
+    pub(crate) fn parse(uri: &str) -> Option<ExportAddress> {
+        if let Some(rest) = uri.strip_prefix("nbd+unix:///") {
+            let (export, socket) = rest.split_once("?socket=")?;
+            let path = PathBuf::from(std::ffi::OsString::from_vec(unescaped(socket)?));
+            return Some(ExportAddress { place: Place::Unix(path), export_name: unescaped_text(export)? });
+        }
+        let (address, export) = uri.strip_prefix("nbd://")?.split_once('/')?;
+        Some(ExportAddress { place: Place::Tcp(address.to_owned()), export_name: unescaped_text(export)? })
+    }
+}
+
+fn unescaped_text(text: &str) -> Option<String> {
+    String::from_utf8(unescaped(text)?).ok()
+}
+
+fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2)?;
+        rest = after;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+    }
+    Some(bytes)
+}
+
+fn escaped_path(path: &Path) -> String {
+    escaped(path.as_os_str().as_bytes(), Escape::NotSlash)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Escape {
+    Slash,
+    NotSlash,
+}
+
+/// Percent-encodes all but the characters that no part of a URI gives a meaning. Source: RFC 3986 section 2.3.
+fn escaped(bytes: &[u8], slash: Escape) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for byte in bytes {
+        let plain = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~')
+            || (*byte == b'/' && slash == Escape::NotSlash);
+        if plain {
+            text.push(char::from(*byte));
+        } else {
+            write!(text, "%{byte:02X}").expect("a String takes all that is written to it");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_place_has_its_uri() {
+        let endpoints = Endpoints {
+            tcp: vec!["127.0.0.1:10809".parse().unwrap(), "[::1]:1".parse().unwrap()],
+            unix: Some("/srv/my data/nbd.sock".into()),
+        };
+        assert_eq!(
+            endpoints.uris("a b/ü"),
+            [
+                "nbd://127.0.0.1:10809/a%20b%2F%C3%BC",
+                "nbd://[::1]:1/a%20b%2F%C3%BC",
+                "nbd+unix:///a%20b%2F%C3%BC?socket=/srv/my%20data/nbd.sock",
+            ]
+        );
+        assert!(Endpoints::default().uris("x").is_empty());
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let endpoints =
+            Endpoints { tcp: vec!["[::1]:1".parse().unwrap()], unix: Some("/a b/%/ü.sock".into()) };
+        let read: Vec<ExportAddress> =
+            endpoints.uris("x y/z?").iter().map(|uri| ExportAddress::parse(uri).unwrap()).collect();
+        assert_eq!(read[0].place, Place::Tcp("[::1]:1".into()));
+        assert_eq!(read[1].place, Place::Unix("/a b/%/ü.sock".into()));
+        assert!(read.iter().all(|address| address.export_name == "x y/z?"));
+        for other in ["nbds://h/x", "nbd+unix:///x", "nbd://h", "nbd://h/%4", "nbd://h/%zz", "nbd://h/%FF"] {
+            assert_eq!(ExportAddress::parse(other), None, "{other}");
+        }
+    }
+}

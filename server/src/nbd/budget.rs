@@ -1,0 +1,142 @@
+//! How much may be in flight: requests and bytes, for a connection and for its worker.
+//!
+//! A full budget stops receiving; nothing is dropped. What a request takes it gives back when its reply has been sent,
+//! so a client that does not read its replies stops its own requests, and nobody else's beyond the worker's share.
+
+use std::{cell::Cell, rc::Rc};
+use tokio::sync::Notify;
+
+/// Requests of a connection in flight, at most. The kernel's client has 128, libnbd's copy 64.
+const CONNECTION_REQUESTS_MAX: u32 = 512;
+/// Bytes of a connection's payloads in flight, at most: two of the largest.
+const CONNECTION_BYTES_MAX: u64 = 128 << 20;
+/// Requests of a worker's connections in flight, at most.
+const WORKER_REQUESTS_MAX: u32 = 16_384;
+/// Bytes of a worker's connections in flight, at most.
+const WORKER_BYTES_MAX: u64 = 512 << 20;
+
+/// What is in flight of one connection, or of one worker.
+#[derive(Debug)]
+pub(super) struct Budget {
+    requests: Cell<u32>,
+    bytes: Cell<u64>,
+    requests_max: u32,
+    bytes_max: u64,
+    above: Option<Rc<Budget>>,
+    /// Something was given back.
+    freed: Notify,
+}
+
+impl Budget {
+    pub(super) fn worker() -> Rc<Self> {
+        Self::new(WORKER_REQUESTS_MAX, WORKER_BYTES_MAX, None)
+    }
+
+    pub(super) fn connection(worker: &Rc<Self>) -> Rc<Self> {
+        Self::new(CONNECTION_REQUESTS_MAX, CONNECTION_BYTES_MAX, Some(Rc::clone(worker)))
+    }
+
+    fn new(requests_max: u32, bytes_max: u64, above: Option<Rc<Self>>) -> Rc<Self> {
+        let (requests, bytes) = (Cell::new(0), Cell::new(0));
+        Rc::new(Self { requests, bytes, requests_max, bytes_max, above, freed: Notify::new() })
+    }
+
+    fn fits(&self, bytes: u64) -> bool {
+        self.requests.get() == 0
+            || self.requests.get() < self.requests_max && self.bytes.get() + bytes <= self.bytes_max
+    }
+
+    fn add(&self, bytes: u64) {
+        self.requests.set(self.requests.get() + 1);
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+
+    /// Waits until a request with `bytes` of payload may be in flight. A lone request always may, however large.
+    pub(super) async fn take(self: &Rc<Self>, bytes: u64) -> Share {
+        while !self.fits(bytes) {
+            self.freed.notified().await;
+        }
+        if let Some(above) = &self.above {
+            while !above.fits(bytes) {
+                above.freed.notified().await;
+            }
+            above.add(bytes);
+        }
+        self.add(bytes);
+        Share { budget: Rc::clone(self), bytes }
+    }
+
+    /// Requests in flight.
+    pub(super) fn requests(&self) -> u32 {
+        self.requests.get()
+    }
+
+    /// Waits until nothing is in flight.
+    pub(super) async fn empty(&self) {
+        while self.requests.get() > 0 {
+            self.freed.notified().await;
+        }
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.requests.set(self.requests.get() - 1);
+        self.bytes.set(self.bytes.get() - bytes);
+        self.freed.notify_waiters();
+        // For the one that is just about to wait.
+        self.freed.notify_one();
+        if let Some(above) = &self.above {
+            above.give_back(bytes);
+        }
+    }
+}
+
+/// What one request has taken. Dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Rc<Budget>,
+    bytes: u64,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::task::{Context, Poll, Waker};
+
+    fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
+        match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn bytes_and_requests_are_bounded_and_a_lone_request_passes() {
+        let connection = Budget::new(2, 100, Some(Budget::new(3, 150, None)));
+        let large = ready(connection.take(1000)).expect("alone");
+        assert!(ready(connection.take(1)).is_none());
+        drop(large);
+        let first = ready(connection.take(60)).expect("fits");
+        assert!(ready(connection.take(60)).is_none());
+        let second = ready(connection.take(40)).expect("fits");
+        assert!(ready(connection.take(0)).is_none(), "two requests at most");
+        drop((first, second));
+        assert!(ready(connection.empty()).is_some());
+    }
+
+    #[test]
+    fn the_worker_bounds_all_its_connections() {
+        let worker = Budget::new(3, 150, None);
+        let (one, two) = (Budget::new(9, 100, Some(Rc::clone(&worker))), Budget::new(9, 100, Some(worker)));
+        let held = ready(one.take(100)).expect("fits");
+        assert!(ready(two.take(60)).is_none());
+        drop(held);
+        assert!(ready(two.take(60)).is_some());
+    }
+}

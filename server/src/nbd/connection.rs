@@ -1,0 +1,178 @@
+//! One connection in transmission, on its worker's thread.
+//!
+//! ```text
+//!   recv ─► requests ─► check ─► budget ─► a task each: dispatch ─► outbox ─► send
+//! ```
+//!
+//! I1  Requests begin in the order they came; replies leave as they are done.
+//! I2  Every request that was taken in is answered before the connection closes: after DISC, after the end of the
+//!     stream, and when the server stops.
+//! I3  A refused WRITE's payload is thrown away, so that the next request is found where it is.
+//!
+//! Source: "Transmission", "Terminating the transmission phase".
+
+use super::{
+    budget::{Budget, Share},
+    dispatch::{Agreed, Outcome, answer, bytes_in_flight, serve},
+    outbox::Outbox,
+};
+use bytes::{Buf, Bytes, BytesMut};
+use sandstone_protocol::{Checked, Negotiated, Request, Terms};
+use sandstone_storage::{Socket, Volume, runtime};
+use std::{cell::Cell, io, rc::Rc};
+
+/// Room for one receive: some dozens of small writes.
+const RECEIVE_BYTES: usize = 128 << 10;
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// The client said goodbye.
+    Disconnected,
+    /// It closed its side, or the server did.
+    Closed,
+    /// It broke the protocol, so that nothing more can be made of what it sends.
+    Broken(String),
+    /// The connection failed.
+    Failed(io::Error),
+}
+
+pub(super) struct Connection {
+    socket: Rc<Socket>,
+    volume: Volume,
+    terms: Cell<Terms>,
+    agreed: Agreed,
+    outbox: Rc<Outbox>,
+    budget: Rc<Budget>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        socket: Socket,
+        volume: Volume,
+        negotiated: &Negotiated,
+        worker: &Rc<Budget>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            socket: Rc::new(socket),
+            volume,
+            terms: Cell::new(negotiated.terms),
+            agreed: Agreed::from(negotiated),
+            outbox: Rc::default(),
+            budget: Budget::connection(worker),
+        })
+    }
+
+    /// Serves the connection to its end. `received` are bytes that came with the end of the handshake.
+    pub(super) async fn run(self: Rc<Self>, received: BytesMut) -> Ending {
+        let (ended, sender_ended) = tokio::sync::oneshot::channel();
+        let sending = Rc::clone(&self.outbox).send(Rc::clone(&self.socket));
+        runtime::spawn(async move {
+            // Nobody waits for it only if the runtime itself is ending.
+            let _ = ended.send(sending.await);
+        });
+        let mut ending = self.receive(received).await;
+        self.budget.empty().await; // keeps I2
+        self.outbox.close();
+        if let Ok(Err(error)) = sender_ended.await {
+            ending = Ending::Failed(error);
+        }
+        self.socket.shutdown();
+        ending
+    }
+
+    /// Takes requests in until there are no more.
+    async fn receive(self: &Rc<Self>, mut buf: BytesMut) -> Ending {
+        loop {
+            let request = match Request::decode(&mut buf) {
+                Ok(Some(request)) => request,
+                Ok(None) => match self.more(&mut buf, RECEIVE_BYTES).await {
+                    Ok(0) if buf.is_empty() => return Ending::Closed,
+                    Ok(0) => return Ending::Broken("the stream ends within a request".into()),
+                    Ok(_) => continue,
+                    Err(error) => return Ending::Failed(error),
+                },
+                Err(error) => return Ending::Broken(error.to_string()),
+            };
+            let mut terms = self.terms.get();
+            // A volume may have grown since the handshake.
+            terms.size_bytes = self.volume.size_bytes();
+            match request.check(&terms) {
+                Ok(Checked::Disconnect) => return Ending::Disconnected,
+                Ok(checked) => {
+                    let share = self.budget.take(bytes_in_flight(&checked)).await;
+                    let payload = match self.payload(&mut buf, request.payload_len() as usize).await {
+                        Ok(Some(payload)) => payload,
+                        Ok(None) => return Ending::Broken("the stream ends within a payload".into()),
+                        Err(error) => return Ending::Failed(error),
+                    };
+                    self.begin(request, checked, payload, share);
+                }
+                Err(reject) => {
+                    let share = self.budget.take(0).await;
+                    match self.drain(&mut buf, reject.drain).await {
+                        Ok(true) => {}
+                        Ok(false) => return Ending::Broken("the stream ends within a payload".into()),
+                        Err(error) => return Ending::Failed(error),
+                    }
+                    let outcome = Outcome::Failed { error: reject.error, text: reject.reason.into() };
+                    self.outbox.put(share, |reply| answer(reply, &self.agreed, request.cookie, outcome));
+                    if reject.fatal {
+                        return Ending::Broken(reject.reason.into());
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(self: &Rc<Self>, request: Request, checked: Checked, payload: Bytes, share: Share) {
+        let this = Rc::clone(self);
+        runtime::spawn(async move {
+            let outcome = serve(&this.volume, checked, payload).await;
+            if let Outcome::Failed { error, text } = &outcome {
+                tracing::warn!(volume = %this.volume.id(), request = ?checked, ?error, reason = text, "request failed");
+            }
+            this.outbox.put(share, |reply| answer(reply, &this.agreed, request.cookie, outcome));
+        });
+    }
+
+    /// Receives more, at least one byte unless the stream ended (0).
+    async fn more(&self, buf: &mut BytesMut, room: usize) -> io::Result<usize> {
+        if buf.capacity() - buf.len() < room.min(RECEIVE_BYTES / 4) {
+            buf.reserve(room);
+        }
+        let (result, back) = self.socket.recv(std::mem::take(buf)).await;
+        *buf = back;
+        result
+    }
+
+    /// The next `len` bytes; `None` when the stream ends before.
+    async fn payload(&self, buf: &mut BytesMut, len: usize) -> io::Result<Option<Bytes>> {
+        if buf.len() < len {
+            // Room for the whole, so that it is not moved again, and for what comes behind it.
+            buf.reserve(len - buf.len() + RECEIVE_BYTES / 4);
+        }
+        while buf.len() < len {
+            let missing = len - buf.len();
+            if self.more(buf, missing).await? == 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(buf.split_to(len).freeze()))
+    }
+
+    /// Throws `len` bytes away. Whether they all came.
+    async fn drain(&self, buf: &mut BytesMut, mut len: u64) -> io::Result<bool> {
+        loop {
+            let step = len.min(buf.len() as u64);
+            buf.advance(step as usize);
+            len -= step;
+            if len == 0 {
+                return Ok(true);
+            }
+            if self.more(buf, RECEIVE_BYTES).await? == 0 {
+                return Ok(false);
+            }
+        }
+    }
+}

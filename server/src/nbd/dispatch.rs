@@ -1,0 +1,178 @@
+//! Requests of the wire as operations on a volume, and their results as replies. The only place where the words of the
+//! two meet.
+
+use super::{errno::wire_error, outbox::Reply};
+use bytes::Bytes;
+use sandstone_protocol::{
+    BlockDescriptor, Checked, Cookie, MetaContext, More, Negotiated, ReplyMode, StatusFlags, WireError,
+    encode_block_status, encode_failure, encode_hole, encode_none, encode_offset_data, encode_success,
+    limits,
+};
+use sandstone_storage::{Allocation, Durability, Error, Extent, ExtentState, Piece, Volume};
+
+/// Zeroes for simple replies, which have no holes.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What was agreed with the client, as far as replies depend on it.
+#[derive(Clone, Debug)]
+pub(super) struct Agreed {
+    pub(super) mode: ReplyMode,
+    pub(super) contexts: Vec<MetaContext>,
+}
+
+impl From<&Negotiated> for Agreed {
+    fn from(negotiated: &Negotiated) -> Self {
+        Self { mode: negotiated.reply_mode, contexts: negotiated.contexts.clone() }
+    }
+}
+
+/// What came of a request.
+pub(super) enum Outcome {
+    Done,
+    Read { offset: u64, df: bool, pieces: Vec<Piece> },
+    Status(Vec<BlockDescriptor>),
+    Failed { error: WireError, text: String },
+}
+
+impl From<Error> for Outcome {
+    fn from(error: Error) -> Self {
+        Self::Failed { error: wire_error(error.kind()), text: error.to_string() }
+    }
+}
+
+fn durability(fua: bool) -> Durability {
+    if fua { Durability::Fua } else { Durability::Volatile }
+}
+
+/// Does what a request asks for. `payload` is the data of a WRITE, and empty for the others.
+pub(super) async fn serve(volume: &Volume, request: Checked, payload: Bytes) -> Outcome {
+    let done = match request {
+        Checked::Read { offset, len, df } => {
+            return match volume.read(offset, len).await {
+                Ok(pieces) => Outcome::Read { offset, df, pieces },
+                Err(error) => error.into(),
+            };
+        }
+        Checked::BlockStatus { offset, len, req_one } => {
+            let entries_max = if req_one { 1 } else { limits::BLOCK_DESCRIPTORS_MAX };
+            return match volume.block_status(offset, u64::from(len), entries_max).await {
+                Ok(extents) => Outcome::Status(extents.iter().map(descriptor).collect()),
+                Err(error) => error.into(),
+            };
+        }
+        Checked::Write { offset, fua, .. } => volume.write(offset, payload, durability(fua)).await,
+        Checked::Flush => volume.flush().await,
+        Checked::Trim { offset, len, fua } => volume.trim(offset, u64::from(len), durability(fua)).await,
+        // Zeroing is always as fast as it gets, so FAST_ZERO is never refused.
+        Checked::WriteZeroes { offset, len, no_hole, fua, fast_zero: _ } => {
+            let allocation = if no_hole { Allocation::Reserve } else { Allocation::Hole };
+            volume.write_zeroes(offset, u64::from(len), allocation, durability(fua)).await
+        }
+        Checked::Cache { offset, len } => volume.prefetch(offset, u64::from(len)).await,
+        Checked::Disconnect => Ok(()),
+    };
+    match done {
+        Ok(()) => Outcome::Done,
+        Err(error) => error.into(),
+    }
+}
+
+fn descriptor(extent: &Extent) -> BlockDescriptor {
+    let flags = match extent.state {
+        ExtentState::Data => StatusFlags::EMPTY,
+        ExtentState::Zero => StatusFlags::ZERO,
+        ExtentState::Hole => StatusFlags::HOLE.with(StatusFlags::ZERO),
+    };
+    BlockDescriptor { len: u32::try_from(extent.len_bytes).expect("a request is below 4 GiB"), flags }
+}
+
+/// Encodes the reply.
+pub(super) fn answer(reply: &mut Reply<'_>, agreed: &Agreed, cookie: Cookie, outcome: Outcome) {
+    match outcome {
+        Outcome::Done => encode_success(reply.head(), cookie),
+        Outcome::Failed { error, text } => encode_failure(reply.head(), cookie, agreed.mode, error, &text),
+        Outcome::Status(descriptors) => {
+            for (i, context) in agreed.contexts.iter().enumerate() {
+                let more = if i + 1 == agreed.contexts.len() { More::Done } else { More::Follows };
+                encode_block_status(reply.head(), cookie, context.id(), &descriptors, more);
+            }
+        }
+        Outcome::Read { offset, df, pieces } => match agreed.mode {
+            ReplyMode::Simple => {
+                encode_success(reply.head(), cookie);
+                pieces.into_iter().for_each(|piece| append(reply, piece));
+            }
+            ReplyMode::Structured => structured_read(reply, cookie, offset, df, pieces),
+        },
+    }
+}
+
+fn append(reply: &mut Reply<'_>, piece: Piece) {
+    match piece {
+        Piece::Data(data) => reply.data(data),
+        Piece::Zero { len } => {
+            let mut left = len as usize;
+            while left > 0 {
+                let step = left.min(ZEROES.len());
+                reply.data(Bytes::from_static(&ZEROES[..step]));
+                left -= step;
+            }
+        }
+    }
+}
+
+fn piece_len(piece: &Piece) -> u32 {
+    match piece {
+        Piece::Data(data) => u32::try_from(data.len()).expect("a request is below 4 GiB"),
+        Piece::Zero { len } => *len,
+    }
+}
+
+/// Neighbouring data goes into one chunk, each stretch of zeroes into a hole; with DF all is one chunk.
+fn structured_read(reply: &mut Reply<'_>, cookie: Cookie, offset: u64, df: bool, pieces: Vec<Piece>) {
+    if pieces.is_empty() {
+        return encode_none(reply.head(), cookie);
+    }
+    let is_zero = |piece: &Piece| matches!(piece, Piece::Zero { .. });
+    let mut at = offset;
+    let mut pieces = pieces.into_iter().peekable();
+    let all_zero = pieces.len() == 1 && pieces.peek().is_some_and(is_zero);
+    if df && !all_zero {
+        let pieces: Vec<_> = pieces.collect();
+        let len = pieces.iter().map(piece_len).sum();
+        encode_offset_data(reply.head(), cookie, at, len, More::Done);
+        return pieces.into_iter().for_each(|piece| append(reply, piece));
+    }
+    let mut run = Vec::new();
+    while let Some(first) = pieces.next() {
+        let zero = is_zero(&first);
+        let mut len = piece_len(&first);
+        run.push(first);
+        while let Some(next) = pieces.next_if(|piece| is_zero(piece) == zero) {
+            len += piece_len(&next);
+            run.push(next);
+        }
+        let more = if pieces.peek().is_none() { More::Done } else { More::Follows };
+        if zero {
+            encode_hole(reply.head(), cookie, at, len, more);
+            run.clear();
+        } else {
+            encode_offset_data(reply.head(), cookie, at, len, more);
+            run.drain(..).for_each(|piece| append(reply, piece));
+        }
+        at += u64::from(len);
+    }
+}
+
+/// Bytes that a request will have in flight: its payload, or its reply's.
+pub(super) fn bytes_in_flight(request: &Checked) -> u64 {
+    match request {
+        Checked::Read { len, .. } | Checked::Write { len, .. } => u64::from(*len),
+        Checked::Flush
+        | Checked::Trim { .. }
+        | Checked::WriteZeroes { .. }
+        | Checked::Cache { .. }
+        | Checked::BlockStatus { .. }
+        | Checked::Disconnect => 0,
+    }
+}

@@ -1,0 +1,205 @@
+//! Where clients come in: TCP addresses and a Unix socket, each with its accept loop on tokio.
+
+use super::{
+    handshake::{Attached, shake_hands},
+    wire::Wire,
+    workers::{Ready, Workers},
+};
+use crate::{endpoints::Endpoints, registry::Registry};
+use sandstone_config::Nbd;
+use std::{
+    error, fmt, fs, io,
+    net::SocketAddr,
+    os::{fd::OwnedFd, unix::fs::FileTypeExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    task::JoinSet,
+};
+
+/// Longest handshake. A client that says nothing is sent away after it.
+const HANDSHAKE_SECS_MAX: u64 = 10;
+/// Pause after a failed accept: with no descriptors left, trying at once would only burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the NBD side does not listen.
+#[derive(Debug)]
+pub(crate) enum ListenError {
+    Tcp(SocketAddr, io::Error),
+    Unix(PathBuf, io::Error),
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address, error) => {
+                write!(f, "NBD cannot listen on {address}: {error}; stop what does, or set nbd.listen")
+            }
+            Self::Unix(path, error) => {
+                write!(f, "NBD cannot listen on the socket {}: {error}; set nbd.unix", path.display())
+            }
+        }
+    }
+}
+
+impl error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Tcp(_, error) | Self::Unix(_, error) => Some(error),
+        }
+    }
+}
+
+/// Bound sockets; clients that come now wait.
+pub(crate) struct Bound {
+    tcp: Vec<TcpListener>,
+    unix: Option<(UnixListener, PathBuf)>,
+    pub(crate) endpoints: Endpoints,
+}
+
+/// Binds all that the configuration names.
+///
+/// # Errors
+/// [`ListenError`], naming the place.
+pub(crate) async fn bind(nbd: &Nbd) -> Result<Bound, ListenError> {
+    let mut tcp = Vec::new();
+    let mut endpoints = Endpoints::default();
+    for address in &nbd.listen {
+        let failed = |error| ListenError::Tcp(*address, error);
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        endpoints.tcp.push(listener.local_addr().map_err(failed)?);
+        tcp.push(listener);
+    }
+    let mut unix = None;
+    if let Some(path) = &nbd.unix {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let listener = bind_unix(&path).map_err(|error| ListenError::Unix(path.clone(), error))?;
+        endpoints.unix = Some(path.clone());
+        unix = Some((listener, path));
+    }
+    Ok(Bound { tcp, unix, endpoints })
+}
+
+/// A socket file that a dead server left is in the way; it goes. The store's lock keeps two servers apart.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        fs::remove_file(path)?;
+    }
+    UnixListener::bind(path)
+}
+
+/// The accept loops and handshakes. Dropping it ends them; connections in transmission go on.
+pub(crate) struct Accepting {
+    _loops: JoinSet<()>,
+    unix: Option<PathBuf>,
+}
+
+impl Bound {
+    /// Begins to accept.
+    pub(crate) fn accept(self, registry: &Arc<Registry>, workers: &Arc<Workers>) -> Accepting {
+        let mut loops = JoinSet::new();
+        for listener in self.tcp {
+            loops.spawn(accept_tcp(listener, Arc::clone(registry), Arc::clone(workers)));
+        }
+        let unix = self.unix.map(|(listener, path)| {
+            loops.spawn(accept_unix(listener, Arc::clone(registry), Arc::clone(workers)));
+            path
+        });
+        Accepting { _loops: loops, unix }
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        if let Some(path) = &self.unix
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::debug!(%error, path = %path.display(), "the socket file stays");
+        }
+    }
+}
+
+async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc<Workers>) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let peer = format!("{}", peer.ip());
+                handshakes.spawn(greet(stream, peer, Arc::clone(&registry), Arc::clone(&workers)));
+            }
+            Err(error) => pause(&error).await,
+        }
+        while handshakes.try_join_next().is_some() {}
+    }
+}
+
+async fn accept_unix(listener: UnixListener, registry: Arc<Registry>, workers: Arc<Workers>) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let process = stream.peer_cred().ok().and_then(|cred| cred.pid());
+                let peer = process.map_or_else(|| "a local process".into(), |pid| format!("process {pid}"));
+                handshakes.spawn(greet(stream, peer, Arc::clone(&registry), Arc::clone(&workers)));
+            }
+            Err(error) => pause(&error).await,
+        }
+        while handshakes.try_join_next().is_some() {}
+    }
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "a client could not be accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+/// A stream of tokio's that a worker can take over.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sized {
+    fn descriptor(&self) -> io::Result<OwnedFd>;
+    fn into_descriptor(self) -> io::Result<OwnedFd>;
+}
+
+impl Stream for TcpStream {
+    fn descriptor(&self) -> io::Result<OwnedFd> {
+        use std::os::fd::AsFd;
+        self.as_fd().try_clone_to_owned()
+    }
+
+    fn into_descriptor(self) -> io::Result<OwnedFd> {
+        self.into_std().map(OwnedFd::from)
+    }
+}
+
+impl Stream for UnixStream {
+    fn descriptor(&self) -> io::Result<OwnedFd> {
+        use std::os::fd::AsFd;
+        self.as_fd().try_clone_to_owned()
+    }
+
+    fn into_descriptor(self) -> io::Result<OwnedFd> {
+        self.into_std().map(OwnedFd::from)
+    }
+}
+
+/// One client, from its first byte to its worker.
+async fn greet<S: Stream>(mut stream: S, peer: String, registry: Arc<Registry>, workers: Arc<Workers>) {
+    let wire = match stream.descriptor() {
+        Ok(descriptor) => Arc::new(Wire::new(descriptor)),
+        Err(error) => return tracing::warn!(%error, peer, "a client could not be served"),
+    };
+    let shaking = shake_hands(&mut stream, &registry, &wire, &peer);
+    let attached = match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), shaking).await {
+        Ok(Ok(attached)) => attached,
+        Ok(Err(ended)) => return tracing::debug!(reason = %ended, peer, "the handshake ended"),
+        Err(_elapsed) => return tracing::info!(peer, "a client did not finish its handshake in time"),
+    };
+    let Attached { negotiated, volume, guard, received } = attached;
+    match stream.into_descriptor() {
+        Ok(socket) => workers.serve(Ready { socket, wire, received, negotiated, volume, guard, peer }),
+        Err(error) => tracing::warn!(%error, peer, "a client could not be served"),
+    }
+}

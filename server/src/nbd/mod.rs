@@ -1,0 +1,21 @@
+//! The NBD side: accept, handshake, and the data path of each connection.
+//!
+//! ```text
+//!   listener ─accepted─► handshake (tokio) ─negotiated─► workers ─► connection ─► dispatch ─► storage::Volume
+//!                                                        one thread, one ring each
+//! ```
+//!
+//! The control side is tokio's; from the end of the handshake on a connection belongs to one worker and its ring.
+
+mod budget;
+mod connection;
+mod dispatch;
+mod errno;
+mod handshake;
+mod listener;
+mod outbox;
+mod wire;
+mod workers;
+
+pub(crate) use listener::{ListenError, bind};
+pub(crate) use workers::Workers;

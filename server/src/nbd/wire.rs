@@ -1,0 +1,25 @@
+//! The socket of a connection as others see it: to stop its requests, or to cut it off.
+
+use rustix::net::{Shutdown, shutdown};
+use std::os::fd::OwnedFd;
+
+/// A second descriptor of a connection's socket. Holding it does not keep the connection going.
+#[derive(Debug)]
+pub(super) struct Wire(OwnedFd);
+
+impl Wire {
+    pub(super) fn new(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
+    /// The server is stopping: no more is received than has arrived, and what has is answered.
+    pub(super) fn stop_receiving(&self) {
+        // It fails only where the peer was faster.
+        let _ = shutdown(&self.0, Shutdown::Read);
+    }
+
+    /// The connection ends now.
+    pub(super) fn cut_off(&self) {
+        let _ = shutdown(&self.0, Shutdown::Both);
+    }
+}

@@ -1,0 +1,175 @@
+//! The workers: one thread, one runtime, one ring each. A connection goes to the one that has fewest.
+
+use super::{budget::Budget, connection::Connection, wire::Wire};
+use crate::attachments::AttachedGuard;
+use bytes::BytesMut;
+use dashmap::DashMap;
+use sandstone_protocol::Negotiated;
+use sandstone_storage::{Engine, Handle, Runtime, Socket, Store, Volume};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::*},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+use tokio::sync::{oneshot, watch};
+
+/// How long clients may keep sending while the server stops. Then they are cut off.
+const DRAIN_SECS_MAX: u64 = 5;
+
+/// All workers, and the connections they serve.
+pub(crate) struct Workers {
+    workers: Vec<Worker>,
+    live: Arc<Live>,
+}
+
+struct Worker {
+    handle: Handle,
+    connections: Arc<AtomicUsize>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The connections in transmission.
+struct Live {
+    wires: DashMap<u64, Arc<Wire>>,
+    next: AtomicU64,
+    count: watch::Sender<usize>,
+}
+
+/// A connection that has finished its handshake.
+pub(super) struct Ready {
+    pub(super) socket: OwnedFd,
+    pub(super) wire: Arc<Wire>,
+    pub(super) received: BytesMut,
+    pub(super) negotiated: Negotiated,
+    pub(super) volume: Volume,
+    pub(super) guard: AttachedGuard,
+    pub(super) peer: String,
+}
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// What kept a thread or its engine from starting.
+    pub(crate) fn start(count: usize, engine: Engine, store: &Store) -> io::Result<Self> {
+        let workers =
+            (0..count).map(|i| Worker::start(i, engine, store.clone())).collect::<io::Result<_>>()?;
+        let live = Live { wires: DashMap::new(), next: AtomicU64::new(0), count: watch::Sender::new(0) };
+        Ok(Self { workers, live: Arc::new(live) })
+    }
+
+    /// Connections in transmission.
+    pub(crate) fn connections(&self) -> usize {
+        self.live.wires.len()
+    }
+
+    /// Gives a connection to a worker.
+    pub(super) fn serve(&self, ready: Ready) {
+        let worker =
+            self.workers.iter().min_by_key(|w| w.connections.load(Relaxed)).expect("there is a worker");
+        let place = Place::take(&self.live, &worker.connections, &ready.wire);
+        worker.handle.spawn(move || async move {
+            let Ready { socket, received, negotiated, volume, guard, peer, wire: _ } = ready;
+            let id = volume.id();
+            tracing::debug!(volume = %id, peer, "attached");
+            let budget = WORKER_BUDGET.with(Rc::clone);
+            let connection = Connection::new(Socket::new(socket), volume, &negotiated, &budget);
+            let ending = connection.run(received).await;
+            tracing::debug!(volume = %id, peer, ?ending, "detached");
+            drop(guard);
+            drop(place);
+        });
+    }
+
+    /// The server stops: what has arrived is answered, then the connections end.
+    pub(crate) async fn drain(&self) {
+        self.live.wires.iter().for_each(|wire| wire.stop_receiving());
+        let mut count = self.live.count.subscribe();
+        let ended =
+            tokio::time::timeout(Duration::from_secs(DRAIN_SECS_MAX), count.wait_for(|n| *n == 0)).await;
+        if ended.is_err() {
+            tracing::warn!(connections = self.connections(), "clients keep sending and are cut off");
+            self.live.wires.iter().for_each(|wire| wire.cut_off());
+            let mut count = self.live.count.subscribe();
+            let cut =
+                tokio::time::timeout(Duration::from_secs(DRAIN_SECS_MAX), count.wait_for(|n| *n == 0)).await;
+            if cut.is_err() {
+                tracing::error!(connections = self.connections(), "connections do not end");
+            }
+        }
+    }
+
+    /// Ends the threads. Whatever still runs on them is dropped.
+    pub(crate) fn stop(mut self) {
+        self.workers.iter_mut().for_each(|worker| drop(worker.stop.take()));
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// What this worker's connections have in flight together.
+    static WORKER_BUDGET: Rc<Budget> = Budget::worker();
+}
+
+impl Worker {
+    fn start(i: usize, engine: Engine, store: Store) -> io::Result<Self> {
+        let (started, starting) = mpsc::sync_channel(1);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::Builder::new().name(format!("worker-{i}")).spawn(move || {
+            let runtime = match Runtime::new(engine) {
+                Ok(runtime) => runtime,
+                Err(error) => return started.send(Err(error)).expect("the starter waits for this"),
+            };
+            started.send(Ok(runtime.handle())).expect("the starter waits for this");
+            runtime.block_on(async move {
+                let _turn_end = store.attach_runtime();
+                drop(store);
+                // Told to stop or forgotten: both end the thread.
+                let _told_or_forgotten = stopped.await;
+            });
+        })?;
+        let died = || io::Error::other("a worker ended before it had started");
+        let handle = starting.recv().map_err(|_| died())??;
+        let connections = Arc::new(AtomicUsize::new(0));
+        Ok(Self { handle, connections, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+/// A connection's place among the live ones, and in its worker's count.
+struct Place {
+    live: Arc<Live>,
+    number: u64,
+    worker: Arc<AtomicUsize>,
+}
+
+impl Place {
+    fn take(live: &Arc<Live>, worker: &Arc<AtomicUsize>, wire: &Arc<Wire>) -> Self {
+        let number = live.next.fetch_add(1, Relaxed);
+        live.wires.insert(number, Arc::clone(wire));
+        live.count.send_modify(|n| *n += 1);
+        worker.fetch_add(1, Relaxed);
+        Self { live: Arc::clone(live), number, worker: Arc::clone(worker) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.worker.fetch_sub(1, Relaxed);
+        self.live.wires.remove(&self.number);
+        self.live.count.send_modify(|n| *n -= 1);
+    }
+}

@@ -1,0 +1,159 @@
+//! What the server says when it is up: what it serves, where, and how to use it.
+//!
+//! For people, lines on stdout with commands to copy; where the log is for programs, one event instead.
+
+use crate::{endpoints::Endpoints, show};
+use sandstone_config::{ByteSize, Config, LogFormat};
+use sandstone_storage::RecoveryReport;
+use std::{fmt::Write as _, io::Write as _, net::SocketAddr};
+
+/// What there is to say.
+pub(crate) struct Started<'a> {
+    pub(crate) config: &'a Config,
+    /// Where NBD clients connect.
+    pub(crate) endpoints: &'a Endpoints,
+    /// Where the admin API is.
+    pub(crate) admin: SocketAddr,
+    /// Which engine drives files and sockets.
+    pub(crate) engine: &'static str,
+    pub(crate) recovery: &'a RecoveryReport,
+}
+
+/// Says it.
+pub(crate) fn announce(started: &Started<'_>) {
+    match started.config.log.format {
+        LogFormat::Text => {
+            // Nobody may be reading; that is no reason not to serve.
+            let _unread = std::io::stdout().write_all(lines(started, &show::own_command()).as_bytes());
+        }
+        LogFormat::Json => {
+            let recovery = started.recovery;
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                store = %started.config.store.path.display(),
+                engine = started.engine,
+                workers = started.config.nbd.workers,
+                admin = %started.admin,
+                nbd = ?started.endpoints.uris(""),
+                volumes = recovery.volumes,
+                created = recovery.created,
+                clean = recovery.clean,
+                recovery_ms = recovery.duration.as_millis() as u64,
+                replayed_records = recovery.records,
+                replayed_bytes = recovery.log_bytes,
+                staged_records = recovery.staged_records,
+                "serving"
+            );
+        }
+    }
+}
+
+fn lines(started: &Started<'_>, command: &str) -> String {
+    let config = started.config;
+    let file =
+        config.file.as_ref().map(|file| format!(" --config {}", show::quoted(file))).unwrap_or_default();
+    let mut text = String::new();
+    let mut line = |what: &str, value: &str| {
+        writeln!(text, "  {what:<9} {value}").expect("a String takes all that is written to it");
+    };
+    line(
+        "store",
+        &format!(
+            "{} ({}, {}, {} worker(s)), {}",
+            config.store.path.display(),
+            ByteSize::new(config.store.size_bytes),
+            started.engine,
+            config.nbd.workers,
+            recovery(started.recovery)
+        ),
+    );
+    for uri in started.endpoints.uris("") {
+        line("nbd", &uri);
+    }
+    line("admin", &format!("http://{}/api/v1, token in {}", started.admin, config.token_path().display()));
+    line("make", &format!("{command}{file} volume create --name disk --size 10G"));
+    if let Some(path) = &started.endpoints.unix {
+        line("attach", &format!("nbd-client -unix {} -name disk /dev/nbd0", show::quoted(path)));
+    } else if let Some(address) = started.endpoints.tcp.first() {
+        line("attach", &format!("nbd-client {} {} -name disk /dev/nbd0", address.ip(), address.port()));
+    }
+    if let Some(uri) = started.endpoints.uris("disk").last() {
+        line(
+            "or",
+            &format!("qemu-system-x86_64 -drive format=raw,if=virtio,file={}", show::quoted(uri.as_ref())),
+        );
+    }
+    format!("sandstone {} serves\n{text}", env!("CARGO_PKG_VERSION"))
+}
+
+fn recovery(report: &RecoveryReport) -> String {
+    let volumes = format!("{} volume(s)", report.volumes);
+    let ms = report.duration.as_millis();
+    if report.created {
+        format!("new after {ms} ms")
+    } else if report.clean {
+        format!("{volumes}, opened in {ms} ms after a clean stop")
+    } else {
+        format!(
+            "{volumes}, recovered in {ms} ms: {} record(s) replayed from {} of log, {} from staging",
+            report.records,
+            show::rounded(report.log_bytes),
+            report.staged_records
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn report() -> RecoveryReport {
+        RecoveryReport {
+            created: false,
+            duration: Duration::from_millis(12),
+            records: 34,
+            log_bytes: 3 << 19,
+            staged_records: 5,
+            volumes: 2,
+            clean: false,
+        }
+    }
+
+    #[test]
+    fn the_lines_hold_the_commands_to_copy() {
+        let config = Config::default();
+        let endpoints = Endpoints {
+            tcp: vec!["127.0.0.1:10809".parse().unwrap()],
+            unix: Some("/srv/my data/nbd.sock".into()),
+        };
+        let started = Started {
+            config: &config,
+            endpoints: &endpoints,
+            admin: "127.0.0.1:8810".parse().unwrap(),
+            engine: "io_uring",
+            recovery: &report(),
+        };
+        let text = lines(&started, "target/release/sandstone");
+        for part in [
+            "sandstone-data/store (64G, io_uring,",
+            "recovered in 12 ms: 34 record(s) replayed from 1.5M of log, 5 from staging",
+            "nbd://127.0.0.1:10809/",
+            "http://127.0.0.1:8810/api/v1, token in sandstone-data/admin.token",
+            "target/release/sandstone volume create --name disk --size 10G",
+            "nbd-client -unix '/srv/my data/nbd.sock' -name disk /dev/nbd0",
+            "file='nbd+unix:///disk?socket=/srv/my%20data/nbd.sock'",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_second_start_says_what_it_replayed() {
+        assert_eq!(recovery(&RecoveryReport { created: true, ..report() }), "new after 12 ms");
+        assert_eq!(
+            recovery(&RecoveryReport { clean: true, ..report() }),
+            "2 volume(s), opened in 12 ms after a clean stop"
+        );
+    }
+}

@@ -22,7 +22,7 @@ use crate::{
     },
     io::{WriteBuf, aligned},
     map::{Child, Inner, Node, NodeBody, NodeRef},
-    segments::Need,
+    segments::{Need, Taken},
 };
 use bytes::BytesMut;
 use futures_util::future::try_join_all;
@@ -175,7 +175,8 @@ impl NodeWriter<'_> {
             }
             full => {
                 let full_store = || Error::new(Kind::NoSpace, "no segment is free for a checkpoint");
-                let (id, slot) = segments.take(SegmentKind::Node, Need::Upkeep).ok_or_else(full_store)?;
+                let Taken { id, slot, .. } =
+                    segments.take(SegmentKind::Node, Need::Upkeep).ok_or_else(full_store)?;
                 if let Some((id, _, _)) = full {
                     segments.seal(id);
                 }

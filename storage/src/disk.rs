@@ -19,6 +19,14 @@ use std::sync::{
 /// The cache of data blocks.
 pub(crate) type BlockCache = Clock<Box<[u8]>>;
 
+/// Whether what is read from disk goes into the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fill {
+    Cache,
+    /// It passes by: a stream would push out what is read again and again.
+    Bypass,
+}
+
 /// The store file, its segments, and what of it is cached.
 pub(crate) struct Disk {
     pub(crate) file: File,
@@ -72,11 +80,11 @@ impl Disk {
         read.map_err(|e| Error::io(format!("reading {blocks} blocks at {address:?}"), e))
     }
 
-    /// Reads data blocks from disk, checks them, and puts them into the cache. Hold a read token.
+    /// Reads data blocks from disk, checks them, and puts them into the cache if `fill` says so. Hold a read token.
     ///
     /// # Errors
     /// [`crate::Kind::Io`]; [`crate::Kind::Corrupt`] when the bytes are not what was written, twice.
-    pub(crate) async fn read_data(&self, address: Address, checksums: &[u32]) -> Result<Bytes> {
+    pub(crate) async fn read_data(&self, address: Address, checksums: &[u32], fill: Fill) -> Result<Bytes> {
         let blocks = u32::try_from(checksums.len()).expect("a run is within a segment");
         let mut second_try = false;
         loop {
@@ -87,8 +95,10 @@ impl Disk {
                 .position(|(b, sum)| checksum::block(b) != *sum);
             match bad {
                 None => {
-                    for (i, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
-                        self.cache_block(address.plus(i as u32), block);
+                    if fill == Fill::Cache {
+                        for (i, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
+                            self.cache_block(address.plus(i as u32), block);
+                        }
                     }
                     return Ok(bytes.freeze());
                 }

@@ -19,7 +19,7 @@ mod walk;
 
 use crate::{
     StoreOptions,
-    address::{BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot},
+    address::{BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId},
     cache::Clock,
     checksum::Secret,
     disk::Disk,
@@ -278,13 +278,13 @@ async fn make(file: &File, geometry: Geometry) -> Result<Superblock> {
     store.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     secret.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     let segments = Segments::new(geometry, &[], SegmentId(1));
-    let (segment, slot) = segments.take(SegmentKind::Log, Need::Data).unwrap_or((SegmentId(1), Slot(0)));
+    let first = segments.take(SegmentKind::Log, Need::Data).expect("all slots are free");
     let superblock = Superblock {
         identity: Identity { store, secret: Secret(secret) },
         geometry,
         generation: 1,
         epoch: 0,
-        replay: ReplayStart { segment, slot, block: 0, lsn: Lsn(1), previous: Lsn(0) },
+        replay: ReplayStart { segment: first.id, slot: first.slot, block: 0, lsn: Lsn(1), previous: Lsn(0) },
         synced: Lsn(1),
         next_segment: segments.next(),
         next_volume: 1,

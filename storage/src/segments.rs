@@ -36,6 +36,15 @@ pub(crate) enum Need {
     Upkeep,
 }
 
+/// A fresh segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) id: SegmentId,
+    pub(crate) slot: Slot,
+    /// Its slot was written before.
+    pub(crate) prepared: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SlotState {
     /// Free; never written, or punched out.
@@ -117,7 +126,7 @@ impl Segments {
     }
 
     /// A fresh segment; `None` when there is no room for that need.
-    pub(crate) fn take(&self, kind: SegmentKind, need: Need) -> Option<(SegmentId, Slot)> {
+    pub(crate) fn take(&self, kind: SegmentKind, need: Need) -> Option<Taken> {
         let mut state = self.lock();
         let kept = match need {
             Need::Data => self.reserve(),
@@ -132,13 +141,19 @@ impl Segments {
             .position(|s| *s == SlotState::Prepared)
             .or_else(|| state.slots.iter().position(|s| *s == SlotState::Raw))?;
         let slot = Slot(u32::try_from(at).expect("slots are 32 bits"));
+        let prepared = state.slots[at] == SlotState::Prepared;
         state.slots[at] = SlotState::Used;
         self.free.fetch_sub(1, Relaxed);
         let id = state.next;
         state.next = SegmentId(id.0 + 1);
         state.table.insert(id, Segment { slot, kind, sealed: false });
         self.slot_of.insert(id.0, slot);
-        Some((id, slot))
+        Some(Taken { id, slot, prepared })
+    }
+
+    /// Whether the next segment would get a prepared slot.
+    pub(crate) fn has_prepared(&self) -> bool {
+        self.lock().slots.contains(&SlotState::Prepared)
     }
 
     /// Nothing more will be written to the segment.
@@ -260,7 +275,8 @@ mod tests {
     #[test]
     fn released_slots_come_back_under_new_numbers() {
         let s = segments();
-        let (first, slot) = s.take(SegmentKind::Log, Need::Data).expect("room");
+        let Taken { id: first, slot, prepared } = s.take(SegmentKind::Log, Need::Data).expect("room");
+        assert!(!prepared && !s.has_prepared());
         let address = Address::new(first, 3);
         assert!(s.offset(address).is_some());
         s.seal(first);
@@ -271,8 +287,8 @@ mod tests {
         s.release(&[first]);
         assert_eq!(s.offset(address), None);
         // The prepared slot is preferred over raw ones.
-        let (second, again) = s.take(SegmentKind::Log, Need::Data).expect("room");
-        assert!(second > first);
-        assert_eq!(again, slot);
+        let second = s.take(SegmentKind::Log, Need::Data).expect("room");
+        assert!(second.id > first);
+        assert_eq!((second.slot, second.prepared), (slot, true));
     }
 }

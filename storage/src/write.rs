@@ -14,6 +14,7 @@
 use crate::{
     address::{Address, BLOCK_BYTES},
     checksum,
+    disk::Fill,
     error::{Error, Kind, Result},
     format::RecordKind,
     log::{Append, Batch, Refused},
@@ -227,7 +228,9 @@ impl Inner {
                 let staged = self.engine.log.staging.read(*address, 1, &mut bytes) == 1;
                 if !staged && self.engine.disk.blocks.get(*address, |b| bytes.extend_from_slice(b)).is_none()
                 {
-                    bytes.extend_from_slice(&self.engine.disk.read_data(*address, checksums).await?);
+                    bytes.extend_from_slice(
+                        &self.engine.disk.read_data(*address, checksums, Fill::Cache).await?,
+                    );
                 }
             }
         }

@@ -66,11 +66,6 @@ impl Budget {
         Share { budget: Rc::clone(self), bytes }
     }
 
-    /// Requests in flight.
-    pub(super) fn requests(&self) -> u32 {
-        self.requests.get()
-    }
-
     /// Waits until nothing is in flight.
     pub(super) async fn empty(&self) {
         while self.requests.get() > 0 {

@@ -19,13 +19,12 @@ use super::{
 use bytes::{Buf, Bytes, BytesMut};
 use sandstone_protocol::{Checked, Negotiated, Request, Terms};
 use sandstone_storage::{Socket, Volume, runtime};
-use std::{cell::Cell, io, rc::Rc};
+use std::{cell::Cell, fmt, io, rc::Rc};
 
 /// Room for one receive: some dozens of small writes.
 const RECEIVE_BYTES: usize = 128 << 10;
 
 /// How a connection ended.
-#[derive(Debug)]
 pub(super) enum Ending {
     /// The client said goodbye.
     Disconnected,
@@ -35,6 +34,17 @@ pub(super) enum Ending {
     Broken(String),
     /// The connection failed.
     Failed(io::Error),
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disconnected => f.write_str("the client disconnected"),
+            Self::Closed => f.write_str("the stream ended"),
+            Self::Broken(why) => write!(f, "cut off: {why}"),
+            Self::Failed(error) => write!(f, "the connection failed: {error}"),
+        }
+    }
 }
 
 pub(super) struct Connection {

@@ -2,7 +2,7 @@
 
 use super::budget::Share;
 use bytes::{Bytes, BytesMut};
-use sandstone_storage::{Socket, runtime};
+use sandstone_storage::Socket;
 use std::{
     cell::{Cell, RefCell},
     io,
@@ -77,9 +77,8 @@ impl Outbox {
                 if self.closed.get() {
                     return Ok(());
                 }
+                // Woken by the first reply of a turn, this runs behind the tasks that were ready with it.
                 self.filled.notified().await;
-                // Lets the other replies of this turn get in.
-                runtime::yield_now().await;
             }
             let (chunks, shares) = {
                 let mut waiting = self.waiting.borrow_mut();

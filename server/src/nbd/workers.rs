@@ -83,7 +83,7 @@ impl Workers {
             let budget = WORKER_BUDGET.with(Rc::clone);
             let connection = Connection::new(Socket::new(socket), volume, &negotiated, &budget);
             let ending = connection.run(received).await;
-            tracing::debug!(volume = %id, peer, ?ending, "detached");
+            tracing::debug!(volume = %id, peer, reason = %ending, "detached");
             drop(guard);
             drop(place);
         });

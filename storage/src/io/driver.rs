@@ -44,7 +44,7 @@ impl Driver {
         }
     }
 
-    /// Takes an operation in. It owns its buffers and its file until its completion.
+    /// Takes an operation in. It owns its buffers and its file until its completion. `now` is virtual time.
     pub(crate) fn start(&mut self, op: Op, now: Duration) -> Key {
         match self {
             Driver::Uring(uring) => uring.start(op),

@@ -46,12 +46,24 @@ pub enum OpKind {
 /// Most chunks that one vectored send takes (Linux `UIO_MAXIOV`).
 pub(crate) const CHUNKS_MAX: usize = 1024;
 
-/// What limits an operation's time in flight: the device, or the peer's goodwill. They are bounded apart, so that
-/// silent peers cannot keep the store waiting.
+/// What decides how long an operation stays in flight: the device, what the peer sends, or how it receives. They are
+/// bounded apart, so that silent peers keep neither the store nor the replies to others waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     File,
-    Socket,
+    Receive,
+    Send,
+}
+
+impl Class {
+    pub(crate) const ALL: [Class; 3] = [Class::File, Class::Receive, Class::Send];
+
+    pub(crate) fn is_socket(self) -> bool {
+        match self {
+            Class::File => false,
+            Class::Receive | Class::Send => true,
+        }
+    }
 }
 
 impl Op {
@@ -60,7 +72,8 @@ impl Op {
             Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } | Op::Allocate { .. } | Op::Punch { .. } => {
                 Class::File
             }
-            Op::Recv { .. } | Op::Send { .. } => Class::Socket,
+            Op::Recv { .. } => Class::Receive,
+            Op::Send { .. } => Class::Send,
         }
     }
 }

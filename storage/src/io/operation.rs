@@ -24,7 +24,7 @@ pub(crate) struct Operation {
 /// Outside a runtime.
 pub(crate) fn start(op: Op) -> Operation {
     let core = Core::current();
-    let key = core.driver().start(op, core.now());
+    let key = core.driver().start(op, core.virtual_now());
     Operation { core, key: Some(key) }
 }
 

@@ -26,21 +26,11 @@ pub struct Socket {
 #[derive(Debug)]
 pub(crate) struct SocketFd {
     fd: OwnedFd,
-    /// The last receive left nothing behind, as far as one can know. A hint: wrong, it costs a little time.
-    drained: AtomicBool,
 }
 
 impl SocketFd {
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
-    }
-
-    pub(crate) fn is_drained(&self) -> bool {
-        self.drained.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_drained(&self, drained: bool) {
-        self.drained.store(drained, Ordering::Relaxed);
     }
 }
 
@@ -63,8 +53,7 @@ impl Socket {
         if is_tcp && let Err(error) = sockopt::set_tcp_nodelay(&fd, true) {
             tracing::warn!(%error, "a connection goes without TCP_NODELAY");
         }
-        let fd = SocketFd { fd, drained: AtomicBool::new(false) };
-        Socket { fd: Arc::new(fd), sending: AtomicBool::new(false) }
+        Socket { fd: Arc::new(SocketFd { fd }), sending: AtomicBool::new(false) }
     }
 
     /// Receives into the spare capacity of `buf`, at least one byte, or none at the end of the stream. The buffer comes

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use futures_util::future::{join, join_all};
 
 use super::{File, SharedMemory, Socket, WriteBuf, aligned};
@@ -361,6 +362,29 @@ fn both_directions_wait_on_one_socket() {
         sent.unwrap();
         assert_eq!(received.unwrap(), 2);
         assert_eq!(&buf[..], b"hi");
+    });
+}
+
+/// More receives than the ring lets sockets have in flight: the store goes on beside them, and each gets its turn.
+#[test]
+fn silent_peers_do_not_keep_the_store_waiting() {
+    const RECEIVES: usize = 8000;
+    on_each_engine(|| async {
+        let (near, far) = pair();
+        let mut receives: Vec<_> =
+            (0..RECEIVES).map(|_| near.recv(BytesMut::with_capacity(1)).boxed_local()).collect();
+        for receive in &mut receives {
+            assert!(futures_util::poll!(receive).is_pending());
+        }
+        let scratch = scratch();
+        let file = File::open(&scratch.path, Some(PAGE as u64)).unwrap();
+        file.write(0, WriteBuf::Owned(page(1))).await.unwrap();
+        file.sync().await.unwrap();
+        far.send_all(vec![Bytes::from(vec![1; RECEIVES])]).await.unwrap();
+        for (result, buf) in join_all(receives).await {
+            assert_eq!(result.unwrap(), buf.len());
+            assert_eq!(buf.len(), 1);
+        }
     });
 }
 

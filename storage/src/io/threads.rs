@@ -85,7 +85,7 @@ impl Threads {
                 let op = self.table.lend(key);
                 self.pool.start(key, op);
             }
-            Class::Socket => match attempt(self.table.op(key)) {
+            Class::Receive | Class::Send => match attempt(self.table.op(key)) {
                 Some(result) => self.ready.push((key, result)), // keeps I1
                 None => self.wait_for(key),
             },

@@ -9,8 +9,8 @@
 //!     completion (`table.rs`). So what the kernel borrows lives until the kernel gives it back, whoever drops what.
 //! I2  Pointers given to the kernel lead into heap memory that does not move with the table: a `BytesMut`'s, a
 //!     `Bytes`'s, a mapping's, or a boxed `Message`'s, one a slot, untouched until the slot's next send.
-//! I3  In flight never exceeds the completion queue, per class: files `FILE_OPS_MAX`, sockets `SOCKET_OPS_MAX`. What is
-//!     above waits in a backlog in order of arrival. Silent peers cannot use up the store's share.
+//! I3  In flight never exceeds the completion queue, per class: file operations, receives, sends. What is above waits
+//!     in its class's backlog in order of arrival. Silent peers cannot use up the store's share, nor that of replies.
 //! I4  The ring is dropped drained. Where that fails, what the kernel may still touch is leaked, and the log says so.
 //! I5  Entries are only pushed and entered from the thread that made the ring: `Uring` is not `Send`.
 //!
@@ -46,14 +46,15 @@ use crate::runtime::Remote;
 /// Entries pushed between two enters; more simply means one enter more. A guess, not tuned.
 const SQ_ENTRIES: u32 = 256;
 /// Completions the kernel can hand over without allocating. 16 bytes each.
-const CQ_ENTRIES: u32 = 8192;
+const CQ_ENTRIES: u32 = 16_384;
 /// Most file operations in flight. Several times what one NVMe queue holds.
 const FILE_OPS_MAX: usize = 1024;
-/// Most socket operations in flight: each open connection keeps one receive, and at times one send.
-const SOCKET_OPS_MAX: usize = 6900;
+/// Most receives in flight, and most sends: each open connection keeps one receive, and at times one send. With more
+/// connections than this on one thread, some wait for others to speak.
+const CONNECTIONS_MAX: usize = 7000;
 /// The wake-up's read and the cancels of `drain`, which go in batches of `SQ_ENTRIES`.
 const OWN_OPS_MAX: usize = SQ_ENTRIES as usize + 1;
-const _: () = assert!(FILE_OPS_MAX + SOCKET_OPS_MAX + OWN_OPS_MAX < CQ_ENTRIES as usize); // keeps I3
+const _: () = assert!(FILE_OPS_MAX + 2 * CONNECTIONS_MAX + OWN_OPS_MAX < CQ_ENTRIES as usize); // keeps I3
 
 /// Files the ring knows by number. A store is one; tests open several.
 const FILES_MAX: usize = 16;
@@ -69,9 +70,6 @@ const WAKE: u64 = 1 << 63;
 const CANCEL: u64 = WAKE + 1;
 const PROBE: u64 = WAKE + 2;
 
-/// `IORING_RECVSEND_POLL_FIRST`: wait for data at once instead of trying first, for a socket known to be empty.
-const POLL_FIRST: u16 = 1;
-
 /// See the module.
 pub(crate) struct Uring {
     ring: IoUring,
@@ -81,7 +79,7 @@ pub(crate) struct Uring {
     files: Vec<Weak<RealFile>>,
     /// Whether the kernel took the sparse table of files.
     files_registered: bool,
-    queues: [Queue; 2],
+    queues: [Queue; 3],
     remote: Arc<Remote>,
     /// Where the kernel puts the eventfd's count. Never looked at.
     wake_count: Box<[u8; 8]>,
@@ -106,7 +104,7 @@ impl Class {
     fn in_flight_max(self) -> usize {
         match self {
             Class::File => FILE_OPS_MAX,
-            Class::Socket => SOCKET_OPS_MAX,
+            Class::Receive | Class::Send => CONNECTIONS_MAX,
         }
     }
 }
@@ -126,7 +124,7 @@ impl Uring {
             messages: Vec::new(),
             files: Vec::new(),
             files_registered,
-            queues: [Queue::default(), Queue::default()],
+            queues: [Queue::default(), Queue::default(), Queue::default()],
             remote,
             wake_count: Box::new([0; 8]),
             wake_armed: false,
@@ -187,7 +185,7 @@ impl Uring {
         self.pump();
         self.arm_wake();
         // Room in flight and yet a backlog: an enter was refused. Its completions cannot be counted on to wake us.
-        let refused = [Class::File, Class::Socket].iter().any(|class| {
+        let refused = Class::ALL.iter().any(|class| {
             let queue = &self.queues[*class as usize];
             !queue.backlog.is_empty() && queue.in_flight < class.in_flight_max()
         });
@@ -206,8 +204,10 @@ impl Uring {
 
     /// Ends all socket operations and waits for those of files. What is left after the timeout is counted.
     pub(crate) fn drain(&mut self, timeout: Duration, out: &mut Reaped) -> usize {
-        for key in std::mem::take(&mut self.queues[Class::Socket as usize].backlog) {
-            self.table.complete(key, Err(Errno::CANCELED.into()), None, out);
+        for class in Class::ALL.into_iter().filter(|class| class.is_socket()) {
+            for key in std::mem::take(&mut self.queues[class as usize].backlog) {
+                self.table.complete(key, Err(Errno::CANCELED.into()), None, out);
+            }
         }
         let deadline = Instant::now() + timeout;
         loop {
@@ -223,10 +223,9 @@ impl Uring {
     }
 
     fn push_cancels(&mut self) {
-        let sockets = self.table.active_ops().filter_map(|(key, op)| match op.map(Op::class) {
-            Some(Class::Socket) => Some(key.to_u64()),
-            Some(Class::File) | None => None,
-        });
+        let of_socket = |op: &Op| op.class().is_socket();
+        let sockets = self.table.active_ops();
+        let sockets = sockets.filter(|(_, op)| op.is_some_and(of_socket)).map(|(key, _)| key.to_u64());
         let targets: Vec<u64> =
             sockets.chain(self.wake_armed.then_some(WAKE)).take(SQ_ENTRIES as usize).collect();
         for target in targets {
@@ -242,7 +241,7 @@ impl Uring {
 
     /// Moves from the backlogs into the ring what there is room for.
     fn pump(&mut self) {
-        for class in [Class::File, Class::Socket] {
+        for class in Class::ALL {
             while let Some(&key) = self.queues[class as usize].backlog.front()
                 && self.queues[class as usize].in_flight < class.in_flight_max()
                 && self.push_op(key, class)
@@ -351,10 +350,7 @@ impl Uring {
             Op::Recv { socket, buf } => {
                 let spare = buf.spare_capacity_mut();
                 let len = spare.len().min(TRANSFER_BYTES_MAX) as u32;
-                let order = if socket.is_drained() { POLL_FIRST } else { 0 };
-                opcode::Recv::new(types::Fd(socket.raw_fd()), spare.as_mut_ptr().cast(), len)
-                    .ioprio(order)
-                    .build()
+                opcode::Recv::new(types::Fd(socket.raw_fd()), spare.as_mut_ptr().cast(), len).build()
             }
             Op::Send { socket, chunks, first, skip } => {
                 let fd = types::Fd(socket.raw_fd());
@@ -420,15 +416,9 @@ fn finish(op: &mut Op, completion: &cqueue::Entry) -> io::Result<usize> {
         return Err(io::Error::from_raw_os_error(-result));
     };
     match op {
-        Op::Read { buf, .. } => {
+        Op::Read { buf, .. } | Op::Recv { buf, .. } => {
             // SAFETY: the kernel says that it has filled this many bytes of the spare capacity it was given, and the
             // buffer was not touched in between, because the table had it.
-            unsafe { buffer::grow(buf, count) };
-        }
-        Op::Recv { socket, buf } => {
-            let asked = (buf.capacity() - buf.len()).min(TRANSFER_BYTES_MAX);
-            socket.set_drained(count < asked && !cqueue::sock_nonempty(completion.flags()));
-            // SAFETY: as above.
             unsafe { buffer::grow(buf, count) };
         }
         Op::Write { .. } | Op::Sync { .. } | Op::Allocate { .. } | Op::Punch { .. } | Op::Send { .. } => {}

@@ -39,7 +39,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicU32, AtomicU64, Ordering::*},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*},
     },
 };
 use sync::Syncs;
@@ -108,6 +108,9 @@ struct Segment {
     footer: Arc<Mutex<Vec<u8>>>,
     /// Opened from the reserve: data only when there is more room again.
     reserved: bool,
+    /// Its slot was never written: each first write changes metadata of the file system, and a sync waits for its journal
+    /// (measured on ext4: 0.13 ms against 1.5 ms).
+    raw: bool,
 }
 
 struct Open {
@@ -160,6 +163,8 @@ pub(crate) struct Log {
     /// Something was written, or there is space again.
     pub(crate) room: Notify,
     syncs: Syncs,
+    /// A sync was asked for since the log last looked.
+    leave_raw: AtomicBool,
     pub(crate) counters: Counters,
 }
 
@@ -193,6 +198,8 @@ impl Log {
             footer_bytes: start.footer.len(),
             footer: Arc::new(Mutex::new(start.footer)),
             reserved: false,
+            // Recovery cannot tell; the log moves on soon enough.
+            raw: false,
         };
         Self {
             state: Mutex::new(State {
@@ -215,6 +222,7 @@ impl Log {
             leases: AtomicU32::new(0),
             room: Notify::new(),
             syncs: Syncs::new(start.synced),
+            leave_raw: AtomicBool::new(false),
             counters: Counters::default(),
         }
     }
@@ -382,6 +390,15 @@ impl Log {
             block = block.next_multiple_of(geometry.window_blocks);
         }
         let footer = footer_blocks(state.segment.footer_bytes + FooterBatch::bytes(record_bytes));
+        if state.segment.raw && self.leave_raw.swap(false, Relaxed) && self.segments.has_prepared() {
+            // Someone syncs: the rest of this segment would make each sync wait. What is left of it takes no space in
+            // the file, and its slot comes back with the others.
+            match self.next_segment(state, need) {
+                Ok(()) => block = 0,
+                Err(Refused::NoSpace) => {}
+                Err(refused) => return Err(refused),
+            }
+        }
         // A footer never outgrows half a window, so that it is staged in one.
         if block + 1 + data_blocks + footer > geometry.segment_blocks || footer > geometry.window_blocks / 2 {
             self.next_segment(state, need)?;
@@ -446,16 +463,17 @@ impl Log {
             next_lsn: state.next_lsn,
             previous: state.previous,
             synced: Lsn(0),
-            next,
+            next: (next.id, next.slot),
         };
         let fresh = Segment {
-            id: next.0,
-            slot: next.1,
+            id: next.id,
+            slot: next.slot,
             fill: 0,
             from_block: 0,
             footer_bytes: 0,
             footer: Arc::default(),
             reserved: self.segments.free() < self.segments.reserve(),
+            raw: !next.prepared,
         };
         let old = std::mem::replace(&mut state.segment, fresh);
         state.under_way.push_back(Entry::Footer {

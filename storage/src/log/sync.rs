@@ -56,6 +56,7 @@ impl Log {
     /// [`Kind::Latched`] when a write or sync failed, now or earlier.
     pub(crate) async fn sync(self: &Arc<Self>, lsn: Lsn) -> Result<()> {
         self.counters.sync_requests.fetch_add(1, Relaxed);
+        self.leave_raw.store(true, Relaxed);
         self.wait_written(lsn).await?;
         loop {
             let done = self.syncs.done.notified();

@@ -22,6 +22,19 @@ fn each_engine(test: impl Fn(Runtime)) {
 }
 
 #[test]
+fn auto_takes_the_ring_or_says_why_not() {
+    let runtime = Runtime::new(Engine::Auto).unwrap();
+    match runtime.fallback_reason() {
+        None => assert_eq!(runtime.engine_name(), "uring"),
+        Some(reason) => {
+            assert_eq!(runtime.engine_name(), "threads");
+            assert!(reason.contains("io_uring"), "{reason}");
+        }
+    }
+    runtime.block_on(runtime::yield_now());
+}
+
+#[test]
 fn tasks_spawned_by_tasks_run() {
     each_engine(|runtime| {
         let count = Rc::new(Cell::new(0));

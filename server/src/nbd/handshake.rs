@@ -7,13 +7,15 @@ use crate::{
     registry::{Entry, Registry},
 };
 use bytes::BytesMut;
+use futures_util::StreamExt;
 use sandstone_protocol::{
     Access, BlockSizes, ClientFlags, CloseReason, ExportInfo, ListedExport, Lookup, Negotiated, Negotiation,
-    Next, OptionDecoder, OptionError, Purpose, Refusal, Step, Text, TransmissionFlags,
+    Next, OptionDecoder, OptionError, Purpose, ReceivedOption, Refusal, Step, Text, TransmissionFlags,
 };
 use sandstone_storage::Volume;
 use std::{fmt, io, sync::Arc};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_util::codec::{Decoder, FramedRead};
 
 /// A finished handshake.
 pub(super) struct Attached {
@@ -45,10 +47,7 @@ impl fmt::Display for Ended {
 
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Gone,
-            _ => Self::Io(error),
-        }
+        Self::Io(error)
     }
 }
 
@@ -68,29 +67,23 @@ pub(super) async fn shake_hands<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut received, mut out) = (BytesMut::with_capacity(4096), BytesMut::new());
+    let mut out = BytesMut::new();
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut said = FramedRead::new(reader, Codec::Flags);
     Negotiation::GREETING.encode(&mut out);
-    stream.write_all(&out).await?;
-    let flags = loop {
-        match ClientFlags::decode(&mut received) {
-            Some(flags) => break flags,
-            None => more(stream, &mut received).await?,
-        }
-    };
+    writer.write_all(&out).await?;
+    let Said::Flags(flags) = next(&mut said).await? else { unreachable!("flags come first") };
     let mut negotiation = Negotiation::begin(flags)?;
-    let mut decoder = OptionDecoder::new();
     let mut granted = None;
     let mut step = Step { send: Vec::new(), next: Next::Option };
     loop {
         out.clear();
         step.encode(&mut out);
-        stream.write_all(&out).await?;
+        writer.write_all(&out).await?;
         step = match step.next {
-            Next::Option => loop {
-                match decoder.decode(&mut received).map_err(CloseReason::from)? {
-                    Some(option) => break negotiation.handle(option),
-                    None => more(stream, &mut received).await?,
-                }
+            Next::Option => match next(&mut said).await? {
+                Said::Option(option) => negotiation.handle(option),
+                Said::Flags(_) => unreachable!("flags come once"),
             },
             Next::LookUp(lookup) => match look_up(&lookup, registry, wire, peer) {
                 Ok((info, grant)) => {
@@ -102,6 +95,7 @@ where
             Next::List => negotiation.list_found(list(registry)),
             Next::Transmission(negotiated) => {
                 let (volume, guard) = granted.expect("transmission follows a grant");
+                let received = said.read_buffer_mut().split();
                 return Ok(Attached { negotiated, volume, guard, received });
             }
             Next::Close(reason) => return Err(reason.into()),
@@ -109,11 +103,46 @@ where
     }
 }
 
-async fn more<S: AsyncRead + Unpin>(stream: &mut S, received: &mut BytesMut) -> io::Result<()> {
-    match stream.read_buf(received).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
+/// What a client says in the handshake.
+enum Said {
+    Flags(ClientFlags),
+    Option(ReceivedOption),
+}
+
+/// Finds it in the stream: the flags, then options.
+enum Codec {
+    Flags,
+    Options(OptionDecoder),
+}
+
+impl Decoder for Codec {
+    type Item = Said;
+    type Error = Ended;
+
+    fn decode(&mut self, received: &mut BytesMut) -> Result<Option<Said>, Ended> {
+        match self {
+            Self::Flags => {
+                let flags = ClientFlags::decode(received);
+                if flags.is_some() {
+                    *self = Self::Options(OptionDecoder::new());
+                }
+                Ok(flags.map(Said::Flags))
+            }
+            Self::Options(decoder) => {
+                let option = decoder.decode(received).map_err(CloseReason::from)?;
+                Ok(option.map(Said::Option))
+            }
+        }
     }
+
+    fn decode_eof(&mut self, received: &mut BytesMut) -> Result<Option<Said>, Ended> {
+        // Half an option at the end is as good as none.
+        self.decode(received)
+    }
+}
+
+async fn next<R: AsyncRead + Unpin>(said: &mut FramedRead<R, Codec>) -> Result<Said, Ended> {
+    said.next().await.unwrap_or(Err(Ended::Gone))
 }
 
 type Grant = (Volume, AttachedGuard);

@@ -34,7 +34,7 @@ const ALIGNMENT_BYTES: usize = 4096;
 ///
 /// It stays aligned until it has to grow (I1).
 #[must_use]
-pub fn aligned(len: usize) -> BytesMut {
+pub(crate) fn aligned(len: usize) -> BytesMut {
     // One page more than asked, and the front of it cut off up to the next boundary. The allocator's own alignment
     // cannot be asked for, since `BytesMut` frees its memory as plain bytes.
     let mut buf = BytesMut::with_capacity(len + ALIGNMENT_BYTES);
@@ -197,7 +197,7 @@ impl SharedMemory {
 
 /// What a write sends to the store. The operation owns it until its completion.
 #[derive(Debug)]
-pub enum WriteBuf {
+pub(crate) enum WriteBuf {
     /// A range of the staging memory, frozen until the write has completed (I4 of the module).
     Shared(Arc<SharedMemory>, Range<usize>),
     /// A buffer of its own, from [`aligned`] where the file is open for direct I/O.
@@ -207,7 +207,7 @@ pub enum WriteBuf {
 impl WriteBuf {
     /// How many bytes it writes.
     #[must_use]
-    pub fn len_bytes(&self) -> usize {
+    pub(crate) fn len_bytes(&self) -> usize {
         self.as_slice().len()
     }
 

@@ -186,7 +186,7 @@ impl File {
     ///
     /// # Errors
     /// The device's. Then any part of the range may have been written.
-    pub async fn write(&self, offset: u64, mut data: WriteBuf) -> io::Result<()> {
+    pub(crate) async fn write(&self, offset: u64, mut data: WriteBuf) -> io::Result<()> {
         let len = data.len_bytes();
         let mut done = 0;
         while done < len {

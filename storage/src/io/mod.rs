@@ -15,12 +15,13 @@ mod tests;
 mod threads;
 mod uring;
 
-pub use buffer::{SharedMemory, WriteBuf, aligned};
+pub use buffer::SharedMemory;
 pub use file::File;
 pub use op::OpKind;
 pub use sim::SimDisk;
 pub use socket::Socket;
 
+pub(crate) use buffer::{WriteBuf, aligned};
 pub(crate) use driver::{Driver, Spun};
 pub(crate) use sim::{Random, Simulated};
 pub(crate) use table::Reaped;

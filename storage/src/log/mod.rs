@@ -326,8 +326,9 @@ impl Log {
         loop {
             if let Some(open) = &state.open {
                 let header_room = HEADER_RECORDS_BYTES - open.records_bytes;
+                // A record without data makes the footer longer too, which must not grow into the last batch.
                 let data_room = self.data_room(state, open, least);
-                if header_room >= least && data_room >= offered.min(1) {
+                if header_room >= least && data_room.is_some_and(|room| room >= offered.min(1)) {
                     break;
                 }
                 Self::close(state);
@@ -340,7 +341,7 @@ impl Log {
             let sums = (HEADER_RECORDS_BYTES - open.records_bytes - RECORD_HEAD_BYTES - fixed_bytes) / 4;
             // Each checksum is also a part of the footer, whose room is counted for the whole record at once.
             let record = RECORD_HEAD_BYTES + fixed_bytes + offered as usize * 4;
-            self.data_room(state, open, record).min(sums as u32)
+            self.data_room(state, open, record).unwrap_or(0).min(sums as u32)
         };
         let blocks = if offered == 0 { 0 } else { offered.min(room.max(1)) };
         let bytes = RECORD_HEAD_BYTES + fixed_bytes + blocks as usize * 4;
@@ -357,14 +358,15 @@ impl Log {
         Ok(Place { lsn, batch: Arc::clone(&open.batch), data_offset, blocks, at })
     }
 
-    /// Blocks of data that the open batch can still take, if a record of `record_bytes` comes with them.
-    fn data_room(&self, state: &State, open: &Open, record_bytes: usize) -> u32 {
+    /// Blocks of data that the open batch can still take, if a record of `record_bytes` comes with them; `None` when the
+    /// footer has no room for the record itself.
+    fn data_room(&self, state: &State, open: &Open, record_bytes: usize) -> Option<u32> {
         let geometry = &self.segments.geometry;
         let next = open.batch.block + 1 + open.data_blocks;
         let window_end =
             open.batch.block / geometry.window_blocks * geometry.window_blocks + geometry.window_blocks;
         let footer = footer_blocks(state.segment.footer_bytes + record_bytes);
-        window_end.min(geometry.segment_blocks.saturating_sub(footer)).saturating_sub(next)
+        geometry.segment_blocks.checked_sub(footer)?.checked_sub(next).map(|room| room.min(window_end - next))
     }
 
     /// Closes the open batch: it takes no more records.
@@ -451,6 +453,7 @@ impl Log {
         let blocks = footer_blocks(state.segment.footer_bytes);
         let first = geometry.segment_blocks - blocks;
         assert!(blocks <= geometry.window_blocks, "a footer is smaller than a window");
+        assert!(state.segment.fill <= first, "the footer begins behind the last batch");
         let window = self.window(state, first)?;
         let next = self.segments.take(SegmentKind::Log, need).ok_or(Refused::NoSpace)?;
         let trailer = Trailer {

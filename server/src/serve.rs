@@ -4,7 +4,7 @@
 //!   start   log ─► data directory, token ─► listeners bound ─► keeper ─► store (recovery) ─► registry ─► workers
 //!           ─► NBD and admin served ─► start-up lines
 //!   stop    readiness red ─► nobody new is let in ─► what has arrived over NBD is answered ─► admin ends
-//!           ─► workers end ─► store closed (flush, checkpoint) ─► keeper ends ─► exit 0
+//!           ─► store closed (flush, checkpoint) ─► workers end ─► keeper ends ─► exit 0
 //! ```
 //!
 //! What starts later leans on what started earlier, so stopping goes the other way round. A second signal while stopping
@@ -187,8 +187,10 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
     end_admin(serving).await;
     drop(admin);
     drop(registry);
+    // The workers' rings may still be writing batches that the last checkpoint waits for.
+    let closed = keeper.handle().run(move || async move { store.close().await }).await;
     stop_workers(workers).await;
-    keeper.handle().run(move || async move { store.close().await }).await.map_err(ServeError::Close)?;
+    closed.map_err(ServeError::Close)?;
     tracing::info!("stopped");
     Ok(())
 }

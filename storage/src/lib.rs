@@ -40,7 +40,7 @@ mod write;
 pub use address::{BLOCK_BYTES, VOLUME_BYTES_MAX};
 pub use error::{Error, Kind, Result};
 pub use health::Health;
-pub use io::{File, OpKind, SharedMemory, SimDisk, Socket, WriteBuf, aligned};
+pub use io::{File, OpKind, SharedMemory, SimDisk, Socket};
 pub use read::{Extent, ExtentState, Piece};
 pub use recovery::Parts;
 pub use runtime::{Engine, Handle, Runtime, TurnEnd};

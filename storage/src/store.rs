@@ -1,7 +1,7 @@
 //! The store: opens, keeps the catalog of volumes, closes.
 
 use crate::{
-    address::{BLOCK_BYTES, Lsn, VOLUME_BYTES_MAX, VolumeNumber},
+    address::{Lsn, VOLUME_BYTES_MAX, VolumeNumber},
     checkpoint::Checkpointer,
     engine::Engine,
     error::{Error, Kind, Result},
@@ -48,7 +48,7 @@ pub struct StoreOptions {
 pub struct VolumeSpec {
     /// Its id.
     pub id: Uuid,
-    /// Its size: a multiple of 4,096, at most 16 TiB.
+    /// Its size in bytes: 1 to 16 TiB.
     pub size_bytes: u64,
     /// Its tuning.
     pub settings: Settings,
@@ -469,8 +469,8 @@ fn not_found(id: Uuid) -> Error {
 }
 
 fn check_size(size_bytes: u64) -> Result<()> {
-    if size_bytes == 0 || size_bytes > VOLUME_BYTES_MAX || !size_bytes.is_multiple_of(BLOCK_BYTES as u64) {
-        let text = format!("a volume's size must be a multiple of 4096 up to 16 TiB, not {size_bytes}");
+    if size_bytes == 0 || size_bytes > VOLUME_BYTES_MAX {
+        let text = format!("a volume's size must be from 1 byte to 16 TiB, not {size_bytes}");
         return Err(Error::new(Kind::Invalid, text));
     }
     Ok(())

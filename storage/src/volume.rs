@@ -85,7 +85,7 @@ impl Volume {
         self.0.id
     }
 
-    /// Its size; a multiple of 4,096.
+    /// Its size.
     pub fn size_bytes(&self) -> u64 {
         self.0.size_bytes.load(Acquire)
     }

@@ -124,7 +124,10 @@ impl Volume {
         self.0.check_range(offset, len)?;
         let mut chunks = VecDeque::with_capacity(1);
         let block_bytes = BLOCK_BYTES as u64;
-        let (first, end) = (offset.div_ceil(block_bytes), (offset + len) / block_bytes);
+        let first = offset.div_ceil(block_bytes);
+        // The last block of a volume of odd size is whole when the range reaches its end.
+        let to_end = len > 0 && offset + len == self.size_bytes();
+        let end = if to_end { (offset + len).div_ceil(block_bytes) } else { (offset + len) / block_bytes };
         if first < end {
             let content = Content::Range { count: end - first, kind: RecordKind::Hole };
             chunks.push_back(Chunk { block: first, content, edge: None });

@@ -42,16 +42,16 @@ pub(super) async fn observe(State(admin): State<Shared>, request: Request, next:
 fn log(id: &str, method: &Method, path: &str, route: &str, response: &Response, took: Duration) {
     let status = response.status().as_u16();
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    // Probes come every few seconds. A store that is not ready has said so once; they would repeat it for ever.
+    if !route.starts_with("/api/") {
+        return tracing::debug!(request_id = id, %method, path, status, took_us, "probe");
+    }
     match response.extensions().get::<LoggedError>() {
         Some(LoggedError(error)) if response.status().is_server_error() => {
             tracing::error!(request_id = id, %method, path, status, took_us, error, "request");
         }
         Some(LoggedError(error)) => {
             tracing::info!(request_id = id, %method, path, status, took_us, error, "request")
-        }
-        // Probes come every few seconds and say nothing while all is well.
-        None if !route.starts_with("/api/") => {
-            tracing::debug!(request_id = id, %method, path, status, took_us, "request");
         }
         None => tracing::info!(request_id = id, %method, path, status, took_us, "request"),
     }

@@ -145,16 +145,11 @@ fn find_or_create(client: &AdminClient, name: &str, disk_bytes: u64) -> Result<(
             Ok((volume, Origin::Found))
         }
         Err(CliError::NoVolume(_)) if parse_id(name).is_none() => {
-            let body = json!({ "name": name, "size": volume_bytes(disk_bytes).to_string() });
+            let body = json!({ "name": name, "size": disk_bytes.max(ranges::VOLUME.bytes_min).to_string() });
             Ok((client.post("/sandboxvolumes", &body)?, Origin::Created))
         }
         Err(error) => Err(error),
     }
-}
-
-/// The least size of a volume that holds the disk.
-fn volume_bytes(disk_bytes: u64) -> u64 {
-    disk_bytes.next_multiple_of(ranges::BLOCK_BYTES).max(ranges::VOLUME.bytes_min)
 }
 
 fn copy_in(

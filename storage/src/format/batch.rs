@@ -286,8 +286,11 @@ impl Record<'_> {
         self.payload.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("four bytes"))).collect()
     }
 
-    /// Address of a data record's first block, given where its batch's header stands.
+    /// Address of a data record's first block, given where its batch's header stands; for others the header's own.
     pub(crate) fn address(&self, segment: SegmentId, header_block: u32) -> Result<Address, Malformed> {
+        if self.head.kind != RecordKind::Data {
+            return Ok(Address::new(segment, header_block));
+        }
         let first = header_block.checked_add(1).and_then(|b| b.checked_add(self.head.data_offset));
         let end = first.and_then(|f| u64::from(f).checked_add(self.head.count));
         match (first, end) {

@@ -13,6 +13,8 @@ mod context;
 mod error;
 mod image;
 mod nbd_client;
+mod nbd_handshake;
+mod nbd_stream;
 mod output;
 mod progress;
 mod qemu_img;

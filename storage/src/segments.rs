@@ -117,7 +117,7 @@ impl Segments {
 
     /// Slots that are kept back from data (I3).
     pub(crate) fn reserve(&self) -> u32 {
-        4.min(self.geometry.slots / 3)
+        (self.geometry.slots / 5).clamp(2, 4)
     }
 
     /// Free slots, the reserve included.
@@ -265,10 +265,10 @@ mod tests {
     #[test]
     fn data_leaves_the_reserve_and_upkeep_takes_it() {
         let s = segments();
-        assert_eq!((s.free(), s.reserve()), (12, 4));
+        assert_eq!((s.free(), s.reserve()), (12, 2));
         let taken: Vec<_> = std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data)).collect();
-        assert_eq!(taken.len(), 8);
-        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Upkeep)).count(), 4);
+        assert_eq!(taken.len(), 10);
+        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Upkeep)).count(), 2);
         assert_eq!(s.free(), 0);
     }
 

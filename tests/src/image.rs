@@ -11,7 +11,6 @@ use crate::random::Random;
 /// A source tree made from a seed: some thousand files of the sizes that source trees have.
 pub struct Tree {
     dir: TempDir,
-    files: usize,
 }
 
 impl Tree {
@@ -38,17 +37,12 @@ impl Tree {
             }
             fs::write(folder.join(format!("file{number}.rs")), bytes).expect("a file can be written");
         }
-        Self { dir, files }
+        Self { dir }
     }
 
     /// Where it lies.
     pub fn path(&self) -> &Path {
         self.dir.path()
-    }
-
-    /// How many files it has.
-    pub fn files(&self) -> usize {
-        self.files
     }
 }
 

@@ -140,11 +140,6 @@ impl Ledger {
         }
     }
 
-    /// How many blocks are acknowledged but not durable: what a crash of the host may cost where it may cost.
-    pub fn at_risk(&self) -> usize {
-        self.blocks.iter().filter(|b| b.durable < b.acknowledged).count()
-    }
-
     /// Holds what `read` gives for each stretch of `count` blocks against the promise, then goes on from what
     /// is there: versions that did not survive must never be seen again.
     ///

@@ -52,12 +52,6 @@ impl Program {
         self
     }
 
-    /// Takes a variable out of the environment.
-    pub fn without_env(mut self, name: &str) -> Self {
-        self.command.env_remove(name);
-        self
-    }
-
     /// Sets the working directory.
     pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.command.current_dir(dir);
@@ -147,11 +141,6 @@ impl Running {
     /// What it wrote to standard output and standard error so far.
     pub fn said(&self) -> String {
         format!("{}{}", self.text("stdout"), self.text("stderr"))
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().map_or(0, Child::id)
     }
 
     fn exited(&mut self) -> Option<ExitStatus> {

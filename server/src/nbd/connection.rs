@@ -17,7 +17,7 @@ use super::{
     outbox::Outbox,
 };
 use bytes::{Buf, Bytes, BytesMut};
-use sandstone_protocol::{Checked, Negotiated, Request, Terms};
+use sandstone_protocol::{Checked, Negotiated, Request, Terms, WireError};
 use sandstone_storage::{Socket, Volume, runtime};
 use std::{cell::Cell, fmt, io, rc::Rc};
 
@@ -139,8 +139,15 @@ impl Connection {
         let this = Rc::clone(self);
         runtime::spawn(async move {
             let outcome = serve(&this.volume, checked, payload).await;
-            if let Outcome::Failed { error, text } = &outcome {
-                tracing::warn!(volume = %this.volume.id(), request = ?checked, ?error, reason = text, "request failed");
+            match &outcome {
+                // The client hears of it, and a full store would fill the log too.
+                Outcome::Failed { error: error @ WireError::Enospc, text } => {
+                    tracing::debug!(volume = %this.volume.id(), request = ?checked, ?error, reason = text, "request failed");
+                }
+                Outcome::Failed { error, text } => {
+                    tracing::warn!(volume = %this.volume.id(), request = ?checked, ?error, reason = text, "request failed");
+                }
+                Outcome::Done | Outcome::Read { .. } | Outcome::Status(_) => {}
             }
             this.outbox.put(share, |reply| answer(reply, &this.agreed, request.cookie, outcome));
         });

@@ -57,7 +57,7 @@ impl Handshake<'_> {
         }
         let mut flags = BytesMut::new();
         ClientFlags::FIXED_NEWSTYLE.encode(&mut flags);
-        self.receiver.socket().write_all(&flags)?;
+        self.write(&flags)?;
 
         self.ask(&OptionRequest::StructuredReply, || "structured replies".to_owned())?;
         let context_id = self.select_allocation(&name)?;
@@ -130,17 +130,23 @@ impl Handshake<'_> {
         &mut self,
         decode: impl Fn(&mut BytesMut) -> Result<Option<T>, DecodeError>,
     ) -> io::Result<T> {
-        self.receiver
-            .message(decode)
-            .map_err(|error| io::Error::new(error.kind(), format!("{error} (during the handshake)")))
+        self.receiver.message(decode).map_err(during)
     }
 
     /// Waits for the socket, which cannot block for long: the server has read what came before.
     fn send(&mut self, option: &OptionRequest) -> io::Result<()> {
         let mut bytes = BytesMut::new();
         option.encode(&mut bytes);
-        self.receiver.socket().write_all(&bytes)
+        self.write(&bytes)
     }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        self.receiver.socket().write_all(bytes).map_err(during)
+    }
+}
+
+fn during(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{error} (during the handshake)"))
 }
 
 fn refusal(what: &str, error: OptionError, text: &Text) -> io::Error {

@@ -79,8 +79,8 @@ pub(crate) struct Appended {
 pub(crate) enum Refused {
     /// Staging is full of batches that are not in the store yet: wait for [`Log::room`].
     Busy,
-    /// The store is full.
-    NoSpace,
+    /// The store is full, for what needs that much.
+    NoSpace(Need),
     /// No more writes: see the store's health.
     Stopped,
 }
@@ -192,7 +192,7 @@ impl Log {
             from_block: start.footer_from,
             footer_bytes: start.footer.len(),
             footer: Arc::new(Mutex::new(start.footer)),
-            reserved: false,
+            reserved: segments.is_in_reserve(),
         };
         Self {
             state: Mutex::new(State {
@@ -309,8 +309,8 @@ impl Log {
             }
         };
         if need == Need::Data && state.segment.reserved {
-            if self.segments.free() <= self.segments.reserve() {
-                return Err(Refused::NoSpace);
+            if !self.segments.has_room(Need::Data) {
+                return Err(Refused::NoSpace(need));
             }
             state.segment.reserved = false;
         }
@@ -438,7 +438,7 @@ impl Log {
         assert!(blocks <= geometry.window_blocks, "a footer is smaller than a window");
         assert!(state.segment.fill <= first, "the footer begins behind the last batch");
         let window = self.window(state, first)?;
-        let next = self.segments.take(SegmentKind::Log, need).ok_or(Refused::NoSpace)?;
+        let next = self.segments.take(SegmentKind::Log, need).ok_or(Refused::NoSpace(need))?;
         let trailer = Trailer {
             segment: state.segment.id,
             epoch: self.epoch,
@@ -458,7 +458,7 @@ impl Log {
             from_block: 0,
             footer_bytes: 0,
             footer: Arc::default(),
-            reserved: self.segments.free() < self.segments.reserve(),
+            reserved: self.segments.is_in_reserve(),
         };
         let old = std::mem::replace(&mut state.segment, fresh);
         state.under_way.push_back(Entry::Footer {

@@ -7,13 +7,18 @@ use crate::{
     error::{Error, Result},
     format::decode_node,
     io::{File, aligned},
-    map::{Missing, Node},
+    map::{Missing, Node, NodeRef, Nodes},
     segments::Segments,
 };
 use bytes::{Bytes, BytesMut};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::*},
+use foldhash::fast::FixedState;
+use futures_util::future::try_join_all;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::*},
+    },
 };
 
 /// The cache of data blocks.
@@ -37,21 +42,56 @@ pub(crate) struct Disk {
     pub(crate) corrupt: AtomicU64,
 }
 
-impl Disk {
-    /// Reads a node of the map from disk, and puts it into the cache. Hold a read token.
+/// The nodes that an operation works with: those in the cache, and those that it had to read. It holds the latter until
+/// it is done, or else one that needs more of them than the cache can keep would read them over and over.
+pub(crate) struct NodesInHand<'a> {
+    disk: &'a Disk,
+    /// By address.
+    read: HashMap<u64, Arc<Node>, FixedState>,
+}
+
+impl<'a> NodesInHand<'a> {
+    pub(crate) fn new(disk: &'a Disk) -> Self {
+        Self { disk, read: HashMap::default() }
+    }
+
+    /// Reads a node of the map from disk, for this operation and the cache. Hold a read token.
     ///
     /// # Errors
     /// [`crate::Kind::Io`] or [`crate::Kind::Corrupt`], after a second try.
-    pub(crate) async fn load(&self, missing: Missing) -> Result<()> {
-        let node = self.read_node(missing).await?;
-        self.nodes.put(node);
+    pub(crate) async fn load(&mut self, missing: Missing) -> Result<()> {
+        let node = self.disk.read_node(missing).await?;
+        self.keep(missing, node);
         Ok(())
     }
 
-    /// Reads a node of the map from disk.
+    /// The same for some at once.
     ///
     /// # Errors
     /// As [`Self::load`].
+    pub(crate) async fn load_all(&mut self, missing: &[Missing]) -> Result<()> {
+        let nodes = try_join_all(missing.iter().map(|m| self.disk.read_node(*m))).await?;
+        missing.iter().zip(nodes).for_each(|(missing, node)| self.keep(*missing, node));
+        Ok(())
+    }
+
+    fn keep(&mut self, missing: Missing, node: Arc<Node>) {
+        self.disk.nodes.put(Arc::clone(&node));
+        self.read.insert(missing.node.address.raw(), node);
+    }
+}
+
+impl Nodes for NodesInHand<'_> {
+    fn get(&self, node: &NodeRef) -> Option<Arc<Node>> {
+        self.read.get(&node.address.raw()).cloned().or_else(|| Nodes::get(&self.disk.nodes, node))
+    }
+}
+
+impl Disk {
+    /// Reads a node of the map from disk.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Io`] or [`crate::Kind::Corrupt`], after a second try.
     pub(crate) async fn read_node(&self, missing: Missing) -> Result<Arc<Node>> {
         let Missing { node, level } = missing;
         let mut second_try = false;

@@ -51,9 +51,10 @@ impl Upkeep {
         }
     }
 
-    /// These many nodes became dirty.
+    /// These many nodes became dirty. What they were on disk is garbage with the next checkpoint.
     pub(crate) fn add_dirty(&self, nodes: u64) {
         if nodes > 0 {
+            self.garbage_blocks.fetch_add(nodes, Relaxed);
             let before = self.dirty_nodes.fetch_add(nodes, Relaxed);
             if before + nodes > self.dirty_nodes_max / 2 && before <= self.dirty_nodes_max / 2 {
                 self.wanted.notify_one();

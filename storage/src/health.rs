@@ -1,5 +1,6 @@
 //! Whether the store may be written to.
 
+use crate::error::{Error, Kind};
 use std::sync::{
     Mutex,
     atomic::{AtomicBool, Ordering::*},
@@ -35,6 +36,15 @@ impl HealthCell {
     /// Whether nothing may be written any more.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Acquire)
+    }
+
+    /// What a write is told when nothing may be written any more.
+    pub(crate) fn refusal(&self) -> Error {
+        match self.get() {
+            Health::Corrupt(reason) => Error::new(Kind::ReadOnly, reason),
+            Health::Latched(reason) => Error::new(Kind::Latched, reason),
+            Health::Ready => Error::new(Kind::Latched, "the store does not take writes"),
+        }
     }
 
     /// No more writes. The first reason is the one that counts.

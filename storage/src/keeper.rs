@@ -101,6 +101,7 @@ impl Shared {
     pub(crate) async fn reclaim(&self) -> Result<()> {
         let engine = &self.engine;
         let segments = &engine.disk.segments;
+        let _alone = self.reclaiming.lock().await;
         let mut bits = Bits::new(&segments.candidates(), segments.geometry.segment_blocks);
         engine.upkeep.garbage_blocks.store(0, Relaxed);
         let roots: Vec<_> = self.volumes().iter().map(|v| v.0.lock().tree.clone()).collect();

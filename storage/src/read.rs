@@ -2,7 +2,7 @@
 
 use crate::{
     address::{Address, BLOCK_BYTES},
-    disk::Fill,
+    disk::{Fill, NodesInHand},
     error::Result,
     map::{Mapping, MappingState, RunState},
     volume::{Inner, Volume},
@@ -85,8 +85,13 @@ impl Volume {
         for Mapping { blocks, state } in mappings {
             match state {
                 MappingState::Zero | MappingState::Hole => {
-                    // A request is at most 4 GiB, and so is each of its pieces.
-                    pieces.push(Piece::Zero { len: (blocks * block_bytes).min(u64::from(u32::MAX)) as u32 });
+                    // A request is below 4 GiB, but not the whole blocks around it.
+                    let (half, len) = (1 << 31, blocks * block_bytes);
+                    pieces.extend(
+                        (0..len)
+                            .step_by(half)
+                            .map(|at| Piece::Zero { len: (len - at).min(half as u64) as u32 }),
+                    );
                 }
                 MappingState::Data(address, checksums) => {
                     volume.gather(address, checksums, &mut pieces, &mut misses);
@@ -122,6 +127,10 @@ impl Volume {
         volume.check_range(offset, len)?;
         let block_bytes = BLOCK_BYTES as u64;
         let _token = volume.engine.readers.enter();
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let mut nodes = NodesInHand::new(&volume.engine.disk);
         let mut extents: Vec<Extent> = Vec::new();
         let (mut at, end) = (offset / block_bytes, (offset + len).div_ceil(block_bytes));
         while at < end {
@@ -129,7 +138,7 @@ impl Volume {
                 let state = volume.lock();
                 state.check_exists()?;
                 let start = at;
-                state.tree.visit(&volume.engine.disk.nodes, start, end - start, &mut |blocks, run, _| {
+                state.tree.visit(&nodes, start, end - start, &mut |blocks, run, _| {
                     let state = match run {
                         Some(RunState::Data(_)) => ExtentState::Data,
                         Some(RunState::Zero) => ExtentState::Zero,
@@ -149,7 +158,7 @@ impl Volume {
             match missing {
                 Ok(ControlFlow::Break(())) => break,
                 Ok(ControlFlow::Continue(())) => {}
-                Err(missing) => volume.engine.disk.load(missing).await?,
+                Err(missing) => nodes.load(missing).await?,
             }
         }
         if let Some(first) = extents.first_mut() {
@@ -182,18 +191,18 @@ impl Volume {
 impl Inner {
     /// What the blocks are; loads the nodes of the map that it takes. Hold a read token.
     pub(crate) async fn mappings(&self, first: u64, blocks: u64) -> Result<SmallVec<[Mapping; 4]>> {
-        let mut out = SmallVec::new();
+        let (mut out, mut nodes) = (SmallVec::new(), NodesInHand::new(&self.engine.disk));
         loop {
             let missing = {
                 let state = self.lock();
                 state.check_exists()?;
-                match state.tree.lookup(&self.engine.disk.nodes, first, blocks, &mut out) {
+                match state.tree.lookup(&nodes, first, blocks, &mut out) {
                     Ok(()) => return Ok(out),
                     Err(missing) => missing,
                 }
             };
             out.clear();
-            self.engine.disk.load(missing).await?;
+            nodes.load(missing).await?;
         }
     }
 

@@ -15,6 +15,7 @@ use crate::{
     engine::Engine,
     error::{Error, Kind, Result},
     map::{Child, Missing, Node, NodeBody, RunState, Tree},
+    segments::Need,
 };
 use futures_util::future::try_join_all;
 use std::{
@@ -22,6 +23,9 @@ use std::{
     sync::{Arc, atomic::Ordering::*},
 };
 
+/// Rounds that a writer waits for. The first may have begun before there was something to find; what the last finds,
+/// others may have taken.
+const ROUNDS_MAX: u32 = 3;
 /// Nodes read at once while marking.
 const LOADS_MAX: usize = 32;
 
@@ -110,25 +114,33 @@ impl Engine {
         }
     }
 
-    /// A writer found the store full: waits for a round of reclaim, if there may be something to find.
+    /// A writer found the store full: waits for rounds of reclaim, as long as there may be something to find.
     ///
     /// # Errors
-    /// [`Kind::NoSpace`] when there is no room after it either.
-    pub(crate) async fn wait_reclaim(&self) -> Result<()> {
-        let full = || Error::new(Kind::NoSpace, "the store is full");
-        if self.upkeep.garbage_blocks.load(Relaxed) == 0 && self.disk.segments.retired().is_empty() {
-            return Err(full());
-        }
-        let round = self.upkeep.reclaims.load(Acquire) + 1;
-        self.upkeep.reclaim_wanted.fetch_max(round, AcqRel);
-        self.upkeep.wanted.notify_one();
-        while self.upkeep.reclaims.load(Acquire) < round && !self.health.is_stopped() {
-            let done = self.upkeep.reclaimed.notified();
-            if self.upkeep.reclaims.load(Acquire) < round {
-                done.await;
+    /// [`Kind::NoSpace`] when there is no room after them either.
+    pub(crate) async fn wait_reclaim(&self, need: Need) -> Result<()> {
+        for _ in 0..ROUNDS_MAX {
+            if self.disk.segments.has_room(need) || self.health.is_stopped() {
+                return Ok(());
+            }
+            if self.upkeep.garbage_blocks.load(Relaxed) == 0 && self.disk.segments.retired().is_empty() {
+                break;
+            }
+            let round = self.upkeep.reclaims.load(Acquire) + 1;
+            self.upkeep.reclaim_wanted.fetch_max(round, AcqRel);
+            self.upkeep.wanted.notify_one();
+            while self.upkeep.reclaims.load(Acquire) < round && !self.health.is_stopped() {
+                let done = self.upkeep.reclaimed.notified();
+                if self.upkeep.reclaims.load(Acquire) < round {
+                    done.await;
+                }
             }
         }
-        if self.disk.segments.free() > self.disk.segments.reserve() { Ok(()) } else { Err(full()) }
+        if self.disk.segments.has_room(need) {
+            Ok(())
+        } else {
+            Err(Error::new(Kind::NoSpace, "the store is full"))
+        }
     }
 
     /// Bytes of garbage that are worth a mark: an eighth of what is in use, and at least four segments.

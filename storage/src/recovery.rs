@@ -11,8 +11,9 @@
 //! I3  Data is checked against its record where the record is not known to be synced; a batch whose data did not all
 //!     arrive is as good as missing, even though its header did.
 //! I4  Before the first new record is logged, what staging had is in the store, the trailer block of the open segment is
-//!     cleared (it may be left from a log that was longer), and the superblock with the new epoch is synced.
-//!     Otherwise a later recovery could take an older end of the log for its continuation.
+//!     cleared (it may be left from a log that was longer), and the superblock with the new epoch is synced. It says
+//!     that what comes from here on is of that epoch or later, and new segments get numbers that no older log can have
+//!     used. Otherwise a later recovery could take an older end of the log for its continuation.
 
 mod apply;
 mod walk;
@@ -38,6 +39,7 @@ use crate::{
     store::RecoveryReport,
 };
 use apply::Volumes;
+use bytes::BytesMut;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
@@ -45,6 +47,8 @@ use std::{
 };
 use walk::Walk;
 
+/// A block is torn at multiples of this at most; what a superblock says is all before the first.
+const TEAR_BYTES: usize = 512;
 /// How long a start waits for another server, or the last one's writes, to let go of the store.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 
@@ -165,7 +169,7 @@ pub(crate) async fn recover(
         );
 
     let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
-    let mut walk = Walk::new(&disk, &identity, leftover, superblock.synced, replay);
+    let mut walk = Walk::new(&disk, &identity, leftover, &superblock);
     let health = match walk.run(&mut volumes).await {
         Ok(()) => Health::Ready,
         Err(error) if error.kind() == Kind::Corrupt => {
@@ -223,6 +227,10 @@ async fn settle(
     file.sync().await.map_err(context)?;
     superblock.epoch += 1;
     superblock.generation += 1;
+    superblock.synced = at.lsn;
+    // An end of the log that was not found may have used numbers up: as many as there are slots, at most, because a
+    // slot is freed only by a checkpoint, whose superblock says how far it got.
+    segments.skip_to(SegmentId(superblock.next_segment.0 + u64::from(geometry.slots)));
     superblock.next_segment = segments.next();
     write_superblock(file, superblock).await
 }
@@ -236,10 +244,11 @@ async fn write_superblock(file: &File, superblock: &Superblock) -> Result<()> {
     file.sync().await.map_err(context)
 }
 
-/// The newest valid superblock; `None` when both slots are blank.
+/// The newest valid superblock; `None` when there is no store yet.
 async fn read_superblock(file: &File) -> Result<Option<Superblock>> {
     let mut found: Option<Superblock> = None;
     let mut damage = None;
+    let mut blocks = Vec::new();
     for slot in 0..SUPERBLOCK_SLOTS {
         let read = file.read(superblock_offset(slot), aligned(BLOCK_BYTES), BLOCK_BYTES).await;
         let block = read.map_err(|e| Error::io("reading the superblock", e))?;
@@ -252,14 +261,30 @@ async fn read_superblock(file: &File) -> Result<Option<Superblock>> {
             Err(why) if block.iter().any(|b| *b != 0) => damage = Some(why),
             Err(_) => {}
         }
+        blocks.push(block);
     }
     match (found, damage) {
         (Some(superblock), _) => Ok(Some(superblock)),
         (None, None) => Ok(None),
+        (None, Some(_)) if is_half_made(&blocks) => {
+            tracing::warn!("the store's making was interrupted; it is made again");
+            Ok(None)
+        }
         (None, Some(Malformed(why))) => {
             Err(Error::corrupt(format!("this is no store that can be read: {why}")))
         }
     }
+}
+
+/// Whether these slots are what a crash can leave of [`make`]: the first one torn, the second not begun. A store counts as
+/// made, and takes data, only after both were synced. Anything else may be somebody's data.
+fn is_half_made(slots: &[BytesMut]) -> bool {
+    let zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
+    let [first, rest @ ..] = slots else { return false };
+    let (head, tail) = first.split_at(TEAR_BYTES);
+    (Superblock::is_marked(head) || zero(head))
+        && zero(&tail[..tail.len() - 4])
+        && rest.iter().all(|slot| zero(slot))
 }
 
 /// Makes an empty store: both superblock slots, and an empty first segment.

@@ -125,14 +125,24 @@ impl Segments {
         self.free.load(Relaxed)
     }
 
-    /// A fresh segment; `None` when there is no room for that need.
-    pub(crate) fn take(&self, kind: SegmentKind, need: Need) -> Option<Taken> {
-        let mut state = self.lock();
+    /// Whether a segment can be had for that.
+    pub(crate) fn has_room(&self, need: Need) -> bool {
         let kept = match need {
             Need::Data => self.reserve(),
             Need::Upkeep => 0,
         };
-        if self.free() <= kept {
+        self.free() > kept
+    }
+
+    /// Whether segments of the reserve are in use.
+    pub(crate) fn is_in_reserve(&self) -> bool {
+        self.free() < self.reserve()
+    }
+
+    /// A fresh segment; `None` when there is no room for that need.
+    pub(crate) fn take(&self, kind: SegmentKind, need: Need) -> Option<Taken> {
+        let mut state = self.lock();
+        if !self.has_room(need) {
             return None;
         }
         let at = state
@@ -181,6 +191,12 @@ impl Segments {
         self.lock().next
     }
 
+    /// Recovery: numbers below this one may have been used by a log that was lost.
+    pub(crate) fn skip_to(&self, next: SegmentId) {
+        let mut state = self.lock();
+        state.next = state.next.max(next);
+    }
+
     /// The segments that a checkpoint names: all but the retired ones.
     pub(crate) fn entries(&self, retired: &[SegmentId]) -> Vec<SegmentEntry> {
         let state = self.lock();
@@ -220,7 +236,9 @@ impl Segments {
     /// A slot to prepare, if fewer than `ahead` are; it counts as used until [`Self::prepared`].
     pub(crate) fn take_raw(&self, ahead: usize) -> Option<Slot> {
         let mut state = self.lock();
-        if state.slots.iter().filter(|s| **s == SlotState::Prepared).count() >= ahead {
+        // A writer must not find the store full because of a slot that is being made ready for it.
+        let scarce = self.free() <= self.reserve() + 1;
+        if scarce || state.slots.iter().filter(|s| **s == SlotState::Prepared).count() >= ahead {
             return None;
         }
         self.claim(&mut state, SlotState::Raw)

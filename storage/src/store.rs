@@ -133,6 +133,8 @@ pub(crate) struct Shared {
     epoch: u32,
     catalog: Mutex<Volumes>,
     checkpointer: tokio::sync::Mutex<Checkpointer>,
+    /// Held for a round of reclaim: two together would free a segment twice.
+    pub(crate) reclaiming: tokio::sync::Mutex<()>,
     checkpoints: AtomicU64,
     closing: AtomicBool,
     /// The keeper has ended.
@@ -181,6 +183,7 @@ impl Store {
             epoch: superblock.epoch,
             catalog: Mutex::new(Volumes { by_id, next: next_volume, applied }),
             checkpointer: tokio::sync::Mutex::new(Checkpointer::new(superblock)),
+            reclaiming: tokio::sync::Mutex::default(),
             checkpoints: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             kept: Notify::new(),
@@ -356,7 +359,8 @@ impl Store {
     /// # Errors
     /// [`Kind::Latched`], [`Kind::NoSpace`].
     pub async fn checkpoint(&self) -> Result<()> {
-        self.0.checkpoint().await
+        let shared = Arc::clone(&self.0);
+        to_its_end(async move { shared.checkpoint().await }).await
     }
 
     /// Looks for space to give back now.
@@ -364,7 +368,8 @@ impl Store {
     /// # Errors
     /// As [`Self::checkpoint`]; [`Kind::Corrupt`] when a map cannot be read.
     pub async fn reclaim(&self) -> Result<()> {
-        self.0.reclaim().await
+        let shared = Arc::clone(&self.0);
+        to_its_end(async move { shared.reclaim().await }).await
     }
 
     /// Ends the background work, writes a last checkpoint, and lets go of the store. Nothing may be writing any more.
@@ -380,8 +385,19 @@ impl Store {
         if self.0.engine.health.is_stopped() {
             return Ok(());
         }
-        self.0.checkpoint().await
+        self.checkpoint().await
     }
+}
+
+/// Runs `work` in a task of its own: a checkpoint given up half way would leave nodes that count as written and are not,
+/// and a superblock of which nobody knows whether it counts.
+async fn to_its_end(work: impl Future<Output = Result<()>> + 'static) -> Result<()> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    runtime::spawn(async move {
+        // Nobody may be waiting any more.
+        let _gone = sender.send(work.await);
+    });
+    receiver.await.unwrap_or_else(|_| Err(Error::new(Kind::Latched, "the store's thread has ended")))
 }
 
 impl Shared {
@@ -419,12 +435,8 @@ impl Shared {
                 room.await;
                 Ok(())
             }
-            Refused::NoSpace => self.engine.wait_reclaim().await,
-            Refused::Stopped => Err(match self.engine.health.get() {
-                Health::Corrupt(reason) => Error::new(Kind::ReadOnly, reason),
-                Health::Latched(reason) => Error::new(Kind::Latched, reason),
-                Health::Ready => Error::new(Kind::Latched, "the store does not take writes"),
-            }),
+            Refused::NoSpace(need) => self.engine.wait_reclaim(need).await,
+            Refused::Stopped => Err(self.engine.health.refusal()),
         }
     }
 
@@ -432,6 +444,9 @@ impl Shared {
     pub(crate) async fn checkpoint(&self) -> Result<()> {
         let engine = &self.engine;
         let mut checkpointer = self.checkpointer.lock().await;
+        if engine.health.is_stopped() {
+            return Err(engine.health.refusal());
+        }
         let retired = engine.disk.segments.retired();
         if retired.is_empty() && engine.log.next_lsn() == checkpointer.replay_lsn() {
             return Ok(());

@@ -14,11 +14,12 @@
 use crate::{
     address::{Address, BLOCK_BYTES},
     checksum,
-    disk::Fill,
-    error::{Error, Kind, Result},
+    disk::{Fill, NodesInHand},
+    error::{Error, Result},
     format::RecordKind,
     log::{Append, Batch, Refused},
-    map::{MappingState, NewState},
+    map::{Grasp, MappingState, NewState},
+    segments::Need,
     volume::{Durability, Inner, State, Volume},
 };
 use bytes::{Bytes, BytesMut};
@@ -81,7 +82,7 @@ enum Stopped {
     /// The first chunk's block was changed by another request.
     EdgeChanged(usize),
     Busy,
-    NoSpace,
+    NoSpace(Need),
     Latched,
     Failed(Error),
 }
@@ -248,13 +249,13 @@ impl Inner {
     async fn commit(&self, mut chunks: VecDeque<Chunk>, durability: Durability) -> Result<()> {
         self.wait_buffer().await;
         self.engine.upkeep.wait_clean(&self.engine.health).await;
-        let mut last = None;
+        let (mut last, mut nodes) = (None, NodesInHand::new(&self.engine.disk));
         while !chunks.is_empty() {
             let room = self.engine.log.room.notified();
             let token = self.engine.readers.enter();
-            let applied = self.apply(&mut chunks, &mut last);
+            let applied = self.apply(&mut chunks, &mut last, &nodes);
             if let Err(Stopped::Missing(missing)) = applied {
-                self.engine.disk.load(missing).await?;
+                nodes.load(missing).await?;
                 continue;
             }
             drop(token);
@@ -271,8 +272,8 @@ impl Inner {
                     self.engine.log.pump();
                     room.await;
                 }
-                Err(Stopped::NoSpace) => self.engine.wait_reclaim().await?,
-                Err(Stopped::Latched) => return Err(self.stopped()),
+                Err(Stopped::NoSpace(need)) => self.engine.wait_reclaim(need).await?,
+                Err(Stopped::Latched) => return Err(self.engine.health.refusal()),
                 Err(Stopped::Failed(error)) => return Err(error),
             }
         }
@@ -292,27 +293,26 @@ impl Inner {
         }
     }
 
-    fn stopped(&self) -> Error {
-        match self.engine.health.get() {
-            crate::Health::Corrupt(reason) => Error::new(Kind::ReadOnly, reason),
-            crate::Health::Latched(reason) => Error::new(Kind::Latched, reason),
-            crate::Health::Ready => Error::new(Kind::Latched, "the store does not take writes"),
-        }
-    }
-
     /// Applies chunks from the front, all under one lock; stops at what has to be waited for.
-    fn apply(&self, chunks: &mut VecDeque<Chunk>, last: &mut Option<Arc<Batch>>) -> Result<(), Stopped> {
+    fn apply(
+        &self,
+        chunks: &mut VecDeque<Chunk>,
+        last: &mut Option<Arc<Batch>>,
+        nodes: &NodesInHand<'_>,
+    ) -> Result<(), Stopped> {
         let mut state = self.lock();
         state.check_exists().map_err(Stopped::Failed)?;
         for (i, chunk) in chunks.iter().enumerate() {
-            let dirtied = state.tree.prepare(&self.engine.disk.nodes, chunk.block, chunk.blocks());
+            // The log may take data in parts, each of which changes the map.
+            let grasp = match chunk.content {
+                Content::Data { .. } => Grasp::Parts,
+                Content::Range { .. } => Grasp::Whole,
+            };
+            let dirtied = state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp);
             self.engine.upkeep.add_dirty(dirtied.map_err(Stopped::Missing)?);
             if let Some(edge) = &chunk.edge {
                 let mut now = SmallVec::new();
-                state
-                    .tree
-                    .lookup(&self.engine.disk.nodes, chunk.block, 1, &mut now)
-                    .map_err(Stopped::Missing)?;
+                state.tree.lookup(nodes, chunk.block, 1, &mut now).map_err(Stopped::Missing)?;
                 if Seen::from(&now[0].state) != edge.seen {
                     return Err(Stopped::EdgeChanged(i));
                 }
@@ -322,8 +322,10 @@ impl Inner {
             let mapped = state.tree.mapped_blocks();
             let (done, batch, lsn) = self.append(&mut state, chunk)?;
             // Blocks that were mapped before and are not any more, or whose data is elsewhere now.
-            let added = if matches!(chunk.content, Content::Data { .. }) { done } else { 0 };
-            let garbage = (mapped + added).saturating_sub(state.tree.mapped_blocks());
+            let (added, spent) =
+                if matches!(chunk.content, Content::Data { .. }) { (done, 0) } else { (0, 1) };
+            // A record without data is garbage itself after the next checkpoint, about a header block.
+            let garbage = spent + (mapped + added).saturating_sub(state.tree.mapped_blocks());
             self.engine.upkeep.garbage_blocks.fetch_add(garbage, Relaxed);
             state.applied = lsn.plus(1);
             *last = Some(batch);
@@ -374,7 +376,7 @@ impl From<Refused> for Stopped {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Busy => Self::Busy,
-            Refused::NoSpace => Self::NoSpace,
+            Refused::NoSpace(need) => Self::NoSpace(need),
             Refused::Stopped => Self::Latched,
         }
     }

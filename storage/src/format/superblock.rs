@@ -73,7 +73,8 @@ impl Geometry {
 
     fn check(&self) -> Result<(), Malformed> {
         let whole = self.window_blocks > 1 && self.segment_blocks.is_multiple_of(self.window_blocks);
-        if !whole || self.segment_blocks > SEGMENT_BLOCKS_MAX || self.slots == 0 {
+        let small = self.segment_blocks < self.window_blocks;
+        if !whole || small || self.segment_blocks > SEGMENT_BLOCKS_MAX || self.slots == 0 {
             return Err(Malformed("the store's measures make no sense"));
         }
         Ok(())
@@ -101,7 +102,7 @@ pub(crate) struct Superblock {
     /// Grows by one with each start of a server on this store.
     pub(crate) epoch: u32,
     pub(crate) replay: ReplayStart,
-    /// Every record below was synced.
+    /// Every record below was synced; every other one was written in `epoch` or later.
     pub(crate) synced: Lsn,
     pub(crate) next_segment: SegmentId,
     pub(crate) next_volume: u32,
@@ -145,6 +146,11 @@ impl Superblock {
         out.resize(CHECKED_BYTES, 0);
         out.put_u32_le(checksum::plain(&out));
         out
+    }
+
+    /// Whether these first bytes of a slot are a superblock's, whatever the rest is.
+    pub(crate) fn is_marked(head: &[u8]) -> bool {
+        head.starts_with(&MAGIC.to_le_bytes())
     }
 
     /// Reads a slot.

@@ -79,8 +79,8 @@ pub(crate) struct Appended {
 pub(crate) enum Refused {
     /// Staging is full of batches that are not in the store yet: wait for [`Log::room`].
     Busy,
-    /// The store is full.
-    NoSpace,
+    /// The store is full, for what needs that much.
+    NoSpace(Need),
     /// No more writes: see the store's health.
     Stopped,
 }
@@ -197,7 +197,7 @@ impl Log {
             from_block: start.footer_from,
             footer_bytes: start.footer.len(),
             footer: Arc::new(Mutex::new(start.footer)),
-            reserved: false,
+            reserved: segments.is_in_reserve(),
             // Recovery cannot tell; the log moves on soon enough.
             raw: false,
         };
@@ -317,8 +317,8 @@ impl Log {
             }
         };
         if need == Need::Data && state.segment.reserved {
-            if self.segments.free() <= self.segments.reserve() {
-                return Err(Refused::NoSpace);
+            if !self.segments.has_room(Need::Data) {
+                return Err(Refused::NoSpace(need));
             }
             state.segment.reserved = false;
         }
@@ -397,7 +397,7 @@ impl Log {
             // the file, and its slot comes back with the others.
             match self.next_segment(state, need) {
                 Ok(()) => block = 0,
-                Err(Refused::NoSpace) => {}
+                Err(Refused::NoSpace(_)) => {}
                 Err(refused) => return Err(refused),
             }
         }
@@ -455,7 +455,7 @@ impl Log {
         assert!(blocks <= geometry.window_blocks, "a footer is smaller than a window");
         assert!(state.segment.fill <= first, "the footer begins behind the last batch");
         let window = self.window(state, first)?;
-        let next = self.segments.take(SegmentKind::Log, need).ok_or(Refused::NoSpace)?;
+        let next = self.segments.take(SegmentKind::Log, need).ok_or(Refused::NoSpace(need))?;
         let trailer = Trailer {
             segment: state.segment.id,
             epoch: self.epoch,
@@ -475,7 +475,7 @@ impl Log {
             from_block: 0,
             footer_bytes: 0,
             footer: Arc::default(),
-            reserved: self.segments.free() < self.segments.reserve(),
+            reserved: self.segments.is_in_reserve(),
             raw: !next.prepared,
         };
         let old = std::mem::replace(&mut state.segment, fresh);

@@ -7,9 +7,10 @@ use super::Log;
 use crate::{
     address::Lsn,
     error::{Error, Kind, Result},
+    runtime,
 };
 use std::sync::{
-    Arc, Mutex,
+    Arc, Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering::*},
 };
 use tokio::sync::Notify;
@@ -17,40 +18,46 @@ use tokio::sync::Notify;
 pub(super) struct Syncs {
     /// Every record below is synced.
     synced: AtomicU64,
-    running: Mutex<bool>,
+    turns: Mutex<Turns>,
     done: Notify,
+}
+
+#[derive(Default)]
+struct Turns {
+    running: bool,
+    /// Syncs that have ended.
+    ended: u64,
 }
 
 impl Syncs {
     pub(super) fn new(synced: Lsn) -> Self {
-        Self { synced: AtomicU64::new(synced.0), running: Mutex::new(false), done: Notify::new() }
+        Self { synced: AtomicU64::new(synced.0), turns: Mutex::default(), done: Notify::new() }
     }
 
     pub(super) fn synced(&self) -> Lsn {
         Lsn(self.synced.load(Acquire))
     }
 
-    fn begin(&self) -> bool {
-        !std::mem::replace(&mut self.running.lock().expect("no panics under this lock"), true)
-    }
-
-    fn end(&self) {
-        *self.running.lock().expect("no panics under this lock") = false;
-        self.done.notify_waiters();
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().expect("no panics under this lock")
     }
 }
 
-/// Lets the next one sync, whatever becomes of this one's future.
-struct Running<'a>(&'a Syncs);
+/// Lets the next one sync when this one has ended, or its runtime has.
+struct Running(Arc<Log>);
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
-        self.0.end();
+        let mut turns = self.0.syncs.turns();
+        turns.running = false;
+        turns.ended += 1;
+        drop(turns);
+        self.0.syncs.done.notify_waiters();
     }
 }
 
 impl Log {
-    /// Waits until every record below `lsn` is on stable storage.
+    /// Waits until every record below `lsn` is on stable storage. Dropping the future abandons the wait alone.
     ///
     /// # Errors
     /// [`Kind::Latched`] when a write or sync failed, now or earlier.
@@ -66,37 +73,52 @@ impl Log {
             if self.syncs.synced() >= lsn {
                 return Ok(());
             }
-            if !self.syncs.begin() {
-                done.await;
-                continue;
-            }
-            let running = Running(&self.syncs);
-            // What is in the store now is what this sync covers (I3).
-            let covered = self.written();
-            let result = self.file.sync().await;
-            self.counters.syncs.fetch_add(1, Relaxed);
-            match result {
-                Ok(()) => {
-                    self.syncs.synced.fetch_max(covered.0, AcqRel);
-                }
-                Err(error) => self.health.latch(&format!("a sync failed: {error}")),
-            }
-            drop(running);
+            self.begin_sync();
+            done.await;
         }
     }
 
-    /// Syncs even when every record is synced: for what was written beside the log.
+    /// Waits for a sync that begins now or later, even when every record is synced: for what was written beside the log.
     ///
     /// # Errors
     /// [`Kind::Latched`].
     pub(crate) async fn sync_file(self: &Arc<Self>) -> Result<()> {
-        self.counters.syncs.fetch_add(1, Relaxed);
-        if let Err(error) = self.file.sync().await {
-            self.health.latch(&format!("a sync failed: {error}"));
+        let wanted = {
+            let turns = self.syncs.turns();
+            turns.ended + if turns.running { 2 } else { 1 }
+        };
+        loop {
+            let done = self.syncs.done.notified();
+            if self.health.is_stopped() {
+                return Err(Error::new(Kind::Latched, "the store could not be synced"));
+            }
+            if self.syncs.turns().ended >= wanted {
+                return Ok(());
+            }
+            self.begin_sync();
+            done.await;
         }
-        if self.health.is_stopped() {
-            return Err(Error::new(Kind::Latched, "the store could not be synced"));
+    }
+
+    /// Begins a sync, unless one is under way. It runs in a task of its own, because its failure must be seen even when
+    /// nobody waits for it any more; and alone, because a kernel tells a failure to one of two that run together.
+    fn begin_sync(self: &Arc<Self>) {
+        if std::mem::replace(&mut self.syncs.turns().running, true) {
+            return;
         }
-        Ok(())
+        let running = Running(Arc::clone(self));
+        runtime::spawn(async move {
+            let log = &running.0;
+            // What is in the store now is what this sync covers (I3).
+            let covered = log.written();
+            let result = log.file.sync().await;
+            log.counters.syncs.fetch_add(1, Relaxed);
+            match result {
+                Ok(()) => {
+                    log.syncs.synced.fetch_max(covered.0, AcqRel);
+                }
+                Err(error) => log.health.latch(&format!("a sync failed: {error}")),
+            }
+        });
     }
 }

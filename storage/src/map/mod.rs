@@ -22,4 +22,4 @@ mod tree;
 
 pub(crate) use leaf::{Leaf, RunState};
 pub(crate) use node::{Child, Inner, Node, NodeBody, NodeRef};
-pub(crate) use tree::{Mapping, MappingState, Missing, NewState, Nodes, Tree};
+pub(crate) use tree::{Grasp, Mapping, MappingState, Missing, NewState, Nodes, Tree};

@@ -56,6 +56,15 @@ impl<'a> NewState<'a> {
     }
 }
 
+/// How a range is going to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grasp {
+    /// At once, so what it covers as a whole need not be known.
+    Whole,
+    /// Perhaps a part of it alone.
+    Parts,
+}
+
 /// What a stretch of a volume is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum MappingState {
@@ -134,10 +143,16 @@ impl Tree {
 
     /// Makes sure that [`Self::replace`] of this range will not miss a node: those on its path are held by the tree
     /// from now on, and count as changed. Gives the number of nodes that became dirty.
-    pub(crate) fn prepare(&mut self, nodes: &impl Nodes, start: u64, len: u64) -> Result<u64, Missing> {
-        ensure(&self.root, nodes, ROOT_LEVEL, start, len)?;
+    pub(crate) fn prepare(
+        &mut self,
+        nodes: &impl Nodes,
+        start: u64,
+        len: u64,
+        grasp: Grasp,
+    ) -> Result<u64, Missing> {
+        ensure(&self.root, nodes, ROOT_LEVEL, start, len, grasp)?;
         let mut dirtied = 0;
-        prepare(&mut self.root, nodes, ROOT_LEVEL, start, len, &mut dirtied);
+        prepare(&mut self.root, nodes, ROOT_LEVEL, start, len, grasp, &mut dirtied);
         Ok(dirtied)
     }
 
@@ -150,7 +165,13 @@ impl Tree {
         state: NewState<'_>,
     ) -> Result<u64, Missing> {
         assert!(len > 0 && start + len <= TREE_BLOCKS);
-        ensure(&self.root, nodes, ROOT_LEVEL, start, len)?;
+        if len == TREE_BLOCKS && !matches!(state, NewState::Data(..)) {
+            // A root on disk does not know its count, the volume does.
+            self.root = if matches!(state, NewState::Hole) { Child::Empty } else { Child::Zero };
+            self.mapped = 0;
+            return Ok(0);
+        }
+        ensure(&self.root, nodes, ROOT_LEVEL, start, len, Grasp::Whole)?;
         let mut dirtied = 0;
         let delta = replace(&mut self.root, nodes, ROOT_LEVEL, start, len, state, &mut dirtied);
         self.mapped = self.mapped.checked_add_signed(delta).expect("the count follows the map");
@@ -160,7 +181,7 @@ impl Tree {
     /// All nodes that [`Self::replace`] of this range would have to wait for, as far as they can be told now: what lies
     /// below a missing node shows only once that is read.
     pub(crate) fn missing(&self, nodes: &impl Nodes, start: u64, len: u64) -> Option<Missing> {
-        ensure(&self.root, nodes, ROOT_LEVEL, start, len).err()
+        ensure(&self.root, nodes, ROOT_LEVEL, start, len, Grasp::Whole).err()
     }
 
     /// After a checkpoint: lets go of the nodes that are on disk now, so that only the cache holds them.
@@ -222,16 +243,24 @@ fn visit(
     }
 }
 
-fn prepare(child: &mut Child, nodes: &impl Nodes, level: u32, start: u64, len: u64, dirtied: &mut u64) {
+fn prepare(
+    child: &mut Child,
+    nodes: &impl Nodes,
+    level: u32,
+    start: u64,
+    len: u64,
+    grasp: Grasp,
+    dirtied: &mut u64,
+) {
     let settled = matches!(child, Child::Empty | Child::Zero);
-    if settled || len == node_blocks(level) {
+    if settled || (grasp == Grasp::Whole && len == node_blocks(level)) {
         return;
     }
     match own(child, nodes, level, dirtied) {
         NodeBody::Leaf(_) => {}
         NodeBody::Inner(inner) => {
             for (i, from, len) in parts(level, start, len) {
-                prepare(&mut inner.children[i], nodes, level - 1, from, len, dirtied);
+                prepare(&mut inner.children[i], nodes, level - 1, from, len, grasp, dirtied);
             }
         }
     }
@@ -258,8 +287,15 @@ fn node_blocks(level: u32) -> u64 {
     if level == 0 { LEAF_BLOCKS } else { child_blocks(level) * 256 }
 }
 
-fn ensure(child: &Child, nodes: &impl Nodes, level: u32, start: u64, len: u64) -> Result<(), Missing> {
-    if len == node_blocks(level) {
+fn ensure(
+    child: &Child,
+    nodes: &impl Nodes,
+    level: u32,
+    start: u64,
+    len: u64,
+    grasp: Grasp,
+) -> Result<(), Missing> {
+    if grasp == Grasp::Whole && len == node_blocks(level) {
         return Ok(());
     }
     let cached;
@@ -274,7 +310,7 @@ fn ensure(child: &Child, nodes: &impl Nodes, level: u32, start: u64, len: u64) -
     match node.body() {
         NodeBody::Leaf(_) => Ok(()),
         NodeBody::Inner(inner) => parts(level, start, len)
-            .try_for_each(|(i, from, len)| ensure(&inner.children[i], nodes, level - 1, from, len)),
+            .try_for_each(|(i, from, len)| ensure(&inner.children[i], nodes, level - 1, from, len, grasp)),
     }
 }
 
@@ -313,7 +349,7 @@ fn replace(
     let whole = len == node_blocks(level);
     match (state, &child) {
         (NewState::Hole, Child::Empty) | (NewState::Zero, Child::Zero) => return 0,
-        (NewState::Hole | NewState::Zero, _) if whole && level < ROOT_LEVEL => {
+        (NewState::Hole | NewState::Zero, _) if whole => {
             let removed = child.mapped();
             *child = if matches!(state, NewState::Hole) { Child::Empty } else { Child::Zero };
             return -i64::try_from(removed).expect("below 2^32 blocks");

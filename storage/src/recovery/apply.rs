@@ -2,19 +2,18 @@
 
 use crate::{
     address::{Address, Lsn, VolumeNumber},
-    disk::Disk,
+    disk::{Disk, NodesInHand},
     error::{Error, Kind, Result},
     format::{Catalog, Record, RecordKind, VolumeEntry, VolumeMeta},
     map::{NewState, Tree},
 };
-use futures_util::future::try_join_all;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-/// Nodes read at once before their records are applied.
-const LOADS_MAX: usize = 64;
+/// Records applied together: the nodes that they need are read at once, and held until they are applied.
+const RECORDS_MAX: usize = 256;
 
 /// The volumes as the catalog has them, on their way to what the log says.
 pub(super) struct Volumes {
@@ -61,16 +60,20 @@ impl Volumes {
     /// Applies records in order. What the catalog holds already is skipped; a record of a volume that was deleted later
     /// finds none and is skipped too.
     pub(super) async fn apply(&mut self, records: &[Located<'_>]) -> Result<()> {
-        self.preload(records).await?;
-        for located in records {
-            self.apply_one(located).await?;
+        let disk = Arc::clone(&self.disk);
+        for records in records.chunks(RECORDS_MAX) {
+            let mut nodes = NodesInHand::new(&disk);
+            self.preload(records, &mut nodes).await?;
+            for located in records {
+                self.apply_one(located, &mut nodes).await?;
+            }
         }
         Ok(())
     }
 
     /// Reads the nodes that these records will change, many at a time: one after the other they would make recovery as
     /// slow as the disk's latency.
-    async fn preload(&self, records: &[Located<'_>]) -> Result<()> {
+    async fn preload(&self, records: &[Located<'_>], nodes: &mut NodesInHand<'_>) -> Result<()> {
         loop {
             let mut missing = HashMap::new();
             for Located { record, .. } in records {
@@ -78,22 +81,19 @@ impl Volumes {
                 if let (RecordKind::Data | RecordKind::Hole | RecordKind::Zero, Some(volume)) =
                     (head.kind, self.by_number.get(&head.volume))
                     && record.lsn >= volume.applied
-                    && let Some(node) = volume.tree.missing(&self.disk.nodes, head.block, head.count)
+                    && let Some(node) = volume.tree.missing(nodes, head.block, head.count)
                 {
                     missing.insert(node.node.address, node);
-                }
-                if missing.len() == LOADS_MAX {
-                    break;
                 }
             }
             if missing.is_empty() {
                 return Ok(());
             }
-            try_join_all(missing.into_values().map(|m| self.disk.load(m))).await?;
+            nodes.load_all(&missing.into_values().collect::<Vec<_>>()).await?;
         }
     }
 
-    async fn apply_one(&mut self, located: &Located<'_>) -> Result<()> {
+    async fn apply_one(&mut self, located: &Located<'_>, nodes: &mut NodesInHand<'_>) -> Result<()> {
         let Located { record, address } = located;
         let head = record.head;
         let new = match head.kind {
@@ -109,12 +109,12 @@ impl Volumes {
         let checksums = if new.is_none() { record.checksums() } else { Vec::new() };
         let new = new.unwrap_or(NewState::Data(*address, &checksums));
         loop {
-            match volume.tree.replace(&self.disk.nodes, head.block, head.count, new) {
+            match volume.tree.replace(nodes, head.block, head.count, new) {
                 Ok(dirtied) => {
                     self.dirtied += dirtied;
                     break;
                 }
-                Err(missing) => self.disk.load(missing).await?,
+                Err(missing) => nodes.load(missing).await?,
             }
         }
         volume.applied = record.lsn.plus(1);

@@ -8,15 +8,18 @@ use crate::{
     error::{Error, Result},
     format::{
         BatchHeader, Footer, FooterBatch, Identity, Malformed, Record, RecordKind, Records, ReplayStart,
-        SegmentEntry, SegmentKind, Trailer, footer_blocks,
+        SegmentEntry, SegmentKind, Superblock, Trailer, footer_blocks,
     },
     io::{WriteBuf, aligned},
     log::{Leftover, WINDOWS},
 };
+use futures_util::future::try_join_all;
 use std::sync::Arc;
 
 /// Blocks read at once.
 const READ_BLOCKS: u32 = 256;
+/// Slots looked at together.
+const LOADS_MAX: usize = 64;
 
 /// Where the log ended, and what it took.
 #[derive(Clone, Debug)]
@@ -36,9 +39,18 @@ pub(super) struct Walk<'a> {
     leftover: Option<Leftover>,
     /// Every record below is known to have been synced.
     synced: Lsn,
+    fence: Fence,
     /// Epoch of the last batch taken.
     epoch: u32,
     end: End,
+}
+
+/// What the superblock says of age: records from `lsn` on were written in `epoch` or later. Older ones there are an end
+/// of the log that an earlier start did not find, and that must not come back once the store went on without it.
+#[derive(Clone, Copy, Debug)]
+struct Fence {
+    lsn: Lsn,
+    epoch: u32,
 }
 
 /// A batch that goes on where the log stands.
@@ -58,9 +70,10 @@ impl<'a> Walk<'a> {
         disk: &'a Arc<Disk>,
         identity: &'a Identity,
         leftover: Option<Leftover>,
-        synced: Lsn,
-        at: ReplayStart,
+        superblock: &Superblock,
     ) -> Self {
+        let at = superblock.replay;
+        let fence = Fence { lsn: superblock.synced, epoch: superblock.epoch };
         let end = End {
             at,
             footer: Vec::new(),
@@ -69,7 +82,7 @@ impl<'a> Walk<'a> {
             log_bytes: 0,
             staged_records: 0,
         };
-        Self { disk, identity, leftover, synced, epoch: 0, end }
+        Self { disk, identity, leftover, synced: superblock.synced, fence, epoch: 0, end }
     }
 
     /// What was found so far.
@@ -90,17 +103,19 @@ impl<'a> Walk<'a> {
                 }
                 _ => {
                     if !self.walk_segment(volumes).await? {
-                        return self.check_end();
+                        return self.check_end().await;
                     }
                 }
             }
         }
         // The footers ended at a segment without one; it may have been completed from staging, and so on.
         while self.walk_segment(volumes).await? {}
-        self.check_end()
+        self.check_end().await
     }
 
-    fn check_end(&self) -> Result<()> {
+    /// Keeps recovery's I2: looks whether anything behind the end knows of more that was synced.
+    async fn check_end(&mut self) -> Result<()> {
+        self.look_behind_end().await?;
         if self.end.at.lsn < self.synced {
             let (at, synced) = (self.end.at, self.synced.0);
             return Err(Error::corrupt(format!(
@@ -109,6 +124,44 @@ impl<'a> Walk<'a> {
             )));
         }
         Ok(())
+    }
+
+    /// Takes note of what headers behind the end say was synced. Their places are not the chain's word, but their
+    /// checksums are keyed, and what one says stays true for ever: what was synced is in every later log, even where
+    /// the header itself is from an end that was lost.
+    async fn look_behind_end(&mut self) -> Result<()> {
+        let geometry = self.disk.segments.geometry;
+        let at = self.end.at;
+        let mut block = at.block;
+        while block < geometry.segment_blocks {
+            let blocks = READ_BLOCKS.min(geometry.segment_blocks - block);
+            let bytes = self.blocks(at.slot, block, blocks).await?;
+            for (i, bytes) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
+                self.note_synced(bytes, |header| {
+                    header.segment == at.segment && header.block == block + i as u32
+                });
+            }
+            block += blocks;
+        }
+        // The last block of a log's segment is blank or a trailer. If it is neither, then perhaps the trailer was damaged
+        // that told the next segment, which could be any.
+        let last = self.blocks(at.slot, geometry.segment_blocks - 1, 1).await?;
+        if last.iter().all(|b| *b == 0) || Trailer::decode(self.identity, &last).is_ok() {
+            return Ok(());
+        }
+        for slots in (0..geometry.slots).collect::<Vec<_>>().chunks(LOADS_MAX) {
+            let firsts = try_join_all(slots.iter().map(|slot| self.blocks(Slot(*slot), 0, 1))).await?;
+            firsts.iter().for_each(|bytes| self.note_synced(bytes, |header| header.block == 0));
+        }
+        Ok(())
+    }
+
+    fn note_synced(&mut self, block: &[u8], is_at_home: impl Fn(&BatchHeader) -> bool) {
+        if let Ok(header) = BatchHeader::decode(self.identity, block)
+            && is_at_home(&header)
+        {
+            self.synced = self.synced.max(header.synced);
+        }
     }
 
     /// The footers from the replay start on, to the first segment without a valid one. They tell how far the log was
@@ -157,7 +210,7 @@ impl<'a> Walk<'a> {
         let mut batches: Vec<_> = footer.batches.iter().filter(behind).collect();
         batches.sort_by_key(|b| b.first_lsn);
         for batch in batches {
-            if batch.first_lsn != expected {
+            if batch.first_lsn != expected || !self.is_young_enough(batch.first_lsn, batch.epoch) {
                 return false;
             }
             let mut records = Records::new(self.identity, batch.epoch, batch.first_lsn, &batch.records);
@@ -247,6 +300,7 @@ impl<'a> Walk<'a> {
                 && t.next_lsn == at.lsn
                 && t.previous == at.previous
                 && t.epoch >= self.epoch
+                && (t.next_lsn <= self.fence.lsn || t.epoch >= self.fence.epoch)
                 && t.next.0 > at.segment
                 && t.next.1.0 < geometry.slots
         };
@@ -261,7 +315,7 @@ impl<'a> Walk<'a> {
                 continue;
             };
             let blocks = footer_blocks(trailer.content_bytes as usize);
-            if !here(&trailer) || blocks > geometry.window_blocks {
+            if !here(&trailer) || trailer.epoch < self.fence.epoch || blocks > geometry.window_blocks {
                 continue;
             }
             let first = geometry.segment_blocks - blocks;
@@ -313,7 +367,11 @@ impl<'a> Walk<'a> {
             && header.block == block
             && header.first_lsn == at.lsn
             && header.previous == at.previous
-            && header.epoch >= self.epoch
+            && self.is_young_enough(header.first_lsn, header.epoch)
+    }
+
+    fn is_young_enough(&self, first_lsn: Lsn, epoch: u32) -> bool {
+        epoch >= self.epoch && (first_lsn < self.fence.lsn || epoch >= self.fence.epoch)
     }
 
     fn window_rest(&self, block: u32) -> u32 {
@@ -364,7 +422,8 @@ impl<'a> Walk<'a> {
         for window in 0..WINDOWS {
             let header_block = leftover.read(window, block, 1);
             let Ok((open, bytes)) = BatchHeader::decode_open(self.identity, &header_block) else { continue };
-            if !self.goes_on(&open, block) {
+            // What staging had from before the last start is in the store since then, or was not to be believed.
+            if !self.goes_on(&open, block) || open.epoch < self.fence.epoch {
                 continue;
             }
             let data = leftover.read(window, block, rest);

@@ -1,0 +1,222 @@
+//! What the simulations share: a disk, a staging memory, the ways in which a machine dies, and numbers from a seed.
+
+use bytes::Bytes;
+use sandstone_storage::{
+    File, Kind, Parts, Piece, RecoveryReport, Result, Settings, SharedMemory, SimDisk, Store, Volume,
+    VolumeSpec,
+};
+use std::{cell::RefCell, sync::Arc};
+use uuid::Uuid;
+
+pub(crate) const BLOCK: u64 = 4096;
+
+/// SplitMix64, as the simulated disk's own.
+#[derive(Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// True once in `n` times.
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+
+    /// A range of a volume: mostly short, at odd places or at whole blocks, here and there long.
+    pub(crate) fn range(&mut self, size: u64) -> (u64, u64) {
+        let offset = self.below(size);
+        let len = match self.below(8) {
+            0 => self.below(300_000),
+            1 => self.below(200),
+            _ => self.below(40_000),
+        };
+        let (offset, len) = match self.below(3) {
+            0 => (offset, len),
+            _ => (offset / BLOCK * BLOCK, len.next_multiple_of(BLOCK)),
+        };
+        (offset, len.clamp(1, size - offset))
+    }
+
+    /// Bytes for a write: noise, with zero blocks and repetitions among it.
+    pub(crate) fn bytes(&mut self, len: u64) -> Bytes {
+        let mut out = Vec::with_capacity(len as usize + BLOCK as usize);
+        while out.len() < len as usize {
+            match self.below(8) {
+                0 => out.resize(out.len() + BLOCK as usize, 0),
+                1 => out.resize(out.len() + BLOCK as usize, 0xa5),
+                _ => {
+                    let word = self.next() | 1;
+                    (0..BLOCK / 8).for_each(|i| out.extend_from_slice(&(word ^ i << 40).to_le_bytes()));
+                }
+            }
+        }
+        out.truncate(len as usize);
+        out.into()
+    }
+}
+
+/// The measures of a store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) segment_blocks: u32,
+    pub(crate) slots: u64,
+    pub(crate) cache_bytes: u64,
+    pub(crate) metadata_bytes: u64,
+}
+
+impl Shape {
+    pub(crate) fn random(random: &mut Random) -> Self {
+        let segment_blocks = random.pick(&[64, 64, 128]);
+        let slots = if segment_blocks == 64 { 200 } else { 100 };
+        Self {
+            segment_blocks,
+            slots,
+            cache_bytes: random.pick(&[0, 200 << 10, 8 << 20]),
+            metadata_bytes: random.pick(&[64 << 10, 400 << 10, 8 << 20]),
+        }
+    }
+
+    pub(crate) fn size_bytes(&self) -> u64 {
+        (1 << 20) + self.slots * u64::from(self.segment_blocks) * BLOCK
+    }
+}
+
+/// A machine with one store.
+pub(crate) struct World {
+    pub(crate) disk: SimDisk,
+    pub(crate) shape: Shape,
+    staging: RefCell<Option<Arc<SharedMemory>>>,
+    boot: u8,
+}
+
+/// The ways to die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Death {
+    /// kill -9: staging and all that was written stays.
+    Process,
+    /// A panic of the kernel: what was written stays, staging is gone.
+    Host,
+    /// What was not synced may be gone too.
+    Power,
+}
+
+impl World {
+    pub(crate) fn new(shape: Shape, seed: u64) -> Self {
+        let disk = SimDisk::new(shape.size_bytes(), seed);
+        Self { disk, shape, staging: RefCell::new(None), boot: 1 }
+    }
+
+    pub(crate) fn parts(&self) -> Parts {
+        Parts {
+            file: File::simulated(&self.disk),
+            size_bytes: self.shape.size_bytes(),
+            segment_blocks: self.shape.segment_blocks,
+            boot: [self.boot; 16],
+            cache_bytes: self.shape.cache_bytes,
+            metadata_bytes: self.shape.metadata_bytes,
+        }
+    }
+
+    pub(crate) async fn open(&self) -> Result<(Store, RecoveryReport)> {
+        Store::open_on(self.parts(), |_, bytes| {
+            let mut staging = self.staging.borrow_mut();
+            let existed = staging.is_some();
+            let memory = match staging.take() {
+                Some(memory) => memory,
+                None => Arc::new(SharedMemory::anonymous(bytes)?),
+            };
+            *staging = Some(Arc::clone(&memory));
+            Ok((memory, existed))
+        })
+        .await
+    }
+
+    /// The runtime must have been dropped.
+    pub(crate) fn die(&mut self, death: Death, random: &mut Random) {
+        let seed = random.next();
+        self.disk = match death {
+            Death::Process | Death::Host => self.disk.kill(seed),
+            Death::Power => self.disk.crash(seed),
+        };
+        if death != Death::Process {
+            // Staging in the data directory outlives the boot, and must not be believed.
+            self.boot += 1;
+            if random.one_in(2) {
+                self.staging.take();
+            }
+        }
+    }
+}
+
+/// Says which seed it was when a test panics.
+pub(crate) struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the seed was {}: run it alone with SEED={}", self.0, self.0);
+        }
+    }
+}
+
+/// Runs `one` for `count` seeds, or for the one in the environment.
+pub(crate) fn for_seeds(first: u64, count: u64, one: impl Fn(u64)) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => first..first + number("SEEDS").unwrap_or(count),
+    };
+    println!("seeds {seeds:?}");
+    for seed in seeds {
+        let _seed = Seed(seed);
+        if std::env::var("LOUD").is_ok() {
+            println!("seed {seed}");
+        }
+        one(seed);
+    }
+}
+
+pub(crate) fn spec(id: Uuid, size_bytes: u64, writeback: bool) -> VolumeSpec {
+    let settings = Settings { cache_bytes: 1 << 20, buffer_bytes: 1 << 20, prefetch_mib: 0, writeback };
+    VolumeSpec { id, size_bytes, settings, attributes: Vec::new() }
+}
+
+pub(crate) async fn read(volume: &Volume, offset: u64, len: u64) -> Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(len as usize);
+    for piece in volume.read(offset, len as u32).await? {
+        match piece {
+            Piece::Data(data) => out.extend_from_slice(&data),
+            Piece::Zero { len } => out.resize(out.len() + len as usize, 0),
+        }
+    }
+    assert_eq!(out.len() as u64, len);
+    Ok(out)
+}
+
+/// `Ok(true)` when it was done, `Ok(false)` for want of space.
+pub(crate) fn unless_full(result: Result<()>) -> bool {
+    match result {
+        Ok(()) => true,
+        Err(error) if error.kind() == Kind::NoSpace => false,
+        Err(error) => panic!("{:?}: {error} {:?}", error.kind(), std::error::Error::source(&error)),
+    }
+}

@@ -6,6 +6,7 @@ use crate::{
     io::{WriteBuf, aligned},
     reclaim::Bits,
     runtime,
+    segments::Worked,
     store::Shared,
 };
 use futures_util::future::{Either, select};
@@ -23,8 +24,12 @@ const LOG_BYTES_DUE: u64 = 1 << 30;
 const QUIET_TICKS: u32 = 25;
 /// Segments kept prepared ahead of the log.
 const PREPARED_AHEAD: usize = 2;
-/// Prepared slots that are kept; more are given back to the file system.
-const PREPARED_KEPT: usize = 16;
+/// Segments kept allocated ahead of the log, beside those that it takes in a tick.
+const ALLOCATED_AHEAD: usize = 4;
+/// Free slots that keep their blocks in the file, beside those that the log will soon take again.
+const BLOCKS_KEPT: usize = 8;
+/// The number of segments taken lately is forgotten at this rate a tick: by a third after about twenty seconds.
+const FORGET: f64 = 0.99;
 
 /// What the keeper remembers from tick to tick.
 #[derive(Default)]
@@ -32,6 +37,10 @@ struct Pace {
     log_bytes: u64,
     checkpoint_log_bytes: u64,
     quiet_ticks: u32,
+    /// Number of the next segment when the keeper last looked.
+    next_segment: u64,
+    /// Segments taken lately, fading.
+    taken_lately: f64,
     /// A failure was told already.
     told: bool,
 }
@@ -39,7 +48,8 @@ struct Pace {
 /// Runs until the store closes.
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let _turn_end = shared.attach_runtime();
-    let mut pace = Pace::default();
+    let next_segment = shared.engine.disk.segments.next().0;
+    let mut pace = Pace { next_segment, ..Pace::default() };
     while !shared.is_closing() {
         let tick = pin!(runtime::sleep(TICK));
         match select(pin!(shared.engine.upkeep.wanted.notified()), tick).await {
@@ -88,10 +98,16 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
         pace.checkpoint_log_bytes = log_bytes;
         shared.checkpoint().await?;
     }
-    give_back_surplus(shared).await;
-    // A log that fills segments faster than they can be prepared is better off without the second write.
-    if log_bytes > 0 && streamed < segment_bytes / 4 {
-        prepare(shared).await;
+    let next_segment = engine.disk.segments.next().0;
+    let taken = next_segment - std::mem::replace(&mut pace.next_segment, next_segment);
+    pace.taken_lately = pace.taken_lately * FORGET + taken as f64;
+    give_back_surplus(shared, BLOCKS_KEPT + pace.taken_lately as usize).await;
+    if log_bytes > 0 {
+        allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
+        // A log that streams is better off without the second write.
+        if streamed < 2 * segment_bytes {
+            prepare(shared).await;
+        }
     }
     Ok(())
 }
@@ -116,15 +132,31 @@ impl Shared {
     }
 }
 
-/// Gives prepared slots beyond those that are kept back to the file system.
-async fn give_back_surplus(shared: &Shared) {
+/// Gives free slots beyond those that are kept back to the file system.
+async fn give_back_surplus(shared: &Shared, keep: usize) {
     let disk = &shared.engine.disk;
     let geometry = disk.segments.geometry;
-    while let Some(slot) = disk.segments.take_surplus(PREPARED_KEPT) {
+    while let Some(slot) = disk.segments.take_surplus(keep) {
         let punched = disk.file.punch(geometry.offset(slot, 0), geometry.segment_bytes()).await;
-        disk.segments.give_back(slot, punched.is_err());
+        let worked = if punched.is_ok() { Worked::Punched } else { Worked::Written };
+        disk.segments.give_back(slot, worked);
         if let Err(error) = punched {
             tracing::debug!(%error, "the file system does not take space back");
+            return;
+        }
+    }
+}
+
+/// Gives free slots their blocks in the file, so that the log's writes need not look for some.
+async fn allocate(shared: &Shared, ahead: usize) {
+    let disk = &shared.engine.disk;
+    let geometry = disk.segments.geometry;
+    while let Some(slot) = disk.segments.take_to(Worked::Allocated, ahead) {
+        let allocated = disk.file.allocate(geometry.offset(slot, 0), geometry.segment_bytes()).await;
+        let worked = if allocated.is_ok() { Worked::Allocated } else { Worked::Punched };
+        disk.segments.give_back(slot, worked);
+        if allocated.is_err() {
+            // Not offered, or no room: the log's own write will tell.
             return;
         }
     }
@@ -135,7 +167,7 @@ async fn prepare(shared: &Shared) {
     const STEP_BYTES: usize = 1 << 20;
     let disk = &shared.engine.disk;
     let geometry = disk.segments.geometry;
-    while let Some(slot) = disk.segments.take_raw(PREPARED_AHEAD) {
+    while let Some(slot) = disk.segments.take_to(Worked::Written, PREPARED_AHEAD) {
         let start = geometry.offset(slot, 0);
         let mut at = 0;
         let mut written = true;
@@ -146,7 +178,7 @@ async fn prepare(shared: &Shared) {
             written = disk.file.write(start + at, WriteBuf::Owned(zeroes)).await.is_ok();
             at += step as u64;
         }
-        disk.segments.give_back(slot, written);
+        disk.segments.give_back(slot, if written { Worked::Written } else { Worked::Punched });
         if !written || shared.is_closing() {
             return;
         }

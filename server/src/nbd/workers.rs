@@ -23,6 +23,9 @@ use tokio::sync::{oneshot, watch};
 /// How long clients may keep sending while the server stops. Then they are cut off.
 const DRAIN_SECS_MAX: u64 = 5;
 
+/// Longest look for the next request before a worker sleeps; only where requests follow each other closely.
+const SPIN: Duration = Duration::from_micros(60);
+
 /// All workers, and the connections they serve.
 pub(crate) struct Workers {
     workers: Vec<Worker>,
@@ -134,6 +137,7 @@ impl Worker {
                 Ok(runtime) => runtime,
                 Err(error) => return started.send(Err(error)).expect("the starter waits for this"),
             };
+            runtime.set_spin(SPIN);
             started.send(Ok(runtime.handle())).expect("the starter waits for this");
             runtime.block_on(async move {
                 let _turn_end = store.attach_runtime();

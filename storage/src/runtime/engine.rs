@@ -91,8 +91,8 @@ impl Runtime {
         self.fallback.as_deref()
     }
 
-    /// How long to look for completions before sleeping, after something happened. It trades processor time for
-    /// latency; the default is not to.
+    /// Longest time to look for completions before sleeping, where recent waits were short. It trades processor time
+    /// for latency; the default is not to.
     pub fn set_spin(&self, spin: Duration) {
         self.core.set_spin(spin);
     }

@@ -28,6 +28,7 @@ use async_task::Runnable;
 use pin_project_lite::pin_project;
 use slab::Slab;
 
+use super::patience::Patience;
 use super::remote::{Handle, Item, Remote};
 use super::timers::Timers;
 use crate::io::{Driver, Random, Reaped, Spun};
@@ -65,7 +66,7 @@ pub(crate) struct Core {
     /// Replaced as a whole, so that a hook may add and remove hooks.
     hooks: RefCell<Rc<[(u64, Hook)]>>,
     next_hook: Cell<u64>,
-    spin: Cell<Duration>,
+    patience: Patience,
     reaped: Cell<Reaped>,
     received: Cell<VecDeque<Item>>,
 }
@@ -130,7 +131,7 @@ impl Core {
             timers: RefCell::default(),
             hooks: RefCell::new(Rc::new([])),
             next_hook: Cell::new(0),
-            spin: Cell::new(Duration::ZERO),
+            patience: Patience::default(),
             reaped: Cell::default(),
             received: Cell::default(),
         }
@@ -173,7 +174,7 @@ impl Core {
     }
 
     pub(super) fn set_spin(&self, spin: Duration) {
-        self.spin.set(spin);
+        self.patience.set_max(spin);
     }
 
     pub(super) fn wake_next_turn(&self, waker: Waker) {
@@ -299,14 +300,17 @@ impl Core {
                 }
             }
             Clock::Real => {
-                let spin = self.spin.get();
-                if !spin.is_zero() && self.spin(spin, next_timer) == Spun::Found {
-                    return;
+                let began = self.now();
+                if let Some(window) = self.patience.window()
+                    && self.spin(window, next_timer) == Spun::Found
+                {
+                    return self.patience.waited(self.now() - began);
                 }
                 if self.remote.announce_wait() {
                     let timeout = next_timer.map(|deadline| deadline.saturating_sub(self.now()));
                     self.driver().park(timeout);
                     self.remote.end_wait();
+                    self.patience.waited(self.now() - began);
                 } else {
                     self.driver().submit();
                 }

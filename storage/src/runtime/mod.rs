@@ -6,6 +6,7 @@
 mod current;
 mod engine;
 mod executor;
+mod patience;
 mod remote;
 #[cfg(test)]
 mod tests;

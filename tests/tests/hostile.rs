@@ -357,6 +357,23 @@ fn client_that_never_reads_its_replies_is_held_back() {
 }
 
 #[test]
+fn silent_clients_keep_no_memory_of_what_they_wrote() {
+    beside_a_witness(|server, volume| {
+        let before = server.resident_bytes();
+        let payload = vec![0x5a; 64 << 20];
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                let mut client = server.connect(volume);
+                client.write(0, &payload).unwrap();
+                client
+            })
+            .collect();
+        let grown = server.resident_bytes().saturating_sub(before);
+        assert!(grown < 256 << 20, "{grown} bytes more memory for {} silent clients", clients.len());
+    });
+}
+
+#[test]
 fn hundred_connections_at_once_are_served() {
     beside_a_witness(|server, volume| {
         let mut clients: Vec<_> = (0..100).map(|_| server.connect(volume)).collect();

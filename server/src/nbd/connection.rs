@@ -175,7 +175,12 @@ impl Connection {
                 return Ok(None);
             }
         }
-        Ok(Some(buf.split_to(len).freeze()))
+        let payload = buf.split_to(len).freeze();
+        if len > RECEIVE_BYTES {
+            // Else the few bytes behind it would keep its whole memory, for as long as the client says no more.
+            *buf = BytesMut::from(&buf[..]);
+        }
+        Ok(Some(payload))
     }
 
     /// Throws `len` bytes away. Whether they all came.

@@ -373,6 +373,28 @@ fn silent_clients_keep_no_memory_of_what_they_wrote() {
     });
 }
 
+/// Forced deletion must not wait for what a client asked for before it was cut off.
+#[test]
+fn client_that_has_much_cached_is_cut_off_at_once() {
+    beside_a_witness(|server, _| {
+        let volume = server.volume("256M");
+        let mut client = server.connect(&volume);
+        for quarter in 0..4 {
+            client.write(quarter << 26, &vec![0x5a; 64 << 20]).unwrap();
+        }
+        // More than may be in flight, so that the server waits at its own bound and not at the socket.
+        for _ in 0..600 {
+            client.send(0, command::CACHE, 0, 256 << 20, &[]).unwrap();
+        }
+        delete_by_force(server, &volume);
+    });
+}
+
+fn delete_by_force(server: &Server, volume: &Volume) {
+    let path = format!("/api/v1/sandboxvolumes/{}?force=true", volume.id);
+    server.admin().delete(&path).expect("the admin port answers").data(200);
+}
+
 #[test]
 fn hundred_connections_at_once_are_served() {
     beside_a_witness(|server, volume| {

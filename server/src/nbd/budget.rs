@@ -46,24 +46,39 @@ impl Budget {
             || self.requests.get() < self.requests_max && self.bytes.get() + bytes <= self.bytes_max
     }
 
+    /// Which one, this or the one above, has no room for a request with `bytes` of payload.
+    fn full(&self, bytes: u64) -> Option<&Self> {
+        if self.fits(bytes) { self.above.as_deref()?.full(bytes) } else { Some(self) }
+    }
+
     fn add(&self, bytes: u64) {
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + bytes);
-    }
-
-    /// Waits until a request with `bytes` of payload may be in flight. A lone request always may, however large.
-    pub(super) async fn take(self: &Rc<Self>, bytes: u64) -> Share {
-        while !self.fits(bytes) {
-            self.freed.notified().await;
-        }
         if let Some(above) = &self.above {
-            while !above.fits(bytes) {
-                above.freed.notified().await;
-            }
             above.add(bytes);
         }
+    }
+
+    /// Lets a request with `bytes` of payload be in flight, if there is room. For a lone one there always is, however
+    /// large.
+    pub(super) fn try_take(self: &Rc<Self>, bytes: u64) -> Option<Share> {
+        if self.full(bytes).is_some() {
+            return None;
+        }
         self.add(bytes);
-        Share { budget: Rc::clone(self), bytes }
+        Some(Share { budget: Rc::clone(self), bytes })
+    }
+
+    /// Waits until there is room. Dropping the future is safe.
+    pub(super) async fn take(self: &Rc<Self>, bytes: u64) -> Share {
+        loop {
+            if let Some(share) = self.try_take(bytes) {
+                return share;
+            }
+            if let Some(full) = self.full(bytes) {
+                full.freed.notified().await;
+            }
+        }
     }
 
     /// Waits until nothing is in flight.

@@ -373,6 +373,26 @@ fn silent_clients_keep_no_memory_of_what_they_wrote() {
     });
 }
 
+#[test]
+fn clients_that_announce_much_and_send_nothing_stop_only_themselves() {
+    beside_a_witness(|server, volume| {
+        // Eight of them fill a worker's budget, and there is a worker for each core.
+        let clients = 10 * thread::available_parallelism().map_or(1, usize::from);
+        let announce = |volume| {
+            let mut client = server.connect(volume);
+            client.send(0, command::WRITE, 0, 64 << 20, &[]).unwrap();
+            client
+        };
+        let _silent: Vec<_> = (0..clients).map(|_| announce(volume)).collect();
+        let other = server.volume("64M");
+        let mut client = server.connect(&other);
+        client.write(0, &vec![0x5a; 1 << 20]).unwrap();
+        assert_eq!(client.read(4096, 2).unwrap(), [0x5a; 2]);
+        let _waiting = announce(&other);
+        delete_by_force(server, &other);
+    });
+}
+
 /// Forced deletion must not wait for what a client asked for before it was cut off.
 #[test]
 fn client_that_has_much_cached_is_cut_off_at_once() {

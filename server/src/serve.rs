@@ -12,6 +12,7 @@
 
 use crate::{
     admin::{self, Admin, Metrics},
+    descriptors,
     keeper::Keeper,
     logging,
     nbd::{self, ListenError, Workers},
@@ -115,6 +116,7 @@ pub(crate) fn run(config: Config) -> Result<(), ServeError> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    descriptors::raise_limit();
     make_data_dir(&config.data_dir).map_err(|error| ServeError::DataDir(config.data_dir.clone(), error))?;
     let token = Token::read_or_make(&config.token_path()).map_err(ServeError::Token)?;
 

@@ -15,6 +15,7 @@ mod admin;
 mod attachments;
 mod cli;
 mod client;
+mod descriptors;
 mod endpoints;
 mod keeper;
 mod logging;

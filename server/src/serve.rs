@@ -12,6 +12,7 @@
 
 use crate::{
     admin::{self, Admin, Metrics},
+    descriptors,
     keeper::Keeper,
     logging,
     nbd::{self, ListenError, Workers},
@@ -34,12 +35,15 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
+use tokio_util::task::TaskTracker;
 
 /// Threads of the control side (accepting, handshakes, admin). None of them is on the data path.
 const CONTROL_THREADS: usize = 2;
 
 /// Longest wait for admin requests under way at a stop. A deletion that waits for clients is the slowest of them.
 const ADMIN_STOP_SECS_MAX: u64 = 12;
+/// Longest wait for the last answers to leave.
+const ADMIN_CLOSE_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Why the server did not start, or did not stop well.
 #[derive(Debug)]
@@ -112,6 +116,7 @@ pub(crate) fn run(config: Config) -> Result<(), ServeError> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    descriptors::raise_limit();
     make_data_dir(&config.data_dir).map_err(|error| ServeError::DataDir(config.data_dir.clone(), error))?;
     let token = Token::read_or_make(&config.token_path()).map_err(ServeError::Token)?;
 
@@ -160,6 +165,7 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
         volume_size_bytes: config.defaults.volume_size_bytes,
         metrics,
         stopping: AtomicBool::new(false),
+        under_way: TaskTracker::new(),
     });
     let (stop, stopped) = watch::channel(());
     let serving = tokio::spawn(serve_admin(admin_listener, Arc::clone(&admin), stopped));
@@ -184,7 +190,7 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
     drop(accepting);
     workers.drain().await;
     drop(stop);
-    end_admin(serving).await;
+    end_admin(serving, &admin.under_way).await;
     drop(admin);
     drop(registry);
     // The workers' rings may still be writing batches that the last checkpoint waits for.
@@ -246,16 +252,19 @@ async fn serve_admin(
     axum::serve(listener, admin::router(admin)).with_graceful_shutdown(until_stopped).await
 }
 
-/// Waits for the requests under way, but not for a client that keeps one open for ever.
-async fn end_admin(mut serving: JoinHandle<io::Result<()>>) {
-    match tokio::time::timeout(Duration::from_secs(ADMIN_STOP_SECS_MAX), &mut serving).await {
+/// Waits for the requests under way, but not for a client that keeps one open for ever, nor for connections without any:
+/// axum waits for one that has sent half a request.
+async fn end_admin(mut serving: JoinHandle<io::Result<()>>, under_way: &TaskTracker) {
+    under_way.close();
+    let answered = tokio::time::timeout(Duration::from_secs(ADMIN_STOP_SECS_MAX), under_way.wait()).await;
+    if answered.is_err() {
+        tracing::warn!("an admin request did not end in time and is cut off");
+    }
+    match tokio::time::timeout(ADMIN_CLOSE_TIME_MAX, &mut serving).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::error!(%error, "the admin listener failed"),
         Ok(Err(error)) => tracing::error!(%error, "the admin listener died"),
-        Err(_elapsed) => {
-            tracing::warn!("an admin request did not end in time and was cut off");
-            serving.abort();
-        }
+        Err(_elapsed) => serving.abort(),
     }
 }
 

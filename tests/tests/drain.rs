@@ -1,6 +1,9 @@
 //! SIGTERM and the second start: nothing unanswered, nothing refused, nothing lost.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use sandstone_tests::raw::{Connection, command, flag};
@@ -120,4 +123,17 @@ fn disconnect_request_ends_the_connection_after_the_replies() {
         assert_eq!(client.receive().unwrap().errno, 0);
     }
     assert!(client.stream.read_to_close().unwrap().is_empty());
+}
+
+#[test]
+fn half_an_admin_request_does_not_hold_up_a_stop() {
+    let mut server = Server::start();
+    let address = server.admin_url().replace("http://", "");
+    let mut idler = TcpStream::connect(address).unwrap();
+    idler.write_all(b"GET /healthz HT").unwrap();
+    // Answered after the half one was taken in.
+    server.volume("8M");
+    let begun = Instant::now();
+    assert!(server.stop().success());
+    assert!(begun.elapsed() < Duration::from_secs(8), "stopped after {:?}", begun.elapsed());
 }

@@ -357,6 +357,65 @@ fn client_that_never_reads_its_replies_is_held_back() {
 }
 
 #[test]
+fn silent_clients_keep_no_memory_of_what_they_wrote() {
+    beside_a_witness(|server, volume| {
+        let before = server.resident_bytes();
+        let payload = vec![0x5a; 64 << 20];
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                let mut client = server.connect(volume);
+                client.write(0, &payload).unwrap();
+                client
+            })
+            .collect();
+        let grown = server.resident_bytes().saturating_sub(before);
+        assert!(grown < 256 << 20, "{grown} bytes more memory for {} silent clients", clients.len());
+    });
+}
+
+#[test]
+fn clients_that_announce_much_and_send_nothing_stop_only_themselves() {
+    beside_a_witness(|server, volume| {
+        // Eight of them fill a worker's budget, and there is a worker for each core.
+        let clients = 10 * thread::available_parallelism().map_or(1, usize::from);
+        let announce = |volume| {
+            let mut client = server.connect(volume);
+            client.send(0, command::WRITE, 0, 64 << 20, &[]).unwrap();
+            client
+        };
+        let _silent: Vec<_> = (0..clients).map(|_| announce(volume)).collect();
+        let other = server.volume("64M");
+        let mut client = server.connect(&other);
+        client.write(0, &vec![0x5a; 1 << 20]).unwrap();
+        assert_eq!(client.read(4096, 2).unwrap(), [0x5a; 2]);
+        let _waiting = announce(&other);
+        delete_by_force(server, &other);
+    });
+}
+
+/// Forced deletion must not wait for what a client asked for before it was cut off.
+#[test]
+fn client_that_has_much_cached_is_cut_off_at_once() {
+    beside_a_witness(|server, _| {
+        let volume = server.volume("256M");
+        let mut client = server.connect(&volume);
+        for quarter in 0..4 {
+            client.write(quarter << 26, &vec![0x5a; 64 << 20]).unwrap();
+        }
+        // More than may be in flight, so that the server waits at its own bound and not at the socket.
+        for _ in 0..600 {
+            client.send(0, command::CACHE, 0, 256 << 20, &[]).unwrap();
+        }
+        delete_by_force(server, &volume);
+    });
+}
+
+fn delete_by_force(server: &Server, volume: &Volume) {
+    let path = format!("/api/v1/sandboxvolumes/{}?force=true", volume.id);
+    server.admin().delete(&path).expect("the admin port answers").data(200);
+}
+
+#[test]
 fn hundred_connections_at_once_are_served() {
     beside_a_witness(|server, volume| {
         let mut clients: Vec<_> = (0..100).map(|_| server.connect(volume)).collect();

@@ -73,6 +73,12 @@ pub(super) async fn create(
     };
     let admin = Arc::clone(admin);
     finished(async move {
+        // A deletion of the same id that is under way forgets it first; else it would forget the new one.
+        let before = admin.registry.get(spec.id).map(|entry| Arc::clone(&entry.turn));
+        let _turn = match &before {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
         let store = admin.store.clone();
         let volume = admin.keeper.run(move || async move { store.create_volume(spec).await }).await?;
         Ok(admin.registry.insert(volume, record))

@@ -20,6 +20,7 @@ const NO_ROUTE: &str = "none";
 
 pub(super) async fn observe(State(admin): State<Shared>, request: Request, next: Next) -> Response {
     let began = Instant::now();
+    let _under_way = admin.under_way.token();
     let id = request_id(&request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();

@@ -7,6 +7,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
+use tokio_util::task::TaskTracker;
 
 /// The admin side of a running server.
 pub(crate) struct Admin {
@@ -22,6 +23,8 @@ pub(crate) struct Admin {
     pub(crate) metrics: Metrics,
     /// Set once, when the server begins to stop. A reader that sees it late only tells a prober late.
     pub(crate) stopping: AtomicBool,
+    /// The requests under way, for those who wait until there are none.
+    pub(crate) under_way: TaskTracker,
 }
 
 impl Admin {

@@ -1,7 +1,9 @@
 //! How much may be in flight: requests and bytes, for a connection and for its worker.
 //!
 //! A full budget stops receiving; nothing is dropped. What a request takes it gives back when its reply has been sent,
-//! so a client that does not read its replies stops its own requests, and nobody else's beyond the worker's share.
+//! so a client that does not send what it announced, or does not read its replies, stops its own requests. Several of
+//! them can take all of the worker's budget and keep it. So each connection has a little of its own besides: with that
+//! the others go on, if not with requests of any size.
 
 use std::{cell::Cell, rc::Rc};
 use tokio::sync::Notify;
@@ -10,6 +12,9 @@ use tokio::sync::Notify;
 const CONNECTION_REQUESTS_MAX: u32 = 512;
 /// Bytes of a connection's payloads in flight, at most: two of the largest.
 const CONNECTION_BYTES_MAX: u64 = 128 << 20;
+/// Bytes that a connection may have in flight whatever the others of its worker have. Above the requests of common
+/// clients (qemu's are 2 MiB at most), and 2 GiB for a thousand clients that all misbehave.
+const CONNECTION_BYTES_OWN: u64 = 2 << 20;
 /// Requests of a worker's connections in flight, at most.
 const WORKER_REQUESTS_MAX: u32 = 16_384;
 /// Bytes of a worker's connections in flight, at most.
@@ -22,6 +27,8 @@ pub(super) struct Budget {
     bytes: Cell<u64>,
     requests_max: u32,
     bytes_max: u64,
+    /// Needs no room above.
+    bytes_own: u64,
     above: Option<Rc<Budget>>,
     /// Something was given back.
     freed: Notify,
@@ -29,16 +36,17 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn worker() -> Rc<Self> {
-        Self::new(WORKER_REQUESTS_MAX, WORKER_BYTES_MAX, None)
+        Self::new(WORKER_REQUESTS_MAX, WORKER_BYTES_MAX, 0, None)
     }
 
     pub(super) fn connection(worker: &Rc<Self>) -> Rc<Self> {
-        Self::new(CONNECTION_REQUESTS_MAX, CONNECTION_BYTES_MAX, Some(Rc::clone(worker)))
+        let worker = Some(Rc::clone(worker));
+        Self::new(CONNECTION_REQUESTS_MAX, CONNECTION_BYTES_MAX, CONNECTION_BYTES_OWN, worker)
     }
 
-    fn new(requests_max: u32, bytes_max: u64, above: Option<Rc<Self>>) -> Rc<Self> {
+    fn new(requests_max: u32, bytes_max: u64, bytes_own: u64, above: Option<Rc<Self>>) -> Rc<Self> {
         let (requests, bytes) = (Cell::new(0), Cell::new(0));
-        Rc::new(Self { requests, bytes, requests_max, bytes_max, above, freed: Notify::new() })
+        Rc::new(Self { requests, bytes, requests_max, bytes_max, bytes_own, above, freed: Notify::new() })
     }
 
     fn fits(&self, bytes: u64) -> bool {
@@ -46,24 +54,43 @@ impl Budget {
             || self.requests.get() < self.requests_max && self.bytes.get() + bytes <= self.bytes_max
     }
 
+    /// Which one, this or the one above, has no room for a request with `bytes` of payload.
+    fn full(&self, bytes: u64) -> Option<&Self> {
+        if !self.fits(bytes) {
+            return Some(self);
+        }
+        let is_own = self.bytes.get() + bytes <= self.bytes_own;
+        self.above.as_deref().filter(|above| !is_own && !above.fits(bytes))
+    }
+
     fn add(&self, bytes: u64) {
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + bytes);
-    }
-
-    /// Waits until a request with `bytes` of payload may be in flight. A lone request always may, however large.
-    pub(super) async fn take(self: &Rc<Self>, bytes: u64) -> Share {
-        while !self.fits(bytes) {
-            self.freed.notified().await;
-        }
         if let Some(above) = &self.above {
-            while !above.fits(bytes) {
-                above.freed.notified().await;
-            }
             above.add(bytes);
         }
+    }
+
+    /// Lets a request with `bytes` of payload be in flight, if there is room. For a lone one there always is, however
+    /// large.
+    pub(super) fn try_take(self: &Rc<Self>, bytes: u64) -> Option<Share> {
+        if self.full(bytes).is_some() {
+            return None;
+        }
         self.add(bytes);
-        Share { budget: Rc::clone(self), bytes }
+        Some(Share { budget: Rc::clone(self), bytes })
+    }
+
+    /// Waits until there is room. Dropping the future is safe.
+    pub(super) async fn take(self: &Rc<Self>, bytes: u64) -> Share {
+        loop {
+            if let Some(share) = self.try_take(bytes) {
+                return share;
+            }
+            if let Some(full) = self.full(bytes) {
+                full.freed.notified().await;
+            }
+        }
     }
 
     /// Waits until nothing is in flight.
@@ -113,7 +140,7 @@ mod tests {
 
     #[test]
     fn bytes_and_requests_are_bounded_and_a_lone_request_passes() {
-        let connection = Budget::new(2, 100, Some(Budget::new(3, 150, None)));
+        let connection = Budget::new(2, 100, 0, Some(Budget::new(3, 150, 0, None)));
         let large = ready(connection.take(1000)).expect("alone");
         assert!(ready(connection.take(1)).is_none());
         drop(large);
@@ -127,10 +154,13 @@ mod tests {
 
     #[test]
     fn the_worker_bounds_all_its_connections() {
-        let worker = Budget::new(3, 150, None);
-        let (one, two) = (Budget::new(9, 100, Some(Rc::clone(&worker))), Budget::new(9, 100, Some(worker)));
+        let worker = Budget::new(3, 150, 0, None);
+        let [one, two] = [(); 2].map(|()| Budget::new(9, 100, 10, Some(Rc::clone(&worker))));
         let held = ready(one.take(100)).expect("fits");
         assert!(ready(two.take(60)).is_none());
+        let own = ready(two.take(10)).expect("its own");
+        assert!(ready(two.take(51)).is_none());
+        drop(own);
         drop(held);
         assert!(ready(two.take(60)).is_some());
     }

@@ -7,6 +7,7 @@
 //! I1  Requests begin in the order they came; replies leave as they are done.
 //! I2  Every request that was taken in is answered before the connection closes: after DISC, after the end of the
 //!     stream, and when the server stops.
+//!     What a CACHE would still have read is left out then: nobody comes back for it.
 //! I3  A refused WRITE's payload is thrown away, so that the next request is found where it is.
 //!
 //! Source: "Transmission", "Terminating the transmission phase".
@@ -15,11 +16,13 @@ use super::{
     budget::{Budget, Share},
     dispatch::{Agreed, Outcome, answer, bytes_in_flight, serve},
     outbox::Outbox,
+    wire::Wire,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use sandstone_protocol::{Checked, Negotiated, Request, Terms, WireError};
 use sandstone_storage::{Socket, Volume, runtime};
 use std::{cell::Cell, fmt, io, rc::Rc};
+use tokio_util::sync::CancellationToken;
 
 /// Room for one receive: some dozens of small writes.
 const RECEIVE_BYTES: usize = 128 << 10;
@@ -54,11 +57,14 @@ pub(super) struct Connection {
     agreed: Agreed,
     outbox: Rc<Outbox>,
     budget: Rc<Budget>,
+    /// Cancelled when no more requests are taken in, or when the connection is cut off.
+    leaving: CancellationToken,
 }
 
 impl Connection {
     pub(super) fn new(
         socket: Socket,
+        wire: &Wire,
         volume: Volume,
         negotiated: &Negotiated,
         worker: &Rc<Budget>,
@@ -70,6 +76,7 @@ impl Connection {
             agreed: Agreed::from(negotiated),
             outbox: Rc::default(),
             budget: Budget::connection(worker),
+            leaving: wire.cut().child_token(),
         })
     }
 
@@ -82,6 +89,7 @@ impl Connection {
             let _ = ended.send(sending.await);
         });
         let mut ending = self.receive(received).await;
+        self.leaving.cancel();
         self.budget.empty().await; // keeps I2
         self.outbox.close();
         if let Ok(Err(error)) = sender_ended.await {
@@ -110,7 +118,9 @@ impl Connection {
             match request.check(&terms) {
                 Ok(Checked::Disconnect) => return Ending::Disconnected,
                 Ok(checked) => {
-                    let share = self.budget.take(bytes_in_flight(&checked)).await;
+                    let Some(share) = self.room(bytes_in_flight(&checked)).await else {
+                        return Ending::Closed;
+                    };
                     let payload = match self.payload(&mut buf, request.payload_len() as usize).await {
                         Ok(Some(payload)) => payload,
                         Ok(None) => return Ending::Broken("the stream ends within a payload".into()),
@@ -119,7 +129,7 @@ impl Connection {
                     self.begin(request, checked, payload, share);
                 }
                 Err(reject) => {
-                    let share = self.budget.take(0).await;
+                    let Some(share) = self.room(0).await else { return Ending::Closed };
                     match self.drain(&mut buf, reject.drain).await {
                         Ok(true) => {}
                         Ok(false) => return Ending::Broken("the stream ends within a payload".into()),
@@ -138,7 +148,13 @@ impl Connection {
     fn begin(self: &Rc<Self>, request: Request, checked: Checked, payload: Bytes, share: Share) {
         let this = Rc::clone(self);
         runtime::spawn(async move {
-            let outcome = serve(&this.volume, checked, payload).await;
+            let serving = serve(&this.volume, checked, payload);
+            let outcome = if let Checked::Cache { .. } = checked {
+                // It promises nothing, and may read gigabytes that nobody waits for any more.
+                this.leaving.run_until_cancelled(serving).await.unwrap_or(Outcome::Done)
+            } else {
+                serving.await
+            };
             match &outcome {
                 // The client hears of it, and a full store would fill the log too.
                 Outcome::Failed { error: error @ WireError::Enospc, text } => {
@@ -151,6 +167,14 @@ impl Connection {
             }
             this.outbox.put(share, |reply| answer(reply, &this.agreed, request.cookie, outcome));
         });
+    }
+
+    /// Waits for room in the budget; `None` when the connection was cut off before there was any.
+    async fn room(&self, bytes: u64) -> Option<Share> {
+        match self.budget.try_take(bytes) {
+            Some(share) => Some(share),
+            None => self.leaving.run_until_cancelled(self.budget.take(bytes)).await,
+        }
     }
 
     /// Receives more, at least one byte unless the stream ended (0).
@@ -175,7 +199,12 @@ impl Connection {
                 return Ok(None);
             }
         }
-        Ok(Some(buf.split_to(len).freeze()))
+        let payload = buf.split_to(len).freeze();
+        if len > RECEIVE_BYTES {
+            // Else the few bytes behind it would keep its whole memory, for as long as the client says no more.
+            *buf = BytesMut::from(&buf[..]);
+        }
+        Ok(Some(payload))
     }
 
     /// Throws `len` bytes away. Whether they all came.

@@ -77,17 +77,21 @@ pub(crate) async fn bind(nbd: &Nbd) -> Result<Bound, ListenError> {
     let mut unix = None;
     if let Some(path) = &nbd.unix {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let listener = bind_unix(&path).map_err(|error| ListenError::Unix(path.clone(), error))?;
+        let listener = bind_unix(&path).await.map_err(|error| ListenError::Unix(path.clone(), error))?;
         endpoints.unix = Some(path.clone());
         unix = Some((listener, path));
     }
     Ok(Bound { tcp, unix, endpoints })
 }
 
-/// A socket file that a dead server left is in the way; it goes. The store's lock keeps two servers apart.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+/// A socket file that a dead server left is in the way; it goes. One that a server listens on stays: the store's lock
+/// comes later, and keeps only two servers of one store apart.
+async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-        fs::remove_file(path)?;
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+            Ok(_) | Err(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        }
     }
     UnixListener::bind(path)
 }
@@ -201,5 +205,25 @@ async fn greet<S: Stream>(mut stream: S, peer: String, registry: Arc<Registry>, 
     match stream.into_descriptor() {
         Ok(socket) => workers.serve(Ready { socket, wire, received, negotiated, volume, guard, peer }),
         Err(error) => tracing::warn!(%error, peer, "a client could not be served"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_taken_over_only_from_the_dead() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("nbd.sock");
+        let living = bind_unix(&path).await.unwrap();
+        assert_eq!(bind_unix(&path).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        UnixStream::connect(&path).await.expect("the first one still listens there");
+        drop(living);
+        assert!(path.exists());
+        bind_unix(&path).await.unwrap();
+        fs::write(directory.path().join("file"), "mine").unwrap();
+        bind_unix(&directory.path().join("file")).await.unwrap_err();
+        assert!(directory.path().join("file").exists());
     }
 }

@@ -2,24 +2,34 @@
 
 use rustix::net::{Shutdown, shutdown};
 use std::os::fd::OwnedFd;
+use tokio_util::sync::CancellationToken;
 
 /// A second descriptor of a connection's socket. Holding it does not keep the connection going.
 #[derive(Debug)]
-pub(super) struct Wire(OwnedFd);
+pub(super) struct Wire {
+    socket: OwnedFd,
+    cut: CancellationToken,
+}
 
 impl Wire {
     pub(super) fn new(descriptor: OwnedFd) -> Self {
-        Self(descriptor)
+        Self { socket: descriptor, cut: CancellationToken::new() }
     }
 
     /// The server is stopping: no more is received than has arrived, and what has is answered.
     pub(super) fn stop_receiving(&self) {
         // It fails only where the peer was faster.
-        let _ = shutdown(&self.0, Shutdown::Read);
+        let _ = shutdown(&self.socket, Shutdown::Read);
     }
 
     /// The connection ends now.
     pub(super) fn cut_off(&self) {
-        let _ = shutdown(&self.0, Shutdown::Both);
+        let _ = shutdown(&self.socket, Shutdown::Both);
+        self.cut.cancel();
+    }
+
+    /// Cancelled when the connection is cut off, for what waits elsewhere than at the socket.
+    pub(super) fn cut(&self) -> &CancellationToken {
+        &self.cut
     }
 }

@@ -80,11 +80,11 @@ impl Workers {
             self.workers.iter().min_by_key(|w| w.connections.load(Relaxed)).expect("there is a worker");
         let place = Place::take(&self.live, &worker.connections, &ready.wire);
         worker.handle.spawn(move || async move {
-            let Ready { socket, received, negotiated, volume, guard, peer, wire: _ } = ready;
+            let Ready { socket, received, negotiated, volume, guard, peer, wire } = ready;
             let id = volume.id();
             tracing::debug!(volume = %id, peer, "attached");
             let budget = WORKER_BUDGET.with(Rc::clone);
-            let connection = Connection::new(Socket::new(socket), volume, &negotiated, &budget);
+            let connection = Connection::new(Socket::new(socket), &wire, volume, &negotiated, &budget);
             let ending = connection.run(received).await;
             tracing::debug!(volume = %id, peer, reason = %ending, "detached");
             drop(guard);

@@ -17,6 +17,7 @@ use axum::{
 use sandstone_storage::{Engine, Store, StoreOptions};
 use serde_json::Value;
 use std::sync::{Arc, atomic::AtomicBool};
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 pub(super) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -65,6 +66,7 @@ impl Server {
             },
             volume_size_bytes: DEFAULT_SIZE_BYTES,
             stopping: AtomicBool::new(false),
+            under_way: TaskTracker::new(),
         });
         Server { router: router(Arc::clone(&admin)), admin, keeper: Some(keeper), _directory: directory }
     }

@@ -155,6 +155,26 @@ async fn deleting_is_done_also_when_there_is_nothing_to_delete() {
 }
 
 #[tokio::test]
+async fn an_id_is_made_anew_only_when_its_deletion_is_done() {
+    let server = Server::start().await;
+    let volume = server.create(json!({})).await;
+    let id = json!({ "id": volume["id"] }).to_string();
+    let entry = server.admin.registry.resolve(volume["id"].as_str().unwrap()).unwrap();
+    let turn = entry.turn.lock().await;
+    // A deletion has reached the store, and not yet the registry.
+    let (store, uuid) = (server.admin.store.clone(), entry.volume.id());
+    server.admin.keeper.run(move || async move { store.delete_volume(uuid).await }).await.unwrap();
+    let deletion = async {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        server.admin.registry.remove(&entry);
+        drop(turn);
+    };
+    let (created, ()) = tokio::join!(server.call("POST", VOLUMES, &id), deletion);
+    created.data(201);
+    server.call("GET", &path(&volume), "").await.data(200);
+}
+
+#[tokio::test]
 async fn a_volume_in_use_is_deleted_only_by_force() {
     let server = Server::start().await;
     let volume = server.create(json!({})).await;

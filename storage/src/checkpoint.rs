@@ -176,7 +176,7 @@ impl NodeWriter<'_> {
             full => {
                 let full_store = || Error::new(Kind::NoSpace, "no segment is free for a checkpoint");
                 let Taken { id, slot, .. } =
-                    segments.take(SegmentKind::Node, Need::Upkeep).ok_or_else(full_store)?;
+                    segments.take(SegmentKind::Node, Need::Checkpoint).ok_or_else(full_store)?;
                 if let Some((id, _, _)) = full {
                     segments.seal(id);
                 }

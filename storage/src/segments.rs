@@ -9,8 +9,8 @@
 //! I1  A segment number is never used twice; a slot is.
 //! I2  A slot leaves *used* only after a checkpoint that does not refer to its segment is durable, and after the reads
 //!     that began before have ended.
-//! I3  The last [`Segments::reserve`] free slots are kept for records without data, for checkpoints and for reclaim, so
-//!     that a full store can still trim, delete and write its maps.
+//! I3  The last [`Segments::reserve`] free slots are kept for records without data, so that a full store can still trim
+//!     and delete; and half of them for checkpoints, so that what was trimmed comes back.
 //!
 //! A write into a prepared slot, which was written once before, changes no metadata of the file system: the ring needs no
 //! thread of its own for it, and a sync does not wait for the file system's journal. An allocated slot has its place in
@@ -36,8 +36,10 @@ use std::{
 pub(crate) enum Need {
     /// New data; leaves the reserve alone.
     Data,
-    /// What must go on when the store is full.
-    Upkeep,
+    /// Records without data: what makes room again, and so must go on when the store is full.
+    Record,
+    /// A checkpoint, without which nothing comes back; the records above leave it some.
+    Checkpoint,
 }
 
 /// A fresh segment.
@@ -146,7 +148,8 @@ impl Segments {
     pub(crate) fn has_room(&self, need: Need) -> bool {
         let kept = match need {
             Need::Data => self.reserve(),
-            Need::Upkeep => 0,
+            Need::Record => self.reserve() / 2,
+            Need::Checkpoint => 0,
         };
         self.free() > kept
     }
@@ -304,12 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn data_leaves_the_reserve_and_upkeep_takes_it() {
+    fn data_leaves_the_reserve_and_records_the_checkpoint_s_half() {
         let s = segments();
         assert_eq!((s.free(), s.reserve()), (12, 2));
         let taken: Vec<_> = std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data)).collect();
         assert_eq!(taken.len(), 10);
-        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Upkeep)).count(), 2);
+        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Record)).count(), 1);
+        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Checkpoint)).count(), 1);
         assert_eq!(s.free(), 0);
     }
 

@@ -310,9 +310,9 @@ impl Log {
                 0,
                 Need::Data,
             ),
-            Append::Range { .. } => (0, 0, Need::Upkeep),
+            Append::Range { .. } => (0, 0, Need::Record),
             Append::Catalog { payload, kind, .. } => {
-                let need = if *kind == RecordKind::VolumePut { Need::Data } else { Need::Upkeep };
+                let need = if *kind == RecordKind::VolumePut { Need::Data } else { Need::Record };
                 (0, payload.len(), need)
             }
         };

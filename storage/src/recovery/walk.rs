@@ -103,19 +103,25 @@ impl<'a> Walk<'a> {
                 }
                 _ => {
                     if !self.walk_segment(volumes).await? {
-                        return self.check_end().await;
+                        break;
                     }
                 }
             }
         }
-        // The footers ended at a segment without one; it may have been completed from staging, and so on.
-        while self.walk_segment(volumes).await? {}
-        self.check_end().await
+        loop {
+            // The footers ended at a segment without one; it may have been completed from staging, and so on.
+            while self.walk_segment(volumes).await? {}
+            let known = self.synced;
+            self.look_behind_end().await?;
+            if self.synced == known {
+                return self.check_end();
+            }
+            // A batch that is known to be synced is taken with whatever its data is by now: reading that tells.
+        }
     }
 
-    /// Keeps recovery's I2: looks whether anything behind the end knows of more that was synced.
-    async fn check_end(&mut self) -> Result<()> {
-        self.look_behind_end().await?;
+    /// Keeps recovery's I2.
+    fn check_end(&self) -> Result<()> {
         if self.end.at.lsn < self.synced {
             let (at, synced) = (self.end.at, self.synced.0);
             return Err(Error::corrupt(format!(
@@ -132,17 +138,7 @@ impl<'a> Walk<'a> {
     async fn look_behind_end(&mut self) -> Result<()> {
         let geometry = self.disk.segments.geometry;
         let at = self.end.at;
-        let mut block = at.block;
-        while block < geometry.segment_blocks {
-            let blocks = READ_BLOCKS.min(geometry.segment_blocks - block);
-            let bytes = self.blocks(at.slot, block, blocks).await?;
-            for (i, bytes) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
-                self.note_synced(bytes, |header| {
-                    header.segment == at.segment && header.block == block + i as u32
-                });
-            }
-            block += blocks;
-        }
+        self.note_synced(at.slot, at.segment, at.block).await?;
         // The last block of a log's segment is blank or a trailer. If it is neither, then perhaps the trailer was damaged
         // that told the next segment, which could be any.
         let last = self.blocks(at.slot, geometry.segment_blocks - 1, 1).await?;
@@ -151,17 +147,33 @@ impl<'a> Walk<'a> {
         }
         for slots in (0..geometry.slots).collect::<Vec<_>>().chunks(LOADS_MAX) {
             let firsts = try_join_all(slots.iter().map(|slot| self.blocks(Slot(*slot), 0, 1))).await?;
-            firsts.iter().for_each(|bytes| self.note_synced(bytes, |header| header.block == 0));
+            for (slot, first) in slots.iter().zip(firsts) {
+                if let Ok(header) = BatchHeader::decode(self.identity, &first)
+                    && header.block == 0
+                    && header.first_lsn >= at.lsn
+                {
+                    self.note_synced(Slot(*slot), header.segment, 0).await?;
+                }
+            }
         }
         Ok(())
     }
 
-    fn note_synced(&mut self, block: &[u8], is_at_home: impl Fn(&BatchHeader) -> bool) {
-        if let Ok(header) = BatchHeader::decode(self.identity, block)
-            && is_at_home(&header)
-        {
-            self.synced = self.synced.max(header.synced);
+    /// Takes note of what the headers of a segment from `block` on say was synced.
+    async fn note_synced(&mut self, slot: Slot, segment: SegmentId, mut block: u32) -> Result<()> {
+        let geometry = self.disk.segments.geometry;
+        while block < geometry.segment_blocks {
+            let blocks = READ_BLOCKS.min(geometry.segment_blocks - block);
+            for bytes in self.blocks(slot, block, blocks).await?.chunks_exact(BLOCK_BYTES) {
+                if let Ok(header) = BatchHeader::decode(self.identity, bytes)
+                    && (header.segment, header.block) == (segment, block)
+                {
+                    self.synced = self.synced.max(header.synced);
+                }
+                block += 1;
+            }
         }
+        Ok(())
     }
 
     /// The footers from the replay start on, to the first segment without a valid one. They tell how far the log was

@@ -1,5 +1,7 @@
 //! What the simulations share: a disk, a staging memory, the ways in which a machine dies, and numbers from a seed.
 
+#![allow(dead_code, reason = "each suite uses a part of it")]
+
 use bytes::Bytes;
 use sandstone_storage::{
     File, Kind, Parts, Piece, RecoveryReport, Result, Settings, SharedMemory, SimDisk, Store, Volume,
@@ -150,6 +152,12 @@ impl World {
         .await
     }
 
+    /// The same disk, as it is now, in a machine that was switched on; this one stays as it is.
+    pub(crate) fn reboot(&self) -> Self {
+        let disk = self.disk.kill(1);
+        Self { disk, shape: self.shape, staging: RefCell::new(None), boot: self.boot + 1 }
+    }
+
     /// The runtime must have been dropped.
     pub(crate) fn die(&mut self, death: Death, random: &mut Random) {
         let seed = random.next();
@@ -168,7 +176,7 @@ impl World {
 }
 
 /// Says which seed it was when a test panics.
-pub(crate) struct Seed(u64);
+pub(crate) struct Seed(pub(crate) u64);
 
 impl Drop for Seed {
     fn drop(&mut self) {

@@ -80,6 +80,14 @@ impl Driver {
         }
     }
 
+    /// Whether a file operation is in flight, so that a wait may be one for the disk. The ring knows.
+    pub(crate) fn has_file_ops(&self) -> bool {
+        match self {
+            Driver::Uring(uring) => uring.has_file_ops(),
+            Driver::Threads(_) | Driver::Simulated(_) => false,
+        }
+    }
+
     /// Hands over what was started and waits for a completion, a wake-up from another thread or the timeout, or
     /// returns for no reason.
     pub(crate) fn park(&mut self, timeout: Option<Duration>) {

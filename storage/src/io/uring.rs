@@ -164,6 +164,11 @@ impl Uring {
         self.pump();
     }
 
+    /// Whether a file operation is in flight.
+    pub(crate) fn has_file_ops(&self) -> bool {
+        self.queues[Class::File as usize].in_flight > 0
+    }
+
     pub(crate) fn submit(&mut self) -> Spun {
         let queue = self.ring.submission();
         let needs_enter = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();

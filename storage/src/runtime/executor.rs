@@ -28,7 +28,7 @@ use async_task::Runnable;
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use super::patience::Patience;
+use super::patience::{For, How, Patience};
 use super::remote::{Handle, Item, Remote};
 use super::timers::Timers;
 use crate::io::{Driver, Random, Reaped, Spun};
@@ -301,16 +301,17 @@ impl Core {
             }
             Clock::Real => {
                 let began = self.now();
-                if let Some(window) = self.patience.window()
+                let what = if self.driver().has_file_ops() { For::Disk } else { For::Others };
+                if let Some(window) = self.patience.window(what)
                     && self.spin(window, next_timer) == Spun::Found
                 {
-                    return self.patience.waited(self.now() - began);
+                    return self.patience.waited(what, How::Looking, self.now() - began);
                 }
                 if self.remote.announce_wait() {
                     let timeout = next_timer.map(|deadline| deadline.saturating_sub(self.now()));
                     self.driver().park(timeout);
                     self.remote.end_wait();
-                    self.patience.waited(self.now() - began);
+                    self.patience.waited(what, How::Asleep, self.now() - began);
                 } else {
                     self.driver().submit();
                 }

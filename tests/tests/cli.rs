@@ -138,6 +138,20 @@ fn image_larger_than_the_volume_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn interrupted_import_leaves_nothing_under_the_name() {
+    let server = Server::start();
+    let path = server.scratch("large.raw");
+    fs::write(&path, vec![0x5a; 512 << 20]).unwrap();
+    let listed = || server.cli(["volume", "list", "--json"]).ok().json();
+    let import = server.cli(["import", "large.raw", "base"]).spawn();
+    while listed().as_array().is_some_and(Vec::is_empty) {}
+    import.kill();
+    assert_eq!(listed()[0]["name"], "base.partial");
+    server.cli(["import", "large.raw", "base"]).ok();
+    assert!(server.cli(["volume", "get", "base"]).ok().stdout.contains("512M"));
+}
+
+#[test]
 fn good_configuration_is_accepted() {
     let server = Server::start();
     server.cli(["check-config"]).ok();

@@ -53,12 +53,15 @@ pub(super) fn import(args: &ImportArgs, context: &Context) -> Result<(), CliErro
     let client = context.client()?;
     let (volume, origin) = find_or_create(&client, &args.volume, image.disk_bytes)?;
     let copied = copy_in(args, &image, &volume, origin, context);
-    let imported = copied.and_then(|()| Ok(client.get(&path_of(&volume))?));
+    let imported = copied.and_then(|()| match origin {
+        Origin::Found => Ok(client.get(&path_of(&volume))?),
+        Origin::Created => Ok(client.patch(&path_of(&volume), &json!({ "name": args.volume }))?),
+    });
     let volume = match (imported, origin) {
         (Ok(volume), _) => volume,
         (Err(error), Origin::Found) => return Err(error),
         (Err(error), Origin::Created) => {
-            // Half an image under the name that was asked for would look like a whole one. What failed counts, not this.
+            // What failed counts, not this.
             let _cleaned = client.delete(&format!("{}?force=true", path_of(&volume)));
             return Err(error);
         }
@@ -145,6 +148,9 @@ fn find_or_create(client: &AdminClient, name: &str, disk_bytes: u64) -> Result<(
             Ok((volume, Origin::Found))
         }
         Err(CliError::NoVolume(_)) if parse_id(name).is_none() => {
+            // Half an image under the name that was asked for would look like a whole one, and whoever ends us in the
+            // middle leaves one.
+            let name = format!("{name}.partial");
             let body = json!({ "name": name, "size": disk_bytes.max(ranges::VOLUME.bytes_min).to_string() });
             Ok((client.post("/sandboxvolumes", &body)?, Origin::Created))
         }

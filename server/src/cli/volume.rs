@@ -46,7 +46,7 @@ pub(super) struct CreateArgs {
     /// A name, for people and as an export name
     #[arg(long)]
     name: Option<String>,
-    /// Size, such as 10G: a multiple of 4096 bytes [default: the server's defaults.volume_size]
+    /// Size, such as 10G [default: the server's defaults.volume_size]
     #[arg(long, value_parser = size)]
     size: Option<String>,
     /// An id of your own choice

@@ -13,6 +13,12 @@ use sandstone_storage::{Allocation, Durability, Error, Extent, ExtentState, Piec
 /// Zeroes for simple replies, which have no holes.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
+/// Most bytes that a CACHE holds at a time: the store reads it in steps of this many.
+const CACHE_BYTES_MAX: u64 = 1 << 20;
+
+/// Most bytes of a block status reply, but for its heads.
+const BLOCK_STATUS_BYTES_MAX: u64 = (8 * limits::BLOCK_DESCRIPTORS_MAX) as u64;
+
 /// What was agreed with the client, as far as replies depend on it.
 #[derive(Clone, Debug)]
 pub(super) struct Agreed {
@@ -164,15 +170,32 @@ fn structured_read(reply: &mut Reply<'_>, cookie: Cookie, offset: u64, df: bool,
     }
 }
 
-/// Bytes that a request will have in flight: its payload, or its reply's.
+/// Bytes that a request will have in flight, at most: its payload, or its reply's.
 pub(super) fn bytes_in_flight(request: &Checked) -> u64 {
     match request {
         Checked::Read { len, .. } | Checked::Write { len, .. } => u64::from(*len),
-        Checked::Flush
+        Checked::Cache { len, .. } => u64::from(*len).min(CACHE_BYTES_MAX),
+        Checked::BlockStatus { req_one: false, .. } => BLOCK_STATUS_BYTES_MAX,
+        Checked::BlockStatus { req_one: true, .. }
+        | Checked::Flush
         | Checked::Trim { .. }
         | Checked::WriteZeroes { .. }
-        | Checked::Cache { .. }
-        | Checked::BlockStatus { .. }
         | Checked::Disconnect => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_memory_counts_as_in_flight() {
+        let (offset, len) = (0, u32::MAX);
+        assert_eq!(bytes_in_flight(&Checked::Read { offset, len, df: true }), u64::from(len));
+        assert_eq!(bytes_in_flight(&Checked::Cache { offset, len }), 1 << 20);
+        assert_eq!(bytes_in_flight(&Checked::Cache { offset, len: 5 }), 5);
+        assert_eq!(bytes_in_flight(&Checked::BlockStatus { offset, len, req_one: false }), 64 << 10);
+        assert_eq!(bytes_in_flight(&Checked::BlockStatus { offset, len, req_one: true }), 0);
+        assert_eq!(bytes_in_flight(&Checked::Trim { offset, len, fua: true }), 0);
     }
 }

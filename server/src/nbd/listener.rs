@@ -6,6 +6,7 @@ use super::{
     workers::{Ready, Workers},
 };
 use crate::{endpoints::Endpoints, registry::Registry};
+use rustix::{io::Errno, net::sockopt};
 use sandstone_config::Nbd;
 use std::{
     error, fmt, fs, io,
@@ -23,6 +24,11 @@ use tokio::{
 
 /// Longest handshake. A client that says nothing is sent away after it.
 const HANDSHAKE_SECS_MAX: u64 = 10;
+/// How long a TCP peer may be silent before the kernel asks after it, how often it then asks, and how many times. So a
+/// dead peer is gone after two minutes; the system's own defaults make it two hours. A guess, not tuned.
+const PEER_SILENCE: Duration = Duration::from_secs(60);
+const PEER_ASK_INTERVAL: Duration = Duration::from_secs(10);
+const PEER_ASKS: u32 = 6;
 /// Pause after a failed accept: with no descriptors left, trying at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -132,6 +138,9 @@ async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                if let Err(error) = notice_death(&stream) {
+                    tracing::warn!(%error, "a client that dies will not be noticed");
+                }
                 let peer = format!("{}", peer.ip());
                 handshakes.spawn(greet(stream, peer, Arc::clone(&registry), Arc::clone(&workers)));
             }
@@ -139,6 +148,15 @@ async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc
         }
         while handshakes.try_join_next().is_some() {}
     }
+}
+
+/// Has the kernel ask a silent peer whether it still lives, and end the connection where it does not: a host that lost its
+/// power would stay attached for ever.
+fn notice_death(stream: &TcpStream) -> Result<(), Errno> {
+    sockopt::set_tcp_keepidle(stream, PEER_SILENCE)?;
+    sockopt::set_tcp_keepintvl(stream, PEER_ASK_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, PEER_ASKS)?;
+    sockopt::set_socket_keepalive(stream, true)
 }
 
 async fn accept_unix(listener: UnixListener, registry: Arc<Registry>, workers: Arc<Workers>) {
@@ -211,6 +229,16 @@ async fn greet<S: Stream>(mut stream: S, peer: String, registry: Arc<Registry>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_dead_tcp_peer_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        notice_death(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let asks = PEER_ASK_INTERVAL * sockopt::tcp_keepcnt(&stream).unwrap();
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap() + asks, Duration::from_secs(120));
+    }
 
     #[tokio::test]
     async fn a_socket_is_taken_over_only_from_the_dead() {

@@ -144,7 +144,7 @@ async fn a_body_past_the_limit_is_413_whether_announced_or_not() {
 async fn wrong_fields_are_named_with_what_is_allowed() {
     let server = Server::start().await;
     for (body, field) in [
-        (json!({ "size": "12345" }), "size"),
+        (json!({ "size": "0" }), "size"),
         (json!({ "size": [] }), "size"),
         (json!({ "cache_size": 5 }), "cache_size"),
         (json!({ "buffer_size": "2G" }), "buffer_size"),

@@ -353,5 +353,9 @@ async fn read_catalog(file: &File, superblock: &Superblock) -> Result<Catalog> {
     if superblock.catalog.is_none() {
         return Ok(Catalog::default());
     }
-    Catalog::decode(&bytes).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))
+    let catalog = Catalog::decode(&bytes).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
+    if catalog.segments.iter().any(|segment| segment.slot.0 >= geometry.slots) {
+        return Err(Error::corrupt("the catalog: a segment lies outside the store"));
+    }
+    Ok(catalog)
 }

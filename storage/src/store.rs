@@ -16,7 +16,7 @@ use crate::{
     volume::{ATTRIBUTES_BYTES_MAX, Settings, Volume},
 };
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     path::PathBuf,
     rc::Rc,
     sync::{
@@ -142,7 +142,8 @@ pub(crate) struct Shared {
 }
 
 struct Volumes {
-    by_id: HashMap<Uuid, Volume>,
+    /// In an order that does not change from run to run, so that simulations repeat.
+    by_id: BTreeMap<Uuid, Volume>,
     next: u32,
     /// Catalog records below this LSN are in `by_id`.
     applied: Lsn,

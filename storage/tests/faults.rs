@@ -374,6 +374,32 @@ fn full_store_answers_and_comes_back() {
 }
 
 #[test]
+fn write_back_survives_the_process_across_segments() {
+    for writes in (1..120).step_by(3) {
+        let mut world = World::new(shape(), writes);
+        let simulation = Runtime::simulated(writes);
+        simulation.block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = volume(&store, 1, 240, true).await;
+            // Without a pause where they are staged: what is acknowledged was sent out for the most part not at all.
+            for i in 0..writes {
+                write(&volume, i * 2, &filled(2, i as u8)).await;
+            }
+        });
+        drop(simulation);
+        world.die(Death::Process, &mut Random::new(writes));
+        Runtime::simulated(writes).block_on(async {
+            let (store, _) = world.open().await.expect("the store");
+            assert_eq!(store.health(), Health::Ready);
+            let volume = store.volume(name(1)).expect("the volume");
+            for i in 0..writes {
+                assert_holds(&volume, i * 2, &filled(2, i as u8)).await;
+            }
+        });
+    }
+}
+
+#[test]
 fn segments_come_back_when_a_volume_is_overwritten() {
     let world = World::new(shape(), 3);
     Runtime::simulated(3).block_on(async {

@@ -195,6 +195,10 @@ impl Superblock {
         let node_tail = (SegmentId(b.get_u64_le()), Slot(b.get_u32_le()), b.get_u32_le());
         let (address, slot) = (b.get_u64_le(), Slot(b.get_u32_le()));
         let (blocks, checksum) = (b.get_u32_le(), b.get_u32_le());
+        let inside = |slot: Slot, block: u32| slot.0 < geometry.slots && block <= geometry.segment_blocks;
+        if !inside(replay.slot, replay.block) || !inside(node_tail.1, node_tail.2) {
+            return Err(Malformed("the superblock points outside the store"));
+        }
         Ok(Self {
             identity: Identity { store, secret: Secret(secret) },
             geometry,

@@ -31,7 +31,7 @@ use crate::{
         RecordKind, ReplayStart, SegmentKind, Trailer, footer_blocks,
     },
     health::HealthCell,
-    io::{File, WriteBuf},
+    io::{File, WriteBuf, aligned},
     runtime,
     segments::{Need, Segments},
 };
@@ -401,7 +401,7 @@ impl Log {
                 Err(refused) => return Err(refused),
             }
         }
-        // A footer never outgrows half a window, so that it is staged in one.
+        // A footer never outgrows half a window, so that the last window has room for batches.
         if block + 1 + data_blocks + footer > geometry.segment_blocks || footer > geometry.window_blocks / 2 {
             self.next_segment(state, need)?;
             block = 0;
@@ -478,6 +478,11 @@ impl Log {
             reserved: self.segments.is_in_reserve(),
             raw: !next.prepared,
         };
+        // Staged at once, still without what it repeats: what is acknowledged from the next segment's staging is found
+        // only by way of it. The whole footer goes out from a buffer of its own, so that this one is never half replaced.
+        let staged = Footer::encode(&self.identity, trailer, &[]);
+        let range = self.staging.range(window, geometry.segment_blocks - 1, 1);
+        self.staging.memory().copy_in(range.start, &staged);
         let old = std::mem::replace(&mut state.segment, fresh);
         state.under_way.push_back(Entry::Footer {
             trailer,
@@ -518,7 +523,7 @@ impl Log {
         let mut all_sealed = true;
         for i in 0..state.under_way.len() {
             let entry = &mut state.under_way[i];
-            let (range, offset, key) = match entry {
+            let (buffer, offset, key) = match entry {
                 Entry::Batch { open, footer, stage } if *stage == Stage::Closed => {
                     if open.batch.leases.load(Acquire) > 0 {
                         all_sealed = false;
@@ -529,12 +534,12 @@ impl Log {
                     let batch = &open.batch;
                     let range = self.staging.range(batch.window, batch.block, 1 + open.data_blocks);
                     (
-                        range,
+                        WriteBuf::Shared(Arc::clone(self.staging.memory()), range),
                         self.segments.geometry.offset(batch.slot, batch.block),
                         (batch.segment, batch.block),
                     )
                 }
-                Entry::Footer { trailer, slot, window, content, stage }
+                Entry::Footer { trailer, slot, content, stage, .. }
                     if *stage == Stage::Closed && all_sealed =>
                 {
                     *stage = Stage::Writing;
@@ -543,17 +548,17 @@ impl Log {
                     let bytes = Footer::encode(&self.identity, *trailer, &content);
                     let blocks = footer_blocks(content.len());
                     let first = self.segments.geometry.segment_blocks - blocks;
-                    let range = self.staging.range(*window, first, blocks);
-                    self.staging.memory().copy_in(range.start, &bytes);
-                    (range, self.segments.geometry.offset(*slot, first), (trailer.segment, u32::MAX))
+                    let mut buffer = aligned(bytes.len());
+                    buffer.extend_from_slice(&bytes);
+                    let offset = self.segments.geometry.offset(*slot, first);
+                    (WriteBuf::Owned(buffer), offset, (trailer.segment, u32::MAX))
                 }
                 Entry::Batch { .. } | Entry::Footer { .. } => continue,
             };
             state.writing += 1;
             self.counters.batches.fetch_add(1, Relaxed);
-            self.counters.bytes.fetch_add(range.len() as u64, Relaxed);
-            let (log, buffer) =
-                (Arc::clone(self), WriteBuf::Shared(Arc::clone(self.staging.memory()), range));
+            self.counters.bytes.fetch_add(buffer.len_bytes() as u64, Relaxed);
+            let log = Arc::clone(self);
             runtime::spawn(async move {
                 let result = log.file.write(offset, buffer).await;
                 log.completed(key, result);

@@ -8,6 +8,8 @@
 //! So the address of a block tells where it is staged, what is staged is read without bookkeeping a block, and recovery
 //! completes the log by looking in the window where the store has nothing yet.
 //!
+//! The trailer that names the next segment is staged when the log goes on there, before anything else is.
+//!
 //! I1  A window holds one stretch of one segment. It takes the next only when all batches of the old are in the store.
 //! I2  Each range has one writer, who got it from the log; readers come by the map, where a range appears only after
 //!     it was filled.

@@ -7,10 +7,7 @@ use crate::{
     format::{Catalog, Record, RecordKind, VolumeEntry, VolumeMeta},
     map::{NewState, Tree},
 };
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Records applied together: the nodes that they need are read at once, and held until they are applied.
 const RECORDS_MAX: usize = 256;
@@ -75,7 +72,7 @@ impl Volumes {
     /// slow as the disk's latency.
     async fn preload(&self, records: &[Located<'_>], nodes: &mut NodesInHand<'_>) -> Result<()> {
         loop {
-            let mut missing = HashMap::new();
+            let mut missing = BTreeMap::new();
             for Located { record, .. } in records {
                 let head = record.head;
                 if let (RecordKind::Data | RecordKind::Hole | RecordKind::Zero, Some(volume)) =

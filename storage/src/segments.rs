@@ -178,9 +178,9 @@ impl Segments {
         Some(Taken { id, slot, prepared })
     }
 
-    /// Whether the next segment would get a prepared slot.
-    pub(crate) fn has_prepared(&self) -> bool {
-        self.lock().slots.contains(&SlotState::Prepared)
+    /// Whether the next segment would get a prepared slot, and slots are so plenty that a segment may be left early.
+    pub(crate) fn offers_prepared(&self) -> bool {
+        self.free() > self.geometry.slots / 2 && self.lock().slots.contains(&SlotState::Prepared)
     }
 
     /// Nothing more will be written to the segment.
@@ -321,7 +321,7 @@ mod tests {
     fn released_slots_come_back_under_new_numbers() {
         let s = segments();
         let Taken { id: first, slot, prepared } = s.take(SegmentKind::Log, Need::Data).expect("room");
-        assert!(!prepared && !s.has_prepared());
+        assert!(!prepared && !s.offers_prepared());
         let address = Address::new(first, 3);
         assert!(s.offset(address).is_some());
         s.seal(first);

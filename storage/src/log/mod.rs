@@ -392,9 +392,9 @@ impl Log {
             block = block.next_multiple_of(geometry.window_blocks);
         }
         let footer = footer_blocks(state.segment.footer_bytes + FooterBatch::bytes(record_bytes));
-        if state.segment.raw && self.leave_raw.swap(false, Relaxed) && self.segments.has_prepared() {
-            // Someone syncs: the rest of this segment would make each sync wait. What is left of it takes no space in
-            // the file, and its slot comes back with the others.
+        if state.segment.raw && self.leave_raw.swap(false, Relaxed) && self.segments.offers_prepared() {
+            // Someone syncs: the rest of this segment would make each sync wait. What is left of it is not written, and
+            // its slot comes back with the others.
             match self.next_segment(state, need) {
                 Ok(()) => block = 0,
                 Err(Refused::NoSpace(_)) => {}

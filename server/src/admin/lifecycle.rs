@@ -9,7 +9,7 @@
 //! I1  Nothing is answered before it is durable.
 //! I2  The registry never shows what the store does not have: it changes after the store, and at once.
 //! I3  A step that was begun is finished, whether or not its caller waits for the answer: each runs in a task of its
-//!     own, because axum drops a handler when its client hangs up. A store changed and a registry left behind would
+//!     own, because axum drops a handler when its client hangs up. A stopping server waits for it. A store changed and a registry left behind would
 //!     break I2.
 //! I4  Changes of one volume take turns (`Entry::turn`); those of different volumes run side by side, so that they share
 //!     the store's syncs.
@@ -71,8 +71,9 @@ pub(super) async fn create(
         },
         attributes: record.to_attributes(),
     };
-    let admin = Arc::clone(admin);
-    finished(async move {
+    let shared = Arc::clone(admin);
+    finished(admin, async move {
+        let admin = shared;
         // A deletion of the same id that is under way forgets it first; else it would forget the new one.
         let before = admin.registry.get(spec.id).map(|entry| Arc::clone(&entry.turn));
         let _turn = match &before {
@@ -88,8 +89,9 @@ pub(super) async fn create(
 
 /// Changes what `fields` names, all of it or nothing.
 pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Result<Arc<Entry>, ApiError> {
-    let admin = Arc::clone(admin);
-    finished(async move {
+    let shared = Arc::clone(admin);
+    finished(admin, async move {
+        let admin = shared;
         let no_volume = || ApiError::no_volume(&id.to_string());
         let turn = Arc::clone(&admin.registry.get(id).ok_or_else(no_volume)?.turn);
         let _turn = turn.lock().await;
@@ -142,8 +144,9 @@ fn changed(entry: &Entry, fields: VolumeFields) -> (VolumeChange, VolumeRecord) 
 
 /// Deletes a volume. One that does not exist is deleted already.
 pub(super) async fn delete(admin: &Shared, id: Uuid, force: Force) -> Result<(), ApiError> {
-    let admin = Arc::clone(admin);
-    finished(async move {
+    let shared = Arc::clone(admin);
+    finished(admin, async move {
+        let admin = shared;
         let Some(turn) = admin.registry.get(id).map(|entry| Arc::clone(&entry.turn)) else {
             return Ok(());
         };
@@ -192,12 +195,14 @@ fn text_and_bytes(given: Option<GivenSize>, text: &str, bytes: u64) -> (String, 
 }
 
 /// Runs a step to its end even if its caller goes away (I3).
-async fn finished<T, F>(step: F) -> Result<T, ApiError>
+async fn finished<T, F>(admin: &Shared, step: F) -> Result<T, ApiError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, ApiError>> + Send + 'static,
 {
-    tokio::spawn(step)
+    admin
+        .under_way
+        .spawn(step)
         .await
         .unwrap_or_else(|died| Err(ApiError::new(Code::InternalError, format!("a step died: {died}"))))
 }

@@ -23,7 +23,7 @@ pub(crate) struct Admin {
     pub(crate) metrics: Metrics,
     /// Set once, when the server begins to stop. A reader that sees it late only tells a prober late.
     pub(crate) stopping: AtomicBool,
-    /// The requests under way, for those who wait until there are none.
+    /// The requests and steps under way, for those who wait until there are none.
     pub(crate) under_way: TaskTracker,
 }
 

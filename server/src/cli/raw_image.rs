@@ -5,9 +5,9 @@ use bytes::Bytes;
 use rustix::{fs::SeekFrom, io::Errno};
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Seek, Write},
-    os::unix::fs::{FileExt, PermissionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 use tempfile::NamedTempFile;
@@ -28,10 +28,8 @@ pub(super) enum Segment {
 
 impl Source {
     pub(super) fn open(path: &Path) -> io::Result<Source> {
+        refuse_others(&fs::metadata(path)?)?;
         let mut file = File::open(path)?;
-        if file.metadata()?.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
         // A block device has no length in its metadata, but an end.
         let len_bytes = file.seek(io::SeekFrom::End(0))?;
         Ok(Source { file, len_bytes })
@@ -61,6 +59,15 @@ impl Source {
     }
 }
 
+/// Lets files and block devices through. A pipe or a terminal has no place that could be read or written, and opening one
+/// may wait for ever.
+fn refuse_others(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() || metadata.file_type().is_block_device() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a block device"))
+}
+
 /// An image that is written.
 pub(super) struct Target {
     file: File,
@@ -79,6 +86,7 @@ impl Target {
     pub(super) fn create(path: &Path, len_bytes: u64) -> io::Result<Target> {
         match fs::metadata(path) {
             Ok(metadata) if !metadata.is_file() => {
+                refuse_others(&metadata)?;
                 let mut file = OpenOptions::new().write(true).open(path)?;
                 let device_bytes = file.seek(io::SeekFrom::End(0))?;
                 if device_bytes < len_bytes {
@@ -159,5 +167,22 @@ impl Partial {
     /// Puts a file that is whole and durable into its place.
     pub(super) fn finish(self) -> io::Result<()> {
         self.file.persist(&self.place).map(drop).map_err(|error| error.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_files_and_block_devices() {
+        let directory = tempfile::tempdir().unwrap();
+        for place in [directory.path(), Path::new("/dev/zero")] {
+            assert_eq!(Source::open(place).err().unwrap().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(Target::create(place, 0).err().unwrap().kind(), io::ErrorKind::InvalidInput);
+        }
+        let file = directory.path().join("image");
+        Target::create(&file, 5).unwrap().finish().unwrap();
+        assert_eq!(Source::open(&file).unwrap().len_bytes(), 5);
     }
 }

@@ -136,7 +136,7 @@ impl Segments {
 
     /// Slots that are kept back from data (I3).
     pub(crate) fn reserve(&self) -> u32 {
-        (self.geometry.slots / 5).clamp(2, 4)
+        (self.geometry.slots / 5).clamp(3, 4).min(self.geometry.slots / 2)
     }
 
     /// Free slots, the reserve included.
@@ -309,10 +309,10 @@ mod tests {
     #[test]
     fn data_leaves_the_reserve_and_records_the_checkpoint_s_half() {
         let s = segments();
-        assert_eq!((s.free(), s.reserve()), (12, 2));
+        assert_eq!((s.free(), s.reserve()), (12, 3));
         let taken: Vec<_> = std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data)).collect();
-        assert_eq!(taken.len(), 10);
-        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Record)).count(), 1);
+        assert_eq!(taken.len(), 9);
+        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Record)).count(), 2);
         assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Checkpoint)).count(), 1);
         assert_eq!(s.free(), 0);
     }

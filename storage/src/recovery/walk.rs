@@ -326,6 +326,7 @@ impl<'a> Walk<'a> {
             let Ok(trailer) = Trailer::decode(self.identity, &leftover.read(window, last, 1)) else {
                 continue;
             };
+            // One from before the last start is in the store since then, or was not to be believed.
             if here(&trailer) && trailer.epoch >= self.fence.epoch {
                 // Without the batches that it would repeat; `covers` finds that out.
                 let block = Footer::encode(self.identity, trailer, &[]);
@@ -430,8 +431,7 @@ impl<'a> Walk<'a> {
         for window in 0..WINDOWS {
             let header_block = leftover.read(window, block, 1);
             let Ok((open, bytes)) = BatchHeader::decode_open(self.identity, &header_block) else { continue };
-            // What staging had from before the last start is in the store since then, or was not to be believed.
-            if !self.goes_on(&open, block) || open.epoch < self.fence.epoch {
+            if !self.goes_on(&open, block) {
                 continue;
             }
             let data = leftover.read(window, block, rest);

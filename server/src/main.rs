@@ -5,6 +5,7 @@
 //!   serve    start and stop: configuration, token, keeper, registry, listeners
 //!   keeper   the thread whose runtime owns the open store
 //!   registry which volumes there are, by id and name, and who is attached to them
+//!   nbd      clients: accept, handshake, and the workers with the data path
 //!   admin    the HTTP API over registry and keeper
 //! ```
 //!

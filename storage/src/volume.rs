@@ -120,7 +120,7 @@ impl Volume {
             state.check_exists()?;
             state.applied
         };
-        self.0.engine.log.sync(applied).await
+        self.0.engine.log.flush(applied).await
     }
 }
 

@@ -280,7 +280,7 @@ impl Inner {
         match (durability, last) {
             (Durability::Fua, _) => {
                 let applied = self.lock().applied;
-                self.engine.log.sync(applied).await
+                self.engine.log.flush(applied).await
             }
             (Durability::Volatile, None) => Ok(()),
             (Durability::Volatile, Some(batch)) => {

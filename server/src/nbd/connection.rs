@@ -21,7 +21,7 @@ use super::{
 use bytes::{Buf, Bytes, BytesMut};
 use sandstone_protocol::{Checked, Negotiated, Request, Terms, WireError};
 use sandstone_storage::{Socket, Volume, runtime};
-use std::{cell::Cell, fmt, io, rc::Rc};
+use std::{fmt, io, rc::Rc};
 use tokio_util::sync::CancellationToken;
 
 /// Room for one receive: some dozens of small writes.
@@ -53,7 +53,7 @@ impl fmt::Display for Ending {
 pub(super) struct Connection {
     socket: Rc<Socket>,
     volume: Volume,
-    terms: Cell<Terms>,
+    terms: Terms,
     agreed: Agreed,
     outbox: Rc<Outbox>,
     budget: Rc<Budget>,
@@ -72,7 +72,7 @@ impl Connection {
         Rc::new(Self {
             socket: Rc::new(socket),
             volume,
-            terms: Cell::new(negotiated.terms),
+            terms: negotiated.terms,
             agreed: Agreed::from(negotiated),
             outbox: Rc::default(),
             budget: Budget::connection(worker),
@@ -112,9 +112,8 @@ impl Connection {
                 },
                 Err(error) => return Ending::Broken(error.to_string()),
             };
-            let mut terms = self.terms.get();
             // A volume may have grown since the handshake.
-            terms.size_bytes = self.volume.size_bytes();
+            let terms = Terms { size_bytes: self.volume.size_bytes(), ..self.terms };
             match request.check(&terms) {
                 Ok(Checked::Disconnect) => return Ending::Disconnected,
                 Ok(checked) => {

@@ -57,13 +57,22 @@ impl Drop for Running {
 }
 
 impl Log {
+    /// Does for a client what [`Self::sync`] does, and expects that more clients will ask: the log leaves segments in
+    /// which that is slow.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub(crate) async fn flush(self: &Arc<Self>, lsn: Lsn) -> Result<()> {
+        self.leave_raw.store(true, Relaxed);
+        self.sync(lsn).await
+    }
+
     /// Waits until every record below `lsn` is on stable storage. Dropping the future abandons the wait alone.
     ///
     /// # Errors
     /// [`Kind::Latched`] when a write or sync failed, now or earlier.
     pub(crate) async fn sync(self: &Arc<Self>, lsn: Lsn) -> Result<()> {
         self.counters.sync_requests.fetch_add(1, Relaxed);
-        self.leave_raw.store(true, Relaxed);
         self.wait_written(lsn).await?;
         loop {
             let done = self.syncs.done.notified();

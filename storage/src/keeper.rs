@@ -41,6 +41,7 @@ struct Pace {
     next_segment: u64,
     /// Segments taken lately, fading.
     taken_lately: f64,
+    flushes: u64,
     /// A failure was told already.
     told: bool,
 }
@@ -104,8 +105,10 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
     give_back_surplus(shared, BLOCKS_KEPT + pace.taken_lately as usize).await;
     if log_bytes > 0 {
         allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
-        // A log that streams is better off without the second write.
-        if streamed < 2 * segment_bytes {
+        // Writing a slot twice is worth it where clients flush; a log that streams is better off without.
+        let flushes = engine.log.counters.flushes.load(Relaxed);
+        let flushed = std::mem::replace(&mut pace.flushes, flushes) != flushes;
+        if flushed && streamed < 2 * segment_bytes {
             prepare(shared).await;
         }
     }
@@ -164,7 +167,9 @@ async fn allocate(shared: &Shared, ahead: usize) {
 
 /// Writes free slots once, so that the log's writes into them change no metadata of the file system.
 async fn prepare(shared: &Shared) {
-    const STEP_BYTES: usize = 1 << 20;
+    // Small and with pauses, because somebody is waiting for a sync meanwhile: about 150 MiB a second.
+    const STEP_BYTES: usize = 256 << 10;
+    const PAUSE: Duration = Duration::from_millis(1);
     let disk = &shared.engine.disk;
     let geometry = disk.segments.geometry;
     while let Some(slot) = disk.segments.take_to(Worked::Written, PREPARED_AHEAD) {
@@ -177,6 +182,7 @@ async fn prepare(shared: &Shared) {
             zeroes.resize(step, 0);
             written = disk.file.write(start + at, WriteBuf::Owned(zeroes)).await.is_ok();
             at += step as u64;
+            runtime::sleep(PAUSE).await;
         }
         disk.segments.give_back(slot, if written { Worked::Written } else { Worked::Punched });
         if !written || shared.is_closing() {

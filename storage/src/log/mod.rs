@@ -90,6 +90,8 @@ pub(crate) struct Counters {
     pub(crate) batches: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) syncs: AtomicU64,
+    /// Flushes of clients, and writes with FUA.
+    pub(crate) flushes: AtomicU64,
     pub(crate) sync_requests: AtomicU64,
 }
 

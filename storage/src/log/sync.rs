@@ -63,6 +63,7 @@ impl Log {
     /// # Errors
     /// As [`Self::sync`].
     pub(crate) async fn flush(self: &Arc<Self>, lsn: Lsn) -> Result<()> {
+        self.counters.flushes.fetch_add(1, Relaxed);
         self.leave_raw.store(true, Relaxed);
         self.sync(lsn).await
     }

@@ -5,12 +5,12 @@
 //! long as one looks. So a thread looks when its recent waits were short, and sleeps when they were not.
 //!
 //! Waits for clients and waits for the disk are told apart, because at depth 1 they take turns: the next request comes
-//! within 10 to 20 µs and is worth looking for, the disk takes 50 µs and more and is not.
+//! within 10 to 30 µs and is worth looking for, the disk takes 50 µs and more and is not.
 
 use std::{cell::Cell, time::Duration};
 
 /// Waits that are longer on average are not worth looking.
-const SHORT: Duration = Duration::from_micros(25);
+const SHORT: Duration = Duration::from_micros(40);
 /// What being woken adds to a wait that was slept through.
 const WAKING: Duration = Duration::from_micros(25);
 /// One wait counts as this long at most, so that a busy thread is busy again soon after a pause.

@@ -123,7 +123,7 @@ impl Shared {
         let _alone = self.reclaiming.lock().await;
         let mut bits = Bits::new(&segments.candidates(), segments.geometry.segment_blocks);
         engine.upkeep.garbage_blocks.store(0, Relaxed);
-        let roots: Vec<_> = self.volumes().iter().map(|v| v.0.lock().tree.clone()).collect();
+        let roots: Vec<_> = self.lines().iter().map(|v| v.0.lock().tree.clone()).collect();
         let token = engine.readers.enter();
         engine.mark(&roots, &mut bits).await?;
         drop(token);

@@ -1,8 +1,8 @@
 //! Sandstone's block store: many copy-on-write volumes in one file, crash safe, without a database.
 //!
 //! ```text
-//!   Volume: read write flush trim zero status          Store: open create update delete close
-//!     │ map: radix tree of leaves, one a MiB             │ catalog
+//!   Volume: read write flush trim zero status diff     Store: open create snapshot fork restore delete close
+//!     │ map: radix tree of leaves, one a MiB             │ lines, catalog
 //!     ▼                                                  ▼
 //!   log: segments, staging, group commit ── checkpoint ──► superblock
 //!     │                                        reclaim: mark, sweep
@@ -18,13 +18,17 @@ mod address;
 mod cache;
 mod checkpoint;
 mod checksum;
+mod diff;
 mod disk;
 mod engine;
 mod error;
+mod exclusive;
 mod format;
 mod health;
 mod io;
 mod keeper;
+mod lineage;
+mod lines;
 mod log;
 mod map;
 mod read;
@@ -38,9 +42,11 @@ mod volume;
 mod write;
 
 pub use address::{BLOCK_BYTES, VOLUME_BYTES_MAX};
+pub use diff::{Change, Changes};
 pub use error::{Error, Kind, Result};
 pub use health::Health;
 pub use io::{File, OpKind, SharedMemory, SimDisk, Socket};
+pub use lineage::ForkSpec;
 pub use read::{Extent, ExtentState, Piece};
 pub use recovery::Parts;
 pub use runtime::{Engine, Handle, Runtime, TurnEnd};

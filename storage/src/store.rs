@@ -1,22 +1,23 @@
 //! The store: opens, keeps the catalog of volumes, closes.
 
 use crate::{
-    address::{Lsn, VOLUME_BYTES_MAX, VolumeNumber},
+    address::VOLUME_BYTES_MAX,
     checkpoint::Checkpointer,
     engine::Engine,
     error::{Error, Kind, Result},
+    exclusive::Exclusive,
     format::{Catalog, RecordKind, VolumeEntry, VolumeMeta},
     health::Health,
     io::SharedMemory,
     keeper,
-    log::{Append, Refused},
+    lines::{Lines, NotChanged},
+    log::Refused,
     map::Tree,
     recovery::{self, Parts, Recovered},
     runtime::{self, TurnEnd},
     volume::{ATTRIBUTES_BYTES_MAX, Settings, Volume},
 };
 use std::{
-    collections::BTreeMap,
     path::PathBuf,
     rc::Rc,
     sync::{
@@ -80,7 +81,7 @@ pub struct RecoveryReport {
     pub log_bytes: u64,
     /// Of the records, those that were in the staging buffer only.
     pub staged_records: u64,
-    /// Volumes.
+    /// Volumes and snapshots.
     pub volumes: usize,
     /// The last server had closed it.
     pub clean: bool,
@@ -125,13 +126,13 @@ pub struct StoreStats {
 
 /// An open store. Cheap to clone; its methods run on a runtime's thread.
 #[derive(Clone)]
-pub struct Store(Arc<Shared>);
+pub struct Store(pub(crate) Arc<Shared>);
 
 /// What the store, its keeper and its volumes hold together.
 pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
     epoch: u32,
-    catalog: Mutex<Volumes>,
+    catalog: Mutex<Lines>,
     checkpointer: tokio::sync::Mutex<Checkpointer>,
     /// Held for a round of reclaim: two together would free a segment twice.
     pub(crate) reclaiming: tokio::sync::Mutex<()>,
@@ -139,14 +140,8 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     /// The keeper has ended.
     pub(crate) kept: Notify,
-}
-
-struct Volumes {
-    /// In an order that does not change from run to run, so that simulations repeat.
-    by_id: BTreeMap<Uuid, Volume>,
-    next: u32,
-    /// Catalog records below this LSN are in `by_id`.
-    applied: Lsn,
+    /// What deletion would give back, as of the last time that somebody asked.
+    pub(crate) exclusive: Mutex<Exclusive>,
 }
 
 impl Store {
@@ -175,19 +170,18 @@ impl Store {
     fn start(recovered: Recovered) -> (Self, RecoveryReport) {
         let Recovered { engine, superblock, volumes, applied, next_volume, report } = recovered;
         let engine = Arc::new(engine);
-        let volume = |entry: VolumeEntry| {
-            let id = entry.meta.id;
-            (id, Volume::new(Arc::clone(&engine), entry.meta, entry.tree, entry.applied))
-        };
-        let by_id = volumes.into_iter().map(volume).collect();
+        let line =
+            |entry: VolumeEntry| Volume::new(Arc::clone(&engine), entry.meta, entry.tree, entry.applied);
+        let lines: Vec<_> = volumes.into_iter().map(line).collect();
         let shared = Arc::new(Shared {
             epoch: superblock.epoch,
-            catalog: Mutex::new(Volumes { by_id, next: next_volume, applied }),
+            catalog: Mutex::new(Lines::new(lines, next_volume, applied)),
             checkpointer: tokio::sync::Mutex::new(Checkpointer::new(superblock)),
             reclaiming: tokio::sync::Mutex::default(),
             checkpoints: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             kept: Notify::new(),
+            exclusive: Mutex::default(),
             engine,
         });
         runtime::spawn(keeper::keep(Arc::clone(&shared)));
@@ -208,45 +202,32 @@ impl Store {
     pub async fn create_volume(&self, spec: VolumeSpec) -> Result<Volume> {
         check_size(spec.size_bytes)?;
         check_attributes(&spec.attributes)?;
-        let shared = &*self.0;
-        let (volume, lsn) = loop {
-            let room = shared.engine.log.room.notified();
-            let refused = {
-                let mut volumes = shared.lock();
-                if volumes.by_id.contains_key(&spec.id) {
-                    return Err(Error::new(Kind::Exists, format!("there is a volume {} already", spec.id)));
-                }
-                let meta = VolumeMeta {
-                    number: VolumeNumber(volumes.next),
-                    id: spec.id,
-                    size_bytes: spec.size_bytes,
-                    settings: spec.settings,
-                    attributes: spec.attributes.clone(),
-                };
-                match shared.log_put(&mut volumes, &meta) {
-                    Ok(lsn) => {
-                        volumes.next += 1;
-                        let volume = Volume::new(Arc::clone(&shared.engine), meta, Tree::default(), lsn);
-                        volumes.by_id.insert(spec.id, volume.clone());
-                        break (volume, lsn);
-                    }
-                    Err(refused) => refused,
-                }
+        let engine = &self.0.engine;
+        let create = |lines: &mut Lines| {
+            let number = lines.next_number(spec.id)?;
+            let meta = VolumeMeta {
+                number,
+                id: spec.id,
+                family: number,
+                snapshot_of: None,
+                size_bytes: spec.size_bytes,
+                settings: spec.settings,
+                attributes: spec.attributes.clone(),
             };
-            shared.wait(refused, room).await?;
+            let lsn = lines.log_meta(&engine.log, number, RecordKind::VolumePut, &meta)?;
+            Ok(lines.add(Volume::new(Arc::clone(engine), meta, Tree::default(), lsn)))
         };
-        shared.engine.log.sync(lsn).await?;
-        Ok(volume)
+        self.0.change(create).await
     }
 
     /// The volume of that id.
     pub fn volume(&self, id: Uuid) -> Option<Volume> {
-        self.0.lock().by_id.get(&id).cloned()
+        self.0.lock().volume(id).ok()
     }
 
     /// All volumes, in no order.
     pub fn volumes(&self) -> Vec<Volume> {
-        self.0.volumes()
+        self.0.lock().all().filter(|line| line.0.snapshot_of.is_none()).cloned().collect()
     }
 
     /// Changes a volume. The change is durable when this returns.
@@ -257,71 +238,33 @@ impl Store {
         if let Some(attributes) = &change.attributes {
             check_attributes(attributes)?;
         }
-        let shared = &*self.0;
-        let lsn = loop {
-            let room = shared.engine.log.room.notified();
-            let refused = {
-                let mut volumes = shared.lock();
-                let volume = volumes.by_id.get(&id).cloned().ok_or_else(|| not_found(id))?;
-                let mut state = volume.0.lock();
-                let mut meta = state.meta.clone();
-                if let Some(size) = change.size_bytes {
-                    check_size(size)?;
-                    if size < meta.size_bytes {
-                        let text = format!("a volume cannot shrink (it has {} bytes)", meta.size_bytes);
-                        return Err(Error::new(Kind::Invalid, text));
-                    }
-                    meta.size_bytes = size;
-                }
-                meta.settings = change.settings.unwrap_or(meta.settings);
-                if let Some(attributes) = &change.attributes {
-                    meta.attributes.clone_from(attributes);
-                }
-                match shared.log_put(&mut volumes, &meta) {
-                    Ok(lsn) => {
-                        state.meta = meta;
-                        volume.0.publish(&state);
-                        break lsn;
-                    }
-                    Err(refused) => refused,
-                }
-            };
-            shared.wait(refused, room).await?;
+        let update = |lines: &mut Lines| {
+            let volume = lines.volume(id)?;
+            let mut state = volume.0.lock();
+            let mut meta = state.meta.clone();
+            if let Some(size) = change.size_bytes {
+                meta.size_bytes = grown(meta.size_bytes, size)?;
+            }
+            meta.settings = change.settings.unwrap_or(meta.settings);
+            if let Some(attributes) = &change.attributes {
+                meta.attributes.clone_from(attributes);
+            }
+            lines.log_meta(&self.0.engine.log, meta.number, RecordKind::VolumePut, &meta)?;
+            state.meta = meta;
+            volume.0.publish(&state);
+            Ok(())
         };
-        shared.engine.log.sync(lsn).await
+        self.0.change(update).await
     }
 
-    /// Deletes a volume; `false` when there was none. It is durable when this returns; its space comes back in the
-    /// background.
+    /// Deletes a volume and its snapshots; `false` when there was none. Its forks live on. It is durable when this
+    /// returns; the space that nobody else holds comes back in the background.
     ///
     /// # Errors
     /// [`Kind::Latched`], [`Kind::ReadOnly`]: see [`Self::health`]. Never for want of space.
     pub async fn delete_volume(&self, id: Uuid) -> Result<bool> {
-        let shared = &*self.0;
-        let lsn = loop {
-            let room = shared.engine.log.room.notified();
-            let refused = {
-                let mut volumes = shared.lock();
-                let Some(volume) = volumes.by_id.get(&id).cloned() else { return Ok(false) };
-                let mut state = volume.0.lock();
-                let record =
-                    Append::Catalog { volume: volume.0.number, kind: RecordKind::VolumeDelete, payload: &[] };
-                match shared.engine.log.append(record, None) {
-                    Ok(appended) => {
-                        state.deleted = true;
-                        let tree = std::mem::take(&mut state.tree);
-                        shared.engine.upkeep.garbage_blocks.fetch_add(tree.mapped_blocks(), Relaxed);
-                        volumes.by_id.remove(&id);
-                        volumes.applied = appended.lsn.plus(1);
-                        break appended.lsn.plus(1);
-                    }
-                    Err(refused) => refused,
-                }
-            };
-            shared.wait(refused, room).await?;
-        };
-        shared.engine.log.sync(lsn).await?;
-        Ok(true)
+        let found = self.0.change(|lines| self.0.delete(lines, &lines.volume(id)?)).await;
+        unless_missing(found)
     }
 
     /// Numbers for metrics.
@@ -407,7 +350,7 @@ impl Shared {
         runtime::on_turn_end(Rc::new(move || log.pump()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Volumes> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Lines> {
         self.catalog.lock().expect("no panics under this lock")
     }
 
@@ -415,17 +358,42 @@ impl Shared {
         self.closing.load(Acquire)
     }
 
-    pub(crate) fn volumes(&self) -> Vec<Volume> {
-        self.lock().by_id.values().cloned().collect()
+    /// All volumes and snapshots.
+    pub(crate) fn lines(&self) -> Vec<Volume> {
+        self.lock().all().cloned().collect()
     }
 
-    fn log_put(&self, volumes: &mut Volumes, meta: &VolumeMeta) -> Result<Lsn, Refused> {
-        let mut payload = Vec::new();
-        meta.encode(&mut payload);
-        let record = Append::Catalog { volume: meta.number, kind: RecordKind::VolumePut, payload: &payload };
-        let appended = self.engine.log.append(record, None)?;
-        volumes.applied = appended.lsn.plus(1);
-        Ok(volumes.applied)
+    /// Changes the catalog, under its lock, as soon as the log has room for the record; waits until that is durable.
+    pub(crate) async fn change<T>(
+        &self,
+        mut change: impl FnMut(&mut Lines) -> Result<T, NotChanged>,
+    ) -> Result<T> {
+        let (done, lsn) = loop {
+            let room = self.engine.log.room.notified();
+            let refused = {
+                let mut lines = self.lock();
+                match change(&mut lines) {
+                    Ok(done) => break (done, lines.applied()),
+                    Err(NotChanged::Refused(refused)) => refused,
+                    Err(NotChanged::Failed(error)) => return Err(error),
+                }
+            };
+            self.wait(refused, room).await?;
+        };
+        self.engine.log.sync(lsn).await?;
+        Ok(done)
+    }
+
+    /// Logs that a volume with its snapshots, or a snapshot, is gone, and lets go of them.
+    pub(crate) fn delete(&self, lines: &mut Lines, line: &Volume) -> Result<(), NotChanged> {
+        lines.log(&self.engine.log, line.0.number, RecordKind::VolumeDelete, &[])?;
+        for gone in lines.remove(line.0.number) {
+            let mut state = gone.0.lock();
+            state.deleted = true;
+            let tree = std::mem::take(&mut state.tree);
+            self.engine.upkeep.garbage_blocks.fetch_add(tree.mapped_blocks(), Relaxed);
+        }
+        Ok(())
     }
 
     /// Waits for what a catalog record was refused for.
@@ -455,19 +423,19 @@ impl Shared {
         engine.upkeep.take_dirty();
         let replay = engine.log.cut();
         let (next_volume, catalog) = {
-            let volumes = self.lock();
-            let entry = |volume: &Volume| {
-                let state = volume.0.lock();
+            let lines = self.lock();
+            let entry = |line: &Volume| {
+                let state = line.0.lock();
                 VolumeEntry { meta: state.meta.clone(), applied: state.applied, tree: state.tree.clone() }
             };
-            let entries = volumes.by_id.values().map(entry).collect();
-            (volumes.next, Catalog { applied: volumes.applied, volumes: entries, segments: Vec::new() })
+            let volumes = lines.all().map(entry).collect();
+            (lines.next(), Catalog { applied: lines.applied(), volumes, segments: Vec::new() })
         };
         let result = checkpointer.run(engine, next_volume, &retired, replay, catalog).await;
         if result.is_ok() {
             self.checkpoints.fetch_add(1, Relaxed);
-            for volume in self.volumes() {
-                volume.0.lock().tree.prune();
+            for line in self.lines() {
+                line.0.lock().tree.prune();
             }
             if !retired.is_empty() {
                 engine.readers.drain().await;
@@ -480,8 +448,13 @@ impl Shared {
     }
 }
 
-fn not_found(id: Uuid) -> Error {
-    Error::new(Kind::NotFound, format!("there is no volume {id}"))
+/// Whether there was something to delete.
+pub(crate) fn unless_missing(deleted: Result<()>) -> Result<bool> {
+    match deleted {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == Kind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn check_size(size_bytes: u64) -> Result<()> {
@@ -492,7 +465,16 @@ fn check_size(size_bytes: u64) -> Result<()> {
     Ok(())
 }
 
-fn check_attributes(attributes: &[u8]) -> Result<()> {
+/// The size that a volume of `have` bytes gets that shall have `wanted`.
+pub(crate) fn grown(have: u64, wanted: u64) -> Result<u64> {
+    check_size(wanted)?;
+    if wanted < have {
+        return Err(Error::new(Kind::Invalid, format!("a volume cannot shrink (it has {have} bytes)")));
+    }
+    Ok(wanted)
+}
+
+pub(crate) fn check_attributes(attributes: &[u8]) -> Result<()> {
     if attributes.len() > ATTRIBUTES_BYTES_MAX {
         let text = format!("{} bytes of attributes are more than {ATTRIBUTES_BYTES_MAX}", attributes.len());
         return Err(Error::new(Kind::Invalid, text));

@@ -40,7 +40,7 @@ pub enum Durability {
     Fua,
 }
 
-/// A volume, open for reading and writing. Cheap to clone.
+/// A volume, open for reading and writing; or a snapshot, which refuses to change. Cheap to clone.
 #[derive(Clone)]
 pub struct Volume(pub(crate) Arc<Inner>);
 
@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) engine: Arc<Engine>,
     pub(crate) number: VolumeNumber,
     pub(crate) id: Uuid,
+    /// The volume that this is a snapshot of.
+    pub(crate) snapshot_of: Option<VolumeNumber>,
     pub(crate) state: Mutex<State>,
     /// Copies of what the data path looks at all the time; `state` is the truth.
     size_bytes: AtomicU64,
@@ -70,6 +72,7 @@ impl Volume {
             engine,
             number: meta.number,
             id: meta.id,
+            snapshot_of: meta.snapshot_of,
             size_bytes: AtomicU64::new(0),
             buffer_bytes: AtomicU64::new(0),
             writeback: AtomicBool::new(false),
@@ -105,9 +108,9 @@ impl Volume {
         self.0.lock().tree.mapped_blocks() * BLOCK_BYTES as u64
     }
 
-    /// Bytes that deleting it gives back. Without snapshots and forks that is all it uses.
-    pub fn exclusive_bytes(&self) -> u64 {
-        self.used_bytes()
+    /// Whether it is a snapshot.
+    pub fn is_snapshot(&self) -> bool {
+        self.0.snapshot_of.is_some()
     }
 
     /// Waits until everything acknowledged before is on stable storage.

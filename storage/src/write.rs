@@ -15,7 +15,7 @@ use crate::{
     address::{Address, BLOCK_BYTES},
     checksum,
     disk::{Fill, NodesInHand},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     format::RecordKind,
     log::{Append, Batch, Refused},
     map::{Grasp, MappingState, NewState},
@@ -93,7 +93,7 @@ impl Volume {
     /// Dropping the future abandons the wait; what was logged stays written.
     ///
     /// # Errors
-    /// [`Kind::OutOfRange`], [`Kind::NotFound`]: nothing was done. [`Kind::NoSpace`]: a part may be written, nothing
+    /// [`Kind::OutOfRange`], [`Kind::NotFound`], [`Kind::Invalid`] (a snapshot): nothing was done. [`Kind::NoSpace`]: a part may be written, nothing
     /// else was lost. [`Kind::Latched`], [`Kind::ReadOnly`]: see the store's health. [`Kind::Io`], [`Kind::Corrupt`]:
     /// the rest of a block that is written in part, or the map, could not be read.
     pub async fn write(&self, offset: u64, data: Bytes, durability: Durability) -> Result<()> {
@@ -302,6 +302,9 @@ impl Inner {
     ) -> Result<(), Stopped> {
         let mut state = self.lock();
         state.check_exists().map_err(Stopped::Failed)?;
+        if self.snapshot_of.is_some() {
+            return Err(Stopped::Failed(Error::new(Kind::Invalid, "a snapshot never changes")));
+        }
         for (i, chunk) in chunks.iter().enumerate() {
             // The log may take data in parts, each of which changes the map.
             let grasp = match chunk.content {

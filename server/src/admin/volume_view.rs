@@ -68,7 +68,7 @@ impl VolumeView {
             name: record.name,
             size_bytes: volume.size_bytes(),
             used_bytes: volume.used_bytes(),
-            exclusive_bytes: volume.exclusive_bytes(),
+            exclusive_bytes: volume.used_bytes(),
             state: VolumeState::Ready,
             uris: admin.endpoints.uris(&export_name),
             export_name,

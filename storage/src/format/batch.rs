@@ -141,8 +141,12 @@ pub(crate) enum RecordKind {
     Zero,
     /// The volume exists, with the size, settings and attributes of the payload.
     VolumePut,
-    /// The volume is gone.
+    /// The volume or snapshot is gone, and with a volume its snapshots.
     VolumeDelete,
+    /// A volume or snapshot begins as a copy of this one; it has the number, size, settings and attributes of the payload.
+    Fork,
+    /// The volume is what its snapshot of the payload's number is, in content and size.
+    Restore,
 }
 
 impl RecordKind {
@@ -153,6 +157,8 @@ impl RecordKind {
             Self::Zero => 3,
             Self::VolumePut => 16,
             Self::VolumeDelete => 17,
+            Self::Fork => 18,
+            Self::Restore => 19,
         }
     }
 
@@ -163,6 +169,8 @@ impl RecordKind {
             3 => Self::Zero,
             16 => Self::VolumePut,
             17 => Self::VolumeDelete,
+            18 => Self::Fork,
+            19 => Self::Restore,
             _ => return Err(Malformed("a record is of an unknown kind")),
         })
     }
@@ -255,7 +263,8 @@ impl<'a> Records<'a> {
         let fits = match kind {
             RecordKind::Data => range_ok && head.count > 0 && payload_bytes as u64 == head.count * 4,
             RecordKind::Hole | RecordKind::Zero => range_ok && head.count > 0 && payload_bytes == 0,
-            RecordKind::VolumePut | RecordKind::VolumeDelete => true,
+            RecordKind::VolumePut | RecordKind::VolumeDelete | RecordKind::Fork => true,
+            RecordKind::Restore => payload_bytes == 4,
         };
         if !fits {
             return Err(Malformed("a record's fields do not agree"));

@@ -1,4 +1,4 @@
-//! The catalog: which volumes there are, and which segments the store's slots hold.
+//! The catalog: which volumes and snapshots there are, and which segments the store's slots hold.
 //!
 //! It is written whole with each checkpoint, as a chain of chunks in node segments, the last chunk first, so that each
 //! chunk can carry the place and the checksum of the next.
@@ -65,11 +65,15 @@ pub(crate) fn decode_chunk(
     Ok((next, payload.to_vec()))
 }
 
-/// What a volume is, apart from its map.
+/// What a volume or snapshot is, apart from its map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VolumeMeta {
     pub(crate) number: VolumeNumber,
     pub(crate) id: Uuid,
+    /// The volume that all its ancestors come from, itself if it has none. Blocks are shared within a family only.
+    pub(crate) family: VolumeNumber,
+    /// The volume that this is a snapshot of.
+    pub(crate) snapshot_of: Option<VolumeNumber>,
     pub(crate) size_bytes: u64,
     pub(crate) settings: Settings,
     /// The caller's own bytes.
@@ -81,6 +85,8 @@ impl VolumeMeta {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u32_le(self.number.0);
         out.put_slice(self.id.as_bytes());
+        out.put_u32_le(self.family.0);
+        out.put_u32_le(self.snapshot_of.map_or(0, |volume| volume.0));
         out.put_u64_le(self.size_bytes);
         out.put_u64_le(self.settings.cache_bytes);
         out.put_u64_le(self.settings.buffer_bytes);
@@ -96,6 +102,8 @@ impl VolumeMeta {
         let number = VolumeNumber(b.try_get_u32_le()?);
         let mut id = [0; 16];
         b.try_copy_to_slice(&mut id)?;
+        let family = VolumeNumber(b.try_get_u32_le()?);
+        let snapshot_of = Some(VolumeNumber(b.try_get_u32_le()?)).filter(|volume| volume.0 != 0);
         let size_bytes = b.try_get_u64_le()?;
         let settings = Settings {
             cache_bytes: b.try_get_u64_le()?,
@@ -110,11 +118,12 @@ impl VolumeMeta {
         if size_bytes > crate::address::VOLUME_BYTES_MAX {
             return Err(Malformed("a volume is larger than can be"));
         }
-        Ok(Self { number, id: Uuid::from_bytes(id), size_bytes, settings, attributes })
+        let id = Uuid::from_bytes(id);
+        Ok(Self { number, id, family, snapshot_of, size_bytes, settings, attributes })
     }
 }
 
-/// A volume in the catalog.
+/// A volume or snapshot in the catalog.
 #[derive(Clone)]
 pub(crate) struct VolumeEntry {
     pub(crate) meta: VolumeMeta,

@@ -4,7 +4,7 @@
 //! checkpoint before it, and the log behind that checkpoint is still in place, because nothing it frees is reused
 //! before the new superblock is synced.
 
-use super::{CatalogRef, Identity, Malformed};
+use super::{CatalogRef, Identity, Malformed, VERSION};
 use crate::{
     address::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot},
     checksum::{self, Secret},
@@ -12,7 +12,6 @@ use crate::{
 use bytes::{Buf, BufMut};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTN\x01");
-const VERSION: u32 = 1;
 const CHECKED_BYTES: usize = BLOCK_BYTES - 4;
 
 /// Number of superblock slots.
@@ -116,7 +115,7 @@ impl Superblock {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(BLOCK_BYTES);
         out.put_u64_le(MAGIC);
-        out.put_u32_le(VERSION);
+        out.put_u32_le(u32::from(VERSION));
         out.put_u32_le(0); // features that a reader must know
         out.put_u32_le(0); // features that a writer must know
         out.put_u32_le(self.epoch);
@@ -168,7 +167,7 @@ impl Superblock {
         if checksum::plain(&block[..CHECKED_BYTES]) != (&block[CHECKED_BYTES..]).get_u32_le() {
             return Err(Malformed("the superblock's checksum does not match"));
         }
-        if b.get_u32_le() != VERSION {
+        if b.get_u32_le() != u32::from(VERSION) {
             return Err(Malformed("the store is of another version"));
         }
         if b.get_u32_le() != 0 || b.get_u32_le() != 0 {
@@ -211,5 +210,20 @@ impl Superblock {
             node_tail: (node_tail.0.0 != 0).then_some(node_tail),
             catalog: Address::from_raw(address).map(|address| CatalogRef { address, slot, blocks, checksum }),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_of_version_1_is_refused_with_the_reason() {
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        block.put_u64_le(MAGIC);
+        block.put_u32_le(1);
+        block.resize(CHECKED_BYTES, 0);
+        block.put_u32_le(checksum::plain(&block));
+        assert_eq!(Superblock::decode(&block), Err(Malformed("the store is of another version")));
     }
 }

@@ -77,7 +77,7 @@ fn superblock() -> Superblock {
 fn superblock_is_laid_out_as_told() {
     let mut golden = golden![BLOCK_BYTES - 4;
         *b"SANDSTN\x01",                                    // 0: magic
-        [1, 0, 0, 0],                                       // 8: version
+        [2, 0, 0, 0],                                       // 8: version
         [0, 0, 0, 0],                                       // 12: features that a reader must know
         [0, 0, 0, 0],                                       // 16: features that a writer must know
         [0x04, 0x03, 0, 0],                                 // 20: epoch
@@ -179,7 +179,7 @@ fn batch_header_and_records_are_laid_out_as_told() {
     assert_bytes(&records(), &golden_records());
     let open = golden![80;
         *b"SSB1",                                           // 0: magic
-        [1, 0],                                             // 4: version
+        [2, 0],                                             // 4: version
         [106, 0],                                           // 6: bytes of records
         [0x51; 8],                                          // 8: first half of the store id
         [0x02, 0x01, 0, 0, 0, 0, 0, 0],                     // 16: segment
@@ -219,6 +219,8 @@ fn record_kinds_have_their_numbers() {
         (RecordKind::Zero, 3),
         (RecordKind::VolumePut, 16),
         (RecordKind::VolumeDelete, 17),
+        (RecordKind::Fork, 18),
+        (RecordKind::Restore, 19),
     ] {
         let head = RecordHead { kind, volume: VolumeNumber(1), block: 0, count: 1, data_offset: 0 };
         let mut out = Vec::new();
@@ -263,7 +265,7 @@ fn footer_and_trailer_are_laid_out_as_told() {
     .concat();
     let mut trailer_bytes = golden![104;
         *b"SSF1",                                           // 0: magic
-        [1, 0],                                             // 4: version
+        [2, 0],                                             // 4: version
         [0, 0],                                             // 6: reserved
         [0x51; 8],                                          // 8: first half of the store id
         [0x02, 0x01, 0, 0, 0, 0, 0, 0],                     // 16: segment
@@ -389,6 +391,8 @@ fn meta() -> VolumeMeta {
     VolumeMeta {
         number: VolumeNumber(0x0102),
         id: Uuid::from_bytes([0x77; 16]),
+        family: VolumeNumber(0x0103),
+        snapshot_of: Some(VolumeNumber(0x0104)),
         size_bytes: 0x0300_0000,
         settings: Settings { cache_bytes: 0x04, buffer_bytes: 0x05, prefetch_mib: 0x06, writeback: true },
         attributes: vec![0x41, 0x42, 0x43],
@@ -414,17 +418,19 @@ fn catalog() -> Catalog {
 
 #[test]
 fn catalog_is_laid_out_as_told() {
-    let golden_meta = golden![55;
+    let golden_meta = golden![63;
         [0x02, 0x01, 0, 0],                                 // 0: number
         [0x77; 16],                                         // 4: id
-        [0, 0, 0, 0x03, 0, 0, 0, 0],                        // 20: bytes
-        [0x04, 0, 0, 0, 0, 0, 0, 0],                        // 28: cache_size
-        [0x05, 0, 0, 0, 0, 0, 0, 0],                        // 36: buffer_size
-        [0x06, 0, 0, 0],                                    // 44: prefetch
-        [1],                                                // 48: writeback
-        [0],                                                // 49: reserved
-        [3, 0],                                             // 50: bytes of attributes
-        [0x41, 0x42, 0x43],                                 // 52: attributes
+        [0x03, 0x01, 0, 0],                                 // 20: family
+        [0x04, 0x01, 0, 0],                                 // 24: the volume that it is a snapshot of
+        [0, 0, 0, 0x03, 0, 0, 0, 0],                        // 28: bytes
+        [0x04, 0, 0, 0, 0, 0, 0, 0],                        // 36: cache_size
+        [0x05, 0, 0, 0, 0, 0, 0, 0],                        // 44: buffer_size
+        [0x06, 0, 0, 0],                                    // 52: prefetch
+        [1],                                                // 56: writeback
+        [0],                                                // 57: reserved
+        [3, 0],                                             // 58: bytes of attributes
+        [0x41, 0x42, 0x43],                                 // 60: attributes
     ];
     let mut found = Vec::new();
     meta().encode(&mut found);

@@ -25,7 +25,11 @@ impl Log {
             ),
             Append::Range { .. } => (0, 0, Need::Record),
             Append::Catalog { payload, kind, .. } => {
-                let need = if *kind == RecordKind::VolumePut { Need::Data } else { Need::Record };
+                // What makes room again must go on when the store is full.
+                let need = match kind {
+                    RecordKind::VolumeDelete | RecordKind::Restore => Need::Record,
+                    _ => Need::Data,
+                };
                 (0, payload.len(), need)
             }
         };

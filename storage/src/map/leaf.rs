@@ -17,7 +17,7 @@ pub(crate) enum RunState {
 
 impl RunState {
     /// The state `blocks` further into the run.
-    fn plus(self, blocks: u16) -> Self {
+    pub(super) fn plus(self, blocks: u16) -> Self {
         match self {
             Self::Data(address) if blocks > 0 => Self::Data(address.plus(u32::from(blocks))),
             Self::Data(_) | Self::Zero => self,

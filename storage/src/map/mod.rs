@@ -16,10 +16,12 @@
 //!
 //! Source: DESIGN section 3, "Map".
 
+mod compare;
 mod leaf;
 mod node;
 mod tree;
 
+pub(crate) use compare::{Comparison, Identity, cells};
 pub(crate) use leaf::{Leaf, RunState};
 pub(crate) use node::{Child, Inner, Node, NodeBody, NodeRef};
-pub(crate) use tree::{Grasp, Mapping, MappingState, Missing, NewState, Nodes, Tree};
+pub(crate) use tree::{Grasp, Mapping, MappingState, Missing, NewState, Nodes, ROOT_LEVEL, Tree};

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use std::{ops::ControlFlow, sync::Arc};
 
 /// Levels of inner nodes above the leaves.
-const ROOT_LEVEL: u32 = 3;
+pub(crate) const ROOT_LEVEL: u32 = 3;
 /// Blocks of the largest volume.
 const TREE_BLOCKS: u64 = 1 << 32;
 
@@ -267,7 +267,7 @@ fn prepare(
 }
 
 /// The children of a node at `level` that a range touches: index, start within the child, length.
-fn parts(level: u32, start: u64, len: u64) -> impl Iterator<Item = (usize, u64, u64)> {
+pub(super) fn parts(level: u32, start: u64, len: u64) -> impl Iterator<Item = (usize, u64, u64)> {
     let each = child_blocks(level);
     let end = start + len;
     let mut at = start;
@@ -318,7 +318,8 @@ fn ensure(
 fn own<'a>(child: &'a mut Child, nodes: &impl Nodes, level: u32, dirtied: &mut u64) -> &'a mut NodeBody {
     let fresh = match child {
         Child::Loaded(node) => {
-            *dirtied += u64::from(node.home().is_some());
+            // A node that others hold too is copied first.
+            *dirtied += u64::from(node.home().is_some() || Arc::strong_count(node) > 1);
             None
         }
         Child::Stored(node) => Some(Node::clone(&nodes.get(node).expect("ensured before"))),

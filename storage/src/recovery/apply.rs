@@ -7,6 +7,7 @@ use crate::{
     format::{Catalog, Record, RecordKind, VolumeEntry, VolumeMeta},
     map::{NewState, Tree},
 };
+use bytes::Buf;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Records applied together: the nodes that they need are read at once, and held until they are applied.
@@ -94,7 +95,9 @@ impl Volumes {
         let Located { record, address } = located;
         let head = record.head;
         let new = match head.kind {
-            RecordKind::VolumePut | RecordKind::VolumeDelete => return self.apply_catalog(record),
+            RecordKind::VolumePut | RecordKind::VolumeDelete | RecordKind::Fork | RecordKind::Restore => {
+                return self.apply_catalog(record);
+            }
             RecordKind::Data => None,
             RecordKind::Hole => Some(NewState::Hole),
             RecordKind::Zero => Some(NewState::Zero),
@@ -123,16 +126,47 @@ impl Volumes {
             return Ok(());
         }
         self.applied = record.lsn.plus(1);
-        if record.head.kind == RecordKind::VolumeDelete {
-            self.by_number.remove(&record.head.volume);
-            return Ok(());
+        let (applied, subject) = (self.applied, record.head.volume);
+        let unknown = |number: VolumeNumber| {
+            Error::new(
+                Kind::Corrupt,
+                format!("a record of the catalog is about volume {}, which is not there", number.0),
+            )
+        };
+        match record.head.kind {
+            RecordKind::VolumeDelete => {
+                self.by_number.retain(|number, v| *number != subject && v.meta.snapshot_of != Some(subject));
+            }
+            RecordKind::Restore => {
+                let mut payload = record.payload;
+                let number = VolumeNumber(payload.get_u32_le());
+                let snapshot = self.by_number.get(&number).ok_or_else(|| unknown(number))?;
+                let (tree, size_bytes) = (snapshot.tree.clone(), snapshot.meta.size_bytes);
+                let volume = self.by_number.get_mut(&subject).ok_or_else(|| unknown(subject))?;
+                volume.tree = tree;
+                volume.meta.size_bytes = size_bytes;
+                volume.applied = applied;
+            }
+            RecordKind::Fork => {
+                let meta = self.meta(record)?;
+                let source = self.by_number.get(&subject).ok_or_else(|| unknown(subject))?;
+                let tree = source.tree.clone();
+                self.by_number.insert(meta.number, VolumeEntry { meta, applied, tree });
+            }
+            _ => {
+                let meta = self.meta(record)?;
+                let fresh = || VolumeEntry { meta: meta.clone(), applied, tree: Tree::default() };
+                self.by_number.entry(meta.number).and_modify(|v| v.meta = meta.clone()).or_insert_with(fresh);
+            }
         }
+        Ok(())
+    }
+
+    /// What a record says that a volume is.
+    fn meta(&mut self, record: &Record<'_>) -> Result<VolumeMeta> {
         let meta = VolumeMeta::decode(&mut &*record.payload)
             .map_err(|why| Error::new(Kind::Corrupt, format!("a volume's record: {}", why.0)))?;
         self.next_volume = self.next_volume.max(meta.number.0 + 1);
-        let applied = self.applied;
-        let fresh = || VolumeEntry { meta: meta.clone(), applied, tree: Tree::default() };
-        self.by_number.entry(meta.number).and_modify(|v| v.meta = meta.clone()).or_insert_with(fresh);
-        Ok(())
+        Ok(meta)
     }
 }

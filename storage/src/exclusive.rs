@@ -1,0 +1,255 @@
+//! What deletion would give back: the data that no other volume or snapshot holds.
+//!
+//! Blocks are shared within a family only, and only at the same place of the volumes, because they are shared by copying
+//! maps. So the maps of a family are walked side by side: where all that have something have the same node, nobody looks
+//! further; where they differ, the walk goes down, and in the leaves single addresses are compared.
+//!
+//! I1  A volume is deleted together with its snapshots, so what it gives back is what only it and they hold; what a
+//!     snapshot gives back is what it alone holds.
+//!
+//! Maps themselves are not counted: they take a block or two a MiB.
+
+use crate::{
+    address::{Address, BLOCK_BYTES, LEAF_BLOCKS, Lsn, VolumeNumber},
+    disk::Disk,
+    error::Result,
+    map::{Child, Identity, Missing, Node, NodeBody, ROOT_LEVEL, RunState, Tree, cells},
+    store::{Shared, Store},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+use uuid::Uuid;
+
+/// Nodes read at once.
+const LOADS_MAX: usize = 64;
+
+/// The last answers, by family, and what they were answers about.
+pub(crate) type Exclusive = HashMap<VolumeNumber, (Vec<Version>, Arc<Blocks>)>;
+
+/// A state of a line: its number, and the LSN below which its records are in it.
+type Version = (VolumeNumber, Lsn);
+
+/// Blocks that only this line, or this volume with its snapshots, holds.
+type Blocks = HashMap<VolumeNumber, u64>;
+
+/// A line as the walk needs it.
+struct Line {
+    id: Uuid,
+    number: VolumeNumber,
+    snapshot_of: Option<VolumeNumber>,
+    tree: Tree,
+    applied: Lsn,
+}
+
+/// Who holds something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    One(VolumeNumber),
+    Many,
+}
+
+impl Holder {
+    fn and(self, other: Self) -> Self {
+        if self == other { self } else { Self::Many }
+    }
+}
+
+/// Who holds something: as lines, and as volumes with their snapshots.
+#[derive(Clone, Copy, Debug)]
+struct Holders {
+    line: Holder,
+    volume: Holder,
+}
+
+impl Holders {
+    fn and(self, other: Self) -> Self {
+        Self { line: self.line.and(other.line), volume: self.volume.and(other.volume) }
+    }
+
+    /// Nothing below is anybody's alone.
+    fn is_shared(self) -> bool {
+        self.volume == Holder::Many
+    }
+}
+
+/// A node that some lines have at the place that is looked at.
+struct Group {
+    child: Child,
+    mapped: u64,
+    holders: Holders,
+}
+
+impl Store {
+    /// Bytes of data that deleting it would give back, by id, for all volumes and snapshots; or for those of one's family.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Io`], [`crate::Kind::Corrupt`] when a map cannot be read.
+    pub async fn exclusive_bytes(&self, of: Option<Uuid>) -> Result<HashMap<Uuid, u64>> {
+        let shared = &*self.0;
+        // Held until the end: what the maps refer to now stays where it is.
+        let _token = shared.engine.readers.enter();
+        let mut out = HashMap::new();
+        let families = shared.families(of);
+        if of.is_none() {
+            let mut known = shared.exclusive.lock().expect("no panics under this lock");
+            known.retain(|family, _| families.contains_key(family));
+        }
+        for (family, lines) in families {
+            let blocks = shared.exclusive_of(family, &lines).await?;
+            for line in lines {
+                out.insert(line.id, blocks.get(&line.number).copied().unwrap_or(0) * BLOCK_BYTES as u64);
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Shared {
+    fn families(&self, of: Option<Uuid>) -> BTreeMap<VolumeNumber, Vec<Line>> {
+        let lines = self.lock();
+        let only = of.and_then(|id| lines.line(id).ok()).map(|line| line.0.lock().meta.family);
+        let mut families: BTreeMap<_, Vec<Line>> = BTreeMap::new();
+        for line in lines.all() {
+            let state = line.0.lock();
+            if only.is_none_or(|family| family == state.meta.family) {
+                families.entry(state.meta.family).or_default().push(Line {
+                    id: line.id(),
+                    number: line.0.number,
+                    snapshot_of: line.0.snapshot_of,
+                    tree: state.tree.clone(),
+                    applied: state.applied,
+                });
+            }
+        }
+        families
+    }
+
+    async fn exclusive_of(&self, family: VolumeNumber, lines: &[Line]) -> Result<Arc<Blocks>> {
+        if let [line] = lines {
+            return Ok(Arc::new(HashMap::from([(line.number, line.tree.mapped_blocks())])));
+        }
+        let versions: Vec<Version> = lines.iter().map(|line| (line.number, line.applied)).collect();
+        let known =
+            |all: &Exclusive| all.get(&family).filter(|(of, _)| *of == versions).map(|(_, b)| Arc::clone(b));
+        if let Some(blocks) = known(&self.exclusive.lock().expect("no panics under this lock")) {
+            return Ok(blocks);
+        }
+        let blocks = Arc::new(walk(&self.engine.disk, lines).await?);
+        let mut all = self.exclusive.lock().expect("no panics under this lock");
+        all.insert(family, (versions, Arc::clone(&blocks)));
+        Ok(blocks)
+    }
+}
+
+/// Counts what is held by one alone.
+async fn walk(disk: &Disk, lines: &[Line]) -> Result<Blocks> {
+    let mut found = Blocks::new();
+    let mut roots = Gathering::default();
+    for line in lines {
+        let volume = line.snapshot_of.unwrap_or(line.number);
+        let holders = Holders { line: Holder::One(line.number), volume: Holder::One(volume) };
+        roots.add(line.tree.root(), line.tree.mapped_blocks(), holders);
+    }
+    let snapshots: HashMap<_, _> = lines.iter().map(|l| (l.number, l.snapshot_of.is_some())).collect();
+    let mut count = |holders: Holders, blocks: u64| {
+        // A snapshot's own; a volume's with its snapshots.
+        if let Holder::One(line) = holders.line
+            && snapshots[&line]
+        {
+            *found.entry(line).or_default() += blocks;
+        }
+        if let Holder::One(volume) = holders.volume {
+            *found.entry(volume).or_default() += blocks;
+        }
+    };
+    let mut stack = vec![(ROOT_LEVEL, roots.finish())];
+    while let Some((level, groups)) = stack.pop() {
+        if let [group] = &groups[..] {
+            count(group.holders, group.mapped);
+            continue;
+        }
+        if groups.iter().all(|group| group.holders.is_shared()) {
+            continue;
+        }
+        let nodes = load(disk, level, &groups).await?;
+        if level == 0 {
+            count_leaves(&groups, &nodes, &mut count);
+            continue;
+        }
+        let mut below: Vec<Gathering> = (0..256).map(|_| Gathering::default()).collect();
+        for (group, node) in groups.iter().zip(&nodes) {
+            if let NodeBody::Inner(inner) = node.body() {
+                for (gathering, child) in below.iter_mut().zip(&*inner.children) {
+                    gathering.add(child, child.mapped(), group.holders);
+                }
+            }
+        }
+        stack.extend(below.into_iter().map(|g| (level - 1, g.finish())).filter(|(_, g)| !g.is_empty()));
+    }
+    Ok(found)
+}
+
+fn count_leaves(groups: &[Group], nodes: &[Arc<Node>], count: &mut impl FnMut(Holders, u64)) {
+    let leaves: Vec<_> =
+        groups.iter().zip(nodes).map(|(g, node)| (g.holders, cells(&g.child, Some(node)))).collect();
+    for block in 0..LEAF_BLOCKS as usize {
+        let mut at: Vec<(Address, Holders)> = Vec::new();
+        for (holders, cells) in &leaves {
+            let Some(RunState::Data(address)) = cells[block] else { continue };
+            match at.iter_mut().find(|(other, _)| *other == address) {
+                Some((_, all)) => *all = all.and(*holders),
+                None => at.push((address, *holders)),
+            }
+        }
+        at.into_iter().for_each(|(_, holders)| count(holders, 1));
+    }
+}
+
+/// The nodes of the groups, from memory or disk.
+async fn load(disk: &Disk, level: u32, groups: &[Group]) -> Result<Vec<Arc<Node>>> {
+    let mut nodes = Vec::with_capacity(groups.len());
+    for groups in groups.chunks(LOADS_MAX) {
+        let loads = groups.iter().map(async |group| match &group.child {
+            Child::Loaded(node) => Ok(Arc::clone(node)),
+            Child::Stored(node) => match disk.nodes.peek(node) {
+                Some(node) => Ok(node),
+                // Past the cache: the walk must not push out what the volumes use.
+                None => disk.read_node(Missing { node: *node, level }).await,
+            },
+            Child::Empty | Child::Zero => unreachable!("left out when groups are gathered"),
+        });
+        nodes.extend(futures_util::future::try_join_all(loads).await?);
+    }
+    Ok(nodes)
+}
+
+/// Groups on their way: equal nodes become one.
+#[derive(Default)]
+struct Gathering {
+    groups: Vec<Group>,
+    by_identity: HashMap<Identity, usize>,
+}
+
+impl Gathering {
+    fn add(&mut self, child: &Child, mapped: u64, holders: Holders) {
+        if matches!(child, Child::Empty | Child::Zero) || mapped == 0 {
+            return;
+        }
+        match self.by_identity.get(&child.identity()) {
+            Some(at) => {
+                let group = &mut self.groups[*at];
+                group.holders = group.holders.and(holders);
+            }
+            None => {
+                self.by_identity.insert(child.identity(), self.groups.len());
+                self.groups.push(Group { child: child.clone(), mapped, holders });
+            }
+        }
+    }
+
+    fn finish(self) -> Vec<Group> {
+        self.groups
+    }
+}

@@ -1,0 +1,140 @@
+//! Snapshots, forks and restore: a copy of a volume's root under its lock, and one record.
+//!
+//! I1  The record is logged and the root is copied under the source's lock, so the copy holds every write that was
+//!     acknowledged before, from all connections; and replay, which meets the records in the same order, makes the same.
+//! I2  Nothing of it costs more for a large volume than for a small one, or for a deep lineage than for a flat one: a
+//!     copy is a map like any other and knows nothing of where it came from.
+
+use crate::{
+    error::Result,
+    format::{RecordKind, VolumeMeta},
+    lines::{Lines, NotChanged},
+    store::{Store, check_attributes, grown, unless_missing},
+    volume::{Settings, Volume},
+};
+use std::sync::{Arc, atomic::Ordering::*};
+use uuid::Uuid;
+
+/// What a fork differs in from its source.
+#[derive(Clone, Debug)]
+pub struct ForkSpec {
+    /// Its id.
+    pub id: Uuid,
+    /// A larger size than its source's.
+    pub size_bytes: Option<u64>,
+    /// Other tuning than its source's.
+    pub settings: Option<Settings>,
+    /// The caller's bytes, at most [`crate::ATTRIBUTES_BYTES_MAX`].
+    pub attributes: Vec<u8>,
+}
+
+impl Store {
+    /// Makes a snapshot of a volume, with an id and the caller's bytes. It never changes, and is durable when this returns.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`], [`crate::Kind::Exists`], [`crate::Kind::Invalid`], [`crate::Kind::NoSpace`]: nothing was done. [`crate::Kind::Latched`],
+    /// [`crate::Kind::ReadOnly`]: see [`Self::health`].
+    pub async fn create_snapshot(&self, volume: Uuid, id: Uuid, attributes: Vec<u8>) -> Result<Volume> {
+        check_attributes(&attributes)?;
+        let snapshot = |lines: &mut Lines| {
+            let source = lines.volume(volume)?;
+            let meta = |source: &VolumeMeta| {
+                let snapshot_of = Some(source.number);
+                Ok(VolumeMeta { snapshot_of, attributes: attributes.clone(), ..source.clone() })
+            };
+            self.branch(lines, &source, id, meta)
+        };
+        self.0.change(snapshot).await
+    }
+
+    /// Makes a volume that begins as a copy of a volume or snapshot. It is durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::create_snapshot`]; [`crate::Kind::Invalid`] also for a smaller size.
+    pub async fn create_fork(&self, source: Uuid, spec: ForkSpec) -> Result<Volume> {
+        check_attributes(&spec.attributes)?;
+        let fork = |lines: &mut Lines| {
+            let source = lines.line(source)?;
+            let meta = |source: &VolumeMeta| {
+                Ok(VolumeMeta {
+                    snapshot_of: None,
+                    size_bytes: grown(source.size_bytes, spec.size_bytes.unwrap_or(source.size_bytes))?,
+                    settings: spec.settings.unwrap_or(source.settings),
+                    attributes: spec.attributes.clone(),
+                    ..source.clone()
+                })
+            };
+            self.branch(lines, &source, spec.id, meta)
+        };
+        self.0.change(fork).await
+    }
+
+    /// Begins a line as a copy of `source`; `meta` makes what it is from what its source is.
+    fn branch(
+        &self,
+        lines: &mut Lines,
+        source: &Volume,
+        id: Uuid,
+        meta: impl FnOnce(&VolumeMeta) -> Result<VolumeMeta>,
+    ) -> Result<Volume, NotChanged> {
+        let engine = &self.0.engine;
+        let number = lines.next_number(id)?;
+        let state = source.0.lock();
+        let meta = VolumeMeta { number, id, ..meta(&state.meta)? };
+        let lsn = lines.log_meta(&engine.log, source.0.number, RecordKind::Fork, &meta)?;
+        Ok(lines.add(Volume::new(Arc::clone(engine), meta, state.tree.clone(), lsn)))
+    }
+
+    /// Makes a volume what its snapshot is, in content and size; its settings and attributes stay. It is durable when this
+    /// returns. Clients that hold the volume see it change under them: cut them off first.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`] when the volume has no such snapshot: nothing was done. [`crate::Kind::Latched`],
+    /// [`crate::Kind::ReadOnly`]: see [`Self::health`]. Never for want of space.
+    pub async fn restore(&self, volume: Uuid, snapshot: Uuid) -> Result<()> {
+        let engine = &self.0.engine;
+        let restore = |lines: &mut Lines| {
+            let volume = lines.volume(volume)?;
+            let snapshot = lines.snapshot(&volume, snapshot)?;
+            // The catalog's lock is held, so nobody else holds two of these.
+            let (mut state, from) = (volume.0.lock(), snapshot.0.lock());
+            let payload = snapshot.0.number.0.to_le_bytes();
+            let lsn = lines.log(&engine.log, volume.0.number, RecordKind::Restore, &payload)?;
+            engine.upkeep.garbage_blocks.fetch_add(state.tree.mapped_blocks(), Relaxed);
+            state.tree = from.tree.clone();
+            state.meta.size_bytes = from.meta.size_bytes;
+            state.applied = lsn;
+            volume.0.publish(&state);
+            Ok(())
+        };
+        self.0.change(restore).await
+    }
+
+    /// Deletes a snapshot of a volume; `false` when it has none of that id. The volume and all forks stay as they are.
+    ///
+    /// # Errors
+    /// As [`Self::delete_volume`].
+    pub async fn delete_snapshot(&self, volume: Uuid, snapshot: Uuid) -> Result<bool> {
+        let delete = |lines: &mut Lines| {
+            let snapshot = lines.snapshot(&lines.volume(volume)?, snapshot)?;
+            self.0.delete(lines, &snapshot)
+        };
+        unless_missing(self.0.change(delete).await)
+    }
+
+    /// A snapshot of a volume, to be read.
+    pub fn snapshot(&self, volume: Uuid, id: Uuid) -> Option<Volume> {
+        let lines = self.0.lock();
+        lines.volume(volume).and_then(|volume| lines.snapshot(&volume, id)).ok()
+    }
+
+    /// All snapshots of a volume, in no order.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`].
+    pub fn snapshots(&self, volume: Uuid) -> Result<Vec<Volume>> {
+        let lines = self.0.lock();
+        let number = lines.volume(volume)?.0.number;
+        Ok(lines.all().filter(|line| line.0.snapshot_of == Some(number)).cloned().collect())
+    }
+}

@@ -100,7 +100,7 @@ impl Reach {
 }
 
 /// All keys, in the order of the documentation, a section's keys together.
-pub static KEYS: [Key; 14] = [
+pub static KEYS: [Key; 15] = [
     Key {
         name: "data_dir",
         about: "directory of all that the server makes; made with mode 0700",
@@ -140,6 +140,12 @@ pub static KEYS: [Key; 14] = [
         about: "directory of the staging buffer; in shared memory it outlives the server's process",
         rule: Rule::Path(|c, v| c.store.staging = v),
         show: |c| show_path(&c.store.staging),
+    },
+    Key {
+        name: "store.reclaim_rate",
+        about: "bytes a second that reclaim may read and write in the background, while no writer waits for space",
+        rule: Rule::Size(ranges::RECLAIM_RATE, |c, v| c.store.reclaim_rate = v),
+        show: |c| show_size(c.store.reclaim_rate),
     },
     Key {
         name: "nbd.listen",

@@ -50,6 +50,9 @@ pub const VOLUME_PREFETCH_MIB: RangeInclusive<u32> = 0..=1024;
 /// Size of the store. Eight segments of 64 MiB are the least that leaves room beside the reserve; the most is a guess.
 pub const STORE: SizeRange = SizeRange::new(512 * MIB..=1024 * TIB);
 
+/// `store.reclaim_rate`, a second. Below the least, reclaim would fall behind any writer.
+pub const RECLAIM_RATE: SizeRange = SizeRange::new(MIB..=TIB);
+
 /// Memory for clean blocks, and for map nodes.
 pub const CACHE: SizeRange = SizeRange::new(16 * MIB..=16 * TIB);
 

@@ -35,6 +35,9 @@ pub struct Store {
     pub io: IoEngine,
     /// Directory of the staging buffer. In shared memory it outlives the server's process.
     pub staging: PathBuf,
+    /// Bytes a second that reclaim may read and write while nobody waits for it, in
+    /// [`ranges::RECLAIM_RATE`](crate::ranges::RECLAIM_RATE).
+    pub reclaim_rate: u64,
 }
 
 /// Which engine drives files and sockets.
@@ -130,6 +133,7 @@ impl Config {
                 size_bytes: 64 << 30,
                 io: IoEngine::Auto,
                 staging: "/dev/shm".into(),
+                reclaim_rate: 256 << 20,
             },
             nbd: Nbd {
                 listen: vec![SocketAddr::from(([127, 0, 0, 1], 10809))],

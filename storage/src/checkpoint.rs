@@ -22,7 +22,7 @@ use crate::{
     },
     io::{WriteBuf, aligned},
     map::{Child, Inner, Node, NodeBody, NodeRef},
-    segments::{Need, Taken},
+    segments::{Need, Retired, Taken},
 };
 use bytes::BytesMut;
 use futures_util::future::try_join_all;
@@ -67,7 +67,7 @@ impl Checkpointer {
         &mut self,
         engine: &Engine,
         next_volume: u32,
-        retired: &[SegmentId],
+        retired: &Retired,
         replay: ReplayStart,
         mut catalog: Catalog,
     ) -> Result<()> {
@@ -96,6 +96,11 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// The next checkpoint begins a segment of nodes of its own; gives the one that it leaves.
+    pub(crate) fn leave_segment(&mut self) -> Option<SegmentId> {
+        self.node_tail.take().map(|(id, _, _)| id)
+    }
+
     /// The LSN from which on records would be replayed now.
     pub(crate) fn replay_lsn(&self) -> Lsn {
         self.superblock.replay.lsn
@@ -115,7 +120,7 @@ async fn write_superblock(engine: &Engine, superblock: &Superblock) -> Result<()
 
 impl NodeWriter<'_> {
     /// Writes the maps, then the catalog. Gives the place of the catalog.
-    async fn checkpoint(&mut self, catalog: &mut Catalog, retired: &[SegmentId]) -> Result<CatalogRef> {
+    async fn checkpoint(&mut self, catalog: &mut Catalog, retired: &Retired) -> Result<CatalogRef> {
         for volume in &catalog.volumes {
             self.tree(volume.tree.root(), 3).await?;
         }
@@ -221,7 +226,7 @@ impl NodeWriter<'_> {
     }
 
     /// Writes the catalog, last chunk first.
-    async fn catalog(&mut self, catalog: &mut Catalog, retired: &[SegmentId]) -> Result<CatalogRef> {
+    async fn catalog(&mut self, catalog: &mut Catalog, retired: &Retired) -> Result<CatalogRef> {
         let segments = &self.engine.disk.segments;
         let chunk_bytes = CHUNK_BYTES_MAX.min(segments.geometry.segment_bytes() as usize / 4);
         // Taking places may take segments, which belong into the catalog, which may become longer.

@@ -110,14 +110,22 @@ impl Disk {
 
     /// Reads blocks from disk, unchecked.
     pub(crate) async fn read_blocks(&self, address: Address, blocks: u32) -> Result<BytesMut> {
-        let offset = self
+        let stretches = self
             .segments
-            .offset(address)
-            .filter(|_| address.block() + blocks <= self.segments.geometry.segment_blocks)
+            .stretches(address, blocks)
             .ok_or_else(|| Error::corrupt(format!("{address:?} is in no segment of this store")))?;
-        let len = blocks as usize * BLOCK_BYTES;
-        let read = self.file.read(offset, aligned(len), len).await;
-        read.map_err(|e| Error::io(format!("reading {blocks} blocks at {address:?}"), e))
+        let context = |e| Error::io(format!("reading {blocks} blocks at {address:?}"), e);
+        if let [(offset, _)] = stretches[..] {
+            let len = blocks as usize * BLOCK_BYTES;
+            return self.file.read(offset, aligned(len), len).await.map_err(context);
+        }
+        // Blocks that were moved apart from each other.
+        let mut bytes = aligned(blocks as usize * BLOCK_BYTES);
+        for (offset, blocks) in stretches {
+            let len = blocks as usize * BLOCK_BYTES;
+            bytes.extend_from_slice(&self.file.read(offset, aligned(len), len).await.map_err(context)?);
+        }
+        Ok(bytes)
     }
 
     /// Reads data blocks from disk, checks them, and puts them into the cache if `fill` says so. Hold a read token.

@@ -1,9 +1,9 @@
 //! What all volumes of a store share: the disk, the log, and the books of what is dirty.
 
-use crate::{disk::Disk, health::HealthCell, log::Log, readers::Readers};
+use crate::{disk::Disk, health::HealthCell, log::Log, readers::Readers, reclaim};
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::*},
+    atomic::{AtomicBool, AtomicU64, Ordering::*},
 };
 use tokio::sync::Notify;
 
@@ -16,6 +16,8 @@ pub(crate) struct Engine {
     pub(crate) health: Arc<HealthCell>,
     pub(crate) readers: Readers,
     pub(crate) upkeep: Upkeep,
+    /// Bytes a second that reclaim may read and write while nobody waits for it.
+    pub(crate) reclaim_rate: u64,
 }
 
 /// What tells the keeper that there is work, and the others that it was done.
@@ -33,8 +35,13 @@ pub(crate) struct Upkeep {
     /// A round of reclaim ended. Its number counts them.
     pub(crate) reclaimed: Notify,
     pub(crate) reclaims: AtomicU64,
-    /// A writer found the store full and waits for the round after this one.
+    /// A writer found the store full and waits for the round of this number.
     pub(crate) reclaim_wanted: AtomicU64,
+    /// The last round found sparse segments that the next one will empty.
+    pub(crate) sparse: AtomicBool,
+    /// The last round neither freed anything nor found what the next one could.
+    pub(crate) barren: AtomicBool,
+    pub(crate) reclaim: reclaim::Counters,
 }
 
 impl Upkeep {
@@ -48,6 +55,9 @@ impl Upkeep {
             reclaimed: Notify::new(),
             reclaims: AtomicU64::new(0),
             reclaim_wanted: AtomicU64::new(0),
+            sparse: AtomicBool::new(false),
+            barren: AtomicBool::new(false),
+            reclaim: reclaim::Counters::default(),
         }
     }
 

@@ -4,7 +4,7 @@ use crate::{
     address::BLOCK_BYTES,
     error::Result,
     io::{WriteBuf, aligned},
-    reclaim::Bits,
+    reclaim::Effort,
     runtime,
     segments::Worked,
     store::Shared,
@@ -28,6 +28,8 @@ const PREPARED_AHEAD: usize = 2;
 const ALLOCATED_AHEAD: usize = 4;
 /// Free slots that keep their blocks in the file, beside those that the log will soon take again.
 const BLOCKS_KEPT: usize = 8;
+/// Log bytes of a tick from which on it counts as streaming.
+const STREAM_BYTES: u64 = 1 << 20;
 /// The number of segments taken lately is forgotten at this rate a tick: by a third after about twenty seconds.
 const FORGET: f64 = 0.99;
 
@@ -88,13 +90,12 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
     let quiet = pace.quiet_ticks == QUIET_TICKS;
     let segment_bytes = engine.disk.segments.geometry.segment_bytes();
     let garbage = upkeep.garbage_blocks.load(Relaxed) * BLOCK_BYTES as u64;
-    let asked = upkeep.reclaim_wanted.load(Acquire) > upkeep.reclaims.load(Acquire);
-    if asked || engine.garbage_is_due() || (quiet && garbage >= segment_bytes) {
+    let sparse = upkeep.sparse.load(Acquire);
+    if upkeep.is_wanted() || sparse || engine.garbage_is_due() || (quiet && garbage >= segment_bytes) {
         pace.checkpoint_log_bytes = log_bytes;
-        let result = shared.reclaim().await;
-        upkeep.reclaims.fetch_add(1, AcqRel);
-        upkeep.reclaimed.notify_waiters();
-        result?;
+        // A writer takes whatever there is.
+        let effort = if upkeep.is_wanted() { Effort::Thorough } else { Effort::Usual };
+        shared.reclaim_round(effort).await?;
     } else if log_bytes - pace.checkpoint_log_bytes >= LOG_BYTES_DUE || upkeep.is_half_dirty() || quiet {
         pace.checkpoint_log_bytes = log_bytes;
         shared.checkpoint().await?;
@@ -102,50 +103,47 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
     let next_segment = engine.disk.segments.next().0;
     let taken = next_segment - std::mem::replace(&mut pace.next_segment, next_segment);
     pace.taken_lately = pace.taken_lately * FORGET + taken as f64;
-    give_back_surplus(shared, BLOCKS_KEPT + pace.taken_lately as usize).await;
-    if log_bytes > 0 {
+    shared.give_back_slots(BLOCKS_KEPT + pace.taken_lately as usize).await;
+    if streamed >= STREAM_BYTES {
         allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
-        // Writing a slot twice is worth it where clients flush; a log that streams is better off without.
-        let flushes = engine.log.counters.flushes.load(Relaxed);
-        let flushed = std::mem::replace(&mut pace.flushes, flushes) != flushes;
-        if flushed && streamed < 2 * segment_bytes {
-            prepare(shared).await;
-        }
+    }
+    // Writing a slot twice is worth it where clients flush; a log that streams is better off without.
+    let flushes = engine.log.counters.flushes.load(Relaxed);
+    let flushed = std::mem::replace(&mut pace.flushes, flushes) != flushes;
+    if flushed && streamed < 2 * segment_bytes {
+        prepare(shared).await;
     }
     Ok(())
 }
 
 impl Shared {
-    /// One round of reclaim: mark, retire, and the checkpoint that frees.
-    pub(crate) async fn reclaim(&self) -> Result<()> {
-        let engine = &self.engine;
-        let segments = &engine.disk.segments;
-        let _alone = self.reclaiming.lock().await;
-        let mut bits = Bits::new(&segments.candidates(), segments.geometry.segment_blocks);
-        engine.upkeep.garbage_blocks.store(0, Relaxed);
-        let roots: Vec<_> = self.lines().iter().map(|v| v.0.lock().tree.clone()).collect();
-        let token = engine.readers.enter();
-        engine.mark(&roots, &mut bits).await?;
-        drop(token);
-        drop(roots);
-        let dead = bits.dead();
-        tracing::debug!(dead = dead.len(), alive_blocks = bits.alive_blocks(), "marked");
-        segments.retire(&dead);
-        self.checkpoint().await
+    /// Lets the log and the checkpoint leave the segments that they are in, so that reclaim can judge them.
+    pub(crate) async fn leave_open_segments(&self) {
+        let segments = &self.engine.disk.segments;
+        if let Some(id) = self.checkpointer.lock().await.leave_segment() {
+            segments.seal(id);
+        }
+        if let Some(id) = self.engine.log.leave_segment() {
+            // It is sealed when its footer is written.
+            while segments.is_open(id) && !self.engine.health.is_stopped() {
+                runtime::sleep(Duration::from_millis(1)).await;
+            }
+        }
     }
-}
 
-/// Gives free slots beyond those that are kept back to the file system.
-async fn give_back_surplus(shared: &Shared, keep: usize) {
-    let disk = &shared.engine.disk;
-    let geometry = disk.segments.geometry;
-    while let Some(slot) = disk.segments.take_surplus(keep) {
-        let punched = disk.file.punch(geometry.offset(slot, 0), geometry.segment_bytes()).await;
-        let worked = if punched.is_ok() { Worked::Punched } else { Worked::Written };
-        disk.segments.give_back(slot, worked);
-        if let Err(error) = punched {
-            tracing::debug!(%error, "the file system does not take space back");
-            return;
+    /// Gives free slots beyond those that are kept back to the file system.
+    pub(crate) async fn give_back_slots(&self, keep: usize) {
+        let disk = &self.engine.disk;
+        let geometry = disk.segments.geometry;
+        while let Some(slot) = disk.segments.take_surplus(keep) {
+            let punched = disk.file.punch(geometry.offset(slot, 0), geometry.segment_bytes()).await;
+            let worked = if punched.is_ok() { Worked::Punched } else { Worked::Written };
+            disk.segments.give_back(slot, worked);
+            if let Err(error) = punched {
+                tracing::debug!(%error, "the file system does not take space back");
+                return;
+            }
+            self.engine.upkeep.reclaim.punched_bytes.fetch_add(geometry.segment_bytes(), Relaxed);
         }
     }
 }

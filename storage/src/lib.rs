@@ -5,7 +5,7 @@
 //!     │ map: radix tree of leaves, one a MiB             │ lines, catalog
 //!     ▼                                                  ▼
 //!   log: segments, staging, group commit ── checkpoint ──► superblock
-//!     │                                        reclaim: mark, sweep
+//!     │                                        reclaim: mark, forward, punch
 //!   io: io_uring | threads | simulated      runtime: one thread, one ring
 //! ```
 //!
@@ -15,6 +15,7 @@
 //! Everything here runs on the threads of a [`Runtime`]; see its documentation for how other threads call in.
 
 mod address;
+mod bitmap;
 mod cache;
 mod checkpoint;
 mod checksum;
@@ -48,6 +49,7 @@ pub use health::Health;
 pub use io::{File, OpKind, SharedMemory, SimDisk, Socket};
 pub use lineage::ForkSpec;
 pub use read::{Extent, ExtentState, Piece};
+pub use reclaim::{ReclaimPhase, ReclaimProgress};
 pub use recovery::Parts;
 pub use runtime::{Engine, Handle, Runtime, TurnEnd};
 pub use store::{RecoveryReport, Store, StoreOptions, StoreStats, VolumeChange, VolumeSpec};

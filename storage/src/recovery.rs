@@ -20,15 +20,15 @@ mod walk;
 
 use crate::{
     StoreOptions,
-    address::{BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId},
+    address::{BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot},
     cache::Clock,
     checksum::Secret,
     disk::Disk,
     engine::{Engine, Upkeep},
     error::{Error, Kind, Result},
     format::{
-        Catalog, Geometry, Identity, Malformed, ReplayStart, SUPERBLOCK_SLOTS, SegmentEntry, SegmentKind,
-        Superblock, VolumeEntry, decode_chunk, superblock_offset,
+        Catalog, Geometry, Identity, Malformed, Piece, ReplayStart, SUPERBLOCK_SLOTS, SegmentEntry,
+        SegmentKind, SegmentPlace, Superblock, VolumeEntry, decode_chunk, superblock_offset,
     },
     health::{Health, HealthCell},
     io::{File, SharedMemory, WriteBuf, aligned},
@@ -41,6 +41,7 @@ use crate::{
 use apply::Volumes;
 use bytes::BytesMut;
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -77,6 +78,8 @@ pub struct Parts {
     pub cache_bytes: u64,
     /// Most bytes of maps in the cache, and once more of changed maps.
     pub metadata_bytes: u64,
+    /// Bytes a second that reclaim may read and write while nobody waits for it.
+    pub reclaim_rate: u64,
 }
 
 /// Opens the store at `options.path`.
@@ -103,6 +106,7 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
         boot: boot_id(),
         cache_bytes: options.cache_bytes,
         metadata_bytes: options.metadata_bytes,
+        reclaim_rate: options.reclaim_rate,
     };
     recover(parts, |store, bytes| staging_file(&directories, store, bytes)).await
 }
@@ -135,7 +139,7 @@ pub(crate) async fn recover(
     parts: Parts,
     staging: impl FnOnce(&[u8; 16], usize) -> std::io::Result<(Arc<SharedMemory>, bool)>,
 ) -> Result<Recovered> {
-    let Parts { file, size_bytes, segment_blocks, boot, cache_bytes, metadata_bytes } = parts;
+    let Parts { file, size_bytes, segment_blocks, boot, cache_bytes, metadata_bytes, reclaim_rate } = parts;
     let geometry = Geometry::with_segments(size_bytes, segment_blocks);
     let began = runtime::now();
     let (mut superblock, created) = match read_superblock(&file).await? {
@@ -149,7 +153,11 @@ pub(crate) async fn recover(
         segments.unseal(id);
     }
     let replay = superblock.replay;
-    segments.adopt(SegmentEntry { id: replay.segment, slot: replay.slot, kind: SegmentKind::Log });
+    segments.adopt(&SegmentEntry {
+        id: replay.segment,
+        kind: SegmentKind::Log,
+        place: SegmentPlace::Own(replay.slot),
+    });
 
     let disk = Arc::new(Disk {
         file: file.clone(),
@@ -207,7 +215,8 @@ pub(crate) async fn recover(
     let upkeep = Upkeep::new(metadata_bytes);
     upkeep.add_dirty(volumes.dirtied());
     let (applied, next_volume, volumes) = volumes.finish(end.at.lsn);
-    let engine = Engine { disk, log: Arc::new(log), health, readers: Readers::default(), upkeep };
+    let readers = Readers::default();
+    let engine = Engine { disk, log: Arc::new(log), health, readers, upkeep, reclaim_rate };
     Ok(Recovered { engine, superblock, volumes, applied, next_volume, report })
 }
 
@@ -354,8 +363,39 @@ async fn read_catalog(file: &File, superblock: &Superblock) -> Result<Catalog> {
         return Ok(Catalog::default());
     }
     let catalog = Catalog::decode(&bytes).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
-    if catalog.segments.iter().any(|segment| segment.slot.0 >= geometry.slots) {
-        return Err(Error::corrupt("the catalog: a segment lies outside the store"));
-    }
+    check_places(&catalog.segments, &geometry)
+        .map_err(|why| Error::corrupt(format!("the catalog: {why}")))?;
     Ok(catalog)
+}
+
+/// Whether every segment is somewhere in the store.
+fn check_places(entries: &[SegmentEntry], geometry: &Geometry) -> Result<(), &'static str> {
+    let hosts: HashSet<(SegmentId, Slot)> = entries
+        .iter()
+        .filter_map(|entry| match entry {
+            SegmentEntry { id, kind: SegmentKind::Forwarded, place: SegmentPlace::Own(slot) } => {
+                Some((*id, *slot))
+            }
+            _ => None,
+        })
+        .collect();
+    for entry in entries {
+        match &entry.place {
+            SegmentPlace::Own(slot) if slot.0 >= geometry.slots => {
+                return Err("a segment lies outside the store");
+            }
+            SegmentPlace::Own(_) => {}
+            SegmentPlace::Moved(pieces) => {
+                let fits = |Piece { into, slot, first, live }: &Piece| {
+                    first.checked_add(live.count()).is_some_and(|end| end <= geometry.segment_blocks)
+                        && hosts.contains(&(*into, *slot))
+                        && live.words().len() <= SEGMENT_BLOCKS_MAX as usize / 64
+                };
+                if !pieces.iter().all(fits) {
+                    return Err("a segment was moved to where nothing can be");
+                }
+            }
+        }
+    }
+    Ok(())
 }

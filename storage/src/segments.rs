@@ -3,14 +3,19 @@
 //! ```text
 //!   raw ─allocate─► allocated ─prepare─► prepared
 //!    └─────────┬────────┴─────────────────┘
-//!             take ─► used ─(mark finds nothing alive)─► retired ─(checkpoint durable)─► prepared ─punch─► raw
+//!             take ─► used ─(nothing alive, or moved)─► retired ─(checkpoint durable)─► prepared ─punch─► raw
 //! ```
+//!
+//! A sparse segment is *moved*: what is alive in it goes into a segment of moved blocks, and look-ups by its addresses are
+//! led there. It has no slot any more; its number and its addresses stay.
 //!
 //! I1  A segment number is never used twice; a slot is.
 //! I2  A slot leaves *used* only after a checkpoint that does not refer to its segment is durable, and after the reads
 //!     that began before have ended.
 //! I3  The last [`Segments::reserve`] free slots are kept for records without data, so that a full store can still trim
-//!     and delete; and half of them for checkpoints, so that what was trimmed comes back.
+//!     and delete; two thirds of them for moving what is alive, so that what was trimmed comes back; and a third for
+//!     checkpoints, without which nothing does.
+//! I4  A segment of moved blocks lives as long as one of those that were moved into it.
 //!
 //! A write into a prepared slot, which was written once before, changes no metadata of the file system: the ring needs no
 //! thread of its own for it, and a sync does not wait for the file system's journal. An allocated slot has its place in
@@ -19,12 +24,14 @@
 
 use crate::{
     address::{Address, SegmentId, Slot},
-    format::{Geometry, SegmentEntry, SegmentKind},
+    bitmap::{self, Bitmap},
+    format::{Geometry, Piece, SegmentEntry, SegmentKind, SegmentPlace},
 };
 use dashmap::DashMap;
 use foldhash::fast::FixedState;
+use smallvec::SmallVec;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Mutex,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -38,7 +45,9 @@ pub(crate) enum Need {
     Data,
     /// Records without data: what makes room again, and so must go on when the store is full.
     Record,
-    /// A checkpoint, without which nothing comes back; the records above leave it some.
+    /// Moved blocks, which empty more segments than they take.
+    Forward,
+    /// A checkpoint, without which nothing comes back; the others leave it some.
     Checkpoint,
 }
 
@@ -55,7 +64,7 @@ pub(crate) struct Taken {
 enum SlotState {
     /// Free; without blocks in the file.
     Raw,
-    /// Free; has its blocks in the file.
+    /// Free; has its blocks in the file, or some of them.
     Allocated,
     /// Free; written.
     Prepared,
@@ -74,28 +83,68 @@ pub(crate) enum Worked {
     Written,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Segment {
-    slot: Slot,
+    place: SegmentPlace,
     kind: SegmentKind,
     /// Nothing more will be written to it.
     sealed: bool,
+    /// Dead blocks that were punched out of the file.
+    punched: u32,
+}
+
+impl Segment {
+    /// What its slot is when nothing refers to it any more: written, but for what was punched out.
+    fn slot_when_free(&self) -> SlotState {
+        if self.punched > 0 { SlotState::Allocated } else { SlotState::Prepared }
+    }
+}
+
+/// Blocks of a segment in a new place.
+#[derive(Clone, Debug)]
+pub(crate) struct Move {
+    pub(crate) segment: SegmentId,
+    /// What held them: the segment itself, or one of moved blocks.
+    pub(crate) from: SegmentId,
+    pub(crate) pieces: Vec<Piece>,
+}
+
+/// What may be freed after a checkpoint that does not name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Retired {
+    /// Nothing is alive in them.
+    segments: BTreeSet<SegmentId>,
+    /// They held segments that were moved; and what they are once they are free.
+    slots: BTreeMap<Slot, SlotState>,
+}
+
+impl Retired {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.slots.is_empty()
+    }
+}
+
+/// What takes up a slot, and the segments whose blocks are in it: itself, or those that were moved into it.
+#[derive(Clone, Debug)]
+pub(crate) struct Container {
+    pub(crate) id: SegmentId,
+    pub(crate) residents: Vec<SegmentId>,
 }
 
 struct State {
     next: SegmentId,
     slots: Vec<SlotState>,
     table: BTreeMap<SegmentId, Segment>,
-    /// Nothing alive in them; they wait for I2.
-    retired: Vec<SegmentId>,
+    /// They wait for I2.
+    retired: Retired,
 }
 
 /// The table of segments.
 pub(crate) struct Segments {
     pub(crate) geometry: Geometry,
     state: Mutex<State>,
-    /// The part that reads need: segment to slot.
-    slot_of: DashMap<u64, Slot, FixedState>,
+    /// The part that reads need.
+    place_of: DashMap<u64, SegmentPlace, FixedState>,
     free: AtomicU32,
 }
 
@@ -108,12 +157,12 @@ impl Segments {
                 next,
                 slots: vec![SlotState::Raw; geometry.slots as usize],
                 table: BTreeMap::new(),
-                retired: Vec::new(),
+                retired: Retired::default(),
             }),
-            slot_of: DashMap::default(),
+            place_of: DashMap::default(),
             free: AtomicU32::new(geometry.slots),
         };
-        entries.iter().for_each(|e| segments.adopt(*e));
+        entries.iter().for_each(|e| segments.adopt(e));
         segments
     }
 
@@ -122,21 +171,23 @@ impl Segments {
     }
 
     /// Recovery: this segment exists. Doing it twice does it once.
-    pub(crate) fn adopt(&self, entry: SegmentEntry) {
+    pub(crate) fn adopt(&self, entry: &SegmentEntry) {
         let mut state = self.lock();
-        let known =
-            state.table.insert(entry.id, Segment { slot: entry.slot, kind: entry.kind, sealed: true });
-        if known.is_none() {
-            state.slots[entry.slot.0 as usize] = SlotState::Used;
-            self.slot_of.insert(entry.id.0, entry.slot);
-            self.free.fetch_sub(1, Relaxed);
+        let place = entry.place.clone();
+        let segment = Segment { place: place.clone(), kind: entry.kind, sealed: true, punched: 0 };
+        if state.table.insert(entry.id, segment).is_none() {
+            if let SegmentPlace::Own(slot) = &place {
+                state.slots[slot.0 as usize] = SlotState::Used;
+                self.free.fetch_sub(1, Relaxed);
+            }
+            self.place_of.insert(entry.id.0, place);
         }
         state.next = state.next.max(SegmentId(entry.id.0 + 1));
     }
 
     /// Slots that are kept back from data (I3).
     pub(crate) fn reserve(&self) -> u32 {
-        (self.geometry.slots / 5).clamp(3, 4).min(self.geometry.slots / 2)
+        (self.geometry.slots / 8).clamp(3, 6).min(self.geometry.slots / 2)
     }
 
     /// Free slots, the reserve included.
@@ -146,12 +197,21 @@ impl Segments {
 
     /// Whether a segment can be had for that.
     pub(crate) fn has_room(&self, need: Need) -> bool {
-        let kept = match need {
+        self.room(need) > 0
+    }
+
+    fn kept(&self, need: Need) -> u32 {
+        match need {
             Need::Data => self.reserve(),
-            Need::Record => self.reserve() / 2,
+            Need::Record => self.reserve() * 2 / 3,
+            Need::Forward => self.reserve() / 3,
             Need::Checkpoint => 0,
-        };
-        self.free() > kept
+        }
+    }
+
+    /// How many segments can be had for that.
+    pub(crate) fn room(&self, need: Need) -> u32 {
+        self.free().saturating_sub(self.kept(need))
     }
 
     /// Whether segments of the reserve are in use.
@@ -173,8 +233,8 @@ impl Segments {
         self.free.fetch_sub(1, Relaxed);
         let id = state.next;
         state.next = SegmentId(id.0 + 1);
-        state.table.insert(id, Segment { slot, kind, sealed: false });
-        self.slot_of.insert(id.0, slot);
+        state.table.insert(id, Segment { place: SegmentPlace::Own(slot), kind, sealed: false, punched: 0 });
+        self.place_of.insert(id.0, SegmentPlace::Own(slot));
         Some(Taken { id, slot, prepared })
     }
 
@@ -197,10 +257,40 @@ impl Segments {
         }
     }
 
-    /// Byte offset of a block in the store; `None` for a segment that does not exist.
-    pub(crate) fn offset(&self, address: Address) -> Option<u64> {
-        let slot = *self.slot_of.get(&address.segment().0)?;
-        (address.block() < self.geometry.segment_blocks).then(|| self.geometry.offset(slot, address.block()))
+    /// Whether something may still be written to the segment.
+    pub(crate) fn is_open(&self, id: SegmentId) -> bool {
+        self.lock().table.get(&id).is_some_and(|segment| !segment.sealed)
+    }
+
+    /// Where in the store `blocks` blocks (at least one) are: byte offset and number of blocks of each stretch, in order;
+    /// `None` when there is no such segment, or it has not all of them.
+    pub(crate) fn stretches(&self, address: Address, blocks: u32) -> Option<SmallVec<[(u64, u32); 1]>> {
+        let (mut block, mut found) = (address.block(), SmallVec::new());
+        let end = block.checked_add(blocks).filter(|end| *end <= self.geometry.segment_blocks)?;
+        match &*self.place_of.get(&address.segment().0)? {
+            SegmentPlace::Own(slot) => found.push((self.geometry.offset(*slot, block), blocks)),
+            SegmentPlace::Moved(pieces) => {
+                while block < end {
+                    let piece = pieces.iter().find(|piece| piece.live.run(block, 1) == 1)?;
+                    let run = piece.live.run(block, end - block);
+                    found.push((self.geometry.offset(piece.slot, piece.first + piece.live.rank(block)), run));
+                    block += run;
+                }
+            }
+        }
+        Some(found)
+    }
+
+    /// Which blocks of a segment a segment of moved blocks holds; `None` where it has all of them itself.
+    pub(crate) fn held_by(&self, id: SegmentId, container: SegmentId) -> Option<Bitmap> {
+        match &*self.place_of.get(&id.0)? {
+            SegmentPlace::Own(_) => None,
+            SegmentPlace::Moved(pieces) => {
+                let held = pieces.iter().filter(|piece| piece.into == container);
+                let blocks = held.flat_map(|piece| bitmap::ones(piece.live.words()));
+                Some(Bitmap::of(blocks, self.geometry.segment_blocks))
+            }
+        }
     }
 
     /// The number of the next segment.
@@ -215,38 +305,119 @@ impl Segments {
     }
 
     /// The segments that a checkpoint names: all but the retired ones.
-    pub(crate) fn entries(&self, retired: &[SegmentId]) -> Vec<SegmentEntry> {
+    pub(crate) fn entries(&self, retired: &Retired) -> Vec<SegmentEntry> {
         let state = self.lock();
-        let kept = state.table.iter().filter(|(id, _)| !retired.contains(id));
-        kept.map(|(id, s)| SegmentEntry { id: *id, slot: s.slot, kind: s.kind }).collect()
+        let kept = state.table.iter().filter(|(id, _)| !retired.segments.contains(id));
+        kept.map(|(id, s)| SegmentEntry { id: *id, kind: s.kind, place: s.place.clone() }).collect()
     }
 
-    /// Segments that may be looked through for dead ones: sealed, not yet retired.
+    /// Segments whose addresses may be looked through for dead ones: sealed, not yet retired, with addresses in use.
     pub(crate) fn candidates(&self) -> Vec<SegmentId> {
         let state = self.lock();
-        let sealed = state.table.iter().filter(|(id, s)| s.sealed && !state.retired.contains(id));
-        sealed.map(|(id, _)| *id).collect()
+        let judged = |id: &SegmentId, s: &Segment| {
+            s.sealed && s.kind != SegmentKind::Forwarded && !state.retired.segments.contains(id)
+        };
+        state.table.iter().filter(|(id, s)| judged(id, s)).map(|(id, _)| *id).collect()
+    }
+
+    /// What takes up slots and is sealed and not retired, and whose blocks are in it.
+    pub(crate) fn containers(&self) -> Vec<Container> {
+        let state = self.lock();
+        let mut residents: BTreeMap<SegmentId, Vec<SegmentId>> = BTreeMap::new();
+        for (id, segment) in &state.table {
+            if !segment.sealed || state.retired.segments.contains(id) {
+                continue;
+            }
+            match (&segment.place, segment.kind) {
+                (SegmentPlace::Moved(pieces), _) => {
+                    let into: BTreeSet<_> = pieces.iter().map(|piece| piece.into).collect();
+                    into.into_iter().for_each(|host| residents.entry(host).or_default().push(*id));
+                }
+                (SegmentPlace::Own(_), SegmentKind::Log | SegmentKind::Node) => {
+                    residents.entry(*id).or_default().push(*id);
+                }
+                (SegmentPlace::Own(_), SegmentKind::Forwarded) => {}
+            }
+        }
+        residents.into_iter().map(|(id, residents)| Container { id, residents }).collect()
     }
 
     /// Nothing in these segments is alive; they are free once a checkpoint that began later is durable.
     pub(crate) fn retire(&self, dead: &[SegmentId]) {
-        self.lock().retired.extend_from_slice(dead);
+        let mut state = self.lock();
+        state.retired.segments.extend(dead);
+        state.retire_empty();
+    }
+
+    /// Look-ups of these blocks are led to their new places from now on. Where they were is free once a checkpoint that
+    /// began later is durable, if nothing else is there.
+    pub(crate) fn move_to(&self, moves: Vec<Move>) {
+        let mut state = self.lock();
+        let State { table, retired, .. } = &mut *state;
+        for Move { segment: id, from, pieces } in moves {
+            let segment = table.get_mut(&id).expect("a judged segment is in the table");
+            let was = segment.slot_when_free();
+            let stay = match &segment.place {
+                SegmentPlace::Own(slot) => {
+                    retired.slots.insert(*slot, was);
+                    Vec::new()
+                }
+                SegmentPlace::Moved(all) => all.iter().filter(|p| p.into != from).cloned().collect(),
+            };
+            segment.place = SegmentPlace::Moved(stay.into_iter().chain(pieces).collect());
+            self.place_of.insert(id.0, segment.place.clone());
+        }
+        state.retire_empty();
     }
 
     /// What is retired now.
-    pub(crate) fn retired(&self) -> Vec<SegmentId> {
+    pub(crate) fn retired(&self) -> Retired {
         self.lock().retired.clone()
     }
 
-    /// Frees retired segments (I2 holds now). Their slots are prepared, having been written.
-    pub(crate) fn release(&self, freed: &[SegmentId]) {
+    /// Slots that will be free when what is retired now is released.
+    pub(crate) fn retired_slots(&self) -> u32 {
+        let state = self.lock();
+        let owns =
+            |id: &&SegmentId| matches!(state.table.get(id).map(|s| &s.place), Some(SegmentPlace::Own(_)));
+        let count = state.retired.slots.len() + state.retired.segments.iter().filter(owns).count();
+        u32::try_from(count).expect("slots are 32 bits")
+    }
+
+    /// Frees what was retired (I2 holds now).
+    pub(crate) fn release(&self, freed: &Retired) {
         let mut state = self.lock();
-        state.retired.retain(|id| !freed.contains(id));
-        for id in freed {
+        let mut slots = freed.slots.clone();
+        for id in &freed.segments {
+            state.retired.segments.remove(id);
+            self.place_of.remove(&id.0);
             let segment = state.table.remove(id).expect("a retired segment is in the table");
-            self.slot_of.remove(&id.0);
-            state.slots[segment.slot.0 as usize] = SlotState::Prepared;
+            if let SegmentPlace::Own(slot) = segment.place {
+                slots.insert(slot, segment.slot_when_free());
+            }
+        }
+        for (slot, free) in slots {
+            state.retired.slots.remove(&slot);
+            state.slots[slot.0 as usize] = free;
             self.free.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Dead runs of a segment that are worth punching, if it has a slot of its own and more is dead in it than was punched:
+    /// byte offset and length of each. They count as punched.
+    pub(crate) fn punch(&self, id: SegmentId, gaps: &[(u32, u32)]) -> Vec<(u64, u64)> {
+        let mut state = self.lock();
+        if state.retired.segments.contains(&id) {
+            return Vec::new();
+        }
+        let dead: u32 = gaps.iter().map(|(_, len)| len).sum();
+        match state.table.get_mut(&id) {
+            Some(Segment { place: SegmentPlace::Own(slot), punched, .. }) if dead > *punched => {
+                *punched = dead;
+                let bytes = |len: u32| u64::from(len) * crate::address::BLOCK_BYTES as u64;
+                gaps.iter().map(|(from, len)| (self.geometry.offset(*slot, *from), bytes(*len))).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -298,6 +469,25 @@ impl Segments {
     }
 }
 
+impl State {
+    /// Keeps I4.
+    fn retire_empty(&mut self) {
+        let State { table, retired, .. } = self;
+        let inhabited: BTreeSet<SegmentId> = table
+            .iter()
+            .filter(|(id, _)| !retired.segments.contains(id))
+            .flat_map(|(_, segment)| match &segment.place {
+                SegmentPlace::Moved(pieces) => pieces.iter().map(|piece| piece.into).collect(),
+                SegmentPlace::Own(_) => Vec::new(),
+            })
+            .collect();
+        let empty = table
+            .iter()
+            .filter(|(id, s)| s.kind == SegmentKind::Forwarded && s.sealed && !inhabited.contains(id));
+        retired.segments.extend(empty.map(|(id, _)| *id));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,12 +497,13 @@ mod tests {
     }
 
     #[test]
-    fn data_leaves_the_reserve_and_records_the_checkpoint_s_half() {
+    fn each_need_leaves_the_others_theirs() {
         let s = segments();
         assert_eq!((s.free(), s.reserve()), (12, 3));
         let taken: Vec<_> = std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data)).collect();
         assert_eq!(taken.len(), 9);
-        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Record)).count(), 2);
+        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Record)).count(), 1);
+        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Forwarded, Need::Forward)).count(), 1);
         assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Checkpoint)).count(), 1);
         assert_eq!(s.free(), 0);
     }
@@ -323,17 +514,64 @@ mod tests {
         let Taken { id: first, slot, prepared } = s.take(SegmentKind::Log, Need::Data).expect("room");
         assert!(!prepared && !s.offers_prepared());
         let address = Address::new(first, 3);
-        assert!(s.offset(address).is_some());
+        assert!(s.stretches(address, 1).is_some());
         s.seal(first);
         assert_eq!(s.candidates(), [first]);
         s.retire(&[first]);
         assert!(s.candidates().is_empty());
         assert!(s.entries(&s.retired()).is_empty());
-        s.release(&[first]);
-        assert_eq!(s.offset(address), None);
+        s.release(&s.retired());
+        assert_eq!(s.stretches(address, 1), None);
         // The prepared slot is preferred over raw ones.
         let second = s.take(SegmentKind::Log, Need::Data).expect("room");
         assert!(second.id > first);
         assert_eq!((second.slot, second.prepared), (slot, true));
+    }
+
+    #[test]
+    fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
+        let s = segments();
+        let take = |kind, need| s.take(kind, need).expect("room");
+        let sparse: Vec<_> = (0..2).map(|_| take(SegmentKind::Log, Need::Data).id).collect();
+        let hosts: Vec<_> = (0..2).map(|_| take(SegmentKind::Forwarded, Need::Forward)).collect();
+        sparse.iter().chain(hosts.iter().map(|h| &h.id)).for_each(|id| s.seal(*id));
+        let piece = |host: usize, first, blocks: &[u32]| Piece {
+            into: hosts[host].id,
+            slot: hosts[host].slot,
+            first,
+            live: Bitmap::of(blocks.iter().copied(), 64),
+        };
+        let moved = |i: usize, from, pieces| Move { segment: sparse[i], from, pieces };
+        s.move_to(vec![
+            moved(0, sparse[0], vec![piece(0, 0, &[3, 4, 60])]),
+            moved(1, sparse[1], vec![piece(0, 3, &[0, 9]), piece(1, 0, &[10, 11])]),
+        ]);
+        let found =
+            |i: usize, block, blocks| s.stretches(Address::new(sparse[i], block), blocks).map(|s| s.to_vec());
+        let at = |host: usize, block| s.geometry.offset(hosts[host].slot, block);
+        assert_eq!(found(0, 3, 2), Some(vec![(at(0, 0), 2)]));
+        assert_eq!(found(0, 60, 1), Some(vec![(at(0, 2), 1)]));
+        assert_eq!(found(1, 9, 3), Some(vec![(at(0, 4), 1), (at(1, 0), 2)]));
+        assert_eq!((found(0, 4, 2), found(1, 1, 1), found(0, 63, 2)), (None, None, None));
+
+        assert_eq!(s.retired_slots(), 2);
+        s.release(&s.retired());
+        assert_eq!(
+            (s.free(), s.candidates().len()),
+            (10, 2),
+            "two slots came back, both still have addresses"
+        );
+        let again = Segments::new(s.geometry, &s.entries(&s.retired()), s.next());
+        assert_eq!(again.stretches(Address::new(sparse[0], 60), 1).map(|s| s.to_vec()), found(0, 60, 1));
+        assert_eq!(again.free(), 10);
+
+        s.retire(&[sparse[0]]);
+        assert_eq!(s.retired_slots(), 0);
+        s.move_to(vec![moved(1, hosts[0].id, vec![piece(1, 9, &[9])])]);
+        assert_eq!(s.retired_slots(), 1, "nobody is left in the first");
+        assert_eq!(found(1, 9, 2), Some(vec![(at(1, 9), 1), (at(1, 0), 1)]));
+        s.retire(&[sparse[1]]);
+        s.release(&s.retired());
+        assert_eq!((s.free(), s.entries(&s.retired()).len()), (12, 0));
     }
 }

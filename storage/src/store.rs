@@ -13,6 +13,7 @@ use crate::{
     lines::{Lines, NotChanged},
     log::Refused,
     map::Tree,
+    reclaim::{self, ReclaimProgress},
     recovery::{self, Parts, Recovered},
     runtime::{self, TurnEnd},
     volume::{ATTRIBUTES_BYTES_MAX, Settings, Volume},
@@ -42,6 +43,8 @@ pub struct StoreOptions {
     pub cache_bytes: u64,
     /// Most bytes of maps in the cache, and once more of changed maps.
     pub metadata_bytes: u64,
+    /// Bytes a second that reclaim may read and write while nobody waits for it.
+    pub reclaim_rate: u64,
 }
 
 /// What a volume is made from.
@@ -133,15 +136,24 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
     epoch: u32,
     catalog: Mutex<Lines>,
-    checkpointer: tokio::sync::Mutex<Checkpointer>,
+    pub(crate) checkpointer: tokio::sync::Mutex<Checkpointer>,
     /// Held for a round of reclaim: two together would free a segment twice.
-    pub(crate) reclaiming: tokio::sync::Mutex<()>,
+    pub(crate) reclaiming: tokio::sync::Mutex<reclaim::Plan>,
     checkpoints: AtomicU64,
     closing: AtomicBool,
     /// The keeper has ended.
     pub(crate) kept: Notify,
     /// What deletion would give back, as of the last time that somebody asked.
     pub(crate) exclusive: Mutex<Exclusive>,
+}
+
+/// When a checkpoint is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// If something changed since the last one.
+    IfChanged,
+    /// In any case.
+    Always,
 }
 
 impl Store {
@@ -307,13 +319,20 @@ impl Store {
         to_its_end(async move { shared.checkpoint().await }).await
     }
 
-    /// Looks for space to give back now.
+    /// Gives back all space that nothing refers to: whole segments, by moving what is alive in sparse ones, and long dead
+    /// runs to the file system. Within the I/O budget, unless a writer waits.
     ///
     /// # Errors
     /// As [`Self::checkpoint`]; [`Kind::Corrupt`] when a map cannot be read.
     pub async fn reclaim(&self) -> Result<()> {
         let shared = Arc::clone(&self.0);
-        to_its_end(async move { shared.reclaim().await }).await
+        to_its_end(async move { shared.reclaim_all().await }).await
+    }
+
+    /// What reclaim is doing and has done.
+    pub fn reclaim_progress(&self) -> ReclaimProgress {
+        let upkeep = &self.0.engine.upkeep;
+        upkeep.reclaim.progress(upkeep.reclaims.load(Relaxed))
     }
 
     /// Ends the background work, writes a last checkpoint, and lets go of the store. Nothing may be writing any more.
@@ -411,13 +430,22 @@ impl Shared {
 
     /// Writes a checkpoint, if anything changed since the last one, and frees what it no longer needs.
     pub(crate) async fn checkpoint(&self) -> Result<()> {
+        self.write_checkpoint(Due::IfChanged).await
+    }
+
+    /// The same in any case.
+    pub(crate) async fn checkpoint_anew(&self) -> Result<()> {
+        self.write_checkpoint(Due::Always).await
+    }
+
+    async fn write_checkpoint(&self, due: Due) -> Result<()> {
         let engine = &self.engine;
         let mut checkpointer = self.checkpointer.lock().await;
         if engine.health.is_stopped() {
             return Err(engine.health.refusal());
         }
         let retired = engine.disk.segments.retired();
-        if retired.is_empty() && engine.log.next_lsn() == checkpointer.replay_lsn() {
+        if due == Due::IfChanged && retired.is_empty() && engine.log.next_lsn() == checkpointer.replay_lsn() {
             return Ok(());
         }
         engine.upkeep.take_dirty();

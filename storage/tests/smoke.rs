@@ -17,6 +17,7 @@ fn options(directory: &Path) -> StoreOptions {
         staging_dir: directory.to_owned(),
         cache_bytes: 16 * MIB,
         metadata_bytes: 16 * MIB,
+        reclaim_rate: 256 * MIB,
     }
 }
 

@@ -7,10 +7,12 @@ use super::Malformed;
 use crate::{
     Settings,
     address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber, blocks_for},
+    bitmap::Bitmap,
     checksum,
     map::{Child, NodeRef, Tree},
 };
 use bytes::{Buf, BufMut};
+use std::sync::Arc;
 use uuid::Uuid;
 
 const CHUNK_MAGIC: u32 = u32::from_le_bytes(*b"SSC1");
@@ -139,14 +141,36 @@ pub(crate) enum SegmentKind {
     Log,
     /// Map nodes and catalog chunks.
     Node,
+    /// Blocks that were moved out of sparse segments, and are found by their old addresses only.
+    Forwarded,
+}
+
+/// Where the blocks of a segment are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SegmentPlace {
+    /// In a slot of their own, each at its number.
+    Own(Slot),
+    /// In segments of moved blocks; what is in no piece is gone.
+    Moved(Arc<[Piece]>),
+}
+
+/// Blocks that were moved together: those of `live`, one behind the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Where they are now, and its slot.
+    pub(crate) into: SegmentId,
+    pub(crate) slot: Slot,
+    /// First block there.
+    pub(crate) first: u32,
+    pub(crate) live: Bitmap,
 }
 
 /// A segment in the catalog.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentEntry {
     pub(crate) id: SegmentId,
-    pub(crate) slot: Slot,
     pub(crate) kind: SegmentKind,
+    pub(crate) place: SegmentPlace,
 }
 
 /// The whole catalog.
@@ -183,11 +207,28 @@ impl Catalog {
         out.put_u32_le(u32::try_from(self.segments.len()).expect("slots are 32 bits"));
         for segment in &self.segments {
             out.put_u64_le(segment.id.0);
-            out.put_u32_le(segment.slot.0);
-            out.put_u32_le(match segment.kind {
+            out.put_u16_le(match segment.kind {
                 SegmentKind::Log => 1,
                 SegmentKind::Node => 2,
+                SegmentKind::Forwarded => 3,
             });
+            match &segment.place {
+                SegmentPlace::Own(slot) => {
+                    out.put_u16_le(0);
+                    out.put_u32_le(slot.0);
+                }
+                SegmentPlace::Moved(pieces) => {
+                    let words = pieces.first().map_or(0, |piece| piece.live.words().len());
+                    out.put_u16_le(u16::try_from(words).expect("a segment is 256 words"));
+                    out.put_u32_le(u32::try_from(pieces.len()).expect("at most one a block"));
+                    for Piece { into, slot, first, live } in &**pieces {
+                        out.put_u64_le(into.0);
+                        out.put_u32_le(slot.0);
+                        out.put_u32_le(*first);
+                        live.words().iter().for_each(|word| out.put_u64_le(*word));
+                    }
+                }
+            }
         }
         out
     }
@@ -218,15 +259,27 @@ impl Catalog {
         }
         let mut segments = Vec::new();
         for _ in 0..b.try_get_u32_le()? {
-            segments.push(SegmentEntry {
-                id: SegmentId(b.try_get_u64_le()?),
-                slot: Slot(b.try_get_u32_le()?),
-                kind: match b.try_get_u32_le()? {
-                    1 => SegmentKind::Log,
-                    2 => SegmentKind::Node,
-                    _ => return Err(Malformed("a segment is of an unknown kind")),
-                },
-            });
+            let id = SegmentId(b.try_get_u64_le()?);
+            let kind = match b.try_get_u16_le()? {
+                1 => SegmentKind::Log,
+                2 => SegmentKind::Node,
+                3 => SegmentKind::Forwarded,
+                _ => return Err(Malformed("a segment is of an unknown kind")),
+            };
+            let (words, number) = (b.try_get_u16_le()?, b.try_get_u32_le()?);
+            let place = if words == 0 {
+                SegmentPlace::Own(Slot(number))
+            } else {
+                let mut pieces = Vec::new();
+                for _ in 0..number {
+                    let (into, slot) = (SegmentId(b.try_get_u64_le()?), Slot(b.try_get_u32_le()?));
+                    let first = b.try_get_u32_le()?;
+                    let words: Result<Box<[u64]>, _> = (0..words).map(|_| b.try_get_u64_le()).collect();
+                    pieces.push(Piece { into, slot, first, live: Bitmap::new(words?) });
+                }
+                SegmentPlace::Moved(pieces.into())
+            };
+            segments.push(SegmentEntry { id, kind, place });
         }
         Ok(Self { applied, volumes, segments })
     }

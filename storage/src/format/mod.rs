@@ -14,7 +14,8 @@ pub(crate) use batch::{
     BatchHeader, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, Record, RecordHead, RecordKind, Records,
 };
 pub(crate) use catalog::{
-    Catalog, CatalogRef, SegmentEntry, SegmentKind, VolumeEntry, VolumeMeta, decode_chunk, encode_chunk,
+    Catalog, CatalogRef, Piece, SegmentEntry, SegmentKind, SegmentPlace, VolumeEntry, VolumeMeta,
+    decode_chunk, encode_chunk,
 };
 pub(crate) use footer::{Footer, FooterBatch, Trailer, footer_blocks};
 pub(crate) use node::{decode_node, encode_node};
@@ -23,7 +24,7 @@ pub(crate) use superblock::{Geometry, ReplayStart, SUPERBLOCK_SLOTS, Superblock,
 use bytes::TryGetError;
 
 /// Version of everything on disk. A change comes with FORMAT.md, a fixture and a recovery test.
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 
 /// Bytes that are not what they should be, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     Settings,
     address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber},
+    bitmap::Bitmap,
     checksum::{self, Secret},
     io::SharedMemory,
     log::{Leftover, Staging},
@@ -77,7 +78,7 @@ fn superblock() -> Superblock {
 fn superblock_is_laid_out_as_told() {
     let mut golden = golden![BLOCK_BYTES - 4;
         *b"SANDSTN\x01",                                    // 0: magic
-        [2, 0, 0, 0],                                       // 8: version
+        [3, 0, 0, 0],                                       // 8: version
         [0, 0, 0, 0],                                       // 12: features that a reader must know
         [0, 0, 0, 0],                                       // 16: features that a writer must know
         [0x04, 0x03, 0, 0],                                 // 20: epoch
@@ -179,7 +180,7 @@ fn batch_header_and_records_are_laid_out_as_told() {
     assert_bytes(&records(), &golden_records());
     let open = golden![80;
         *b"SSB1",                                           // 0: magic
-        [2, 0],                                             // 4: version
+        [3, 0],                                             // 4: version
         [106, 0],                                           // 6: bytes of records
         [0x51; 8],                                          // 8: first half of the store id
         [0x02, 0x01, 0, 0, 0, 0, 0, 0],                     // 16: segment
@@ -265,7 +266,7 @@ fn footer_and_trailer_are_laid_out_as_told() {
     .concat();
     let mut trailer_bytes = golden![104;
         *b"SSF1",                                           // 0: magic
-        [2, 0],                                             // 4: version
+        [3, 0],                                             // 4: version
         [0, 0],                                             // 6: reserved
         [0x51; 8],                                          // 8: first half of the store id
         [0x02, 0x01, 0, 0, 0, 0, 0, 0],                     // 16: segment
@@ -410,8 +411,21 @@ fn catalog() -> Catalog {
             tree: Tree::from_root(Child::Stored(root), 0x0c),
         }],
         segments: vec![
-            SegmentEntry { id: SegmentId(0x0d), slot: Slot(0x0e), kind: SegmentKind::Log },
-            SegmentEntry { id: SegmentId(0x0f), slot: Slot(0x10), kind: SegmentKind::Node },
+            SegmentEntry {
+                id: SegmentId(0x0d),
+                kind: SegmentKind::Log,
+                place: SegmentPlace::Own(Slot(0x0e)),
+            },
+            SegmentEntry {
+                id: SegmentId(0x0f),
+                kind: SegmentKind::Node,
+                place: SegmentPlace::Moved(Arc::new([Piece {
+                    into: SegmentId(0x10),
+                    slot: Slot(0x14),
+                    first: 0x11,
+                    live: Bitmap::new(Box::new([0x12, 0x1300])),
+                }])),
+            },
         ],
     }
 }
@@ -452,14 +466,21 @@ fn catalog_is_laid_out_as_told() {
             [0x05, 0x80, 0, 0, 0, 0, 0, 0],                 // address of the root
             [0x0c, 0, 0, 0, 0, 0, 0, 0],                    // data blocks
         ],
-        golden![36;
+        golden![68;
             [2, 0, 0, 0],                                   // segments
             [0x0d, 0, 0, 0, 0, 0, 0, 0],                    // segment
+            [1, 0],                                         // kind: log
+            [0, 0],                                         // words of the bitmap: in a slot of its own
             [0x0e, 0, 0, 0],                                // slot
-            [1, 0, 0, 0],                                   // kind: log
             [0x0f, 0, 0, 0, 0, 0, 0, 0],                    // segment
-            [0x10, 0, 0, 0],                                // slot
-            [2, 0, 0, 0],                                   // kind: nodes
+            [2, 0],                                         // kind: nodes
+            [2, 0],                                         // words of the bitmap: moved
+            [1, 0, 0, 0],                                   // pieces
+            [0x10, 0, 0, 0, 0, 0, 0, 0],                    // piece: the segment that it was moved into
+            [0x14, 0, 0, 0],                                // its slot
+            [0x11, 0, 0, 0],                                // first block there
+            [0x12, 0, 0, 0, 0, 0, 0, 0],                    // blocks 0 to 63
+            [0, 0x13, 0, 0, 0, 0, 0, 0],                    // blocks 64 to 127
         ],
     ]
     .concat();

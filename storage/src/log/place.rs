@@ -6,7 +6,7 @@ use super::{
     Append, Batch, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, Segment, Stage, State, WINDOWS,
 };
 use crate::{
-    address::{BLOCK_BYTES, Lsn},
+    address::{BLOCK_BYTES, Lsn, SegmentId},
     format::{
         BatchHeader, Footer, FooterBatch, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, RecordKind, SegmentKind,
         Trailer, footer_blocks,
@@ -144,6 +144,20 @@ impl Log {
         self.staging.memory().copy_in(self.staging.range(window, block, 1).start, &bytes);
         state.open = Some(Open { batch: Arc::new(batch), records: 0, records_bytes: 0, data_blocks: 0 });
         Ok(())
+    }
+
+    /// Goes on in a fresh segment, so that what is dead in this one can be found. Gives the one that it leaves, if there
+    /// was something in it and room for another.
+    pub(crate) fn leave_segment(self: &Arc<Self>) -> Option<SegmentId> {
+        if self.health.is_stopped() {
+            return None;
+        }
+        let mut state = self.lock();
+        Self::close(&mut state);
+        let left = state.segment.id;
+        let leaves = state.segment.fill > 0 && self.next_segment(&mut state, Need::Data).is_ok();
+        self.submit(&mut state);
+        leaves.then_some(left)
     }
 
     /// The window that holds `block` of the current segment; opened if it is not yet.

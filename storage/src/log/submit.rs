@@ -36,7 +36,7 @@ impl Log {
     }
 
     /// Seals and writes closed batches whose records are all filled in, and footers whose batches are all sealed.
-    fn submit(self: &Arc<Self>, state: &mut State) {
+    pub(super) fn submit(self: &Arc<Self>, state: &mut State) {
         let mut all_sealed = true;
         for i in 0..state.under_way.len() {
             let entry = &mut state.under_way[i];

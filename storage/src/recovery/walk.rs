@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     format::{
         BatchHeader, Footer, FooterBatch, Identity, Malformed, Record, RecordKind, Records, ReplayStart,
-        SegmentEntry, SegmentKind, Superblock, Trailer, footer_blocks,
+        SegmentEntry, SegmentKind, SegmentPlace, Superblock, Trailer, footer_blocks,
     },
     io::{WriteBuf, aligned},
     log::{Leftover, WINDOWS},
@@ -271,7 +271,8 @@ impl<'a> Walk<'a> {
 
     fn enter_next(&mut self, trailer: &Trailer) {
         let (segment, slot) = trailer.next;
-        self.disk.segments.adopt(SegmentEntry { id: segment, slot, kind: SegmentKind::Log });
+        let place = SegmentPlace::Own(slot);
+        self.disk.segments.adopt(&SegmentEntry { id: segment, kind: SegmentKind::Log, place });
         self.end.at =
             ReplayStart { segment, slot, block: 0, lsn: trailer.next_lsn, previous: trailer.previous };
         self.end.footer.clear();

@@ -135,6 +135,7 @@ impl World {
             boot: [self.boot; 16],
             cache_bytes: self.shape.cache_bytes,
             metadata_bytes: self.shape.metadata_bytes,
+            reclaim_rate: 64 << 20,
         }
     }
 

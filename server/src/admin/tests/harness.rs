@@ -49,6 +49,7 @@ impl Server {
             staging_dir: directory.path().to_path_buf(),
             cache_bytes: 16 << 20,
             metadata_bytes: 16 << 20,
+            reclaim_rate: 256 << 20,
         };
         let handle = keeper.handle();
         let (store, _report) = handle.run(move || async move { Store::open(options).await }).await.unwrap();

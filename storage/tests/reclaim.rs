@@ -1,0 +1,199 @@
+//! Space comes back: dead segments, sparse ones, long dead runs; and nothing alive goes with it.
+
+mod world;
+
+use bytes::Bytes;
+use sandstone_storage::{Durability, Engine, ForkSpec, Kind, Runtime, Store, StoreOptions, Volume, runtime};
+use std::time::Duration;
+use uuid::Uuid;
+use world::{BLOCK, Death, Random, Shape, World, read, spec};
+
+const SEGMENT: u64 = 64 * BLOCK;
+
+fn shape() -> Shape {
+    Shape { segment_blocks: 64, slots: 60, cache_bytes: 0, metadata_bytes: 1 << 20 }
+}
+
+fn id(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+fn block_bytes(block: u64, version: u64) -> Bytes {
+    let word = (block << 20 | version << 1 | 1).to_le_bytes();
+    word.iter().copied().cycle().take(BLOCK as usize).collect()
+}
+
+async fn write(volume: &Volume, block: u64, version: u64) {
+    let wrote = volume.write(block * BLOCK, block_bytes(block, version), Durability::Volatile).await;
+    wrote.expect("a write");
+}
+
+async fn assert_block(volume: &Volume, block: u64, version: u64) {
+    let found = read(volume, block * BLOCK, BLOCK).await.expect("a read");
+    assert!(found == block_bytes(block, version), "block {block} of {}", volume.id());
+}
+
+/// A volume of which every fourth block is as old as it gets and the others were written again, so that old segments are
+/// alive in a quarter.
+async fn sparse(store: &Store, blocks: u64) -> Volume {
+    let volume = store.create_volume(spec(id(1), blocks * BLOCK, false)).await.expect("a volume");
+    for block in 0..blocks {
+        write(&volume, block, 1).await;
+    }
+    for block in (0..blocks).filter(|block| block % 4 != 0) {
+        write(&volume, block, 2).await;
+    }
+    volume
+}
+
+fn version(block: u64) -> u64 {
+    if block.is_multiple_of(4) { 1 } else { 2 }
+}
+
+#[test]
+fn sparse_segments_are_emptied_and_what_is_alive_stays_readable() {
+    const BLOCKS: u64 = 600;
+    for death in [Death::Process, Death::Power] {
+        let mut world = World::new(shape(), 1);
+        Runtime::simulated(1).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = sparse(&store, BLOCKS).await;
+            let fork = ForkSpec { id: id(2), size_bytes: None, settings: None, attributes: Vec::new() };
+            let fork = store.create_fork(id(1), fork).await.expect("a fork");
+            write(&fork, 8, 3).await;
+            store.reclaim().await.expect("a reclaim");
+            let progress = store.reclaim_progress();
+            assert!(progress.forwarded_bytes >= BLOCKS / 8 * BLOCK, "{progress:?}");
+            let stats = store.stats();
+            // 600 blocks of data with their headers, and the maps.
+            let used = stats.capacity_bytes - stats.free_bytes;
+            assert!(used <= 14 * SEGMENT, "{} segments are used", used / SEGMENT);
+            for block in 0..BLOCKS {
+                assert_block(&volume, block, version(block)).await;
+                assert_block(&fork, block, if block == 8 { 3 } else { version(block) }).await;
+            }
+        });
+        world.die(death, &mut Random::new(2));
+        Runtime::simulated(3).block_on(async {
+            let (store, _) = world.open().await.expect("the store");
+            let (volume, fork) = (store.volume(id(1)).expect("it"), store.volume(id(2)).expect("its fork"));
+            for block in 0..BLOCKS {
+                assert_block(&volume, block, version(block)).await;
+            }
+            // Once more, so that what was moved is moved again.
+            for block in (0..BLOCKS).filter(|block| block % 8 == 0) {
+                write(&volume, block, 4).await;
+            }
+            assert!(store.delete_volume(id(2)).await.expect("a deletion"));
+            store.reclaim().await.expect("a reclaim");
+            assert_eq!(fork.flush().await.map_err(|e| e.kind()), Err(Kind::NotFound));
+            for block in 0..BLOCKS {
+                assert_block(&volume, block, if block % 8 == 0 { 4 } else { version(block) }).await;
+            }
+            assert_eq!(store.stats().corrupt_blocks, 0);
+        });
+    }
+}
+
+#[test]
+fn a_full_store_recovers_from_trims_that_are_scattered() {
+    let world = World::new(shape(), 4);
+    Runtime::simulated(4).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = store.create_volume(spec(id(1), 5000 * BLOCK, false)).await.expect("a volume");
+        let mut end = 0;
+        while volume.write(end * BLOCK, block_bytes(end, 1), Durability::Volatile).await.is_ok() {
+            end += 1;
+        }
+        // Every third block: no segment is empty.
+        for block in (0..end).step_by(3) {
+            volume.trim(block * BLOCK, BLOCK, Durability::Volatile).await.expect("a trim in a full store");
+        }
+        let room = (0..).take_while(|n| n * 3 < end).count() as u64;
+        for n in 0..room * 3 / 4 {
+            write(&volume, n * 3, 2).await;
+        }
+        for block in 0..end {
+            match block % 3 {
+                0 if block / 3 < room * 3 / 4 => assert_block(&volume, block, 2).await,
+                0 => assert_eq!(read(&volume, block * BLOCK, BLOCK).await.expect("a read"), [0; 4096]),
+                _ => assert_block(&volume, block, 1).await,
+            }
+        }
+    });
+}
+
+#[test]
+fn what_rotted_in_a_sparse_segment_stays_an_error_and_takes_nothing_along() {
+    const BLOCKS: u64 = 300;
+    let world = World::new(shape(), 5);
+    Runtime::simulated(5).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = sparse(&store, BLOCKS).await;
+        volume.flush().await.expect("a flush");
+        // Somewhere in the first segments: headers, dead blocks, or blocks that are alive.
+        for block in 0..20 {
+            world.disk.flip_bit((1 << 20) + block * BLOCK + 99, 3);
+        }
+        store.reclaim().await.expect("a reclaim");
+        let mut rotten = 0;
+        for block in 0..BLOCKS {
+            match read(&volume, block * BLOCK, BLOCK).await {
+                Ok(found) => assert!(found == block_bytes(block, version(block)), "block {block}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Corrupt);
+                    rotten += 1;
+                }
+            }
+        }
+        assert!((1..20).contains(&rotten), "{rotten} are rotten");
+        assert!(store.reclaim_progress().forwarded_bytes > 0, "the other segments were emptied");
+    });
+}
+
+#[test]
+fn after_deleting_everything_the_file_is_as_small_as_an_empty_store_s() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = StoreOptions {
+        path: directory.path().join("store"),
+        size_bytes: 2 << 30,
+        staging_dir: directory.path().to_owned(),
+        cache_bytes: 16 << 20,
+        metadata_bytes: 16 << 20,
+        reclaim_rate: 1 << 40,
+    };
+    Runtime::new(Engine::Threads).expect("a runtime").block_on(async {
+        let (store, _) = Store::open(options).await.expect("a new store");
+        store.checkpoint().await.expect("a checkpoint");
+        let empty = store.stats().file_allocated_bytes;
+        let volume = store.create_volume(spec(id(1), 1 << 30, false)).await.expect("a volume");
+        let data = Bytes::from(vec![7; 1 << 20]);
+        for at in 0..300 {
+            volume.write(at << 20, data.clone(), Durability::Volatile).await.expect("a write");
+            if at % 100 == 0 {
+                store.create_snapshot(id(1), id(10 + u128::from(at)), Vec::new()).await.expect("a snapshot");
+            }
+        }
+        volume.flush().await.expect("a flush");
+        assert!(store.stats().file_allocated_bytes > 300 << 20);
+        // A hole in the middle of segments goes back to the file system though they stay.
+        volume.trim(10 << 20, 20 << 20, Durability::Fua).await.expect("a trim");
+        for snapshot in store.snapshots(id(1)).expect("its snapshots") {
+            assert!(store.delete_snapshot(id(1), snapshot.id()).await.expect("a deletion"));
+        }
+        // The keeper gets slots ready while the log streams.
+        runtime::sleep(Duration::from_secs(1)).await;
+        store.reclaim().await.expect("a reclaim");
+        let used = volume.used_bytes();
+        let allocated = store.stats().file_allocated_bytes;
+        assert!(allocated < used + used / 20 + (4 << 20), "{allocated} bytes for {used}");
+
+        assert!(store.delete_volume(id(1)).await.expect("a deletion"));
+        store.reclaim().await.expect("a reclaim");
+        let after = store.stats().file_allocated_bytes;
+        println!("empty {empty}, after {after}");
+        // An empty store is three blocks; a catalog of deleted things and a segment's first blocks are a few more.
+        assert!(after <= empty + empty / 20 + (64 << 10), "{after} bytes are more than {empty}");
+        store.close().await.expect("an end");
+    });
+}

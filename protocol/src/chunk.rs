@@ -19,6 +19,7 @@ use crate::error::{DecodeError, WireError};
 use crate::limits::CHUNK_BYTES_MAX;
 use crate::reply::{More, encode_block_status, encode_hole, encode_none, encode_offset_data};
 use crate::request::Cookie;
+use crate::status_flags::StatusFlags;
 use crate::text::Text;
 
 const HEADER_BYTES: usize = 20;
@@ -34,22 +35,12 @@ wire_enum! {
     }
 }
 
-flag_set! {
-    /// What is known of a range in the context `base:allocation`.
-    pub struct StatusFlags: u32 {
-        /// `NBD_STATE_HOLE`: not allocated; a write there may find no room.
-        HOLE = 0,
-        /// `NBD_STATE_ZERO`: reads as zeroes.
-        ZERO = 1,
-    }
-}
-
 /// The status of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockDescriptor {
     /// So many bytes, behind those of the descriptor before; never zero.
     pub len: u32,
-    /// What is known of them.
+    /// What is known of them, in the context of the chunk.
     pub flags: StatusFlags,
 }
 

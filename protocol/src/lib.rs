@@ -38,11 +38,12 @@ mod option_decoder;
 mod option_reply;
 mod reply;
 mod request;
+mod status_flags;
 mod step;
 mod text;
 
 pub use check::{Checked, Reject, Terms};
-pub use chunk::{BlockDescriptor, Chunk, ChunkBody, StatusFlags};
+pub use chunk::{BlockDescriptor, Chunk, ChunkBody};
 pub use error::{DecodeError, WireError};
 pub use escape::{Escaped, escaped};
 pub use export::{Access, BlockSizes, ExportInfo, ExportNameReply, TransmissionFlags, Zeroes};
@@ -58,5 +59,6 @@ pub use reply::{
     encode_offset_data, encode_success,
 };
 pub use request::{Command, CommandFlags, Cookie, REQUEST_BYTES, Request};
+pub use status_flags::{AllocationFlags, StatusFlags};
 pub use step::{CloseReason, HandshakeReply, ListedExport, Negotiated, Next, Refusal, Step};
 pub use text::{Text, TextError};

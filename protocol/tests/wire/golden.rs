@@ -377,8 +377,9 @@ fn chunk_offset_hole() {
 
 #[test]
 fn chunk_block_status() {
-    let hole = BlockDescriptor { len: 65536, flags: StatusFlags::HOLE.with(StatusFlags::ZERO) };
-    let data = BlockDescriptor { len: 4096, flags: StatusFlags::EMPTY };
+    let hole =
+        BlockDescriptor { len: 65536, flags: AllocationFlags::HOLE.with(AllocationFlags::ZERO).into() };
+    let data = BlockDescriptor { len: 4096, flags: AllocationFlags::EMPTY.into() };
     #[rustfmt::skip]
     let bytes = [
         0x66, 0x8e, 0x33, 0xef,                         // magic NBD_STRUCTURED_REPLY_MAGIC

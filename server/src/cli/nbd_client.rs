@@ -21,8 +21,8 @@ use super::{
 use crate::endpoints::ExportAddress;
 use bytes::{Bytes, BytesMut};
 use sandstone_protocol::{
-    BlockDescriptor, ChunkBody, Command, CommandFlags, Cookie, More, REQUEST_BYTES, Reply, Request,
-    StatusFlags, Text, TransmissionFlags, WireError,
+    AllocationFlags, BlockDescriptor, ChunkBody, Command, CommandFlags, Cookie, More, REQUEST_BYTES, Reply,
+    Request, Text, TransmissionFlags, WireError,
 };
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -404,7 +404,7 @@ fn doing(command: Command) -> &'static str {
 
 fn extent(descriptor: &BlockDescriptor) -> Extent {
     // A hole that does not say that it is zero may hold anything.
-    let is_zero = descriptor.flags.contains(StatusFlags::ZERO);
+    let is_zero = descriptor.flags.allocation().contains(AllocationFlags::ZERO);
     Extent { len: descriptor.len.into(), content: if is_zero { Content::Zero } else { Content::Data } }
 }
 

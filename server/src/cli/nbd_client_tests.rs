@@ -12,7 +12,8 @@ use crate::{
 };
 use sandstone_protocol::{
     Access, BlockSizes, Chunk, ClientFlags, ExportInfo, MetaContext, Negotiation, Next, OptionCode,
-    OptionDecoder, OptionError, OptionReply, OptionRequest, ReceivedOption, ReplyBody, SimpleReply, Step,
+    OptionDecoder, OptionError, OptionReply, OptionRequest, ReceivedOption, ReplyBody, SimpleReply,
+    StatusFlags, Step,
 };
 use std::{
     fs,
@@ -505,7 +506,7 @@ fn serve(peer: &mut Peer, disk: &mut [u8]) {
             Command::BlockStatus => {
                 let block = &disk[start..start + 4096];
                 let zero = block.iter().all(|byte| *byte == 0);
-                let flags = if zero { StatusFlags::ZERO } else { StatusFlags::EMPTY };
+                let flags = if zero { AllocationFlags::ZERO } else { AllocationFlags::EMPTY }.into();
                 let descriptors = vec![BlockDescriptor { len: 4096, flags }];
                 let context_id = MetaContext::BaseAllocation.id();
                 peer.chunk(cookie, More::Done, ChunkBody::BlockStatus { context_id, descriptors });

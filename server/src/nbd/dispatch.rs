@@ -4,7 +4,7 @@
 use super::{errno::wire_error, outbox::Reply};
 use bytes::Bytes;
 use sandstone_protocol::{
-    BlockDescriptor, Checked, Cookie, MetaContext, More, Negotiated, ReplyMode, StatusFlags, WireError,
+    AllocationFlags, BlockDescriptor, Checked, Cookie, MetaContext, More, Negotiated, ReplyMode, WireError,
     encode_block_status, encode_failure, encode_hole, encode_none, encode_offset_data, encode_success,
     limits,
 };
@@ -85,11 +85,12 @@ pub(super) async fn serve(volume: &Volume, request: Checked, payload: Bytes) -> 
 
 fn descriptor(extent: &Extent) -> BlockDescriptor {
     let flags = match extent.state {
-        ExtentState::Data => StatusFlags::EMPTY,
-        ExtentState::Zero => StatusFlags::ZERO,
-        ExtentState::Hole => StatusFlags::HOLE.with(StatusFlags::ZERO),
+        ExtentState::Data => AllocationFlags::EMPTY,
+        ExtentState::Zero => AllocationFlags::ZERO,
+        ExtentState::Hole => AllocationFlags::HOLE.with(AllocationFlags::ZERO),
     };
-    BlockDescriptor { len: u32::try_from(extent.len_bytes).expect("a request is below 4 GiB"), flags }
+    let len = u32::try_from(extent.len_bytes).expect("a request is below 4 GiB");
+    BlockDescriptor { len, flags: flags.into() }
 }
 
 /// Encodes the reply.

@@ -3,6 +3,7 @@
 //! Source: "Transmission flags", "Size constraints", `NBD_OPT_EXPORT_NAME` under "Option types".
 
 use bytes::{Buf, BufMut, BytesMut};
+use uuid::Uuid;
 
 use crate::error::DecodeError;
 use crate::limits::PAYLOAD_BYTES_MAX;
@@ -102,6 +103,9 @@ pub struct ExportInfo {
     /// Sizes of requests. [`Request::check`](crate::Request::check) does not look for alignment, so `minimum`
     /// is 1.
     pub block_sizes: BlockSizes,
+    /// The snapshots that the context `x-sandstone:changed-since:` is offered for, newest first. Only looked
+    /// at when the client [`Inspect`](crate::Purpose::Inspect)s; for an attachment it may be left empty.
+    pub snapshots: Vec<Uuid>,
 }
 
 /// The end of an EXPORT_NAME handshake: the only option whose answer is no option reply.

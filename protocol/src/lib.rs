@@ -49,7 +49,7 @@ pub use escape::{Escaped, escaped};
 pub use export::{Access, BlockSizes, ExportInfo, ExportNameReply, TransmissionFlags, Zeroes};
 pub use greeting::{ClientFlags, Greeting, HandshakeFlags};
 pub use info::{Info, InfoType};
-pub use meta_context::MetaContext;
+pub use meta_context::{MetaContext, SelectedContext};
 pub use negotiation::{Lookup, Negotiation, Purpose};
 pub use option::{InfoRequest, MetaQuery, OptionCode, OptionRequest};
 pub use option_decoder::{Flaw, OptionDecoder, ReceivedOption};
@@ -59,6 +59,6 @@ pub use reply::{
     encode_offset_data, encode_success,
 };
 pub use request::{Command, CommandFlags, Cookie, REQUEST_BYTES, Request};
-pub use status_flags::{AllocationFlags, StatusFlags};
+pub use status_flags::{AllocationFlags, ChangeFlags, StatusFlags};
 pub use step::{CloseReason, HandshakeReply, ListedExport, Negotiated, Next, Refusal, Step};
 pub use text::{Text, TextError};

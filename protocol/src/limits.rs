@@ -24,6 +24,15 @@ pub const OPTIONS_PER_LISTED_EXPORT: u32 = 4;
 /// a name and a description each this is 80 MiB, with the usual UUIDs under one.
 pub const LIST_EXPORTS_MAX: usize = 10_000;
 
+/// Most snapshots whose context a LIST_META_CONTEXT shows, the newest; a record for the family stands for the
+/// rest. A guess, not tuned: 86 bytes each, so less than 100 KiB a reply.
+pub const LIST_SNAPSHOTS_MAX: usize = 1000;
+
+/// Most contexts that a connection selects; further ones are not selected. Every BLOCK_STATUS costs a walk
+/// and a chunk of up to [`BLOCK_DESCRIPTORS_MAX`] descriptors for each. A guess, not tuned: a backup needs
+/// two.
+pub const SELECTED_CONTEXTS_MAX: usize = 16;
+
 /// Most bytes of one option reply's data that a client accepts: name and description, and then some. A guess.
 pub const OPTION_REPLY_BYTES_MAX: u32 = 64 << 10;
 

@@ -27,7 +27,7 @@ use crate::info::{Info, InfoType};
 use crate::limits::{
     HANDSHAKE_OPTIONS_MAX, LIST_EXPORTS_MAX, OPTION_DATA_BYTES_MAX, OPTIONS_PER_LISTED_EXPORT,
 };
-use crate::meta_context::{self, MetaContext};
+use crate::meta_context::{self, SelectedContext};
 use crate::option::{InfoRequest, MetaQuery, OptionCode, OptionRequest};
 use crate::option_decoder::ReceivedOption;
 use crate::option_reply::{OptionError, OptionReply, ReplyBody};
@@ -54,7 +54,7 @@ pub struct Negotiation {
 #[derive(Debug)]
 struct Selection {
     export: Text,
-    contexts: Vec<MetaContext>,
+    contexts: Vec<SelectedContext>,
 }
 
 #[derive(Debug)]
@@ -233,12 +233,17 @@ impl Negotiation {
             }
             Asked::ListMetaContext(queries) => {
                 // "The metadata context ID in these replies is reserved and SHOULD be set to zero".
-                let contexts = meta_context::listed(&queries);
-                acknowledge(code, contexts.into_iter().map(|context| describe(context, 0)).collect())
+                let names = meta_context::listed(&queries, &export.snapshots);
+                let body = |name| ReplyBody::MetaContext { id: 0, name };
+                acknowledge(code, names.into_iter().map(body).collect())
             }
             Asked::SetMetaContext(queries) => {
-                let contexts = meta_context::selected(&queries);
-                let bodies = contexts.iter().map(|&context| describe(context, context.id())).collect();
+                let contexts = meta_context::selected(&queries, &export.snapshots);
+                let body = |&SelectedContext { id, context }: &SelectedContext| ReplyBody::MetaContext {
+                    id,
+                    name: context.name(),
+                };
+                let bodies = contexts.iter().map(body).collect();
                 self.selection = Some(Selection { export: name, contexts });
                 acknowledge(code, bodies)
             }
@@ -309,10 +314,6 @@ impl Negotiation {
         };
         Negotiated { name, terms, reply_mode: self.reply_mode, contexts }
     }
-}
-
-fn describe(context: MetaContext, id: u32) -> ReplyBody {
-    ReplyBody::MetaContext { id, name: Text::message(context.name()) }
 }
 
 fn reply(option: OptionCode, body: ReplyBody) -> HandshakeReply {

@@ -8,7 +8,7 @@ use crate::check::Terms;
 use crate::error::DecodeError;
 use crate::escape::escaped;
 use crate::export::ExportNameReply;
-use crate::meta_context::MetaContext;
+use crate::meta_context::SelectedContext;
 use crate::negotiation::Lookup;
 use crate::option_decoder::Flaw;
 use crate::option_reply::{OptionError, OptionReply};
@@ -60,8 +60,10 @@ pub struct Negotiated {
     pub terms: Terms,
     /// How READ is answered.
     pub reply_mode: ReplyMode,
-    /// Contexts to report in each reply to BLOCK_STATUS; empty unless selected for this very export.
-    pub contexts: Vec<MetaContext>,
+    /// Contexts to report in each reply to BLOCK_STATUS, one chunk each; empty unless selected for this very
+    /// export, at most [`SELECTED_CONTEXTS_MAX`](crate::limits::SELECTED_CONTEXTS_MAX). A snapshot of a
+    /// context was there when it was selected, and may be gone since.
+    pub contexts: Vec<SelectedContext>,
 }
 
 /// Why a server does not give what was asked for.

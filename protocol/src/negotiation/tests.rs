@@ -1,6 +1,11 @@
 use super::*;
 use crate::export::{Access, BlockSizes};
+use crate::limits::SELECTED_CONTEXTS_MAX;
+use crate::meta_context::MetaContext;
 use crate::option_decoder::Flaw;
+use uuid::Uuid;
+
+const SNAPSHOT: Uuid = Uuid::from_u128(7);
 
 fn text(s: &str) -> Text {
     Text::new(s).unwrap()
@@ -13,6 +18,7 @@ fn export() -> ExportInfo {
         size_bytes: 1 << 30,
         flags: TransmissionFlags::for_export(Access::ReadWrite),
         block_sizes: BlockSizes::BYTE_ALIGNED,
+        snapshots: vec![SNAPSHOT, Uuid::from_u128(6)],
     }
 }
 
@@ -88,6 +94,10 @@ fn assert_error(step: &Step, expected: OptionError) {
 
 fn context(id: u32) -> ReplyBody {
     ReplyBody::MetaContext { id, name: text("base:allocation") }
+}
+
+fn changed_since(id: u32, snapshot: Uuid) -> ReplyBody {
+    ReplyBody::MetaContext { id, name: MetaContext::ChangedSince(snapshot).name() }
 }
 
 #[test]
@@ -291,13 +301,18 @@ fn meta_contexts_before_structured_replies_are_invalid() {
 
 #[test]
 fn list_meta_context_lists_by_wildcard_with_id_zero() {
-    for (queries, found) in
-        [(&[][..], true), (&["base:"], true), (&["base:allocation"], true), (&["x-a:", "qemu:"], false)]
-    {
+    let changes = [changed_since(0, SNAPSHOT), changed_since(0, Uuid::from_u128(6))];
+    let all = [&[context(0)], &changes[..]].concat();
+    for (queries, found) in [
+        (&[][..], &all[..]),
+        (&["base:"], &[context(0)]),
+        (&["base:allocation"], &[context(0)]),
+        (&["x-sandstone:"], &changes),
+        (&["x-a:", "qemu:"], &[]),
+    ] {
         let option = OptionRequest::ListMetaContext(query("x", queries));
         let step = find(&mut structured(), option);
-        let expected = if found { vec![context(0), ReplyBody::Ack] } else { vec![ReplyBody::Ack] };
-        assert_eq!(bodies(&step), expected);
+        assert_eq!(bodies(&step), [found, &[ReplyBody::Ack]].concat(), "{queries:?}");
     }
 }
 
@@ -305,10 +320,37 @@ fn list_meta_context_lists_by_wildcard_with_id_zero() {
 fn set_meta_context_selects_for_the_export_that_is_then_used() {
     let mut negotiation = structured();
     let step = find(&mut negotiation, set("x", &["x-other:y", "base:allocation", "base:allocation"]));
-    assert_eq!(bodies(&step), [context(MetaContext::BaseAllocation.id()), ReplyBody::Ack]);
+    assert_eq!(bodies(&step), [context(1), ReplyBody::Ack]);
     let negotiated = negotiated(find(&mut negotiation, go("x")));
-    assert_eq!(negotiated.contexts, [MetaContext::BaseAllocation]);
+    assert_eq!(negotiated.contexts, [SelectedContext { id: 1, context: MetaContext::BaseAllocation }]);
     assert!(negotiated.terms.block_status);
+}
+
+#[test]
+fn set_meta_context_selects_what_changed_since_a_snapshot_beside_the_allocation() {
+    let mut negotiation = structured();
+    let since = MetaContext::ChangedSince(SNAPSHOT);
+    let unknown = MetaContext::ChangedSince(Uuid::from_u128(99)).name();
+    let queries = [&*since.name(), &*unknown, "x-sandstone:", "base:allocation"];
+    let step = find(&mut negotiation, set("x", &queries));
+    assert_eq!(bodies(&step), [changed_since(1, SNAPSHOT), context(2), ReplyBody::Ack]);
+    // A snapshot that is gone by then, or not looked for, stays selected.
+    let Next::LookUp(lookup) = handle(&mut negotiation, go("x")).next else { panic!("no look-up") };
+    let step = negotiation.export_found(lookup, &ExportInfo { snapshots: vec![], ..export() });
+    let allocation = SelectedContext { id: 2, context: MetaContext::BaseAllocation };
+    assert_eq!(negotiated(step).contexts, [SelectedContext { id: 1, context: since }, allocation]);
+}
+
+#[test]
+fn set_meta_context_tells_which_ones_of_too_many_it_selects() {
+    let mut negotiation = structured();
+    let snapshots: Vec<Uuid> = (0..1 + SELECTED_CONTEXTS_MAX as u128).map(Uuid::from_u128).collect();
+    let queries = snapshots.iter().map(|&snapshot| MetaContext::ChangedSince(snapshot).name()).collect();
+    let option = OptionRequest::SetMetaContext(MetaQuery { name: text("x"), queries });
+    let Next::LookUp(lookup) = handle(&mut negotiation, option).next else { panic!("no look-up") };
+    let step = negotiation.export_found(lookup, &ExportInfo { snapshots, ..export() });
+    assert_eq!(bodies(&step).len(), SELECTED_CONTEXTS_MAX + 1);
+    assert_eq!(negotiated(find(&mut negotiation, go("x"))).contexts.len(), SELECTED_CONTEXTS_MAX);
 }
 
 #[test]

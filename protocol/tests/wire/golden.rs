@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use sandstone_protocol::*;
+use uuid::Uuid;
 
 fn text(s: &str) -> Text {
     Text::new(s).unwrap()
@@ -215,6 +216,61 @@ fn option_reply_meta_context() {
     ], OptionCode::SetMetaContext, ReplyBody::MetaContext { id: 1, name: text("base:allocation") });
 }
 
+/// What the negotiation answers to a SET_META_CONTEXT that selects two contexts.
+#[test]
+fn option_replies_to_set_meta_context() {
+    const SNAPSHOT: Uuid = Uuid::from_u128(0x0123_4567_89ab_4def_8000_0000_0000_00ff);
+    const SINCE: &[u8; 62] = b"x-sandstone:changed-since:01234567-89ab-4def-8000-0000000000ff";
+    #[rustfmt::skip]
+    let allocation = [
+        0x00, 0x03, 0xe8, 0x89, 0x04, 0x55, 0x65, 0xa9, // magic
+        0x00, 0x00, 0x00, 0x0a,                         // option: SET_META_CONTEXT
+        0x00, 0x00, 0x00, 0x04,                         // type: META_CONTEXT
+        0x00, 0x00, 0x00, 0x13,                         // length
+        0x00, 0x00, 0x00, 0x01,                         // context id
+        b'b', b'a', b's', b'e', b':', b'a', b'l', b'l', b'o', b'c', b'a', b't', b'i', b'o', b'n', // name
+    ];
+    #[rustfmt::skip]
+    let since = [&[
+        0x00, 0x03, 0xe8, 0x89, 0x04, 0x55, 0x65, 0xa9, // magic
+        0x00, 0x00, 0x00, 0x0a,                         // option: SET_META_CONTEXT
+        0x00, 0x00, 0x00, 0x04,                         // type: META_CONTEXT
+        0x00, 0x00, 0x00, 0x42,                         // length
+        0x00, 0x00, 0x00, 0x02,                         // context id
+    ][..],
+        SINCE,                                          // name
+    ].concat();
+    #[rustfmt::skip]
+    let ack = [
+        0x00, 0x03, 0xe8, 0x89, 0x04, 0x55, 0x65, 0xa9, // magic
+        0x00, 0x00, 0x00, 0x0a,                         // option: SET_META_CONTEXT
+        0x00, 0x00, 0x00, 0x01,                         // type: ACK
+        0x00, 0x00, 0x00, 0x00,                         // length
+    ];
+    let context = |id, context: MetaContext| ReplyBody::MetaContext { id, name: context.name() };
+    let code = OptionCode::SetMetaContext;
+    check_option_reply(&allocation, code, context(1, MetaContext::BaseAllocation));
+    check_option_reply(&since, code, context(2, MetaContext::ChangedSince(SNAPSHOT)));
+
+    let mut negotiation = Negotiation::begin(ClientFlags::NAMED).unwrap();
+    let _ = negotiation.handle(ReceivedOption::Request(OptionRequest::StructuredReply));
+    let queries = ["base:allocation", std::str::from_utf8(SINCE).unwrap()].map(text).to_vec();
+    let option = OptionRequest::SetMetaContext(MetaQuery { name: text("disk"), queries });
+    let Next::LookUp(lookup) = negotiation.handle(ReceivedOption::Request(option)).next else {
+        panic!("no look-up")
+    };
+    let export = ExportInfo {
+        name: text("disk"),
+        description: text(""),
+        size_bytes: 0,
+        flags: TransmissionFlags::EMPTY,
+        block_sizes: BlockSizes::BYTE_ALIGNED,
+        snapshots: vec![SNAPSHOT],
+    };
+    let step = negotiation.export_found(lookup, &export);
+    assert_eq!(encoded(|out| step.encode(out)), [&allocation[..], &since, &ack].concat());
+}
+
 #[test]
 fn option_reply_errors() {
     for (number, error) in [
@@ -394,6 +450,43 @@ fn chunk_block_status() {
         0x00, 0x00, 0x00, 0x00,                         // status: data
     ];
     check_chunk(&bytes, More::Done, ChunkBody::BlockStatus { context_id: 1, descriptors: vec![hole, data] });
+}
+
+#[test]
+fn chunks_block_status_of_two_contexts() {
+    let data = BlockDescriptor { len: 69632, flags: AllocationFlags::EMPTY.into() };
+    let unchanged = BlockDescriptor { len: 65536, flags: ChangeFlags::EMPTY.into() };
+    let changed = BlockDescriptor { len: 4096, flags: ChangeFlags::CHANGED.into() };
+    #[rustfmt::skip]
+    let bytes = [
+        0x66, 0x8e, 0x33, 0xef,                         // magic NBD_STRUCTURED_REPLY_MAGIC
+        0x00, 0x00,                                     // flags
+        0x00, 0x05,                                     // type: BLOCK_STATUS
+        0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, // cookie
+        0x00, 0x00, 0x00, 0x0c,                         // length
+        0x00, 0x00, 0x00, 0x01,                         // context id: base:allocation
+        0x00, 0x01, 0x10, 0x00,                         // length of descriptor
+        0x00, 0x00, 0x00, 0x00,                         // status: data
+        0x66, 0x8e, 0x33, 0xef,                         // magic NBD_STRUCTURED_REPLY_MAGIC
+        0x00, 0x01,                                     // flags: DONE
+        0x00, 0x05,                                     // type: BLOCK_STATUS
+        0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, // cookie
+        0x00, 0x00, 0x00, 0x14,                         // length
+        0x00, 0x00, 0x00, 0x02,                         // context id: x-sandstone:changed-since:...
+        0x00, 0x01, 0x00, 0x00,                         // length of descriptor
+        0x00, 0x00, 0x00, 0x00,                         // status: unchanged
+        0x00, 0x00, 0x10, 0x00,                         // length of descriptor
+        0x00, 0x00, 0x00, 0x01,                         // status: CHANGED
+    ];
+    let (allocation, changes) = bytes.split_at(32);
+    check_chunk(allocation, More::Follows, ChunkBody::BlockStatus { context_id: 1, descriptors: vec![data] });
+    let descriptors = vec![unchanged, changed];
+    check_chunk(changes, More::Done, ChunkBody::BlockStatus { context_id: 2, descriptors });
+    let whole = encoded(|out| {
+        encode_block_status(out, COOKIE, 1, &[data], More::Follows);
+        encode_block_status(out, COOKIE, 2, &[unchanged, changed], More::Done);
+    });
+    assert_eq!(whole, bytes);
 }
 
 #[test]

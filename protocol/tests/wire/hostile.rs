@@ -85,6 +85,51 @@ proptest! {
         exhaust_all(&mutated(|out| value.encode(out), &changes));
     }
 
+    /// Whatever is asked for, only what is offered is selected, once, under an id of its own.
+    #[test]
+    fn mutated_meta_contexts_that_are_then_selected(
+        query in values::meta_query(), changes in changes(), offered in 0..8u128,
+    ) {
+        let mut bytes = mutated(|out| OptionRequest::SetMetaContext(query.clone()).encode(out), &changes);
+        let received = OptionDecoder::new().decode(&mut bytes);
+        let Ok(Some(ReceivedOption::Request(OptionRequest::SetMetaContext(query)))) = received else {
+            return Ok(());
+        };
+        let snapshots: Vec<_> = (0..offered).map(values::snapshot).collect();
+        let export = ExportInfo {
+            name: query.name.clone(),
+            description: Text::default(),
+            size_bytes: 0,
+            flags: TransmissionFlags::EMPTY,
+            block_sizes: BlockSizes::BYTE_ALIGNED,
+            snapshots,
+        };
+        let mut negotiation = Negotiation::begin(ClientFlags::NAMED).unwrap();
+        let go = InfoRequest { name: query.name.clone(), facts: vec![] };
+        for option in [
+            OptionRequest::StructuredReply,
+            OptionRequest::ListMetaContext(query.clone()),
+            OptionRequest::SetMetaContext(query),
+            OptionRequest::Go(go),
+        ] {
+            let Next::LookUp(lookup) = negotiation.handle(ReceivedOption::Request(option)).next else {
+                continue;
+            };
+            let Next::Transmission(agreed) = negotiation.export_found(lookup, &export).next else { continue };
+            prop_assert_eq!(agreed.terms.block_status, !agreed.contexts.is_empty());
+            prop_assert!(agreed.contexts.len() <= SELECTED_CONTEXTS_MAX);
+            for (index, SelectedContext { id, context }) in agreed.contexts.iter().enumerate() {
+                prop_assert!(*id != 0);
+                let earlier = &agreed.contexts[..index];
+                prop_assert!(earlier.iter().all(|other| other.id != *id && other.context != *context));
+                match context {
+                    MetaContext::BaseAllocation => {}
+                    MetaContext::ChangedSince(snapshot) => prop_assert!(export.snapshots.contains(snapshot)),
+                }
+            }
+        }
+    }
+
     #[test]
     fn mutated_option_reply(value in values::option_reply(), changes in changes()) {
         exhaust_all(&mutated(|out| value.encode(out), &changes));

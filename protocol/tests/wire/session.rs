@@ -17,6 +17,7 @@ fn export() -> ExportInfo {
         size_bytes: DISK.len() as u64,
         flags: TransmissionFlags::for_export(Access::ReadOnly),
         block_sizes: BlockSizes::BYTE_ALIGNED,
+        snapshots: vec![],
     }
 }
 

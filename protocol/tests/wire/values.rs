@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sandstone_protocol::*;
+use uuid::Uuid;
 
 pub(crate) fn text() -> impl Strategy<Value = Text> {
     // Short and odd ones mostly, now and then one at the limit.
@@ -22,8 +23,20 @@ fn info_request() -> impl Strategy<Value = InfoRequest> {
     (text(), vec(fact, 0..6)).prop_map(|(name, facts)| InfoRequest { name, facts })
 }
 
-fn meta_query() -> impl Strategy<Value = MetaQuery> {
-    (text(), vec(text(), 0..4)).prop_map(|(name, queries)| MetaQuery { name, queries })
+/// Queries and names of contexts: of ours mostly, of few snapshots so that they meet.
+fn meta_context() -> impl Strategy<Value = Text> {
+    let ours = (0..8u128).prop_map(|n| MetaContext::ChangedSince(snapshot(n)).name());
+    let fixed = ["base:", "base:allocation", "x-sandstone:", "x-sandstone:changed-since:"];
+    let fixed = prop::sample::select(fixed.to_vec()).prop_map(|s| Text::new(s).unwrap());
+    prop_oneof![2 => ours, 1 => fixed, 1 => text()]
+}
+
+pub(crate) fn snapshot(n: u128) -> Uuid {
+    Uuid::from_u128(n << 64 | 0xabcdef)
+}
+
+pub(crate) fn meta_query() -> impl Strategy<Value = MetaQuery> {
+    (text(), vec(meta_context(), 0..4)).prop_map(|(name, queries)| MetaQuery { name, queries })
 }
 
 pub(crate) fn option_request() -> impl Strategy<Value = OptionRequest> {
@@ -64,7 +77,7 @@ pub(crate) fn option_reply() -> impl Strategy<Value = OptionReply> {
         Just(ReplyBody::Ack),
         (text(), text()).prop_map(|(name, description)| ReplyBody::Server { name, description }),
         info().prop_map(ReplyBody::Info),
-        (any::<u32>(), text()).prop_map(|(id, name)| ReplyBody::MetaContext { id, name }),
+        (any::<u32>(), meta_context()).prop_map(|(id, name)| ReplyBody::MetaContext { id, name }),
         (prop_oneof![0..12u32, 0..1u32 << 31], text()).prop_map(|(number, text)| {
             ReplyBody::Error { error: OptionError::from_wire(1 << 31 | number), text }
         }),

@@ -12,8 +12,8 @@ use crate::{
 };
 use sandstone_protocol::{
     Access, BlockSizes, Chunk, ClientFlags, ExportInfo, MetaContext, Negotiation, Next, OptionCode,
-    OptionDecoder, OptionError, OptionReply, OptionRequest, ReceivedOption, ReplyBody, SimpleReply,
-    StatusFlags, Step,
+    OptionDecoder, OptionError, OptionReply, OptionRequest, ReceivedOption, ReplyBody, SelectedContext,
+    SimpleReply, StatusFlags, Step,
 };
 use std::{
     fs,
@@ -25,6 +25,9 @@ use std::{
 
 const READ_WRITE: TransmissionFlags = TransmissionFlags::for_export(Access::ReadWrite);
 const SIZE: u64 = 64 * CHUNK_BYTES;
+
+/// What the client selects.
+const ALLOCATION: SelectedContext = SelectedContext { id: 1, context: MetaContext::BaseAllocation };
 
 /// Long enough for what must not come to come.
 const A_WHILE: Duration = Duration::from_millis(50);
@@ -109,13 +112,14 @@ impl Peer {
                     size_bytes: SIZE,
                     flags,
                     block_sizes: BlockSizes::BYTE_ALIGNED,
+                    snapshots: Vec::new(),
                 };
                 step = negotiation.export_found(lookup, &info);
             }
             let Step { send, next } = step;
             self.send(|out| Step { send, next: Next::Option }.encode(out));
             if let Next::Transmission(agreed) = next {
-                assert_eq!(agreed.contexts, [MetaContext::BaseAllocation]);
+                assert_eq!(agreed.contexts, [ALLOCATION]);
                 return;
             }
         }
@@ -175,8 +179,7 @@ fn read_all(device: &mut NbdClient, spans: &[Span]) -> Result<Vec<(u64, Bytes)>,
 fn the_handshake_ends_with_the_export_and_the_connection_with_a_goodbye() {
     let peer = |mut peer: Peer| peer.expect_goodbye();
     let export = transmit(peer, |device| device.export);
-    let context_id = MetaContext::BaseAllocation.id();
-    assert_eq!(export, Export { size_bytes: SIZE, flags: READ_WRITE, context_id });
+    assert_eq!(export, Export { size_bytes: SIZE, flags: READ_WRITE, context_id: ALLOCATION.id });
 }
 
 /// What the client says to a server that refuses `refused` and acknowledges what comes before.
@@ -456,7 +459,7 @@ fn only_what_is_said_to_be_zero_is_not_read() {
         let descriptors = [0, 1, 2, 3]
             .map(|bits| BlockDescriptor { len: 10 + bits, flags: StatusFlags::from_bits(bits) })
             .to_vec();
-        let context_id = MetaContext::BaseAllocation.id();
+        let context_id = ALLOCATION.id;
         peer.chunk(request.cookie, More::Done, ChunkBody::BlockStatus { context_id, descriptors });
         peer.expect_goodbye();
     };
@@ -508,7 +511,7 @@ fn serve(peer: &mut Peer, disk: &mut [u8]) {
                 let zero = block.iter().all(|byte| *byte == 0);
                 let flags = if zero { AllocationFlags::ZERO } else { AllocationFlags::EMPTY }.into();
                 let descriptors = vec![BlockDescriptor { len: 4096, flags }];
-                let context_id = MetaContext::BaseAllocation.id();
+                let context_id = ALLOCATION.id;
                 peer.chunk(cookie, More::Done, ChunkBody::BlockStatus { context_id, descriptors });
             }
             Command::Write => {

@@ -67,11 +67,11 @@ impl Handshake<'_> {
 
     fn select_allocation(&mut self, name: &Text) -> io::Result<u32> {
         let wanted = MetaContext::BaseAllocation.name();
-        let query = MetaQuery { name: name.clone(), queries: vec![Text::message(wanted)] };
+        let query = MetaQuery { name: name.clone(), queries: vec![wanted.clone()] };
         let what = || format!("the block status of export {}", escaped(name));
         let replies = self.ask(&OptionRequest::SetMetaContext(query), what)?;
         let selected = replies.into_iter().find_map(|reply| match reply {
-            ReplyBody::MetaContext { id, name } if *name == *wanted => Some(id),
+            ReplyBody::MetaContext { id, name } if name == wanted => Some(id),
             _ => None,
         });
         selected.ok_or_else(|| io::Error::other(format!("the server has no {wanted}")))

@@ -117,7 +117,7 @@ impl Connection {
             match request.check(&terms) {
                 Ok(Checked::Disconnect) => return Ending::Disconnected,
                 Ok(checked) => {
-                    let Some(share) = self.room(bytes_in_flight(&checked)).await else {
+                    let Some(share) = self.room(bytes_in_flight(&checked, &self.agreed)).await else {
                         return Ending::Closed;
                     };
                     let payload = match self.payload(&mut buf, request.payload_len() as usize).await {
@@ -147,7 +147,7 @@ impl Connection {
     fn begin(self: &Rc<Self>, request: Request, checked: Checked, payload: Bytes, share: Share) {
         let this = Rc::clone(self);
         runtime::spawn(async move {
-            let serving = serve(&this.volume, checked, payload);
+            let serving = serve(&this.volume, &this.agreed, checked, payload);
             let outcome = if let Checked::Cache { .. } = checked {
                 // It promises nothing, and may read gigabytes that nobody waits for any more.
                 this.leaving.run_until_cancelled(serving).await.unwrap_or(Outcome::Done)

@@ -2,13 +2,14 @@
 //! two meet.
 
 use super::{errno::wire_error, outbox::Reply};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use sandstone_protocol::{
-    AllocationFlags, BlockDescriptor, Checked, Cookie, MetaContext, More, Negotiated, ReplyMode, WireError,
-    encode_block_status, encode_failure, encode_hole, encode_none, encode_offset_data, encode_success,
-    limits,
+    AllocationFlags, BlockDescriptor, Checked, Cookie, MetaContext, More, Negotiated, ReplyMode,
+    SelectedContext, WireError, encode_block_status, encode_failure, encode_hole, encode_none,
+    encode_offset_data, encode_success, limits,
 };
 use sandstone_storage::{Allocation, Durability, Error, Extent, ExtentState, Piece, Volume};
+use uuid::Uuid;
 
 /// Zeroes for simple replies, which have no holes.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -16,14 +17,14 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 /// Most bytes that a CACHE holds at a time: the store reads it in steps of this many.
 const CACHE_BYTES_MAX: u64 = 1 << 20;
 
-/// Most bytes of a block status reply, but for its heads.
+/// Most bytes of a block status reply for one context, but for its heads.
 const BLOCK_STATUS_BYTES_MAX: u64 = (8 * limits::BLOCK_DESCRIPTORS_MAX) as u64;
 
 /// What was agreed with the client, as far as replies depend on it.
 #[derive(Clone, Debug)]
 pub(super) struct Agreed {
     pub(super) mode: ReplyMode,
-    pub(super) contexts: Vec<MetaContext>,
+    pub(super) contexts: Vec<SelectedContext>,
 }
 
 impl From<&Negotiated> for Agreed {
@@ -35,9 +36,17 @@ impl From<&Negotiated> for Agreed {
 /// What came of a request.
 pub(super) enum Outcome {
     Done,
-    Read { offset: u64, df: bool, pieces: Vec<Piece> },
-    Status(Vec<BlockDescriptor>),
-    Failed { error: WireError, text: String },
+    Read {
+        offset: u64,
+        df: bool,
+        pieces: Vec<Piece>,
+    },
+    /// For each context of [`Agreed`], in that order.
+    Status(Vec<Vec<BlockDescriptor>>),
+    Failed {
+        error: WireError,
+        text: String,
+    },
 }
 
 impl From<Error> for Outcome {
@@ -51,7 +60,7 @@ fn durability(fua: bool) -> Durability {
 }
 
 /// Does what a request asks for. `payload` is the data of a WRITE, and empty for the others.
-pub(super) async fn serve(volume: &Volume, request: Checked, payload: Bytes) -> Outcome {
+pub(super) async fn serve(volume: &Volume, agreed: &Agreed, request: Checked, payload: Bytes) -> Outcome {
     let done = match request {
         Checked::Read { offset, len, df } => {
             return match volume.read(offset, len).await {
@@ -61,10 +70,18 @@ pub(super) async fn serve(volume: &Volume, request: Checked, payload: Bytes) -> 
         }
         Checked::BlockStatus { offset, len, req_one } => {
             let entries_max = if req_one { 1 } else { limits::BLOCK_DESCRIPTORS_MAX };
-            return match volume.block_status(offset, u64::from(len), entries_max).await {
-                Ok(extents) => Outcome::Status(extents.iter().map(descriptor).collect()),
-                Err(error) => error.into(),
-            };
+            let mut lists = Vec::with_capacity(agreed.contexts.len());
+            for selected in &agreed.contexts {
+                let list = match selected.context {
+                    MetaContext::BaseAllocation => allocation(volume, offset, len, entries_max).await,
+                    MetaContext::ChangedSince(snapshot) => changes(volume, snapshot).await,
+                };
+                match list {
+                    Ok(list) => lists.push(list),
+                    Err(failed) => return failed,
+                }
+            }
+            return Outcome::Status(lists);
         }
         Checked::Write { offset, fua, .. } => volume.write(offset, payload, durability(fua)).await,
         Checked::Flush => volume.flush().await,
@@ -83,6 +100,17 @@ pub(super) async fn serve(volume: &Volume, request: Checked, payload: Bytes) -> 
     }
 }
 
+/// The range in the context `base:allocation`.
+async fn allocation(
+    volume: &Volume,
+    offset: u64,
+    len: u32,
+    entries_max: usize,
+) -> Result<Vec<BlockDescriptor>, Outcome> {
+    let extents = volume.block_status(offset, u64::from(len), entries_max).await?;
+    Ok(extents.iter().map(descriptor).collect())
+}
+
 fn descriptor(extent: &Extent) -> BlockDescriptor {
     let flags = match extent.state {
         ExtentState::Data => AllocationFlags::EMPTY,
@@ -93,17 +121,19 @@ fn descriptor(extent: &Extent) -> BlockDescriptor {
     BlockDescriptor { len, flags: flags.into() }
 }
 
+/// The range in the context `x-sandstone:changed-since:`. No export offers one yet, so a snapshot that a client has
+/// selected is not there.
+async fn changes(volume: &Volume, snapshot: Uuid) -> Result<Vec<BlockDescriptor>, Outcome> {
+    let text = format!("volume {} has no snapshot {snapshot}", volume.id());
+    Err(Outcome::Failed { error: WireError::Einval, text })
+}
+
 /// Encodes the reply.
 pub(super) fn answer(reply: &mut Reply<'_>, agreed: &Agreed, cookie: Cookie, outcome: Outcome) {
     match outcome {
         Outcome::Done => encode_success(reply.head(), cookie),
         Outcome::Failed { error, text } => encode_failure(reply.head(), cookie, agreed.mode, error, &text),
-        Outcome::Status(descriptors) => {
-            for (i, context) in agreed.contexts.iter().enumerate() {
-                let more = if i + 1 == agreed.contexts.len() { More::Done } else { More::Follows };
-                encode_block_status(reply.head(), cookie, context.id(), &descriptors, more);
-            }
-        }
+        Outcome::Status(lists) => status(reply.head(), &agreed.contexts, cookie, &lists),
         Outcome::Read { offset, df, pieces } => match agreed.mode {
             ReplyMode::Simple => {
                 encode_success(reply.head(), cookie);
@@ -111,6 +141,15 @@ pub(super) fn answer(reply: &mut Reply<'_>, agreed: &Agreed, cookie: Cookie, out
             }
             ReplyMode::Structured => structured_read(reply, cookie, offset, df, pieces),
         },
+    }
+}
+
+/// A chunk for each context.
+fn status(out: &mut BytesMut, contexts: &[SelectedContext], cookie: Cookie, lists: &[Vec<BlockDescriptor>]) {
+    assert_eq!(lists.len(), contexts.len(), "a list for each context");
+    for (i, (selected, descriptors)) in contexts.iter().zip(lists).enumerate() {
+        let more = if i + 1 == contexts.len() { More::Done } else { More::Follows };
+        encode_block_status(out, cookie, selected.id, descriptors, more);
     }
 }
 
@@ -172,11 +211,11 @@ fn structured_read(reply: &mut Reply<'_>, cookie: Cookie, offset: u64, df: bool,
 }
 
 /// Bytes that a request will have in flight, at most: its payload, or its reply's.
-pub(super) fn bytes_in_flight(request: &Checked) -> u64 {
+pub(super) fn bytes_in_flight(request: &Checked, agreed: &Agreed) -> u64 {
     match request {
         Checked::Read { len, .. } | Checked::Write { len, .. } => u64::from(*len),
         Checked::Cache { len, .. } => u64::from(*len).min(CACHE_BYTES_MAX),
-        Checked::BlockStatus { req_one: false, .. } => BLOCK_STATUS_BYTES_MAX,
+        Checked::BlockStatus { req_one: false, .. } => BLOCK_STATUS_BYTES_MAX * agreed.contexts.len() as u64,
         Checked::BlockStatus { req_one: true, .. }
         | Checked::Flush
         | Checked::Trim { .. }
@@ -188,15 +227,40 @@ pub(super) fn bytes_in_flight(request: &Checked) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sandstone_protocol::{ChangeFlags, Chunk, ChunkBody, Reply};
+
+    fn two_contexts() -> Vec<SelectedContext> {
+        let allocation = SelectedContext { id: 1, context: MetaContext::BaseAllocation };
+        vec![allocation, SelectedContext { id: 2, context: MetaContext::ChangedSince(Uuid::nil()) }]
+    }
+
+    #[test]
+    fn each_context_gets_its_own_list_and_the_last_one_ends_the_reply() {
+        let holes = vec![BlockDescriptor { len: 8192, flags: AllocationFlags::HOLE.into() }];
+        let changes = vec![BlockDescriptor { len: 4096, flags: ChangeFlags::CHANGED.into() }];
+        let mut out = BytesMut::new();
+        status(&mut out, &two_contexts(), Cookie(7), &[holes.clone(), changes.clone()]);
+        for (context_id, descriptors, more) in [(1, holes, More::Follows), (2, changes, More::Done)] {
+            let body = ChunkBody::BlockStatus { context_id, descriptors };
+            let chunk = Chunk { cookie: Cookie(7), more, body };
+            assert_eq!(Reply::decode(&mut out), Ok(Some(Reply::Chunk(chunk))));
+        }
+        assert!(out.is_empty());
+    }
 
     #[test]
     fn what_takes_memory_counts_as_in_flight() {
+        let agreed = Agreed { mode: ReplyMode::Structured, contexts: two_contexts() };
         let (offset, len) = (0, u32::MAX);
-        assert_eq!(bytes_in_flight(&Checked::Read { offset, len, df: true }), u64::from(len));
-        assert_eq!(bytes_in_flight(&Checked::Cache { offset, len }), 1 << 20);
-        assert_eq!(bytes_in_flight(&Checked::Cache { offset, len: 5 }), 5);
-        assert_eq!(bytes_in_flight(&Checked::BlockStatus { offset, len, req_one: false }), 64 << 10);
-        assert_eq!(bytes_in_flight(&Checked::BlockStatus { offset, len, req_one: true }), 0);
-        assert_eq!(bytes_in_flight(&Checked::Trim { offset, len, fua: true }), 0);
+        for (request, bytes) in [
+            (Checked::Read { offset, len, df: true }, u64::from(len)),
+            (Checked::Cache { offset, len }, 1 << 20),
+            (Checked::Cache { offset, len: 5 }, 5),
+            (Checked::BlockStatus { offset, len, req_one: false }, 2 * (64 << 10)),
+            (Checked::BlockStatus { offset, len, req_one: true }, 0),
+            (Checked::Trim { offset, len, fua: true }, 0),
+        ] {
+            assert_eq!(bytes_in_flight(&request, &agreed), bytes, "{request:?}");
+        }
     }
 }

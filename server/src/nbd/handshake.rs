@@ -165,6 +165,7 @@ fn look_up(
             attachments::Access::ReadOnly => Access::ReadOnly,
         }),
         block_sizes: BlockSizes::BYTE_ALIGNED,
+        snapshots: Vec::new(),
     };
     match lookup.purpose() {
         Purpose::Inspect => Ok((info, None)),

@@ -218,6 +218,12 @@ impl SimDisk {
         self.state().faults.plan(kind, nth, Fault::Short(len_bytes));
     }
 
+    /// Makes the `nth` operation of a kind from now (0 is the next) take `delay` longer. It stays in flight meanwhile: a
+    /// read sees what is there at its end, and what an end of the machine leaves of a write is open.
+    pub fn delay_next(&self, kind: OpKind, nth: u32, delay: Duration) {
+        self.state().faults.plan(kind, nth, Fault::Late(delay));
+    }
+
     /// Flips bit `bit` (0 to 7) of the byte at `offset`, durably and unnoticed.
     pub fn flip_bit(&self, offset: u64, bit: u8) {
         let mut state = self.state();
@@ -275,6 +281,9 @@ impl SimDisk {
         let mut latency_us = base_us / 2 + state.random.below(base_us);
         if state.random.below(16) == 0 {
             latency_us *= 10; // now and then one is much later than those begun after it
+        }
+        if let Some(Fault::Late(delay)) = fault {
+            latency_us += delay.as_micros() as u64;
         }
         state.note(&[0, ticket.0, kind as u64, now.as_nanos() as u64, latency_us]);
         state.in_flight.insert(ticket, Begun { fault, effect: begun });
@@ -371,8 +380,8 @@ impl State {
             (Effect::Refused(errno), _) => Err(errno),
             (Effect::Read | Effect::Allocate, Some(Fault::Error(errno))) => Err(errno),
             (Effect::Read, Some(Fault::Short(len))) => Ok(self.read(op, len)),
-            (Effect::Read, None) => Ok(self.read(op, usize::MAX)),
-            (Effect::Allocate, Some(Fault::Short(_)) | None) => Ok(0),
+            (Effect::Read, Some(Fault::Late(_)) | None) => Ok(self.read(op, usize::MAX)),
+            (Effect::Allocate, Some(Fault::Short(_) | Fault::Late(_)) | None) => Ok(0),
             (Effect::Change(change), Some(Fault::Error(errno))) => {
                 let parts: Vec<Change> = change.sectors().filter(|_| self.random.coin()).collect();
                 parts.into_iter().for_each(|part| self.complete(part)); // keeps I3
@@ -389,7 +398,7 @@ impl State {
                 }
                 let change = match fault {
                     Some(Fault::Short(len)) => change.part(0, change.len().min(len as u64)),
-                    Some(Fault::Error(_)) | None => change,
+                    Some(Fault::Error(_) | Fault::Late(_)) | None => change,
                 };
                 let len = match &change {
                     Change::Write { data, .. } => data.len(),
@@ -406,7 +415,7 @@ impl State {
                 }
                 Err(errno)
             }
-            (Effect::Sync(covered), Some(Fault::Short(_)) | None) => {
+            (Effect::Sync(covered), Some(Fault::Short(_) | Fault::Late(_)) | None) => {
                 for change in self.take_unsynced(covered) {
                     change.apply(&mut self.durable); // keeps I2
                 }

@@ -1,5 +1,7 @@
 //! What a simulated disk is told to do wrong.
 
+use std::time::Duration;
+
 use rustix::io::Errno;
 
 use crate::io::OpKind;
@@ -11,6 +13,8 @@ pub(super) enum Fault {
     Error(Errno),
     /// It does this many bytes and says so.
     Short(usize),
+    /// It goes well, this much later than it would have.
+    Late(Duration),
 }
 
 /// Faults to come, each for the nth operation of its kind from when it was planned.

@@ -194,6 +194,25 @@ fn planned_faults_hit_the_operation_they_are_planned_for() {
     });
 }
 
+#[test]
+fn delayed_operation_ends_that_much_later() {
+    let disk = SimDisk::new(DISK_BYTES, 1);
+    let delay = Duration::from_secs(1);
+    disk.delay_next(OpKind::Read, 1, delay);
+    Runtime::simulated(1).block_on(async {
+        let file = File::simulated(&disk);
+        content(&disk, 0, PAGE).await;
+        assert!(runtime::now() < delay);
+        let mut held = Box::pin(content(&disk, 0, PAGE));
+        assert!(futures_util::poll!(&mut held).is_pending());
+        file.write(0, filled(PAGE, 7)).await.unwrap();
+        content(&disk, 0, PAGE).await;
+        assert!(runtime::now() < delay, "the others do not wait for it");
+        assert!(held.await.iter().all(|byte| *byte == 7)); // I1
+        assert!(runtime::now() >= delay);
+    });
+}
+
 /// The second sync succeeds, and the data is not there: the reason why a failed one latches the store.
 #[test]
 fn changes_of_a_failed_sync_may_be_lost_for_good() {

@@ -3,44 +3,19 @@
 mod world;
 
 use bytes::Bytes;
-use futures_util::{future::join, poll};
+use futures_util::poll;
 use sandstone_storage::{
     Allocation, Durability, Extent, ExtentState, Health, Kind, OpKind, Runtime, Store, VOLUME_BYTES_MAX,
     Volume, runtime,
 };
 use std::time::Duration;
-use uuid::Uuid;
-use world::{BLOCK, Death, Random, Seed, Shape, World, read, spec};
+use world::{
+    BLOCK, Death, Random, Seed, Shape, World, assert_holds, filled, name, read, shape, spec, trim, volume,
+    write,
+};
 
 const SLOTS_AT: u64 = 1 << 20;
 const EIO: i32 = 5;
-
-fn shape() -> Shape {
-    Shape { segment_blocks: 64, slots: 40, cache_bytes: 0, metadata_bytes: 1 << 20 }
-}
-
-fn name(number: u128) -> Uuid {
-    Uuid::from_u128(number)
-}
-
-/// Blocks that tell their place and what they were written for.
-fn filled(blocks: u64, tag: u8) -> Bytes {
-    (0..blocks * BLOCK).map(|i| (i / BLOCK) as u8 ^ tag | 1).collect::<Vec<_>>().into()
-}
-
-async fn volume(store: &Store, number: u128, blocks: u64, writeback: bool) -> Volume {
-    let made = store.create_volume(spec(name(number), blocks * BLOCK, writeback)).await;
-    made.expect("a new volume")
-}
-
-async fn write(volume: &Volume, block: u64, data: &Bytes) {
-    volume.write(block * BLOCK, data.clone(), Durability::Volatile).await.expect("a write");
-}
-
-async fn assert_holds(volume: &Volume, block: u64, data: &Bytes) {
-    let found = read(volume, block * BLOCK, data.len() as u64).await.expect("a read");
-    assert!(found == data[..], "block {block} and on");
-}
 
 async fn assert_latched(store: &Store, volume: &Volume) {
     assert!(matches!(store.health(), Health::Latched(_)), "{:?}", store.health());
@@ -424,10 +399,6 @@ fn lost_record_at_the_end_of_a_window_does_not_come_back() {
     }
 }
 
-async fn trim(volume: &Volume, block: u64, blocks: u64) {
-    volume.trim(block * BLOCK, blocks * BLOCK, Durability::Volatile).await.expect("a trim");
-}
-
 /// Writes the volume full until the store is.
 async fn fill_up(volume: &Volume, blocks: u64) -> u64 {
     for at in (0..blocks).step_by(10) {
@@ -544,47 +515,6 @@ fn segments_come_back_when_a_volume_is_overwritten() {
         }
         assert!(store.stats().reclaims > 0);
     });
-}
-
-#[test]
-fn rounds_of_reclaim_may_meet() {
-    let world = World::new(shape(), 3);
-    Runtime::simulated(3).block_on(async {
-        let (store, _) = world.open().await.expect("a new store");
-        let volume = volume(&store, 1, 400, false).await;
-        for round in 0..6 {
-            for at in (0..400).step_by(16) {
-                write(&volume, at, &filled(16, round)).await;
-            }
-            let (one, other) = join(store.reclaim(), store.reclaim()).await;
-            one.and(other).expect("both end well");
-            assert_holds(&volume, 0, &filled(16, round)).await;
-        }
-    });
-}
-
-#[test]
-fn reads_hold_back_the_reuse_of_what_they_read() {
-    for seed in 0..40 {
-        let _seed = Seed(seed);
-        let world = World::new(Shape { slots: 16, ..shape() }, seed);
-        Runtime::simulated(seed).block_on(async {
-            let (store, _) = world.open().await.expect("a new store");
-            let volume = volume(&store, 1, 100, false).await;
-            let reading = async {
-                for _ in 0..200 {
-                    read(&volume, 0, 100 * BLOCK).await.expect("whatever it is, it can be read");
-                }
-            };
-            let overwriting = async {
-                for round in 0..30 {
-                    write(&volume, 0, &filled(100, round)).await;
-                    store.reclaim().await.expect("a round of reclaim");
-                }
-            };
-            join(reading, overwriting).await;
-        });
-    }
 }
 
 #[test]

@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use sandstone_storage::{
-    File, Kind, Parts, Piece, RecoveryReport, Result, Settings, SharedMemory, SimDisk, Store, Volume,
-    VolumeSpec,
+    Durability, File, Kind, Parts, Piece, RecoveryReport, Result, Settings, SharedMemory, SimDisk, Store,
+    Volume, VolumeSpec,
 };
 use std::{cell::RefCell, sync::Arc};
 use uuid::Uuid;
@@ -228,4 +228,36 @@ pub(crate) fn unless_full(result: Result<()>) -> bool {
         Err(error) if error.kind() == Kind::NoSpace => false,
         Err(error) => panic!("{:?}: {error} {:?}", error.kind(), std::error::Error::source(&error)),
     }
+}
+
+/// A small store without a cache of data, so that what is not staged is read from the disk.
+pub(crate) fn shape() -> Shape {
+    Shape { segment_blocks: 64, slots: 40, cache_bytes: 0, metadata_bytes: 1 << 20 }
+}
+
+pub(crate) fn name(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+/// Blocks that tell their place and what they were written for.
+pub(crate) fn filled(blocks: u64, tag: u8) -> Bytes {
+    (0..blocks * BLOCK).map(|i| (i / BLOCK) as u8 ^ tag | 1).collect::<Vec<_>>().into()
+}
+
+pub(crate) async fn volume(store: &Store, number: u128, blocks: u64, writeback: bool) -> Volume {
+    let made = store.create_volume(spec(name(number), blocks * BLOCK, writeback)).await;
+    made.expect("a new volume")
+}
+
+pub(crate) async fn write(volume: &Volume, block: u64, data: &Bytes) {
+    volume.write(block * BLOCK, data.clone(), Durability::Volatile).await.expect("a write");
+}
+
+pub(crate) async fn assert_holds(volume: &Volume, block: u64, data: &Bytes) {
+    let found = read(volume, block * BLOCK, data.len() as u64).await.expect("a read");
+    assert!(found == data[..], "block {block} and on");
+}
+
+pub(crate) async fn trim(volume: &Volume, block: u64, blocks: u64) {
+    volume.trim(block * BLOCK, blocks * BLOCK, Durability::Volatile).await.expect("a trim");
 }

@@ -1,0 +1,212 @@
+//! The orders that the store keeps between things that overlap: reads and the reuse of slots, rounds of reclaim,
+//! acknowledgements and the log. What the others have to wait for is late because the disk is told so.
+
+mod world;
+
+use futures_util::{future::join, poll};
+use sandstone_storage::{Durability, OpKind, Runtime, Store, Volume, runtime};
+use std::{pin::pin, time::Duration};
+use world::{
+    BLOCK, Death, Random, Seed, Shape, World, assert_holds, filled, name, read, shape, trim, volume, write,
+};
+
+/// How late the disk is: hundreds of times what a round of reclaim or some writes take.
+const LATE: Duration = Duration::from_secs(2);
+/// Blocks of the volume that is read: some segments, of which staging has the last blocks only.
+const BLOCKS: u64 = 200;
+
+/// What becomes of the data under a read.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Overwritten,
+    Trimmed,
+    Deleted,
+}
+
+async fn meet(fate: Fate, store: &Store, volume: &Volume) {
+    match fate {
+        Fate::Overwritten => write(volume, 0, &filled(BLOCKS, 64)).await,
+        Fate::Trimmed => trim(volume, 0, BLOCKS).await,
+        Fate::Deleted => assert!(store.delete_volume(volume.id()).await.expect("a delete")),
+    }
+}
+
+/// Runs `reader`, whose first read of the disk is late. Meanwhile the data of `volume` meets its fate, is reclaimed, and
+/// more is written, which goes to slots that were written before where there are any.
+async fn outlasts_reclaim(world: &World, volume: &Volume, fate: Fate, store: &Store, reader: impl Future) {
+    let other = world::volume(store, 2, 2 * BLOCKS, false).await;
+    world.disk.delay_next(OpKind::Read, 0, LATE);
+    let mut reader = pin!(reader);
+    assert!(poll!(&mut reader).is_pending());
+    meet(fate, store, volume).await;
+
+    let free_before = store.stats().free_bytes;
+    let mut reclaim = pin!(store.reclaim());
+    assert!(poll!(&mut reclaim).is_pending());
+    runtime::sleep(LATE / 10).await;
+    let free_during = store.stats().free_bytes;
+    write(&other, 0, &filled(2 * BLOCKS, 128)).await;
+    let free_at_the_end = store.stats().free_bytes;
+    assert!(poll!(&mut reader).is_pending(), "the disk is late enough");
+
+    reader.await;
+    assert_eq!(store.stats().corrupt_blocks, 0);
+    assert!(free_during <= free_before, "slots were free for use while they were read");
+    reclaim.await.expect("a round of reclaim");
+    assert!(store.stats().free_bytes > free_at_the_end, "the read was all that it waited for");
+    assert_holds(&other, 0, &filled(2 * BLOCKS, 128)).await;
+}
+
+#[test]
+fn slot_is_not_reused_under_a_read() {
+    for fate in [Fate::Overwritten, Fate::Trimmed, Fate::Deleted] {
+        println!("{fate:?}");
+        let world = World::new(shape(), 1);
+        Runtime::simulated(1).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = volume(&store, 1, BLOCKS, false).await;
+            let old = filled(BLOCKS, 0);
+            let first = old.slice(..4 * BLOCK as usize);
+            write(&volume, 0, &old).await;
+            // What it was when the read began, whatever became of it since.
+            let reader = assert_holds(&volume, 0, &first);
+            outlasts_reclaim(&world, &volume, fate, &store, reader).await;
+        });
+    }
+}
+
+#[test]
+fn slot_is_not_reused_under_the_read_of_a_partial_write() {
+    for fate in [Fate::Overwritten, Fate::Trimmed] {
+        println!("{fate:?}");
+        let world = World::new(shape(), 1);
+        Runtime::simulated(1).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = volume(&store, 1, BLOCKS, false).await;
+            write(&volume, 0, &filled(BLOCKS, 0)).await;
+            let part = filled(1, 200).slice(..100);
+            let writer = async {
+                volume.write(10, part.clone(), Durability::Volatile).await.expect("a write");
+            };
+            outlasts_reclaim(&world, &volume, fate, &store, writer).await;
+            // Around the part is what the block became meanwhile, not what was read first.
+            let mut expected = match fate {
+                Fate::Overwritten => filled(1, 64).to_vec(),
+                Fate::Trimmed | Fate::Deleted => vec![0; BLOCK as usize],
+            };
+            expected[10..110].copy_from_slice(&part);
+            assert_holds(&volume, 0, &expected.into()).await;
+        });
+    }
+}
+
+#[test]
+fn reads_hold_back_the_reuse_of_what_they_read() {
+    for seed in 0..40 {
+        let _seed = Seed(seed);
+        let world = World::new(Shape { slots: 16, ..shape() }, seed);
+        Runtime::simulated(seed).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = volume(&store, 1, 100, false).await;
+            let reading = async {
+                for _ in 0..200 {
+                    read(&volume, 0, 100 * BLOCK).await.expect("whatever it is, it can be read");
+                }
+            };
+            let overwriting = async {
+                for round in 0..30 {
+                    write(&volume, 0, &filled(100, round)).await;
+                    store.reclaim().await.expect("a round of reclaim");
+                }
+            };
+            join(reading, overwriting).await;
+        });
+    }
+}
+
+#[test]
+fn rounds_of_reclaim_may_meet() {
+    let world = World::new(shape(), 3);
+    Runtime::simulated(3).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, 400, false).await;
+        for round in 0..6 {
+            for at in (0..400).step_by(16) {
+                write(&volume, at, &filled(16, round)).await;
+            }
+            let (one, other) = join(store.reclaim(), store.reclaim()).await;
+            one.and(other).expect("both end well");
+            assert_holds(&volume, 0, &filled(16, round)).await;
+        }
+    });
+}
+
+/// A write at `block` that was logged and sent out, but has not come back.
+async fn sent<'a>(
+    volume: &'a Volume,
+    block: u64,
+    tag: u8,
+) -> std::pin::Pin<Box<impl Future<Output = ()> + 'a>> {
+    let mut write = Box::pin(async move { write(volume, block, &filled(2, tag)).await });
+    assert!(poll!(&mut write).is_pending());
+    runtime::yield_now().await; // past the end of the turn, when batches leave
+    write
+}
+
+/// The first of two batches is late, the second is in the store behind it, and the host dies.
+#[test]
+fn acknowledged_write_is_never_behind_a_hole() {
+    let mut lost = 0;
+    for seed in 0..50 {
+        let _seed = Seed(seed);
+        let mut world = World::new(shape(), seed);
+        let simulation = Runtime::simulated(seed);
+        let acknowledged = simulation.block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = volume(&store, 1, 64, false).await;
+            world.disk.delay_next(OpKind::Write, 0, LATE);
+            let batches = store.stats().log_batches;
+            let (mut first, mut second) = (sent(&volume, 0, 10).await, sent(&volume, 8, 20).await);
+            runtime::sleep(LATE / 10).await;
+            assert_eq!(store.stats().log_batches, batches + 2, "each has a batch of its own");
+            [poll!(&mut first).is_ready(), poll!(&mut second).is_ready()]
+        });
+        drop(simulation);
+        world.die(Death::Host, &mut Random::new(seed));
+        Runtime::simulated(seed).block_on(async {
+            let (store, _) = world.open().await.expect("the store");
+            let volume = store.volume(name(1)).expect("the volume");
+            let is_there = async |block: u64, tag| {
+                read(&volume, block * BLOCK, 2 * BLOCK).await.expect("a read") == filled(2, tag)[..]
+            };
+            let found = [is_there(0, 10).await, is_there(8, 20).await];
+            for (acknowledged, found) in acknowledged.into_iter().zip(found) {
+                assert!(found || !acknowledged, "an acknowledged write is gone");
+            }
+            assert!(found[0] || !found[1], "a later write was found without the one before");
+            lost += u32::from(!found[0]);
+        });
+    }
+    assert!(lost > 0 && lost < 50, "{lost}");
+}
+
+#[test]
+fn acknowledgements_and_flushes_wait_for_the_batches_before() {
+    let world = World::new(shape(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, 64, false).await;
+        world.disk.delay_next(OpKind::Write, 0, LATE);
+        let (mut first, mut second) = (sent(&volume, 0, 10).await, sent(&volume, 8, 20).await);
+        let mut flush = pin!(volume.flush());
+        assert!(poll!(&mut flush).is_pending());
+        runtime::sleep(LATE / 10).await;
+        assert!(poll!(&mut first).is_pending());
+        assert!(poll!(&mut second).is_pending(), "the one before is not in the store");
+        assert!(poll!(&mut flush).is_pending());
+        first.await;
+        second.await;
+        flush.await.expect("a flush");
+        assert!(runtime::now() >= LATE);
+    });
+}

@@ -12,7 +12,10 @@ use crate::{
     store::{Store, check_attributes, grown, unless_missing},
     volume::{Settings, Volume},
 };
-use std::sync::{Arc, atomic::Ordering::*};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering::*},
+};
 use uuid::Uuid;
 
 /// What a fork differs in from its source.
@@ -136,5 +139,13 @@ impl Store {
         let lines = self.0.lock();
         let number = lines.volume(volume)?.0.number;
         Ok(lines.all().filter(|line| line.0.snapshot_of == Some(number)).cloned().collect())
+    }
+
+    /// All snapshots of all volumes, each with its volume's id, in no order.
+    pub fn all_snapshots(&self) -> Vec<(Uuid, Volume)> {
+        let lines = self.0.lock();
+        let volumes: HashMap<_, _> = lines.all().map(|line| (line.0.number, line.id())).collect();
+        let of = |line: &Volume| Some((*volumes.get(&line.0.snapshot_of?)?, line.clone()));
+        lines.all().filter_map(of).collect()
     }
 }

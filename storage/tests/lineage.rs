@@ -134,6 +134,8 @@ fn everything_survives_a_death_at_once_and_with_a_checkpoint_between() {
             }
             assert_eq!(found, [(1, 1, 4), (1, 1, 1), (3, 2, 2)]);
             assert_eq!(store.snapshots(id(1)).expect("a volume").len(), 1);
+            let all: Vec<_> = store.all_snapshots().iter().map(|(of, line)| (*of, line.id())).collect();
+            assert_eq!(all, [(id(1), id(2))]);
         });
     }
 }

@@ -1,8 +1,8 @@
-//! Who is attached to a volume, and how they are cut off.
+//! Who is attached to an export, and how they are cut off.
 //!
-//! One `Attachments` belongs to one volume. Connections come in on worker threads and leave by dropping their guard;
-//! the admin side counts them, closes the door, cuts them off and waits. Door and list are one state under one lock, so
-//! a client either is in the list that a deletion looks at, or finds the door closed: it cannot slip in between.
+//! One `Attachments` belongs to one volume or snapshot. Connections come in on worker threads and leave by dropping their
+//! guard; the admin side counts them, closes the door, cuts them off and waits. Door and list are one state under one
+//! lock, so a client either is in the list that a deletion looks at, or finds the door closed: it cannot slip in between.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,14 +11,14 @@ use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
-/// The live connections of one volume.
+/// The live connections of one export.
 #[derive(Debug)]
 pub(crate) struct Attachments {
     state: Mutex<State>,
-    /// Follows the number of live connections, for those who wait until it is zero.
-    live_count: watch::Sender<usize>,
+    /// Told when the last live connection has gone.
+    emptied: Notify,
 }
 
 #[derive(Debug)]
@@ -31,8 +31,24 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Door {
     Open,
-    /// The volume is being deleted.
-    Closed,
+    Closed(Closing),
+}
+
+/// Why an export takes no new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// It is being deleted.
+    Deletion,
+    /// Its content is being replaced.
+    Restore,
+}
+
+/// Who keeps an export from being closed. The others are cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InTheWay {
+    Everyone,
+    Writers,
+    Nobody,
 }
 
 /// One live NBD connection.
@@ -43,7 +59,7 @@ pub(crate) struct Connection {
     pub(crate) export_name: String,
     pub(crate) access: Access,
     pub(crate) since: Timestamp,
-    /// Ends the connection soon, without waiting. Called from any thread, perhaps more than once, under this volume's
+    /// Ends the connection soon, without waiting. Called from any thread, perhaps more than once, under this export's
     /// lock: it must neither block nor come back here.
     pub(crate) cut_off: Arc<dyn Fn() + Send + Sync>,
 }
@@ -67,17 +83,16 @@ pub(crate) struct Attachment {
     pub(crate) connections: usize,
 }
 
-/// The volume is being deleted and takes no new connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct VolumeClosing;
-
-impl fmt::Display for VolumeClosing {
+impl fmt::Display for Closing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the volume is being deleted")
+        f.write_str(match self {
+            Closing::Deletion => "the export is being deleted",
+            Closing::Restore => "the volume is being restored: connect again in a moment",
+        })
     }
 }
 
-impl std::error::Error for VolumeClosing {}
+impl std::error::Error for Closing {}
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,25 +106,21 @@ impl fmt::Debug for Connection {
 impl Attachments {
     pub(crate) fn new() -> Arc<Attachments> {
         let state = State { door: Door::Open, key_next: 0, live: BTreeMap::new() };
-        Arc::new(Attachments { state: Mutex::new(state), live_count: watch::Sender::new(0) })
+        Arc::new(Attachments { state: Mutex::new(state), emptied: Notify::new() })
     }
 
     /// Lets a connection in; it is gone when the guard is dropped.
     ///
     /// # Errors
-    /// [`VolumeClosing`]: nothing was done.
-    pub(crate) fn attach(
-        self: &Arc<Attachments>,
-        connection: Connection,
-    ) -> Result<AttachedGuard, VolumeClosing> {
+    /// Why the door is closed; nothing was done.
+    pub(crate) fn attach(self: &Arc<Attachments>, connection: Connection) -> Result<AttachedGuard, Closing> {
         let mut state = self.lock();
         match state.door {
-            Door::Closed => Err(VolumeClosing),
+            Door::Closed(why) => Err(why),
             Door::Open => {
                 let key = state.key_next;
                 state.key_next += 1;
                 state.live.insert(key, connection);
-                self.live_count.send_replace(state.live.len());
                 Ok(AttachedGuard { attachments: Arc::clone(self), key })
             }
         }
@@ -125,39 +136,51 @@ impl Attachments {
         self.list().len()
     }
 
-    /// Closes the door if nobody is inside.
+    /// Closes the door and cuts off everyone inside, unless somebody is in the way. They leave a little later: see
+    /// [`Attachments::empty`].
     ///
     /// # Errors
-    /// Those who are; the door stays open.
-    pub(crate) fn close_if_idle(&self) -> Result<(), Vec<Attachment>> {
+    /// Those who are in the way; the door stays open, and nobody was cut off.
+    pub(crate) fn close(&self, why: Closing, in_the_way: InTheWay) -> Result<(), Vec<Attachment>> {
         let mut state = self.lock();
-        if state.live.is_empty() {
-            state.door = Door::Closed;
-            Ok(())
-        } else {
-            Err(state.attachments())
+        let mut blocking = match in_the_way {
+            InTheWay::Nobody => Vec::new(),
+            InTheWay::Everyone | InTheWay::Writers => state.attachments(),
+        };
+        if in_the_way == InTheWay::Writers {
+            blocking.retain(|attachment| !attachment.read_only);
         }
+        if !blocking.is_empty() {
+            return Err(blocking);
+        }
+        state.door = Door::Closed(why);
+        state.live.values().for_each(|connection| (connection.cut_off)());
+        Ok(())
     }
 
-    /// Closes the door and cuts off everyone inside. They leave a little later: see [`Attachments::empty`].
-    pub(crate) fn close_and_cut_off(&self) {
-        let mut state = self.lock();
-        state.door = Door::Closed;
-        for connection in state.live.values() {
-            (connection.cut_off)();
-        }
-    }
-
-    /// Opens the door again, after a deletion that failed.
+    /// Opens the door again.
     pub(crate) fn reopen(&self) {
         self.lock().door = Door::Open;
     }
 
+    /// Why the door is closed, if it is.
+    pub(crate) fn closing(&self) -> Option<Closing> {
+        match self.lock().door {
+            Door::Open => None,
+            Door::Closed(why) => Some(why),
+        }
+    }
+
     /// Waits until nobody is inside. Dropping the future is safe.
     pub(crate) async fn empty(&self) {
-        let mut count = self.live_count.subscribe();
-        // The sender lives in `self`, so waiting cannot fail.
-        let _closed = count.wait_for(|live| *live == 0).await;
+        loop {
+            // Before the look, so that who leaves behind it is noticed.
+            let emptied = self.emptied.notified();
+            if self.lock().live.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -201,7 +224,9 @@ impl Drop for AttachedGuard {
     fn drop(&mut self) {
         let mut state = self.attachments.lock();
         state.live.remove(&self.key);
-        self.attachments.live_count.send_replace(state.live.len());
+        if state.live.is_empty() {
+            self.attachments.emptied.notify_waiters();
+        }
     }
 }
 
@@ -241,13 +266,33 @@ mod tests {
     #[test]
     fn a_closed_door_lets_nobody_in_until_it_is_opened_again() {
         let attachments = Attachments::new();
-        attachments.close_if_idle().unwrap();
-        assert_eq!(attachments.attach(quiet("a")).unwrap_err(), VolumeClosing);
+        attachments.close(Closing::Restore, InTheWay::Everyone).unwrap();
+        assert_eq!(attachments.attach(quiet("a")).unwrap_err(), Closing::Restore);
+        assert_eq!(attachments.closing(), Some(Closing::Restore));
         attachments.reopen();
+        assert_eq!(attachments.closing(), None);
         let inside = attachments.attach(quiet("a")).unwrap();
-        assert_eq!(attachments.close_if_idle().unwrap_err().len(), 1);
+        assert_eq!(attachments.close(Closing::Deletion, InTheWay::Everyone).unwrap_err().len(), 1);
         assert!(attachments.attach(quiet("b")).is_ok(), "the door stayed open");
         drop(inside);
+    }
+
+    #[test]
+    fn readers_are_cut_off_where_only_writers_are_in_the_way() {
+        let attachments = Attachments::new();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&calls);
+        let cut_off = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let _reader = attachments.attach(connection("r", Access::ReadOnly, Arc::new(cut_off))).unwrap();
+        let writer = attachments.attach(quiet("w")).unwrap();
+        let blocking = attachments.close(Closing::Restore, InTheWay::Writers).unwrap_err();
+        assert_eq!((blocking.len(), blocking[0].holder.as_str()), (1, "w"));
+        assert_eq!(calls.load(Ordering::Relaxed), 0);
+        drop(writer);
+        attachments.close(Closing::Restore, InTheWay::Writers).unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
@@ -265,7 +310,7 @@ mod tests {
                     .unwrap()
             })
             .collect();
-        attachments.close_and_cut_off();
+        attachments.close(Closing::Deletion, InTheWay::Nobody).unwrap();
         assert_eq!(calls.load(Ordering::Relaxed), 3);
         let leaving = tokio::task::spawn_blocking(move || drop(guards));
         attachments.empty().await;

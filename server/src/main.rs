@@ -4,7 +4,7 @@
 //!   cli      the commands; `serve` runs the server, the others talk to a running one through `client`
 //!   serve    start and stop: configuration, token, keeper, registry, listeners
 //!   keeper   the thread whose runtime owns the open store
-//!   registry which volumes there are, by id and name, and who is attached to them
+//!   registry which volumes and snapshots there are, by id and name, and who is attached to them
 //!   nbd      clients: accept, handshake, and the workers with the data path
 //!   admin    the HTTP API over registry and keeper
 //! ```
@@ -20,6 +20,7 @@ mod descriptors;
 mod endpoints;
 mod keeper;
 mod logging;
+mod names;
 mod nbd;
 mod record;
 mod registry;

@@ -1,4 +1,4 @@
-//! What the server keeps with a volume, beside its blocks: the volume's attributes in the store, as JSON.
+//! What the server keeps with a volume or snapshot, beside its blocks: its attributes in the store, as JSON.
 //!
 //! The store treats them as opaque bytes and makes them durable together with the volume, so there is no second database
 //! that could disagree. Sizes that the engine acts on live in the engine's own settings; the texts here are what the
@@ -14,8 +14,10 @@ pub(crate) const TEAM_ID: &str = "default";
 /// The one user while there is one token.
 pub(crate) const USER_ID: &str = "admin";
 
-/// Most characters of a volume's name. A guess: names are for people.
+/// Most characters of a volume's or snapshot's name. A guess: names are for people.
 pub(crate) const NAME_CHARS_MAX: usize = 128;
+/// Most characters of a snapshot's description: what fits into the attributes when every one of them takes four bytes.
+pub(crate) const DESCRIPTION_CHARS_MAX: usize = 320;
 
 /// Attributes of one volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ pub(crate) struct VolumeRecord {
     /// The volume this one was forked from, whether it still exists or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source_volume_id: Option<Uuid>,
+    /// The snapshot of that volume, where it was one that this one was forked from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source_snapshot_id: Option<Uuid>,
 }
 
 impl VolumeRecord {
@@ -44,8 +49,33 @@ impl VolumeRecord {
     }
 
     pub(crate) fn to_attributes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a struct of texts, enums and times always has a JSON form")
+        to_json(self)
     }
+}
+
+/// Attributes of one snapshot. Which volume it is of, and its size, the store knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SnapshotRecord {
+    /// For people. It finds nothing, and several snapshots may share one.
+    pub(crate) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) description: Option<String>,
+    /// Finer than it is shown, so that lists are in order.
+    pub(crate) created_at: Timestamp,
+}
+
+impl SnapshotRecord {
+    pub(crate) fn from_attributes(bytes: &[u8]) -> Result<SnapshotRecord, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
+    pub(crate) fn to_attributes(&self) -> Vec<u8> {
+        to_json(self)
+    }
+}
+
+fn to_json(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("a struct of texts, enums and times always has a JSON form")
 }
 
 /// Who may attach, and how.
@@ -125,9 +155,23 @@ pub(crate) fn is_name(text: &str) -> bool {
         && Uuid::try_parse(text).is_err()
 }
 
+/// Whether that may be a snapshot's name: printable and not blank. It finds nothing, so it may look like anything.
+pub(crate) fn is_snapshot_name(text: &str) -> bool {
+    (1..=NAME_CHARS_MAX).contains(&text.chars().count())
+        && !text.chars().any(char::is_control)
+        && !text.trim().is_empty()
+}
+
+/// Whether that may be a snapshot's description: printable, in lines.
+pub(crate) fn is_description(text: &str) -> bool {
+    text.chars().count() <= DESCRIPTION_CHARS_MAX
+        && !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sandstone_storage::ATTRIBUTES_BYTES_MAX;
 
     fn widest() -> VolumeRecord {
         VolumeRecord {
@@ -140,15 +184,46 @@ mod tests {
             created_at: Timestamp::MAX,
             updated_at: Timestamp::MAX,
             source_volume_id: Some(Uuid::max()),
+            source_snapshot_id: Some(Uuid::max()),
         }
     }
 
     #[test]
     fn a_record_survives_its_attributes_and_fits_into_them() {
-        const ATTRIBUTES_BYTES_MAX: usize = 2048;
         let bytes = widest().to_attributes();
         assert!(bytes.len() <= ATTRIBUTES_BYTES_MAX, "{}", bytes.len());
         assert_eq!(VolumeRecord::from_attributes(&bytes).unwrap(), widest());
+    }
+
+    #[test]
+    fn a_snapshots_record_survives_its_attributes_and_fits_into_them() {
+        // Four bytes as they are, and two bytes escaped.
+        for widest in ["\u{10FFFF}", "\"", "\\"] {
+            let record = SnapshotRecord {
+                name: widest.repeat(NAME_CHARS_MAX),
+                description: Some(widest.repeat(DESCRIPTION_CHARS_MAX)),
+                created_at: Timestamp::MAX,
+            };
+            assert!(is_snapshot_name(&record.name) && is_description(record.description.as_ref().unwrap()));
+            let bytes = record.to_attributes();
+            assert!(bytes.len() <= ATTRIBUTES_BYTES_MAX, "{}", bytes.len());
+            assert_eq!(SnapshotRecord::from_attributes(&bytes).unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn snapshots_names_are_not_blank_and_descriptions_have_lines() {
+        for name in ["a", " a/b ", "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de", &"n".repeat(128)] {
+            assert!(is_snapshot_name(name), "{name:?}");
+        }
+        for name in ["", " ", "\u{3000}", "a\nb", &"n".repeat(129)] {
+            assert!(!is_snapshot_name(name), "{name:?}");
+        }
+        for (text, allowed) in
+            [("", true), ("one\n\ttwo", true), ("bell\u{7}", false), (&"d".repeat(321), false)]
+        {
+            assert_eq!(is_description(text), allowed, "{text:?}");
+        }
     }
 
     #[test]
@@ -156,8 +231,11 @@ mod tests {
         let stored = br#"{"team_id":"default","user_id":"admin","cache_size":"1G","buffer_size":"32M",
             "access_mode":"RWO","created_at":"2026-01-02T03:04:05.000006Z","updated_at":"2026-01-02T03:04:05Z"}"#;
         let record = VolumeRecord::from_attributes(stored).unwrap();
-        assert_eq!((record.name, record.source_volume_id), (None, None));
+        assert_eq!((record.name, record.source_volume_id, record.source_snapshot_id), (None, None, None));
         assert_eq!(record.access_mode, AccessMode::Rwo);
+        let stored = br#"{"name":"before","created_at":"2026-01-02T03:04:05.000006Z"}"#;
+        let record = SnapshotRecord::from_attributes(stored).unwrap();
+        assert_eq!((record.name.as_str(), record.description), ("before", None));
     }
 
     #[test]

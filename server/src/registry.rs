@@ -1,48 +1,118 @@
-//! The volumes as the server knows them: by id, by name, with their records and attachments.
+//! The volumes and snapshots as the server knows them: by id, by name, with their records and attachments.
 //!
 //! The store owns what is durable; this is its shadow in memory, made at start and changed only after the store has
 //! changed. Looking up takes a shard lock for the length of a hash look-up and waits for nobody, so connections may do
 //! it while they are accepted.
+//!
+//! I1  A volume made under the id of one that is just being deleted is another one: to forget the old does not touch it.
 
 use crate::{
-    attachments::Attachments,
-    record::{VolumeRecord, parse_id},
+    attachments::{Access, Attachments},
+    names::Names,
+    record::{AccessMode, SnapshotRecord, VolumeRecord, parse_id},
 };
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry as Place};
 use sandstone_storage::Volume;
-use std::{error, fmt, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    error, fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
 
-/// All volumes.
+/// All volumes, and all snapshots.
+#[derive(Default)]
 pub(crate) struct Registry {
     volumes: DashMap<Uuid, Arc<Entry>>,
+    /// The same as the volumes' own lists.
+    snapshots: DashMap<Uuid, Arc<SnapshotEntry>>,
     names: Names,
 }
 
-/// One volume. An entry does not change: a new record is a new entry with the same volume, attachments and turn.
+/// One volume. An entry does not change: a new record is a new entry that shares the rest.
 pub(crate) struct Entry {
     pub(crate) volume: Volume,
     pub(crate) record: VolumeRecord,
     pub(crate) attachments: Arc<Attachments>,
-    /// Whoever changes or deletes the volume holds this from reading the record until the registry has the new one, so
-    /// two changes at once do not undo each other. It is held across awaits, which tokio's mutex is made for.
-    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    /// See [`Registry::alone`] and [`Registry::together`].
+    turn: Arc<RwLock<()>>,
 }
 
-/// A volume whose record this version does not understand.
+/// One snapshot. It does not change.
+pub(crate) struct SnapshotEntry {
+    pub(crate) snapshot: Volume,
+    pub(crate) volume_id: Uuid,
+    pub(crate) record: SnapshotRecord,
+    pub(crate) attachments: Arc<Attachments>,
+}
+
+/// What a client can connect to.
+pub(crate) enum Export {
+    Volume(Arc<Entry>),
+    Snapshot(Arc<SnapshotEntry>),
+}
+
+impl Export {
+    /// What is read and written.
+    pub(crate) fn blocks(&self) -> &Volume {
+        match self {
+            Export::Volume(entry) => &entry.volume,
+            Export::Snapshot(entry) => &entry.snapshot,
+        }
+    }
+
+    pub(crate) fn attachments(&self) -> &Arc<Attachments> {
+        match self {
+            Export::Volume(entry) => &entry.attachments,
+            Export::Snapshot(entry) => &entry.attachments,
+        }
+    }
+
+    /// What a new client may do.
+    pub(crate) fn access(&self) -> Access {
+        match self {
+            Export::Volume(entry) => match entry.record.access_mode {
+                AccessMode::Rwo | AccessMode::Rwx => Access::ReadWrite,
+                AccessMode::Rox => Access::ReadOnly,
+            },
+            Export::Snapshot(_) => Access::ReadOnly,
+        }
+    }
+
+    /// For people; empty where there is nothing to say.
+    pub(crate) fn description(&self) -> String {
+        match self {
+            Export::Volume(entry) => entry.record.name.clone().unwrap_or_default(),
+            Export::Snapshot(entry) => format!("{}, snapshot of {}", entry.record.name, entry.volume_id),
+        }
+    }
+}
+
+/// The right to change a volume, alone.
+pub(crate) struct Alone {
+    pub(crate) entry: Arc<Entry>,
+    _turn: OwnedRwLockWriteGuard<()>,
+}
+
+/// The right to copy a volume, while nobody changes it.
+pub(crate) struct Together {
+    pub(crate) entry: Arc<Entry>,
+    _turn: OwnedRwLockReadGuard<()>,
+}
+
+/// A volume or snapshot whose record this version does not understand.
 #[derive(Debug)]
 pub(crate) struct UnreadableRecord {
-    volume: Uuid,
+    id: Uuid,
     source: serde_json::Error,
 }
 
 impl fmt::Display for UnreadableRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "volume {} has a record that this version does not read: start the version that wrote it",
-            self.volume
-        )
+        write!(f, "{} has a record that this version does not read: start the version that wrote it", self.id)
     }
 }
 
@@ -53,16 +123,26 @@ impl error::Error for UnreadableRecord {
 }
 
 impl Registry {
-    /// The volumes of a store that was just opened.
+    /// The volumes of a store that was just opened, and the snapshots with the ids of their volumes.
     ///
     /// # Errors
     /// [`UnreadableRecord`]. Going on would lose the record at the next change.
-    pub(crate) fn load(volumes: Vec<Volume>) -> Result<Registry, UnreadableRecord> {
-        let registry = Registry { volumes: DashMap::new(), names: Names::default() };
+    pub(crate) fn load(
+        volumes: Vec<Volume>,
+        snapshots: Vec<(Uuid, Volume)>,
+    ) -> Result<Registry, UnreadableRecord> {
+        let registry = Registry::default();
         for volume in volumes {
             let record = VolumeRecord::from_attributes(&volume.attributes())
-                .map_err(|source| UnreadableRecord { volume: volume.id(), source })?;
+                .map_err(|source| UnreadableRecord { id: volume.id(), source })?;
             registry.insert(volume, record);
+        }
+        for (volume, snapshot) in snapshots {
+            let record = SnapshotRecord::from_attributes(&snapshot.attributes())
+                .map_err(|source| UnreadableRecord { id: snapshot.id(), source })?;
+            if let Some(volume) = registry.get(volume) {
+                registry.insert_snapshot(&volume, snapshot, record);
+            }
         }
         Ok(registry)
     }
@@ -73,38 +153,110 @@ impl Registry {
             volume,
             record,
             attachments: Attachments::new(),
-            turn: Arc::new(tokio::sync::Mutex::new(())),
+            snapshots: Arc::default(),
+            turn: Arc::default(),
         });
         self.put(Arc::clone(&entry));
         entry
     }
 
-    /// Gives a volume the record that the store has taken for it. The caller holds the entry's turn.
-    pub(crate) fn replace(&self, entry: &Entry, record: VolumeRecord) -> Arc<Entry> {
+    /// Gives a volume the record that the store has taken for it.
+    pub(crate) fn replace(&self, changed: &Alone, record: VolumeRecord) -> Arc<Entry> {
+        let old = &changed.entry;
         let new = Arc::new(Entry {
-            volume: entry.volume.clone(),
+            volume: old.volume.clone(),
             record,
-            attachments: Arc::clone(&entry.attachments),
-            turn: Arc::clone(&entry.turn),
+            attachments: Arc::clone(&old.attachments),
+            snapshots: Arc::clone(&old.snapshots),
+            turn: Arc::clone(&old.turn),
         });
-        if entry.record.name != new.record.name {
-            self.names.remove(entry);
-        }
         self.put(Arc::clone(&new));
         new
     }
 
-    /// Forgets a volume that the store has deleted. The caller holds the entry's turn.
-    pub(crate) fn remove(&self, entry: &Entry) {
-        self.names.remove(entry);
-        self.volumes.remove(&entry.volume.id());
+    /// Forgets a volume that the store has deleted, and its snapshots.
+    pub(crate) fn remove(&self, deleted: &Alone) {
+        let entry = &deleted.entry;
+        // keeps I1; names change under the lock of their volume's place, as in `put`.
+        self.volumes.remove_if(&entry.volume.id(), |id, found| {
+            let same = Arc::ptr_eq(&found.turn, &entry.turn);
+            if let (true, Some(name)) = (same, &found.record.name) {
+                self.names.remove(name, *id);
+            }
+            same
+        });
+        for snapshot in entry.snapshots.list() {
+            self.snapshots.remove(&snapshot.snapshot.id());
+        }
     }
 
     fn put(&self, entry: Arc<Entry>) {
+        let id = entry.volume.id();
+        let place = self.volumes.entry(id);
         if let Some(name) = &entry.record.name {
-            self.names.add(name, entry.volume.id());
+            self.names.add(name, id);
         }
-        self.volumes.insert(entry.volume.id(), entry);
+        match place {
+            Place::Vacant(place) => drop(place.insert(entry)),
+            Place::Occupied(mut place) => {
+                let old = &place.get().record.name;
+                if let Some(name) = old.as_ref().filter(|_| *old != entry.record.name) {
+                    self.names.remove(name, id);
+                }
+                place.insert(entry);
+            }
+        }
+    }
+
+    /// Adds a snapshot that the store has made.
+    pub(crate) fn insert_snapshot(
+        &self,
+        of: &Entry,
+        snapshot: Volume,
+        record: SnapshotRecord,
+    ) -> Arc<SnapshotEntry> {
+        let id = snapshot.id();
+        let entry = Arc::new(SnapshotEntry {
+            snapshot,
+            volume_id: of.volume.id(),
+            record,
+            attachments: Attachments::new(),
+        });
+        of.snapshots.lock().insert(id, Arc::clone(&entry));
+        self.snapshots.insert(id, Arc::clone(&entry));
+        entry
+    }
+
+    /// Forgets a snapshot that the store has deleted.
+    pub(crate) fn remove_snapshot(&self, of: &Alone, snapshot: Uuid) {
+        of.entry.snapshots.lock().remove(&snapshot);
+        self.snapshots.remove(&snapshot);
+    }
+
+    /// Waits for the right to change a volume: nobody changes or copies it until the guard is dropped, so two changes
+    /// at once do not undo each other, and a copy is of one record. `None` when there is no such volume (any more).
+    pub(crate) async fn alone(&self, id: Uuid) -> Option<Alone> {
+        loop {
+            let turn = Arc::clone(&self.get(id)?.turn);
+            let guard = Arc::clone(&turn).write_owned().await;
+            // Only now: whoever had the turn before may have changed or deleted it, and it may have been made anew.
+            let entry = self.get(id)?;
+            if Arc::ptr_eq(&turn, &entry.turn) {
+                return Some(Alone { entry, _turn: guard });
+            }
+        }
+    }
+
+    /// Waits for the right to copy a volume. Copies of one volume run side by side, so that they share the store's syncs.
+    pub(crate) async fn together(&self, id: Uuid) -> Option<Together> {
+        loop {
+            let turn = Arc::clone(&self.get(id)?.turn);
+            let guard = Arc::clone(&turn).read_owned().await;
+            let entry = self.get(id)?;
+            if Arc::ptr_eq(&turn, &entry.turn) {
+                return Some(Together { entry, _turn: guard });
+            }
+        }
     }
 
     /// The volume of that id.
@@ -112,82 +264,67 @@ impl Registry {
         self.volumes.get(&id).map(|entry| Arc::clone(&entry))
     }
 
-    /// The volume that an export name means: its id, or its name while no other volume has the same.
-    pub(crate) fn resolve(&self, export_name: &str) -> Option<Arc<Entry>> {
+    /// What an export name means: the id of a volume or snapshot, or a volume's name while no other has the same.
+    pub(crate) fn resolve(&self, export_name: &str) -> Option<Export> {
         let id = parse_id(export_name).or_else(|| self.names.only(export_name))?;
-        self.get(id)
+        let snapshot = || self.snapshots.get(&id).map(|entry| Export::Snapshot(Arc::clone(&entry)));
+        self.get(id).map(Export::Volume).or_else(snapshot)
     }
 
-    /// All of them, newest first.
+    /// All volumes, newest first.
     pub(crate) fn list(&self) -> Vec<Arc<Entry>> {
         let mut list: Vec<Arc<Entry>> = self.volumes.iter().map(|entry| Arc::clone(&entry)).collect();
-        list.sort_by_key(|entry| (std::cmp::Reverse(entry.record.created_at), entry.volume.id()));
+        list.sort_by_key(|entry| (Reverse(entry.record.created_at), entry.volume.id()));
         list
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
+    /// At most that many snapshots, newest first.
+    pub(crate) fn list_snapshots(&self, count_max: usize) -> Vec<Arc<SnapshotEntry>> {
+        let mut list = sorted(self.snapshots.iter().map(|entry| Arc::clone(&entry)).collect());
+        list.truncate(count_max);
+        list
+    }
+
+    /// How many volumes there are.
+    pub(crate) fn volume_count(&self) -> usize {
         self.volumes.len()
+    }
+
+    /// How many snapshots there are.
+    pub(crate) fn snapshot_count(&self) -> usize {
+        self.snapshots.len()
     }
 
     /// How many attachments all of them have together.
     pub(crate) fn attachments(&self) -> usize {
-        self.volumes.iter().map(|entry| entry.attachments.count()).sum()
+        let of_volumes: usize = self.volumes.iter().map(|entry| entry.attachments.count()).sum();
+        let of_snapshots: usize = self.snapshots.iter().map(|entry| entry.attachments.count()).sum();
+        of_volumes + of_snapshots
     }
 }
 
-/// Which volumes have a name.
+/// The snapshots of one volume.
 #[derive(Default)]
-struct Names(DashMap<String, Vec<Uuid>>);
+pub(crate) struct Snapshots(Mutex<BTreeMap<Uuid, Arc<SnapshotEntry>>>);
 
-impl Names {
-    fn add(&self, name: &str, id: Uuid) {
-        let mut ids = self.0.entry(name.to_owned()).or_default();
-        if !ids.contains(&id) {
-            ids.push(id);
-        }
+impl Snapshots {
+    /// The snapshot of that id.
+    pub(crate) fn get(&self, id: Uuid) -> Option<Arc<SnapshotEntry>> {
+        self.lock().get(&id).cloned()
     }
 
-    fn remove(&self, entry: &Entry) {
-        if let Some(name) = &entry.record.name {
-            self.remove_id(name, entry.volume.id());
-        }
+    /// All of them, newest first.
+    pub(crate) fn list(&self) -> Vec<Arc<SnapshotEntry>> {
+        sorted(self.lock().values().cloned().collect())
     }
 
-    fn remove_id(&self, name: &str, id: Uuid) {
-        self.0.remove_if_mut(name, |_, ids| {
-            ids.retain(|other| *other != id);
-            ids.is_empty()
-        });
-    }
-
-    /// The one volume of that name.
-    fn only(&self, name: &str) -> Option<Uuid> {
-        match self.0.get(name)?.as_slice() {
-            [id] => Some(*id),
-            _ => None,
-        }
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, Arc<SnapshotEntry>>> {
+        // Nothing below panics half-way through a change, so a poisoned map is still whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_finds_its_volume_only_while_it_is_unique() {
-        let names = Names::default();
-        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        assert_eq!(names.only("disk"), None);
-        names.add("disk", a);
-        names.add("disk", a);
-        assert_eq!(names.only("disk"), Some(a));
-        names.add("disk", b);
-        assert_eq!(names.only("disk"), None);
-        names.remove_id("disk", a);
-        assert_eq!(names.only("disk"), Some(b));
-        names.remove_id("disk", b);
-        names.remove_id("disk", b);
-        assert!(names.0.is_empty());
-    }
+fn sorted(mut list: Vec<Arc<SnapshotEntry>>) -> Vec<Arc<SnapshotEntry>> {
+    list.sort_by_key(|entry| (Reverse(entry.record.created_at), entry.snapshot.id()));
+    list
 }

@@ -148,7 +148,8 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
         admin_listener.local_addr().map_err(|error| ServeError::AdminListen(config.admin.listen, error))?;
     let bound = nbd::bind(&config.nbd).await.map_err(ServeError::NbdListen)?;
     let (store, recovery) = open_store(config, keeper).await?;
-    let registry = Arc::new(Registry::load(store.volumes()).map_err(ServeError::Record)?);
+    let registry = Registry::load(store.volumes(), store.all_snapshots()).map_err(ServeError::Record)?;
+    let registry = Arc::new(registry);
 
     let endpoints = bound.endpoints.clone();
     let workers = Workers::start(config.nbd.workers as usize, engine, &store)
@@ -177,6 +178,8 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
         admin: admin_address,
         engine: keeper.engine_name(),
         recovery: &recovery,
+        volumes: registry.volume_count(),
+        snapshots: registry.snapshot_count(),
     });
 
     let signal = signals.next().await;

@@ -17,6 +17,8 @@ pub(crate) struct Started<'a> {
     /// Which engine drives files and sockets.
     pub(crate) engine: &'static str,
     pub(crate) recovery: &'a RecoveryReport,
+    pub(crate) volumes: usize,
+    pub(crate) snapshots: usize,
 }
 
 /// Says it.
@@ -35,7 +37,8 @@ pub(crate) fn announce(started: &Started<'_>) {
                 workers = started.config.nbd.workers,
                 admin = %started.admin,
                 nbd = ?started.endpoints.uris(""),
-                volumes = recovery.volumes,
+                volumes = started.volumes,
+                snapshots = started.snapshots,
                 created = recovery.created,
                 clean = recovery.clean,
                 recovery_ms = recovery.duration.as_millis() as u64,
@@ -64,7 +67,7 @@ fn lines(started: &Started<'_>, command: &str) -> String {
             ByteSize::new(config.store.size_bytes),
             started.engine,
             config.nbd.workers,
-            recovery(started.recovery)
+            recovery(started)
         ),
     );
     for uri in started.endpoints.uris("") {
@@ -86,8 +89,12 @@ fn lines(started: &Started<'_>, command: &str) -> String {
     format!("sandstone {} serves\n{text}", env!("CARGO_PKG_VERSION"))
 }
 
-fn recovery(report: &RecoveryReport) -> String {
-    let volumes = format!("{} volume(s)", report.volumes);
+fn recovery(started: &Started<'_>) -> String {
+    let report = started.recovery;
+    let volumes = match started.snapshots {
+        0 => format!("{} volume(s)", started.volumes),
+        snapshots => format!("{} volume(s) and {snapshots} snapshot(s)", started.volumes),
+    };
     let ms = report.duration.as_millis();
     if report.created {
         format!("new after {ms} ms")
@@ -120,20 +127,23 @@ mod tests {
         }
     }
 
+    fn started<'a>(
+        config: &'a Config,
+        endpoints: &'a Endpoints,
+        recovery: &'a RecoveryReport,
+    ) -> Started<'a> {
+        let admin = "127.0.0.1:8810".parse().unwrap();
+        Started { config, endpoints, admin, engine: "io_uring", recovery, volumes: 2, snapshots: 0 }
+    }
+
     #[test]
     fn the_lines_hold_the_commands_to_copy() {
-        let config = Config::default();
         let endpoints = Endpoints {
             tcp: vec!["127.0.0.1:10809".parse().unwrap()],
             unix: Some("/srv/my data/nbd.sock".into()),
         };
-        let started = Started {
-            config: &config,
-            endpoints: &endpoints,
-            admin: "127.0.0.1:8810".parse().unwrap(),
-            engine: "io_uring",
-            recovery: &report(),
-        };
+        let (config, report) = (Config::default(), report());
+        let started = started(&config, &endpoints, &report);
         let text = lines(&started, "target/release/sandstone");
         for part in [
             "sandstone-data/store (64G, io_uring,",
@@ -150,10 +160,14 @@ mod tests {
 
     #[test]
     fn a_second_start_says_what_it_replayed() {
-        assert_eq!(recovery(&RecoveryReport { created: true, ..report() }), "new after 12 ms");
-        assert_eq!(
-            recovery(&RecoveryReport { clean: true, ..report() }),
-            "2 volume(s), opened in 12 ms after a clean stop"
-        );
+        let (config, endpoints) = (Config::default(), Endpoints::default());
+        let check = |report: RecoveryReport, snapshots: usize, expected: &str| {
+            let started = Started { snapshots, ..started(&config, &endpoints, &report) };
+            assert_eq!(recovery(&started), expected);
+        };
+        check(RecoveryReport { created: true, ..report() }, 0, "new after 12 ms");
+        let clean = RecoveryReport { clean: true, ..report() };
+        check(clean.clone(), 0, "2 volume(s), opened in 12 ms after a clean stop");
+        check(clean, 1, "2 volume(s) and 1 snapshot(s), opened in 12 ms after a clean stop");
     }
 }

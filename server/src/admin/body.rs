@@ -1,14 +1,14 @@
 //! Reading what a request brings along: path, query and body, each refused in the envelope.
 
-use super::error::ApiError;
-use crate::record::parse_id;
+use super::{error::ApiError, state::Admin};
+use crate::{record::parse_id, registry::Entry};
 use axum::{
     body::{self, Bytes},
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{StatusCode, header, request::Parts},
 };
 use serde_json::{Map, Value, json};
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 /// Most bytes of a request's body. Bodies are a handful of fields; 64 KiB is far more.
@@ -53,6 +53,11 @@ fn is_length_limit(error: &axum::Error) -> bool {
 }
 
 impl Body {
+    /// The same where an empty body is one without fields.
+    pub(super) fn into_fields_or_none(self) -> Result<Map<String, Value>, ApiError> {
+        if self.0.is_empty() { Ok(Map::new()) } else { self.into_fields() }
+    }
+
     /// The fields of a body that must be a JSON object.
     pub(super) fn into_fields(self) -> Result<Map<String, Value>, ApiError> {
         if self.0.is_empty() {
@@ -97,16 +102,54 @@ pub(super) struct VolumeId {
     pub(super) id: Option<Uuid>,
 }
 
+impl VolumeId {
+    /// What may be the id of a volume.
+    pub(super) fn known(&self) -> Result<Uuid, ApiError> {
+        self.id.ok_or_else(|| ApiError::no_volume(&self.text))
+    }
+
+    /// The volume.
+    pub(super) fn find(&self, admin: &Admin) -> Result<Arc<Entry>, ApiError> {
+        admin.registry.get(self.known()?).ok_or_else(|| ApiError::no_volume(&self.text))
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for VolumeId {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<VolumeId, ApiError> {
-        let Path(captured) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
-        let text = captured.get("id").cloned().unwrap_or_default();
+        let text = captured(parts, state, "id").await?;
         Ok(VolumeId { id: parse_id(&text), text })
     }
+}
+
+/// `{snapshot_id}` of a path, as [`VolumeId`].
+pub(super) struct SnapshotId {
+    text: String,
+    pub(super) id: Option<Uuid>,
+}
+
+impl SnapshotId {
+    /// What may be the id of a snapshot.
+    pub(super) fn known(&self, of: &VolumeId) -> Result<Uuid, ApiError> {
+        self.id.ok_or_else(|| ApiError::no_snapshot(&of.text, &self.text))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for SnapshotId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<SnapshotId, ApiError> {
+        let text = captured(parts, state, "snapshot_id").await?;
+        Ok(SnapshotId { id: parse_id(&text), text })
+    }
+}
+
+async fn captured<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, ApiError> {
+    let Path(mut captured) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
+        .await
+        .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    Ok(captured.remove(name).unwrap_or_default())
 }
 
 /// Whether clients that stand in the way are cut off: `?force=true`.

@@ -72,6 +72,10 @@ impl ApiError {
         ApiError::new(Code::NotFound, format!("there is no volume {id:?}"))
     }
 
+    pub(super) fn no_snapshot(volume: &str, id: &str) -> ApiError {
+        ApiError::new(Code::NotFound, format!("volume {volume:?} has no snapshot {id:?}"))
+    }
+
     /// Statuses without a code of their own (405, 408, 413) are told as `bad_request`, which clients know.
     pub(super) fn with_status(mut self, status: StatusCode) -> ApiError {
         self.status = status;

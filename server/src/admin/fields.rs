@@ -1,10 +1,12 @@
-//! The request fields of a volume, from JSON to checked values.
+//! The request fields of volumes and snapshots, from JSON to checked values.
 //!
 //! Unknown fields are ignored and `null` means absent, as the contract says. A wrong value is told with its field and
 //! what is allowed, both in the sentence and in `details`.
 
 use super::{body::type_of, error::ApiError};
-use crate::record::{AccessMode, NAME_CHARS_MAX, is_name, parse_id};
+use crate::record::{
+    AccessMode, DESCRIPTION_CHARS_MAX, NAME_CHARS_MAX, is_description, is_name, is_snapshot_name, parse_id,
+};
 use sandstone_config::{
     ByteSize,
     ranges::{self, SizeRange},
@@ -55,6 +57,30 @@ pub(super) fn id_from_body(fields: &Map<String, Value>) -> Result<Option<Uuid>, 
     match fields.text("id", &ALLOWED)? {
         None => Ok(None),
         Some(text) => parse_id(text).map(Some).ok_or_else(|| fields.refused("id", &ALLOWED)),
+    }
+}
+
+/// What a snapshot is to be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SnapshotFields {
+    pub(super) name: String,
+    pub(super) description: Option<String>,
+}
+
+impl SnapshotFields {
+    /// Takes the known fields out of a body.
+    pub(super) fn from_body(fields: &Map<String, Value>) -> Result<SnapshotFields, ApiError> {
+        let fields = Fields(fields);
+        let allowed = format!("1 to {NAME_CHARS_MAX} printable characters, not all of them blank");
+        let name = fields.text("name", &allowed)?.filter(|text| is_snapshot_name(text));
+        let name = name.ok_or_else(|| fields.refused("name", &allowed))?.to_owned();
+        let allowed =
+            format!("at most {DESCRIPTION_CHARS_MAX} printable characters, tabs and line breaks among them");
+        let description = match fields.text("description", &allowed)? {
+            Some(text) if !is_description(text) => return Err(fields.refused("description", &allowed)),
+            text => text.map(str::to_owned),
+        };
+        Ok(SnapshotFields { name, description })
     }
 }
 
@@ -175,6 +201,26 @@ mod tests {
 
         let in_bytes = VolumeFields::from_body(&object(json!({"size": 10_u64 << 30}))).unwrap();
         assert_eq!(in_bytes.size_bytes, Some(10 << 30));
+    }
+
+    #[test]
+    fn a_snapshot_needs_a_name_and_no_more() {
+        let fields = |value| SnapshotFields::from_body(&object(value));
+        let named = SnapshotFields { name: "a".into(), description: None };
+        assert_eq!(fields(json!({"name": "a", "description": null, "x": 1})).unwrap(), named);
+        let described = fields(json!({"name": "a", "description": "b\nc"})).unwrap();
+        assert_eq!(described.description.as_deref(), Some("b\nc"));
+        for (value, field, words) in [
+            (json!({}), "name", "not absent"),
+            (json!({"name": null}), "name", "1 to 128"),
+            (json!({"name": " "}), "name", "blank"),
+            (json!({"name": 1}), "name", "not 1"),
+            (json!({"name": "a", "description": "\u{0}"}), "description", "at most 320"),
+            (json!({"name": "a", "description": {}}), "description", "an object"),
+        ] {
+            let shown = format!("{:?}", fields(value).unwrap_err());
+            assert!(shown.contains(&format!("{field} must be ")) && shown.contains(words), "{shown}");
+        }
     }
 
     #[test]

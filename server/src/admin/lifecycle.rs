@@ -9,25 +9,25 @@
 //! I1  Nothing is answered before it is durable.
 //! I2  The registry never shows what the store does not have: it changes after the store, and at once.
 //! I3  A step that was begun is finished, whether or not its caller waits for the answer: each runs in a task of its
-//!     own, because axum drops a handler when its client hangs up. A stopping server waits for it. A store changed and a registry left behind would
-//!     break I2.
-//! I4  Changes of one volume take turns (`Entry::turn`); those of different volumes run side by side, so that they share
-//!     the store's syncs.
+//!     own, and a stopping server waits for it. A store changed and a registry left behind would break I2.
+//! I4  Changes of one volume take turns (`Registry::alone`); those of different volumes run side by side, so that they
+//!     share the store's syncs.
 
 use super::{
     body::Force,
-    error::{ApiError, Code},
+    error::ApiError,
     fields::{GivenSize, VolumeFields},
     state::Shared,
-    volume_view::in_use_details,
+    steps::{alone, close, finished, in_the_way_of_deletion},
 };
 use crate::{
+    attachments::Closing,
     record::{AccessMode, TEAM_ID, USER_ID, VolumeRecord, now},
     registry::Entry,
 };
 use sandstone_config::ByteSize;
 use sandstone_storage::{Settings, VolumeChange, VolumeSpec};
-use std::{future::Future, sync::Arc, time::Duration};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Defaults of the contract.
@@ -35,10 +35,6 @@ const CACHE_SIZE: &str = "1G";
 const CACHE_BYTES: u64 = 1 << 30;
 const BUFFER_SIZE: &str = "32M";
 const BUFFER_BYTES: u64 = 32 << 20;
-
-/// Longest wait for clients that were cut off to be gone. Far more than a connection takes to notice; past it something
-/// is stuck, and the caller is told instead of kept.
-const CUT_OFF_SECS_MAX: u64 = 10;
 
 /// Makes a volume.
 pub(super) async fn create(
@@ -59,6 +55,7 @@ pub(super) async fn create(
         created_at,
         updated_at: created_at,
         source_volume_id: None,
+        source_snapshot_id: None,
     };
     let spec = VolumeSpec {
         id: id.unwrap_or_else(Uuid::new_v4),
@@ -74,12 +71,6 @@ pub(super) async fn create(
     let shared = Arc::clone(admin);
     finished(admin, async move {
         let admin = shared;
-        // A deletion of the same id that is under way forgets it first; else it would forget the new one.
-        let before = admin.registry.get(spec.id).map(|entry| Arc::clone(&entry.turn));
-        let _turn = match &before {
-            Some(turn) => Some(turn.lock().await),
-            None => None,
-        };
         let store = admin.store.clone();
         let volume = admin.keeper.run(move || async move { store.create_volume(spec).await }).await?;
         Ok(admin.registry.insert(volume, record))
@@ -92,25 +83,21 @@ pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Re
     let shared = Arc::clone(admin);
     finished(admin, async move {
         let admin = shared;
-        let no_volume = || ApiError::no_volume(&id.to_string());
-        let turn = Arc::clone(&admin.registry.get(id).ok_or_else(no_volume)?.turn);
-        let _turn = turn.lock().await;
-        // Only now: whoever had the turn before may have changed or deleted it.
-        let entry = admin.registry.get(id).ok_or_else(no_volume)?;
+        let turn = alone(&admin, id).await?;
         if fields == VolumeFields::default() {
-            return Ok(entry);
+            return Ok(Arc::clone(&turn.entry));
         }
-        refuse_shrinking(&entry, &fields)?;
-        let (change, record) = changed(&entry, fields);
+        refuse_shrinking(turn.entry.volume.size_bytes(), &fields)?;
+        let (change, record) = changed(&turn.entry, fields);
         let store = admin.store.clone();
         admin.keeper.run(move || async move { store.update_volume(id, change).await }).await?;
-        Ok(admin.registry.replace(&entry, record))
+        Ok(admin.registry.replace(&turn, record))
     })
     .await
 }
 
-fn refuse_shrinking(entry: &Entry, fields: &VolumeFields) -> Result<(), ApiError> {
-    let now_bytes = entry.volume.size_bytes();
+/// Refuses a size below that of the volume, or of a fork's source.
+pub(super) fn refuse_shrinking(now_bytes: u64, fields: &VolumeFields) -> Result<(), ApiError> {
     match fields.size_bytes {
         Some(bytes) if bytes < now_bytes => Err(ApiError::bad_request(format!(
             "size must be at least the present {}: a volume only grows, not to {}",
@@ -142,67 +129,26 @@ fn changed(entry: &Entry, fields: VolumeFields) -> (VolumeChange, VolumeRecord) 
     (change, record)
 }
 
-/// Deletes a volume. One that does not exist is deleted already.
+/// Deletes a volume and its snapshots. One that does not exist is deleted already.
 pub(super) async fn delete(admin: &Shared, id: Uuid, force: Force) -> Result<(), ApiError> {
     let shared = Arc::clone(admin);
     finished(admin, async move {
         let admin = shared;
-        let Some(turn) = admin.registry.get(id).map(|entry| Arc::clone(&entry.turn)) else {
-            return Ok(());
-        };
-        let _turn = turn.lock().await;
-        let Some(entry) = admin.registry.get(id) else {
-            return Ok(());
-        };
-        make_idle(&entry, force).await?;
+        let Some(turn) = admin.registry.alone(id).await else { return Ok(()) };
+        let entry = &turn.entry;
+        let of_snapshots = entry.snapshots.list().into_iter().map(|entry| Arc::clone(&entry.attachments));
+        let doors = [Arc::clone(&entry.attachments)].into_iter().chain(of_snapshots).collect();
+        let what = format!("volume {id}");
+        let closed = close(doors, Closing::Deletion, in_the_way_of_deletion(force), (id, &what)).await?;
         let store = admin.store.clone();
-        match admin.keeper.run(move || async move { store.delete_volume(id).await }).await {
-            Ok(_was_there) => {
-                admin.registry.remove(&entry);
-                Ok(())
-            }
-            Err(error) => {
-                entry.attachments.reopen();
-                Err(error.into())
-            }
-        }
+        admin.keeper.run(move || async move { store.delete_volume(id).await }).await?;
+        closed.for_ever();
+        admin.registry.remove(&turn);
+        Ok(())
     })
     .await
 }
 
-/// Closes the door of a volume, with nobody left inside.
-async fn make_idle(entry: &Entry, force: Force) -> Result<(), ApiError> {
-    match force {
-        Force::No => entry.attachments.close_if_idle().map_err(|attached| {
-            let message = format!("volume {} is in use by {} client(s)", entry.volume.id(), attached.len());
-            ApiError::conflict(message).with_details(in_use_details(entry.volume.id(), &attached))
-        }),
-        Force::Yes => {
-            entry.attachments.close_and_cut_off();
-            let wait = Duration::from_secs(CUT_OFF_SECS_MAX);
-            tokio::time::timeout(wait, entry.attachments.empty()).await.map_err(|_elapsed| {
-                entry.attachments.reopen();
-                let message =
-                    format!("clients were cut off but not gone after {CUT_OFF_SECS_MAX} s: try again");
-                ApiError::new(Code::Unavailable, message)
-            })
-        }
-    }
-}
-
-fn text_and_bytes(given: Option<GivenSize>, text: &str, bytes: u64) -> (String, u64) {
+pub(super) fn text_and_bytes(given: Option<GivenSize>, text: &str, bytes: u64) -> (String, u64) {
     given.map_or_else(|| (text.to_owned(), bytes), |given| (given.text, given.bytes))
-}
-
-/// Runs a step to its end even if its caller goes away (I3).
-async fn finished<T, F>(admin: &Shared, step: F) -> Result<T, ApiError>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, ApiError>> + Send + 'static,
-{
-    admin
-        .under_way
-        .spawn(step)
-        .await
-        .unwrap_or_else(|died| Err(ApiError::new(Code::InternalError, format!("a step died: {died}"))))
 }

@@ -178,8 +178,9 @@ impl Collector for Asked {
         let ready = u64::from(matches!(self.store.health(), Health::Ready));
         for (name, help, value) in [
             ("store_ready", "1 while the store takes writes", ready),
-            ("volumes", "Volumes", as_u64(self.registry.len())),
-            ("attachments", "Attachments of all volumes", as_u64(self.registry.attachments())),
+            ("volumes", "Volumes", as_u64(self.registry.volume_count())),
+            ("snapshots", "Snapshots", as_u64(self.registry.snapshot_count())),
+            ("attachments", "Attachments of all volumes and snapshots", as_u64(self.registry.attachments())),
         ] {
             let gauge = ConstGauge::new(value);
             let name = format!("sandstone_{name}");

@@ -1,7 +1,7 @@
-//! The admin API: volumes' lifecycle, probes and metrics over HTTP.
+//! The admin API over HTTP: volumes' lifecycle and lineage, probes and metrics.
 //!
 //! ```text
-//!  request ─► observe (request id, log line, metrics) ─► authorize ─► route ─► handler ─► lifecycle ─► keeper, registry
+//!  request ─► observe (request id, log line, metrics) ─► authorize ─► route ─► handler ─► lifecycle, lineage ─► keeper, registry
 //!                                                          401      404, 405     400…        409, 507…
 //! ```
 //!
@@ -14,11 +14,15 @@ mod envelope;
 mod error;
 mod fields;
 mod lifecycle;
+mod lineage;
 mod metrics;
 mod observe;
 mod probes;
 mod routes;
+mod snapshot_view;
+mod snapshots;
 mod state;
+mod steps;
 mod volume_view;
 mod volumes;
 

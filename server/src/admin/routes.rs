@@ -3,7 +3,7 @@
 use super::{
     error::{ApiError, Code},
     observe::observe,
-    probes,
+    probes, snapshots,
     state::{Admin, Shared},
     volumes,
 };
@@ -35,7 +35,7 @@ impl Route {
 
 /// Every route there is.
 pub(super) fn all() -> Vec<Route> {
-    [volumes::routes(), probes::routes()].into_iter().flatten().collect()
+    [volumes::routes(), snapshots::routes(), probes::routes()].into_iter().flatten().collect()
 }
 
 /// The admin API.

@@ -1,7 +1,11 @@
 //! A volume as answers show it.
 
 use super::state::Admin;
-use crate::{attachments::Attachment, record::AccessMode, registry::Entry};
+use crate::{
+    attachments::{Attachment, Closing},
+    record::AccessMode,
+    registry::Entry,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,6 +22,8 @@ pub(super) struct VolumeView {
     user_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_volume_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_snapshot_id: Option<Uuid>,
     cache_size: String,
     buffer_size: String,
     prefetch: u32,
@@ -39,11 +45,22 @@ pub(super) struct VolumeView {
     attachments: usize,
 }
 
-/// A volume that is in the registry is ready; the other states come with what causes them.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum VolumeState {
     Ready,
+    /// Its clients are cut off and its content is being replaced.
+    Restoring,
+}
+
+impl VolumeState {
+    fn of(entry: &Entry) -> VolumeState {
+        match entry.attachments.closing() {
+            // Until the registry forgets it, a volume that is being deleted is one whose deletion may yet fail.
+            None | Some(Closing::Deletion) => VolumeState::Ready,
+            Some(Closing::Restore) => VolumeState::Restoring,
+        }
+    }
 }
 
 impl VolumeView {
@@ -57,6 +74,7 @@ impl VolumeView {
             team_id: record.team_id,
             user_id: record.user_id,
             source_volume_id: record.source_volume_id,
+            source_snapshot_id: record.source_snapshot_id,
             cache_size: record.cache_size,
             buffer_size: record.buffer_size,
             prefetch: settings.prefetch_mib,
@@ -69,7 +87,7 @@ impl VolumeView {
             size_bytes: volume.size_bytes(),
             used_bytes: volume.used_bytes(),
             exclusive_bytes: volume.used_bytes(),
-            state: VolumeState::Ready,
+            state: VolumeState::of(entry),
             uris: admin.endpoints.uris(&export_name),
             export_name,
             attachments: entry.attachments.count(),
@@ -77,7 +95,7 @@ impl VolumeView {
     }
 }
 
-/// What a caller is told when a volume cannot be deleted because it is in use.
+/// What a caller is told when a volume or snapshot is in use.
 pub(super) fn in_use_details(volume: Uuid, attachments: &[Attachment]) -> Value {
     let mounts: Vec<Value> = attachments
         .iter()

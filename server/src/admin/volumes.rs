@@ -41,8 +41,7 @@ async fn list(State(admin): State<Shared>) -> Success<Vec<VolumeView>> {
 }
 
 async fn read(State(admin): State<Shared>, volume: VolumeId) -> Result<Success<VolumeView>, ApiError> {
-    let entry =
-        volume.id.and_then(|id| admin.registry.get(id)).ok_or_else(|| ApiError::no_volume(&volume.text))?;
+    let entry = volume.find(&admin)?;
     Ok(Success::ok(VolumeView::new(&entry, &admin)))
 }
 
@@ -51,7 +50,7 @@ async fn change(
     volume: VolumeId,
     body: Body,
 ) -> Result<Success<VolumeView>, ApiError> {
-    let id = volume.id.ok_or_else(|| ApiError::no_volume(&volume.text))?;
+    let id = volume.known()?;
     let fields = VolumeFields::from_body(&body.into_fields()?)?;
     let entry = lifecycle::change(&admin, id, fields).await?;
     Ok(Success::ok(VolumeView::new(&entry, &admin)))

@@ -3,14 +3,15 @@
 use super::wire::Wire;
 use crate::{
     attachments::{self, AttachedGuard, Connection},
-    record::{self, AccessMode},
-    registry::{Entry, Registry},
+    record,
+    registry::{Export, Registry},
 };
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use sandstone_protocol::{
     Access, BlockSizes, ClientFlags, CloseReason, ExportInfo, ListedExport, Lookup, Negotiated, Negotiation,
     Next, OptionDecoder, OptionError, Purpose, ReceivedOption, Refusal, Step, Text, TransmissionFlags,
+    limits,
 };
 use sandstone_storage::Volume;
 use std::{fmt, io, sync::Arc};
@@ -153,13 +154,14 @@ fn look_up(
     wire: &Arc<Wire>,
     peer: &str,
 ) -> Result<(ExportInfo, Option<Grant>), Refusal> {
-    let entry =
+    let export =
         registry.resolve(lookup.name().as_str()).ok_or_else(|| Refusal::unknown_export(lookup.name()))?;
-    let access = access(&entry);
+    let (blocks, access) = (export.blocks(), export.access());
+    let ListedExport { name, description } = listed(&export);
     let info = ExportInfo {
-        name: text(&entry.volume.id().to_string()),
-        description: text(entry.record.name.as_deref().unwrap_or_default()),
-        size_bytes: entry.volume.size_bytes(),
+        name,
+        description,
+        size_bytes: blocks.size_bytes(),
         flags: TransmissionFlags::for_export(match access {
             attachments::Access::ReadWrite => Access::ReadWrite,
             attachments::Access::ReadOnly => Access::ReadOnly,
@@ -178,28 +180,26 @@ fn look_up(
                 since: record::now(),
                 cut_off: Arc::new(move || wire.cut_off()),
             };
-            let guard = entry
-                .attachments
+            let guard = export
+                .attachments()
                 .attach(connection)
                 .map_err(|closing| Refusal::new(OptionError::Policy, closing.to_string()))?;
-            Ok((info, Some((entry.volume.clone(), guard))))
+            Ok((info, Some((blocks.clone(), guard))))
         }
     }
 }
 
-fn access(entry: &Entry) -> attachments::Access {
-    match entry.record.access_mode {
-        AccessMode::Rwo | AccessMode::Rwx => attachments::Access::ReadWrite,
-        AccessMode::Rox => attachments::Access::ReadOnly,
-    }
+/// All volumes, and as many snapshots behind them as a list may show.
+fn list(registry: &Registry) -> Vec<ListedExport> {
+    let volumes = registry.list();
+    let snapshots = registry.list_snapshots(limits::LIST_EXPORTS_MAX.saturating_sub(volumes.len()));
+    let volumes = volumes.into_iter().map(Export::Volume);
+    let snapshots = snapshots.into_iter().map(Export::Snapshot);
+    volumes.chain(snapshots).map(|export| listed(&export)).collect()
 }
 
-fn list(registry: &Registry) -> Vec<ListedExport> {
-    let listed = |entry: &Arc<Entry>| ListedExport {
-        name: text(&entry.volume.id().to_string()),
-        description: text(entry.record.name.as_deref().unwrap_or_default()),
-    };
-    registry.list().iter().map(listed).collect()
+fn listed(export: &Export) -> ListedExport {
+    ListedExport { name: text(&export.blocks().id().to_string()), description: text(&export.description()) }
 }
 
 /// Ids and names are short and printable, so nothing is cut or escaped here.

@@ -2,11 +2,11 @@
 
 use crate::{
     admin::{Admin, Metrics, router},
-    attachments::{Access, AttachedGuard, Connection},
+    attachments::{AttachedGuard, Connection},
     endpoints::Endpoints,
     keeper::Keeper,
     record::now,
-    registry::Registry,
+    registry::{Entry, Export, Registry},
     token::Token,
 };
 use axum::{
@@ -14,9 +14,9 @@ use axum::{
     body::{Body, to_bytes},
     http::{HeaderMap, Request, StatusCode},
 };
-use sandstone_storage::{Engine, Store, StoreOptions};
+use sandstone_storage::{Durability, Engine, Piece, Store, StoreOptions};
 use serde_json::Value;
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -53,7 +53,7 @@ impl Server {
         };
         let handle = keeper.handle();
         let (store, _report) = handle.run(move || async move { Store::open(options).await }).await.unwrap();
-        let registry = Arc::new(Registry::load(store.volumes()).unwrap());
+        let registry = Arc::new(Registry::load(store.volumes(), store.all_snapshots()).unwrap());
         let exported = prometheus_client::registry::Registry::default();
         let admin = Arc::new(Admin {
             metrics: Metrics::new(exported, store.clone(), Arc::clone(&registry)),
@@ -99,17 +99,75 @@ impl Server {
         self.call("POST", VOLUMES, &body.to_string()).await.data(201)
     }
 
-    /// Attaches a client to a volume; `on_cut_off` is called when it is to go.
-    pub(super) fn attach(&self, volume: &Value, on_cut_off: Arc<dyn Fn() + Send + Sync>) -> AttachedGuard {
-        let entry = self.admin.registry.resolve(volume["export_name"].as_str().unwrap()).unwrap();
+    pub(super) async fn snapshot(&self, volume: &Value, name: &str) -> Value {
+        let body = serde_json::json!({ "name": name }).to_string();
+        self.call("POST", &format!("{}/snapshots", path(volume)), &body).await.data(201)
+    }
+
+    /// Fills blocks of a volume with a byte.
+    pub(super) async fn fill(&self, volume: &Value, blocks: std::ops::Range<u64>, byte: u8) {
+        const BLOCK: usize = sandstone_storage::BLOCK_BYTES;
+        let volume = self.volume(volume["id"].as_str().unwrap()).unwrap().volume.clone();
+        let data = vec![byte; (blocks.end - blocks.start) as usize * BLOCK].into();
+        let write = move || async move {
+            volume.write(blocks.start * BLOCK as u64, data, Durability::Volatile).await
+        };
+        self.admin.keeper.run(write).await.unwrap();
+    }
+
+    /// The first byte of a block of a volume or snapshot.
+    pub(super) async fn byte(&self, of: &Value, block: u64) -> u8 {
+        let export = self.admin.registry.resolve(of["id"].as_str().unwrap()).unwrap();
+        let blocks = export.blocks().clone();
+        let offset = block * sandstone_storage::BLOCK_BYTES as u64;
+        let read = move || async move { blocks.read(offset, 1).await };
+        match &self.admin.keeper.run(read).await.unwrap()[..] {
+            [Piece::Data(bytes)] => bytes[0],
+            [Piece::Zero { .. }] => 0,
+            pieces => panic!("{pieces:?}"),
+        }
+    }
+
+    /// The volume of that id or name.
+    pub(super) fn volume(&self, export_name: &str) -> Option<Arc<Entry>> {
+        match self.admin.registry.resolve(export_name)? {
+            Export::Volume(entry) => Some(entry),
+            Export::Snapshot(_) => None,
+        }
+    }
+
+    /// Attaches a client to a volume or snapshot; `on_cut_off` is called when it is to go.
+    pub(super) fn attach(&self, to: &Value, on_cut_off: Arc<dyn Fn() + Send + Sync>) -> AttachedGuard {
+        let export_name = to["export_name"].as_str().unwrap();
+        let export = self.admin.registry.resolve(export_name).unwrap();
         let connection = Connection {
             holder: "process 7".into(),
-            export_name: "disk".into(),
-            access: Access::ReadWrite,
+            export_name: export_name.into(),
+            access: export.access(),
             since: now(),
             cut_off: on_cut_off,
         };
-        entry.attachments.attach(connection).unwrap()
+        export.attachments().attach(connection).unwrap()
+    }
+
+    /// Attaches a client that goes a little after it was told to, as a connection does.
+    pub(super) fn attach_obedient(&self, to: &Value) {
+        let inside = Arc::new(Mutex::new(None));
+        let leave = Arc::clone(&inside);
+        let cut_off = move || {
+            let guard = leave.lock().unwrap().take();
+            std::thread::spawn(move || drop(guard));
+        };
+        *inside.lock().unwrap() = Some(self.attach(to, Arc::new(cut_off)));
+    }
+}
+
+/// The route of a volume or snapshot.
+pub(super) fn path(of: &Value) -> String {
+    let id = of["id"].as_str().unwrap();
+    match of["volume_id"].as_str() {
+        Some(volume) => format!("{VOLUMES}/{volume}/snapshots/{id}"),
+        None => format!("{VOLUMES}/{id}"),
     }
 }
 

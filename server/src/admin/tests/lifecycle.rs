@@ -1,12 +1,7 @@
 //! Volumes made, read, changed and deleted.
 
-use super::harness::{DEFAULT_SIZE_BYTES, Server, VOLUMES};
-use serde_json::{Value, json};
-use std::sync::{Arc, Mutex};
-
-fn path(volume: &Value) -> String {
-    format!("{VOLUMES}/{}", volume["id"].as_str().unwrap())
-}
+use super::harness::{DEFAULT_SIZE_BYTES, Server, VOLUMES, path};
+use serde_json::json;
 
 #[tokio::test]
 async fn a_volume_of_defaults_has_every_field_that_clients_insist_on() {
@@ -63,7 +58,7 @@ async fn what_was_asked_for_is_echoed_as_given() {
     assert_eq!((&volume["prefetch"], &volume["writeback"]), (&json!(8), &json!(true)));
     assert_eq!(server.call("GET", &path(&volume), "").await.data(200), volume);
 
-    let settings = server.admin.registry.resolve("disk").unwrap().volume.settings();
+    let settings = server.volume("disk").unwrap().volume.settings();
     assert_eq!((settings.cache_bytes, settings.buffer_bytes), (2 << 30, 1 << 20));
     assert_eq!((settings.prefetch_mib, settings.writeback), (8, true));
 }
@@ -86,7 +81,7 @@ async fn an_id_can_be_taken_only_once() {
     let body = json!({ "id": "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de" });
     server.create(body.clone()).await;
     server.call("POST", VOLUMES, &body.to_string()).await.error(409, "conflict");
-    assert_eq!(server.admin.registry.len(), 1);
+    assert_eq!(server.admin.registry.volume_count(), 1);
 }
 
 #[tokio::test]
@@ -104,8 +99,8 @@ async fn a_change_touches_what_it_names_and_nothing_else() {
     expected["updated_at"] = changed["updated_at"].clone();
     assert_eq!(changed, expected);
     assert!(changed["updated_at"].as_str() > volume["updated_at"].as_str());
-    assert!(server.admin.registry.resolve("old").is_none());
-    assert!(server.admin.registry.resolve("new").is_some());
+    assert!(server.volume("old").is_none());
+    assert!(server.volume("new").is_some());
 
     let same = server.call("PATCH", &path(&volume), "{}").await.data(200);
     assert_eq!(same, changed, "an empty change changes nothing");
@@ -150,42 +145,38 @@ async fn deleting_is_done_also_when_there_is_nothing_to_delete() {
     }
     server.call("DELETE", &format!("{VOLUMES}/no-id-at-all"), "").await.data(200);
     server.call("GET", &path(&volume), "").await.error(404, "not_found");
-    assert!(server.admin.registry.resolve("disk").is_none());
+    assert!(server.volume("disk").is_none());
     assert_eq!(server.call("GET", VOLUMES, "").await.data(200), json!([]));
 }
 
 #[tokio::test]
-async fn an_id_is_made_anew_only_when_its_deletion_is_done() {
+async fn a_volume_made_anew_while_its_deletion_ends_is_kept() {
     let server = Server::start().await;
-    let volume = server.create(json!({})).await;
-    let id = json!({ "id": volume["id"] }).to_string();
-    let entry = server.admin.registry.resolve(volume["id"].as_str().unwrap()).unwrap();
-    let turn = entry.turn.lock().await;
+    let volume = server.create(json!({ "name": "disk" })).await;
+    let again = json!({ "id": volume["id"], "name": "disk" }).to_string();
+    let turn = server.admin.registry.alone(volume["id"].as_str().unwrap().parse().unwrap()).await.unwrap();
     // A deletion has reached the store, and not yet the registry.
-    let (store, uuid) = (server.admin.store.clone(), entry.volume.id());
+    let (store, uuid) = (server.admin.store.clone(), turn.entry.volume.id());
     server.admin.keeper.run(move || async move { store.delete_volume(uuid).await }).await.unwrap();
-    let deletion = async {
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        server.admin.registry.remove(&entry);
+    // A change waits for the old one's turn, and then finds the new one.
+    let path = path(&volume);
+    let change = server.call("PATCH", &path, r#"{"prefetch":5}"#);
+    let rest = async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        server.call("POST", VOLUMES, &again).await.data(201);
+        server.admin.registry.remove(&turn);
         drop(turn);
     };
-    let (created, ()) = tokio::join!(server.call("POST", VOLUMES, &id), deletion);
-    created.data(201);
-    server.call("GET", &path(&volume), "").await.data(200);
+    let (changed, ()) = tokio::join!(change, rest);
+    assert_eq!(changed.data(200)["prefetch"], 5);
+    assert!(server.volume("disk").is_some());
 }
 
 #[tokio::test]
 async fn a_volume_in_use_is_deleted_only_by_force() {
     let server = Server::start().await;
     let volume = server.create(json!({})).await;
-    // As a connection does it: told to go, it goes a little later.
-    let inside = Arc::new(Mutex::new(None));
-    let leave = Arc::clone(&inside);
-    let cut_off = move || {
-        let guard = leave.lock().unwrap().take();
-        std::thread::spawn(move || drop(guard));
-    };
-    *inside.lock().unwrap() = Some(server.attach(&volume, Arc::new(cut_off)));
+    server.attach_obedient(&volume);
 
     assert_eq!(server.call("GET", &path(&volume), "").await.data(200)["attachments"], 1);
     for query in ["", "?force=false"] {
@@ -212,5 +203,5 @@ async fn a_step_is_finished_when_its_caller_hangs_up() {
     // As the server does before it closes the store.
     server.admin.under_way.close();
     server.admin.under_way.wait().await;
-    assert!(server.admin.registry.resolve("kept").is_some());
+    assert!(server.volume("kept").is_some());
 }

@@ -1,7 +1,9 @@
 //! The admin API as a client meets it: requests into the router, over a real store in a directory of its own.
 
+mod forks;
 mod harness;
 mod lifecycle;
 mod openapi;
 mod refusals;
+mod snapshots;
 mod system;

@@ -1,6 +1,6 @@
 //! The description against the router.
 
-use super::harness::Server;
+use super::harness::{Server, path};
 use crate::admin::{probes::OPENAPI, routes};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -39,16 +39,21 @@ fn every_reference_of_the_description_has_its_target() {
 }
 
 #[tokio::test]
-async fn a_described_volume_has_the_fields_of_a_real_one() {
+async fn described_answers_have_the_fields_of_real_ones() {
     let server = Server::start().await;
     let volume = server.create(serde_json::json!({ "name": "disk" })).await;
+    let body = serde_json::json!({ "name": "s", "description": "d" }).to_string();
+    let snapshot = server.call("POST", &format!("{}/snapshots", path(&volume)), &body).await.data(201);
+    let fork = server.call("POST", &format!("{}/fork", path(&snapshot)), "").await.data(201);
     let document = server.call("GET", "/openapi.json", "").await.json();
-    let schema = &document["components"]["schemas"]["Volume"];
-    for required in schema["required"].as_array().unwrap() {
-        assert!(volume.get(required.as_str().unwrap()).is_some(), "{required} is missing in {volume}");
-    }
-    for field in volume.as_object().unwrap().keys() {
-        assert!(schema["properties"].get(field).is_some(), "{field} is not described");
+    for (schema, answer) in [("Volume", volume), ("Volume", fork), ("Snapshot", snapshot)] {
+        let schema = &document["components"]["schemas"][schema];
+        for required in schema["required"].as_array().unwrap() {
+            assert!(answer.get(required.as_str().unwrap()).is_some(), "{required} is missing in {answer}");
+        }
+        for field in answer.as_object().unwrap().keys() {
+            assert!(schema["properties"].get(field).is_some(), "{field} is not described");
+        }
     }
 }
 
@@ -56,7 +61,8 @@ async fn a_described_volume_has_the_fields_of_a_real_one() {
 async fn every_route_is_really_there() {
     let server = Server::start().await;
     for route in routes::all() {
-        let path = route.path.replace("{id}", "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de");
+        let id = "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de";
+        let path = route.path.replace("{id}", id).replace("{snapshot_id}", id);
         let answer = server.call(route.method, &path, "{}").await;
         assert_ne!(answer.status.as_u16(), 405, "{} {}", route.method, route.path);
         assert!(!answer.text.contains("there is no route"), "{} {}", route.method, route.path);

@@ -1,0 +1,167 @@
+//! Snapshots, forks and restore: the store first, then the registry, as in `lifecycle`.
+//!
+//! ```text
+//!   snapshot, fork   turn, with others ─► store: durable ─► registry: visible
+//!   restore          turn, alone ─► door closed, clients cut off and gone ─► store: durable ─► door open
+//!   delete           turn, alone ─► door closed, clients cut off and gone ─► store: durable ─► registry: forgotten
+//! ```
+//!
+//! I1  Tuning belongs to the volume: a restore leaves it, and a fork of a snapshot takes it from the volume as it is now.
+//! I2  Nobody sees content change under it: a client that read the volume before a restore is no client after it. NBD has
+//!     no word for such a change, and what the client has cached of it would be wrong.
+
+use super::{
+    body::Force,
+    error::ApiError,
+    fields::{SnapshotFields, VolumeFields},
+    lifecycle::{refuse_shrinking, text_and_bytes},
+    state::Shared,
+    steps::{alone, close, finished, in_the_way_of_deletion, together},
+};
+use crate::{
+    attachments::{Closing, InTheWay},
+    record::{AccessMode, SnapshotRecord, TEAM_ID, USER_ID, VolumeRecord, now},
+    registry::{Entry, SnapshotEntry},
+};
+use sandstone_storage::{ForkSpec, Settings};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Makes a snapshot of a volume.
+pub(super) async fn snapshot(
+    admin: &Shared,
+    volume: Uuid,
+    fields: SnapshotFields,
+) -> Result<Arc<SnapshotEntry>, ApiError> {
+    let shared = Arc::clone(admin);
+    finished(admin, async move {
+        let admin = shared;
+        let turn = together(&admin, volume).await?;
+        let record = SnapshotRecord { name: fields.name, description: fields.description, created_at: now() };
+        let (store, attributes) = (admin.store.clone(), record.to_attributes());
+        let create = move || async move { store.create_snapshot(volume, Uuid::new_v4(), attributes).await };
+        let snapshot = admin.keeper.run(create).await?;
+        Ok(admin.registry.insert_snapshot(&turn.entry, snapshot, record))
+    })
+    .await
+}
+
+/// Makes a volume that begins as a copy of a volume, or of one of its snapshots.
+pub(super) async fn fork(
+    admin: &Shared,
+    volume: Uuid,
+    snapshot: Option<Uuid>,
+    id: Option<Uuid>,
+    fields: VolumeFields,
+) -> Result<Arc<Entry>, ApiError> {
+    let shared = Arc::clone(admin);
+    finished(admin, async move {
+        let admin = shared;
+        let turn = together(&admin, volume).await?;
+        let source = match snapshot {
+            None => turn.entry.volume.clone(),
+            Some(id) => snapshot_of(&turn.entry, id)?.snapshot.clone(),
+        };
+        refuse_shrinking(source.size_bytes(), &fields)?;
+        let size_bytes = fields.size_bytes;
+        let (mut record, settings) = forked(&turn.entry, fields);
+        record.source_snapshot_id = snapshot;
+        let spec = ForkSpec {
+            id: id.unwrap_or_else(Uuid::new_v4),
+            size_bytes,
+            settings: Some(settings),
+            attributes: record.to_attributes(),
+        };
+        let store = admin.store.clone();
+        let fork = admin.keeper.run(move || async move { store.create_fork(source.id(), spec).await });
+        Ok(admin.registry.insert(fork.await?, record))
+    })
+    .await
+}
+
+/// What a fork is from the start. Name and access mode are not inherited.
+fn forked(source: &Entry, fields: VolumeFields) -> (VolumeRecord, Settings) {
+    let (record, settings) = (&source.record, source.volume.settings());
+    let created_at = now();
+    let (cache_size, cache_bytes) =
+        text_and_bytes(fields.cache_size, &record.cache_size, settings.cache_bytes);
+    let (buffer_size, buffer_bytes) =
+        text_and_bytes(fields.buffer_size, &record.buffer_size, settings.buffer_bytes);
+    let record = VolumeRecord {
+        name: fields.name,
+        team_id: TEAM_ID.to_owned(),
+        user_id: USER_ID.to_owned(),
+        cache_size,
+        buffer_size,
+        access_mode: fields.access_mode.unwrap_or(AccessMode::Rwo),
+        created_at,
+        updated_at: created_at,
+        source_volume_id: Some(source.volume.id()),
+        source_snapshot_id: None,
+    };
+    let settings = Settings {
+        cache_bytes,
+        buffer_bytes,
+        prefetch_mib: fields.prefetch_mib.unwrap_or(settings.prefetch_mib),
+        writeback: fields.writeback.unwrap_or(settings.writeback),
+    };
+    (record, settings)
+}
+
+/// Makes a volume what its snapshot is. Writers are in the way unless forced; readers are cut off (I2).
+pub(super) async fn restore(
+    admin: &Shared,
+    volume: Uuid,
+    snapshot: Uuid,
+    force: Force,
+) -> Result<(), ApiError> {
+    let shared = Arc::clone(admin);
+    finished(admin, async move {
+        let admin = shared;
+        let turn = alone(&admin, volume).await?;
+        snapshot_of(&turn.entry, snapshot)?;
+        let in_the_way = match force {
+            Force::No => InTheWay::Writers,
+            Force::Yes => InTheWay::Nobody,
+        };
+        let doors = vec![Arc::clone(&turn.entry.attachments)];
+        let what = format!("volume {volume}");
+        let _closed = close(doors, Closing::Restore, in_the_way, (volume, &what)).await?;
+        let store = admin.store.clone();
+        Ok(admin.keeper.run(move || async move { store.restore(volume, snapshot).await }).await?)
+    })
+    .await
+}
+
+/// Deletes a snapshot. One that does not exist is deleted already.
+pub(super) async fn delete_snapshot(
+    admin: &Shared,
+    volume: Uuid,
+    snapshot: Uuid,
+    force: Force,
+) -> Result<(), ApiError> {
+    let shared = Arc::clone(admin);
+    finished(admin, async move {
+        let admin = shared;
+        let Some(turn) = admin.registry.alone(volume).await else { return Ok(()) };
+        let Some(entry) = turn.entry.snapshots.get(snapshot) else { return Ok(()) };
+        let doors = vec![Arc::clone(&entry.attachments)];
+        let what = format!("snapshot {snapshot}");
+        let in_the_way = in_the_way_of_deletion(force);
+        let closed = close(doors, Closing::Deletion, in_the_way, (volume, &what)).await?;
+        let store = admin.store.clone();
+        admin.keeper.run(move || async move { store.delete_snapshot(volume, snapshot).await }).await?;
+        closed.for_ever();
+        admin.registry.remove_snapshot(&turn, snapshot);
+        Ok(())
+    })
+    .await
+}
+
+/// The snapshot of that id, if it is one of that volume.
+pub(super) fn snapshot_of(volume: &Entry, id: Uuid) -> Result<Arc<SnapshotEntry>, ApiError> {
+    volume
+        .snapshots
+        .get(id)
+        .ok_or_else(|| ApiError::no_snapshot(&volume.volume.id().to_string(), &id.to_string()))
+}

@@ -25,6 +25,7 @@ mod state;
 mod steps;
 mod volume_view;
 mod volumes;
+mod walks;
 
 pub(crate) use metrics::Metrics;
 pub(crate) use routes::router;

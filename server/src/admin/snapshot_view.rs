@@ -19,13 +19,16 @@ pub(super) struct SnapshotView {
     created_at: Timestamp,
     /// Logical blocks that are mapped.
     used_bytes: u64,
+    /// What its deletion would give back, where that can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exclusive_bytes: Option<u64>,
     export_name: String,
     uris: Vec<String>,
     attachments: usize,
 }
 
 impl SnapshotView {
-    pub(super) fn new(entry: &SnapshotEntry, admin: &Admin) -> SnapshotView {
+    pub(super) fn new(entry: &SnapshotEntry, admin: &Admin, exclusive_bytes: Option<u64>) -> SnapshotView {
         let (snapshot, record) = (&entry.snapshot, &entry.record);
         let export_name = snapshot.id().to_string();
         SnapshotView {
@@ -36,6 +39,7 @@ impl SnapshotView {
             size_bytes: snapshot.size_bytes(),
             created_at: whole_seconds(record.created_at),
             used_bytes: snapshot.used_bytes(),
+            exclusive_bytes,
             uris: admin.endpoints.uris(&export_name),
             export_name,
             attachments: entry.attachments.count(),

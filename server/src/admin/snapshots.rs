@@ -10,12 +10,15 @@ use super::{
     snapshot_view::SnapshotView,
     state::Shared,
     volume_view::VolumeView,
+    walks::exclusive_bytes,
 };
+use crate::registry::SnapshotEntry;
 use axum::{
     extract::State,
     routing::{delete, get, post},
 };
 use serde_json::{Value, json};
+use std::sync::Arc;
 use uuid::Uuid;
 
 const SNAPSHOTS: &str = "/api/v1/sandboxvolumes/{id}/snapshots";
@@ -43,12 +46,17 @@ async fn create(
 ) -> Result<Success<SnapshotView>, ApiError> {
     let fields = SnapshotFields::from_body(&body.into_fields()?)?;
     let entry = lineage::snapshot(&admin, volume.known()?, fields).await?;
-    Ok(Success::created(SnapshotView::new(&entry, &admin)))
+    // Its volume holds all of it, as yet.
+    Ok(Success::created(SnapshotView::new(&entry, &admin, Some(0))))
 }
 
 async fn list(State(admin): State<Shared>, volume: VolumeId) -> Result<Success<Vec<SnapshotView>>, ApiError> {
     let entry = volume.find(&admin)?;
-    Ok(Success::ok(entry.snapshots.list().iter().map(|entry| SnapshotView::new(entry, &admin)).collect()))
+    let exclusive = exclusive_bytes(&admin, Some(entry.volume.id())).await;
+    let view = |entry: Arc<SnapshotEntry>| {
+        SnapshotView::new(&entry, &admin, exclusive.get(&entry.snapshot.id()).copied())
+    };
+    Ok(Success::ok(entry.snapshots.list().into_iter().map(view).collect()))
 }
 
 async fn read(
@@ -58,7 +66,9 @@ async fn read(
 ) -> Result<Success<SnapshotView>, ApiError> {
     let entry = volume.find(&admin)?;
     let entry = lineage::snapshot_of(&entry, snapshot.known(&volume)?)?;
-    Ok(Success::ok(SnapshotView::new(&entry, &admin)))
+    let exclusive = exclusive_bytes(&admin, Some(entry.snapshot.id())).await;
+    let exclusive = exclusive.get(&entry.snapshot.id()).copied();
+    Ok(Success::ok(SnapshotView::new(&entry, &admin, exclusive)))
 }
 
 async fn remove(
@@ -110,5 +120,5 @@ async fn forked(
     let body = body.into_fields_or_none()?;
     let (id, fields) = (id_from_body(&body)?, VolumeFields::from_body(&body)?);
     let entry = lineage::fork(admin, volume, snapshot, id, fields).await?;
-    Ok(Success::created(VolumeView::new(&entry, admin)))
+    Ok(Success::created(VolumeView::newborn(&entry, admin)))
 }

@@ -1,6 +1,6 @@
 //! A volume as answers show it.
 
-use super::state::Admin;
+use super::{state::Admin, walks::exclusive_bytes};
 use crate::{
     attachments::{Attachment, Closing},
     record::AccessMode,
@@ -37,8 +37,9 @@ pub(super) struct VolumeView {
     size_bytes: u64,
     /// Logical blocks that are mapped.
     used_bytes: u64,
-    /// What its deletion would give back.
-    exclusive_bytes: u64,
+    /// What its deletion would give back, where that can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exclusive_bytes: Option<u64>,
     state: VolumeState,
     export_name: String,
     uris: Vec<String>,
@@ -64,7 +65,19 @@ impl VolumeState {
 }
 
 impl VolumeView {
-    pub(super) fn new(entry: &Entry, admin: &Admin) -> VolumeView {
+    /// A volume or fork that was just made: it holds nothing alone.
+    pub(super) fn newborn(entry: &Entry, admin: &Admin) -> VolumeView {
+        VolumeView::new(entry, admin, Some(0))
+    }
+
+    /// A volume as it is now.
+    pub(super) async fn present(entry: &Entry, admin: &Admin) -> VolumeView {
+        let id = entry.volume.id();
+        let exclusive_bytes = exclusive_bytes(admin, Some(id)).await;
+        VolumeView::new(entry, admin, exclusive_bytes.get(&id).copied())
+    }
+
+    pub(super) fn new(entry: &Entry, admin: &Admin, exclusive_bytes: Option<u64>) -> VolumeView {
         let (volume, record) = (&entry.volume, entry.record.clone());
         let settings = volume.settings();
         // The id and not the name: it stays right when another volume takes the same name.
@@ -86,7 +99,7 @@ impl VolumeView {
             name: record.name,
             size_bytes: volume.size_bytes(),
             used_bytes: volume.used_bytes(),
-            exclusive_bytes: volume.used_bytes(),
+            exclusive_bytes,
             state: VolumeState::of(entry),
             uris: admin.endpoints.uris(&export_name),
             export_name,

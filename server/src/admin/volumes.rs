@@ -9,12 +9,15 @@ use super::{
     routes::Route,
     state::Shared,
     volume_view::VolumeView,
+    walks::exclusive_bytes,
 };
+use crate::registry::Entry;
 use axum::{
     extract::State,
     routing::{delete, get, patch, post},
 };
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const VOLUMES: &str = "/api/v1/sandboxvolumes";
 const VOLUME: &str = "/api/v1/sandboxvolumes/{id}";
@@ -33,16 +36,19 @@ async fn create(State(admin): State<Shared>, body: Body) -> Result<Success<Volum
     let body = body.into_fields()?;
     let (id, fields) = (id_from_body(&body)?, VolumeFields::from_body(&body)?);
     let entry = lifecycle::create(&admin, id, fields).await?;
-    Ok(Success::created(VolumeView::new(&entry, &admin)))
+    Ok(Success::created(VolumeView::newborn(&entry, &admin)))
 }
 
 async fn list(State(admin): State<Shared>) -> Success<Vec<VolumeView>> {
-    Success::ok(admin.registry.list().iter().map(|entry| VolumeView::new(entry, &admin)).collect())
+    let exclusive = exclusive_bytes(&admin, None).await;
+    let view =
+        |entry: Arc<Entry>| VolumeView::new(&entry, &admin, exclusive.get(&entry.volume.id()).copied());
+    Success::ok(admin.registry.list().into_iter().map(view).collect())
 }
 
 async fn read(State(admin): State<Shared>, volume: VolumeId) -> Result<Success<VolumeView>, ApiError> {
     let entry = volume.find(&admin)?;
-    Ok(Success::ok(VolumeView::new(&entry, &admin)))
+    Ok(Success::ok(VolumeView::present(&entry, &admin).await))
 }
 
 async fn change(
@@ -53,7 +59,7 @@ async fn change(
     let id = volume.known()?;
     let fields = VolumeFields::from_body(&body.into_fields()?)?;
     let entry = lifecycle::change(&admin, id, fields).await?;
-    Ok(Success::ok(VolumeView::new(&entry, &admin)))
+    Ok(Success::ok(VolumeView::present(&entry, &admin).await))
 }
 
 async fn remove(

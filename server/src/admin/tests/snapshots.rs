@@ -1,11 +1,14 @@
 //! Snapshots made, read, restored and deleted.
 
 use super::harness::{Server, path};
-use crate::attachments::Access;
-use serde_json::json;
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use crate::{admin::walks::while_wanted, attachments::Access};
+use serde_json::{Value, json};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 #[tokio::test]
@@ -22,6 +25,7 @@ async fn a_snapshot_has_every_field_that_clients_insist_on() {
         ("description", json!("the\nfirst")),
         ("size_bytes", json!(8 << 20)),
         ("used_bytes", json!(3 * 4096)),
+        ("exclusive_bytes", json!(0)),
         ("export_name", snapshot["id"].clone()),
         ("attachments", json!(0)),
     ] {
@@ -148,7 +152,7 @@ async fn readers_are_cut_off_by_a_restore_and_nobody_comes_in_meanwhile() {
     let restore = format!("{}/restore", path(&snapshot));
     let meanwhile = async {
         while told.load(Ordering::SeqCst) == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert_eq!(server.call("GET", &path(&volume), "").await.data(200)["state"], "restoring");
         let entry = server.volume(volume["id"].as_str().unwrap()).unwrap();
@@ -184,4 +188,63 @@ async fn clients_of_a_snapshot_are_in_the_way_of_its_deletion_and_of_its_volumes
     server.call("DELETE", &format!("{}?force=true", path(&volume)), "").await.data(200);
     assert!(server.admin.registry.resolve(idle["id"].as_str().unwrap()).is_none());
     assert_eq!((server.admin.registry.snapshot_count(), server.admin.registry.attachments()), (0, 0));
+}
+
+#[tokio::test]
+async fn exclusive_bytes_are_what_nobody_else_holds() {
+    let server = Server::start().await;
+    let volume = server.create(json!({})).await;
+    server.fill(&volume, 0..300, 1).await;
+    let snapshot = server.snapshot(&volume, "s").await;
+    server.fill(&volume, 0..10, 2).await;
+    let fork = server.call("POST", &format!("{}/fork", path(&volume)), "").await.data(201);
+    assert_eq!(fork["exclusive_bytes"], 0);
+    server.fill(&fork, 100..120, 3).await;
+    let check = async |expected: &[(&Value, u64)]| {
+        for (of, blocks) in expected {
+            let shown = server.call("GET", &path(of), "").await.data(200);
+            assert_eq!(shown["exclusive_bytes"], blocks * 4096, "{shown}");
+            let list = server.call("GET", path(of).rsplit_once('/').unwrap().0, "").await.data(200);
+            assert!(list.as_array().unwrap().contains(&shown), "{list}");
+        }
+    };
+    // The volume with its snapshot: the 10 blocks that the snapshot kept, and the 20 that the fork wrote anew.
+    check(&[(&volume, 30), (&snapshot, 10), (&fork, 20)]).await;
+    server.call("DELETE", &path(&snapshot), "").await.data(200);
+    check(&[(&volume, 20), (&fork, 20)]).await;
+    server.call("DELETE", &path(&volume), "").await.data(200);
+    check(&[(&fork, 300)]).await;
+}
+
+#[tokio::test]
+async fn a_volume_is_shown_without_what_cannot_be_told_in_time() {
+    let server = Server::start().await;
+    let volume = server.create(json!({})).await;
+    let snapshot = server.snapshot(&volume, "s").await;
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    server.admin.keeper.spawn(move || async move { assert!(held.recv().is_err()) });
+    // The clock goes on by itself where all others wait.
+    tokio::time::pause();
+    for of in [&volume, &snapshot] {
+        let shown = server.call("GET", &path(of), "").await.data(200);
+        assert_eq!((&shown["id"], &shown["exclusive_bytes"]), (&of["id"], &Value::Null));
+        assert!(shown.get("exclusive_bytes").is_none());
+    }
+    drop(go_on);
+    tokio::time::resume();
+    let shown = server.call("GET", &path(&volume), "").await.data(200);
+    assert_eq!(shown["exclusive_bytes"], 0);
+}
+
+#[tokio::test]
+async fn a_walk_that_nobody_waits_for_ends() {
+    let server = Server::start().await;
+    let (ended, ending) = tokio::sync::oneshot::channel::<()>();
+    let walk = while_wanted(&server.admin, move || async move {
+        let _dropped_at_the_end = ended;
+        std::future::pending::<()>().await;
+    });
+    assert!(tokio::time::timeout(Duration::from_millis(20), walk).await.is_err());
+    let ended = tokio::time::timeout(Duration::from_secs(10), ending).await;
+    assert!(ended.is_ok_and(|told| told.is_err()));
 }

@@ -27,6 +27,8 @@ pub(crate) enum ClientError {
     Foreign { base: String, what: String },
     /// The server refused.
     Refused { status: u16, message: String, hint: Option<String> },
+    /// The server refused because clients use the volume; these.
+    InUse { message: String, holders: Vec<String> },
 }
 
 impl fmt::Display for ClientError {
@@ -46,6 +48,11 @@ impl fmt::Display for ClientError {
             ),
             ClientError::Refused { message, hint: None, .. } => f.write_str(message),
             ClientError::Refused { message, hint: Some(hint), .. } => write!(f, "{message}: {hint}"),
+            ClientError::InUse { message, holders } => write!(
+                f,
+                "{message} ({}): detach it there, or repeat with --force to cut off whoever uses it",
+                holders.join(", ")
+            ),
         }
     }
 }
@@ -54,7 +61,7 @@ impl error::Error for ClientError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             ClientError::Unreachable { source, .. } => Some(source),
-            ClientError::Foreign { .. } | ClientError::Refused { .. } => None,
+            ClientError::Foreign { .. } | ClientError::Refused { .. } | ClientError::InUse { .. } => None,
         }
     }
 }
@@ -93,31 +100,47 @@ impl AdminClient {
         self.call(Method::DELETE, path, None)
     }
 
+    /// An answer that is not what a Sandstone server says.
+    pub(crate) fn foreign(&self, what: impl fmt::Display) -> ClientError {
+        ClientError::Foreign { base: self.base.clone(), what: what.to_string() }
+    }
+
     fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
-        let foreign = |what: String| ClientError::Foreign { base: self.base.clone(), what };
         let request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}/api/v1{path}", self.base))
             .header("Authorization", format!("Bearer {}", self.token.reveal()))
             .header("Content-Type", "application/json")
             .body(body.map(Value::to_string).unwrap_or_default())
-            .map_err(|error| foreign(error.to_string()))?;
+            .map_err(|error| self.foreign(error))?;
         let unreachable = |source| ClientError::Unreachable { base: self.base.clone(), source };
         let mut response = self.agent.run(request).map_err(unreachable)?;
         let status = response.status();
-        let answer: Value =
-            response.body_mut().read_json().map_err(|error| foreign(format!("status {status}, {error}")))?;
+        let answer: Value = response
+            .body_mut()
+            .read_json()
+            .map_err(|error| self.foreign(format_args!("status {status}, {error}")))?;
         if answer["success"] == true {
             return Ok(answer["data"].clone());
         }
         let error = &answer["error"];
         let text = |value: &Value| value.as_str().map(str::to_owned);
-        match text(&error["message"]) {
-            Some(message) => {
+        let Some(message) = text(&error["message"]) else {
+            return Err(self.foreign(format_args!("status {status}")));
+        };
+        match holders(&error["details"]) {
+            // Its hint is in HTTP's words; a command has its own.
+            Some(holders) => Err(ClientError::InUse { message, holders }),
+            None => {
                 let hint = text(&error["details"]["hint"]);
                 Err(ClientError::Refused { status: status.as_u16(), message, hint })
             }
-            None => Err(foreign(format!("status {status}"))),
         }
     }
+}
+
+/// Who uses the volume, where that is why the server refused.
+fn holders(details: &Value) -> Option<Vec<String>> {
+    let mounts = details["mounts"].as_array()?;
+    Some(mounts.iter().filter_map(|mount| mount["holder"].as_str()).map(str::to_owned).collect())
 }

@@ -16,6 +16,16 @@ pub(crate) enum CliError {
     NoVolume(String),
     /// Several volumes have that name.
     AmbiguousName(String, Vec<String>),
+    /// The volume has no such snapshot.
+    NoSnapshot {
+        volume: String,
+        snapshot: String,
+    },
+    /// Several snapshots of the volume have that name.
+    AmbiguousSnapshot {
+        snapshot: String,
+        ids: Vec<String>,
+    },
     /// The image is larger than the volume.
     TooSmall {
         volume: String,
@@ -60,6 +70,17 @@ impl fmt::Display for CliError {
             CliError::AmbiguousName(name, ids) => {
                 write!(f, "several volumes are named {name:?}: say which by its id ({})", ids.join(", "))
             }
+            CliError::NoSnapshot { volume, snapshot } => write!(
+                f,
+                "volume {volume:?} has no snapshot {snapshot:?}: `{} snapshot list {}` shows those it has",
+                show::own_command(),
+                show::quoted(volume.as_ref())
+            ),
+            CliError::AmbiguousSnapshot { snapshot, ids } => write!(
+                f,
+                "several snapshots of the volume are named {snapshot:?}: say which by its id ({})",
+                ids.join(", ")
+            ),
             CliError::TooSmall { volume, volume_bytes, image_bytes } => write!(
                 f,
                 "the image has {image_bytes} bytes and volume {volume:?} only {volume_bytes}: grow it with \
@@ -95,6 +116,8 @@ impl error::Error for CliError {
             }
             CliError::NoVolume(_)
             | CliError::AmbiguousName(..)
+            | CliError::NoSnapshot { .. }
+            | CliError::AmbiguousSnapshot { .. }
             | CliError::TooSmall { .. }
             | CliError::QemuImgMissing { .. }
             | CliError::QemuImg { .. }

@@ -3,6 +3,7 @@
 //! ```text
 //!   serve, check-config, version   here
 //!   volume …                       volume      over the admin API
+//!   snapshot …, fork               snapshot, fork   the same
 //!   import, export                 image       raw images through transfer, others through qemu-img
 //! ```
 //!
@@ -11,6 +12,7 @@
 mod check_config;
 mod context;
 mod error;
+mod fork;
 mod image;
 mod nbd_client;
 mod nbd_handshake;
@@ -19,6 +21,7 @@ mod output;
 mod progress;
 mod qemu_img;
 mod raw_image;
+mod snapshot;
 mod transfer;
 mod volume;
 
@@ -35,6 +38,9 @@ Examples:
   sandstone volume list                            See all volumes
   sandstone import debian.qcow2 base               Make a volume from an image
   sandstone export base base.raw                   Write a volume to a sparse file
+  sandstone fork base --name agent-1               Make a copy of it, in no time and no space
+  sandstone snapshot create agent-1 --name before  Keep what a volume holds now
+  sandstone snapshot restore agent-1 before        Go back to it
   nbd-client -unix sandstone-data/nbd.sock -name disk /dev/nbd0
                                                    Attach a volume to this host (as root)
 
@@ -79,6 +85,11 @@ enum Command {
     /// Make, list, change and delete volumes
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
+    /// Take, list, delete and go back to snapshots of a volume
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Make a volume that begins as a copy of another, or of a snapshot
+    Fork(fork::ForkArgs),
     /// Copy a disk image into a volume
     Import(image::ImportArgs),
     /// Copy a volume into a disk image
@@ -107,6 +118,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Serve => Ok(serve::run(context.config()?)?),
         Command::CheckConfig => check_config::run(&context),
         Command::Volume(command) => volume::run(command, &context),
+        Command::Snapshot(command) => snapshot::run(command, &context),
+        Command::Fork(args) => fork::run(&args, &context),
         Command::Import(args) => image::import(&args, &context),
         Command::Export(args) => image::export(&args, &context),
         Command::Version => {

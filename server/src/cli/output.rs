@@ -1,14 +1,14 @@
-//! Volumes as tables for people.
+//! Volumes and snapshots as tables for people.
 
 use crate::show;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
-/// What stands in a cell, of a volume as the API shows it.
+/// What stands in a cell, of a volume or snapshot as the API shows it.
 type Cell = fn(&Value) -> String;
 
-/// Columns of a list, with their headings.
-const COLUMNS: [(&str, Cell); 8] = [
+/// Columns of a list of volumes, with their headings.
+const VOLUME_COLUMNS: [(&str, Cell); 8] = [
     ("NAME", |volume| text(&volume["name"])),
     ("ID", |volume| text(&volume["id"])),
     ("SIZE", |volume| size(&volume["size_bytes"])),
@@ -19,8 +19,17 @@ const COLUMNS: [(&str, Cell); 8] = [
     ("CREATED", |volume| seconds(&volume["created_at"])),
 ];
 
+/// The same of a list of snapshots.
+const SNAPSHOT_COLUMNS: [(&str, Cell); 5] = [
+    ("NAME", |snapshot| text(&snapshot["name"])),
+    ("ID", |snapshot| text(&snapshot["id"])),
+    ("SIZE", |snapshot| size(&snapshot["size_bytes"])),
+    ("CREATED", |snapshot| seconds(&snapshot["created_at"])),
+    ("DESCRIPTION", |snapshot| text(&snapshot["description"])),
+];
+
 /// Columns whose numbers end in line.
-const RIGHT_ALIGNED: [usize; 3] = [2, 3, 6];
+const RIGHT_ALIGNED: [&str; 3] = ["SIZE", "USED", "CLIENTS"];
 
 /// One line a volume.
 pub(super) fn volume_list(volumes: &Value) -> String {
@@ -31,13 +40,29 @@ pub(super) fn volume_list(volumes: &Value) -> String {
             show::own_command()
         );
     }
-    let mut table = plain();
-    table.set_header(COLUMNS.map(|(heading, _)| heading));
-    for volume in volumes {
-        table.add_row(COLUMNS.map(|(_, cell)| cell(volume)));
+    list(volumes, &VOLUME_COLUMNS)
+}
+
+/// One line a snapshot of the volume that its user calls `volume`.
+pub(super) fn snapshot_list(snapshots: &Value, volume: &str) -> String {
+    let snapshots = snapshots.as_array().map(Vec::as_slice).unwrap_or_default();
+    if snapshots.is_empty() {
+        let (command, volume) = (show::own_command(), show::quoted(volume.as_ref()));
+        return format!("No snapshots yet. Take one: {command} snapshot create {volume} --name before");
     }
-    for column in RIGHT_ALIGNED {
-        if let Some(column) = table.column_mut(column) {
+    list(snapshots, &SNAPSHOT_COLUMNS)
+}
+
+fn list(items: &[Value], columns: &[(&str, Cell)]) -> String {
+    let mut table = plain();
+    table.set_header(columns.iter().map(|(heading, _)| *heading));
+    for item in items {
+        table.add_row(columns.iter().map(|(_, cell)| cell(item)));
+    }
+    for (i, (heading, _)) in columns.iter().enumerate() {
+        if let Some(column) = table.column_mut(i)
+            && RIGHT_ALIGNED.contains(heading)
+        {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
@@ -46,7 +71,6 @@ pub(super) fn volume_list(volumes: &Value) -> String {
 
 /// One line a field.
 pub(super) fn volume_details(volume: &Value) -> String {
-    let mut table = plain();
     let writeback = if volume["writeback"] == true { "on" } else { "off" };
     let rows = [
         ("name", text(&volume["name"])),
@@ -62,14 +86,37 @@ pub(super) fn volume_details(volume: &Value) -> String {
         ("prefetch", format!("{}M", text(&volume["prefetch"]))),
         ("writeback", writeback.to_owned()),
         ("forked from", text(&volume["source_volume_id"])),
+        ("of snapshot", text(&volume["source_snapshot_id"])),
         ("created", seconds(&volume["created_at"])),
         ("updated", seconds(&volume["updated_at"])),
         ("attach", uris(volume).join("\n")),
     ];
+    details(&rows)
+}
+
+/// One line a field.
+pub(super) fn snapshot_details(snapshot: &Value) -> String {
+    details(&[
+        ("name", text(&snapshot["name"])),
+        ("id", text(&snapshot["id"])),
+        ("volume", text(&snapshot["volume_id"])),
+        ("description", text(&snapshot["description"])),
+        ("size", size(&snapshot["size_bytes"])),
+        ("used", size(&snapshot["used_bytes"])),
+        ("exclusive", size(&snapshot["exclusive_bytes"])),
+        ("created", seconds(&snapshot["created_at"])),
+        ("expires", seconds(&snapshot["expires_at"])),
+        ("clients", text(&snapshot["attachments"])),
+        ("attach", uris(snapshot).join("\n")),
+    ])
+}
+
+fn details(rows: &[(&str, String)]) -> String {
+    let mut table = plain();
     for (what, value) in rows {
         // A volume without a name or a source has no line for it.
-        if value != ABSENT {
-            table.add_row([what, &value]);
+        if value != ABSENT && !value.is_empty() {
+            table.add_row([*what, value]);
         }
     }
     shown(table)
@@ -84,14 +131,14 @@ pub(super) fn uris(volume: &Value) -> Vec<String> {
 const ABSENT: &str = "-";
 
 /// No borders: columns that can be cut by other programs and copied by people.
-fn plain() -> Table {
+pub(super) fn plain() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table
 }
 
 /// The table from the left edge on.
-fn shown(mut table: Table) -> String {
+pub(super) fn shown(mut table: Table) -> String {
     const GAP: u16 = 2;
     for column in table.column_iter_mut() {
         column.set_padding((0, GAP));
@@ -99,7 +146,7 @@ fn shown(mut table: Table) -> String {
     table.trim_fmt()
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => ABSENT.to_owned(),
         Value::String(text) => text.clone(),
@@ -107,12 +154,12 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn size(value: &Value) -> String {
+pub(super) fn size(value: &Value) -> String {
     value.as_u64().map_or_else(|| ABSENT.to_owned(), show::rounded)
 }
 
 /// A time to the second, `2026-01-02 03:04:05Z`.
-fn seconds(value: &Value) -> String {
+pub(super) fn seconds(value: &Value) -> String {
     let time = value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
     time.map_or_else(|| text(value), |time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
 }
@@ -141,6 +188,18 @@ mod tests {
             assert!(lines[1].contains(part), "{part} is not in {text}");
         }
         assert!(volume_list(&json!([])).contains("volume create"));
+    }
+
+    #[test]
+    fn snapshots_have_their_own_table_and_details() {
+        let snapshot = json!({ "id": "0b54ae6c", "name": "before", "size_bytes": 1 << 30, "volume_id": "7",
+            "description": "of the upgrade", "created_at": "2026-01-02T03:04:05Z", "uris": [] });
+        let (list, details) = (snapshot_list(&json!([snapshot]), "disk"), snapshot_details(&snapshot));
+        for part in ["before", "0b54ae6c", "1G", "2026-01-02 03:04:05Z", "of the upgrade"] {
+            assert!(list.contains(part) && details.contains(part), "{part} is not in {list}\n{details}");
+        }
+        assert!(!details.contains("expires") && !details.contains("attach"), "{details}");
+        assert!(snapshot_list(&json!([]), "my disk").contains("snapshot create 'my disk'"));
     }
 
     #[test]

@@ -12,7 +12,11 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, Subcommand)]
 pub(super) enum VolumeCommand {
     /// Make a volume
-    Create(CreateArgs),
+    #[command(
+        after_help = "Not said: the size is the server's defaults.volume_size; the mode RWO, 1G of cache, 32M of \
+                            buffer, no reading ahead and no writeback."
+    )]
+    Create(VolumeFields),
     /// List all volumes, newest first
     List,
     /// Show one volume
@@ -41,27 +45,28 @@ pub(super) enum VolumeCommand {
     },
 }
 
+/// What a new volume may be told to be.
 #[derive(Debug, Args)]
-pub(super) struct CreateArgs {
+pub(super) struct VolumeFields {
     /// A name, for people and as an export name
     #[arg(long)]
     name: Option<String>,
-    /// Size, such as 10G [default: the server's defaults.volume_size]
+    /// Size, such as 10G
     #[arg(long, value_parser = size)]
     size: Option<String>,
     /// An id of your own choice
     #[arg(long, value_name = "UUID")]
     id: Option<String>,
-    /// Who may attach: RWO (one writer), ROX (readers only) or RWX (any number of writers) [default: RWO]
+    /// Who may attach: RWO (one writer), ROX (readers only) or RWX (any number of writers)
     #[arg(long, value_name = "MODE")]
     access_mode: Option<String>,
-    /// Most memory for its cached blocks [default: 1G]
+    /// Most memory for its cached blocks
     #[arg(long, value_name = "SIZE", value_parser = size)]
     cache_size: Option<String>,
-    /// Most bytes accepted but not yet in the store [default: 32M]
+    /// Most bytes accepted but not yet in the store
     #[arg(long, value_name = "SIZE", value_parser = size)]
     buffer_size: Option<String>,
-    /// MiB to read ahead of sequential reads [default: 0]
+    /// MiB to read ahead of sequential reads
     #[arg(long, value_name = "MIB")]
     prefetch: Option<u32>,
     /// Acknowledge writes from the staging buffer, which a host crash may lose
@@ -77,8 +82,8 @@ fn size(text: &str) -> Result<String, ByteSizeError> {
 pub(super) fn run(command: VolumeCommand, context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
     match command {
-        VolumeCommand::Create(args) => {
-            let volume = client.post("/sandboxvolumes", &args.fields())?;
+        VolumeCommand::Create(fields) => {
+            let volume = client.post("/sandboxvolumes", &fields.fields())?;
             context.answer(&volume, || output::volume_details(&volume))
         }
         VolumeCommand::List => {
@@ -102,9 +107,9 @@ pub(super) fn run(command: VolumeCommand, context: &Context) -> Result<(), CliEr
     }
 }
 
-impl CreateArgs {
+impl VolumeFields {
     /// What was said; what was not said is the server's to choose.
-    fn fields(&self) -> Value {
+    pub(super) fn fields(&self) -> Value {
         let mut fields = Map::new();
         let texts = [
             ("name", &self.name),
@@ -155,7 +160,8 @@ fn only_named(volumes: Vec<Value>, name: &str) -> Result<Value, CliError> {
     }
 }
 
-fn path_of(volume: &Value) -> String {
+/// Its path in the API.
+pub(super) fn path_of(volume: &Value) -> String {
     format!("/sandboxvolumes/{}", volume["id"].as_str().unwrap_or_default())
 }
 

@@ -69,7 +69,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// Writes to stdout. `println!` would panic where the reader is gone (`sandstone volume list | head -1`).
-fn print(text: &str) -> Result<(), CliError> {
+pub(super) fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()).map_err(|error| {
         match error.kind() {

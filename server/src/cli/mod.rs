@@ -3,7 +3,7 @@
 //! ```text
 //!   serve, check-config, version   here
 //!   volume …                       volume      over the admin API
-//!   snapshot …, fork               snapshot, fork   the same
+//!   snapshot …, fork, tree         snapshot, fork, tree   the same
 //!   import, export                 image       raw images through transfer, others through qemu-img
 //! ```
 //!
@@ -23,6 +23,7 @@ mod qemu_img;
 mod raw_image;
 mod snapshot;
 mod transfer;
+mod tree;
 mod volume;
 
 use crate::serve;
@@ -41,6 +42,7 @@ Examples:
   sandstone fork base --name agent-1               Make a copy of it, in no time and no space
   sandstone snapshot create agent-1 --name before  Keep what a volume holds now
   sandstone snapshot restore agent-1 before        Go back to it
+  sandstone tree                                   See which volume came from where
   nbd-client -unix sandstone-data/nbd.sock -name disk /dev/nbd0
                                                    Attach a volume to this host (as root)
 
@@ -90,6 +92,8 @@ enum Command {
     Snapshot(snapshot::SnapshotCommand),
     /// Make a volume that begins as a copy of another, or of a snapshot
     Fork(fork::ForkArgs),
+    /// Draw which volumes and snapshots came from which
+    Tree,
     /// Copy a disk image into a volume
     Import(image::ImportArgs),
     /// Copy a volume into a disk image
@@ -120,6 +124,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Volume(command) => volume::run(command, &context),
         Command::Snapshot(command) => snapshot::run(command, &context),
         Command::Fork(args) => fork::run(&args, &context),
+        Command::Tree => tree::run(&context),
         Command::Import(args) => image::import(&args, &context),
         Command::Export(args) => image::export(&args, &context),
         Command::Version => {

@@ -26,6 +26,8 @@ pub(crate) enum CliError {
         snapshot: String,
         ids: Vec<String>,
     },
+    /// The server's reclaim failed, for the reason it gives.
+    Reclaim(String),
     /// The image is larger than the volume.
     TooSmall {
         volume: String,
@@ -81,6 +83,7 @@ impl fmt::Display for CliError {
                 "several snapshots of the volume are named {snapshot:?}: say which by its id ({})",
                 ids.join(", ")
             ),
+            CliError::Reclaim(why) => write!(f, "the server could not reclaim everything: {why}"),
             CliError::TooSmall { volume, volume_bytes, image_bytes } => write!(
                 f,
                 "the image has {image_bytes} bytes and volume {volume:?} only {volume_bytes}: grow it with \
@@ -118,6 +121,7 @@ impl error::Error for CliError {
             | CliError::AmbiguousName(..)
             | CliError::NoSnapshot { .. }
             | CliError::AmbiguousSnapshot { .. }
+            | CliError::Reclaim(_)
             | CliError::TooSmall { .. }
             | CliError::QemuImgMissing { .. }
             | CliError::QemuImg { .. }

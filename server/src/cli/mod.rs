@@ -4,6 +4,7 @@
 //!   serve, check-config, version   here
 //!   volume …                       volume      over the admin API
 //!   snapshot …, fork, tree         snapshot, fork, tree   the same
+//!   reclaim                        reclaim     the same
 //!   import, export                 image       raw images through transfer, others through qemu-img
 //! ```
 //!
@@ -21,6 +22,7 @@ mod output;
 mod progress;
 mod qemu_img;
 mod raw_image;
+mod reclaim;
 mod snapshot;
 mod transfer;
 mod tree;
@@ -98,6 +100,8 @@ enum Command {
     Import(image::ImportArgs),
     /// Copy a volume into a disk image
     Export(image::ExportArgs),
+    /// Give the space of what was deleted back to the host, now
+    Reclaim,
     /// Print the version
     Version,
 }
@@ -127,6 +131,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Tree => tree::run(&context),
         Command::Import(args) => image::import(&args, &context),
         Command::Export(args) => image::export(&args, &context),
+        Command::Reclaim => reclaim::run(&context),
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
             context.answer(&serde_json::json!({ "version": version }), || format!("sandstone {version}"))

@@ -1,7 +1,8 @@
-//! A bar on stderr while a copy runs, for people at a terminal.
+//! What people see on stderr while they wait.
 
 use super::context::Audience;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{cell::RefCell, time::Duration};
 
 /// How far a copy is.
 pub(super) struct Progress {
@@ -38,5 +39,43 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Time between two pictures of a spinner.
+const SPIN_TIME: Duration = Duration::from_millis(100);
+
+/// Something whose end is not known: a spinner at a terminal, elsewhere a line for each of its phases.
+pub(super) struct Activity {
+    spinner: ProgressBar,
+    /// The phase that was told last.
+    phase: RefCell<String>,
+}
+
+impl Activity {
+    pub(super) fn new(audience: Audience) -> Activity {
+        let target = match audience {
+            Audience::People => ProgressDrawTarget::stderr(),
+            Audience::Programs => ProgressDrawTarget::hidden(),
+        };
+        let spinner = ProgressBar::with_draw_target(None, target);
+        spinner.enable_steady_tick(SPIN_TIME);
+        Activity { spinner, phase: RefCell::default() }
+    }
+
+    /// What goes on, and how far it is.
+    pub(super) fn say(&self, phase: &str, so_far: &str) {
+        if !self.spinner.is_hidden() {
+            self.spinner.set_message(format!("{phase}: {so_far}"));
+        } else if *self.phase.borrow() != phase {
+            eprintln!("{phase}: {so_far}");
+            phase.clone_into(&mut self.phase.borrow_mut());
+        }
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        self.spinner.finish_and_clear();
     }
 }

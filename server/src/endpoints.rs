@@ -20,10 +20,10 @@ pub(crate) struct Endpoints {
 impl Endpoints {
     /// One URI of the export for each place.
     pub(crate) fn uris(&self, export_name: &str) -> Vec<String> {
-        let export = escaped(export_name.as_bytes(), Escape::Slash);
-        let tcp = self.tcp.iter().map(|address| format!("nbd://{address}/{export}"));
-        let unix = self.unix.iter().map(|path| format!("nbd+unix:///{export}?socket={}", escaped_path(path)));
-        tcp.chain(unix).collect()
+        let tcp = self.tcp.iter().map(|address| Place::Tcp(address.to_string()));
+        let unix = self.unix.iter().cloned().map(Place::Unix);
+        let address = |place| ExportAddress { place, export_name: export_name.to_owned() };
+        tcp.chain(unix).map(|place| address(place).uri()).collect()
     }
 }
 
@@ -43,7 +43,15 @@ pub(crate) enum Place {
 }
 
 impl ExportAddress {
-    /// Reads what [`Endpoints::uris`] writes; other NBD URIs (TLS, vsock, ssh) are not ours and give none.
+    pub(crate) fn uri(&self) -> String {
+        let export = escaped(self.export_name.as_bytes(), Escape::Slash);
+        match &self.place {
+            Place::Tcp(address) => format!("nbd://{address}/{export}"),
+            Place::Unix(path) => format!("nbd+unix:///{export}?socket={}", escaped_path(path)),
+        }
+    }
+
+    /// Reads what [`Self::uri`] writes; other NBD URIs (TLS, vsock, ssh) are not ours and give none.
     pub(crate) fn parse(uri: &str) -> Option<ExportAddress> {
         if let Some(rest) = uri.strip_prefix("nbd+unix:///") {
             let (export, socket) = rest.split_once("?socket=")?;

@@ -1,5 +1,6 @@
 //! Why a command failed: each a sentence that says what to do.
 
+use super::increment::ReadError;
 use crate::{client::ClientError, serve::ServeError, show, token::TokenError};
 use sandstone_config::Problems;
 use std::{error, fmt, io, path::PathBuf};
@@ -26,8 +27,30 @@ pub(crate) enum CliError {
         snapshot: String,
         ids: Vec<String>,
     },
+    /// An increment cannot be read, or is not whole.
+    Increment(PathBuf, ReadError),
+    /// An image that is an increment, where an image of a whole volume is wanted.
+    IsIncrement(PathBuf),
+    /// The volume does not hold what the increment follows.
+    OtherState {
+        volume: String,
+        offset: u64,
+        /// The id of the snapshot that the increment follows.
+        from: String,
+    },
+    /// An increment was written only in part, and the volume could not be put back.
+    HalfApplied {
+        volume: String,
+        /// Holds what the volume was.
+        snapshot: String,
+        source: Box<CliError>,
+    },
     /// The server's reclaim failed, for the reason it gives.
     Reclaim(String),
+    /// Whoever runs us wants us to end.
+    Interrupted,
+    /// Signals cannot be waited for.
+    Signals(io::Error),
     /// The image is larger than the volume.
     TooSmall {
         volume: String,
@@ -83,7 +106,28 @@ impl fmt::Display for CliError {
                 "several snapshots of the volume are named {snapshot:?}: say which by its id ({})",
                 ids.join(", ")
             ),
+            CliError::Increment(path, error) => write!(f, "the increment {} {error}", path.display()),
+            CliError::IsIncrement(path) => write!(
+                f,
+                "{} is an increment and no whole image: say --onto to apply it to the volume it follows",
+                path.display()
+            ),
+            CliError::OtherState { volume, offset, from } => write!(
+                f,
+                "volume {volume:?} is not in the state that this increment follows (snapshot {from}; they differ at \
+                 byte {offset}), and was left as it is: apply the increments in the order they were made, onto a \
+                 copy that nothing else has changed"
+            ),
+            CliError::HalfApplied { volume, snapshot, source } => write!(
+                f,
+                "volume {volume:?} has only a part of the increment ({source}): go back with `{} snapshot restore {} \
+                 {snapshot}`, then apply it again",
+                show::own_command(),
+                show::quoted(volume.as_ref())
+            ),
             CliError::Reclaim(why) => write!(f, "the server could not reclaim everything: {why}"),
+            CliError::Interrupted => f.write_str("interrupted"),
+            CliError::Signals(error) => write!(f, "signals cannot be waited for: {error}"),
             CliError::TooSmall { volume, volume_bytes, image_bytes } => write!(
                 f,
                 "the image has {image_bytes} bytes and volume {volume:?} only {volume_bytes}: grow it with \
@@ -114,14 +158,20 @@ impl error::Error for CliError {
             CliError::Serve(error) => Some(error),
             CliError::Token(error) => Some(error),
             CliError::Client(error) => Some(error),
-            CliError::Image(_, error) | CliError::Nbd { source: error, .. } | CliError::Output(error) => {
-                Some(error)
-            }
+            CliError::Image(_, error)
+            | CliError::Nbd { source: error, .. }
+            | CliError::Output(error)
+            | CliError::Signals(error) => Some(error),
+            CliError::Increment(_, error) => Some(error),
+            CliError::HalfApplied { source, .. } => Some(source),
             CliError::NoVolume(_)
             | CliError::AmbiguousName(..)
             | CliError::NoSnapshot { .. }
             | CliError::AmbiguousSnapshot { .. }
+            | CliError::IsIncrement(_)
+            | CliError::OtherState { .. }
             | CliError::Reclaim(_)
+            | CliError::Interrupted
             | CliError::TooSmall { .. }
             | CliError::QemuImgMissing { .. }
             | CliError::QemuImg { .. }

@@ -3,24 +3,22 @@
 use super::{
     context::Context,
     error::CliError,
-    nbd_client,
+    export_place::{blame, connect, reachable_export, reachable_snapshot},
+    increment::{self, Since},
     progress::Progress,
     qemu_img::{self, ImageInfo, Onto},
     raw_image::{Partial, Source, Target},
-    transfer::{self, Before, CopyError, Device},
-    volume,
+    snapshot,
+    transfer::{self, Before, Device},
+    volume::{self, path_of},
 };
-use crate::{
-    client::AdminClient,
-    endpoints::{ExportAddress, Place},
-    record::parse_id,
-    show,
-};
+use crate::{client::AdminClient, record::parse_id, show};
 use clap::Args;
 use sandstone_config::ranges;
 use serde_json::{Value, json};
 use std::{
-    io,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -35,6 +33,9 @@ pub(super) struct ImportArgs {
     /// Format of the image [default: what it looks like]. Say raw for an image whose inside you do not trust
     #[arg(long)]
     format: Option<String>,
+    /// Apply an increment that `export --since` made: the volume must hold what the increment follows
+    #[arg(long, conflicts_with = "format")]
+    onto: bool,
 }
 
 #[derive(Debug, Args)]
@@ -43,12 +44,21 @@ pub(super) struct ExportArgs {
     volume: String,
     /// The image to write; an existing file is replaced when the new one is whole
     image: PathBuf,
+    /// Copy what this snapshot of the volume holds, by id or name [default: what the volume holds now]
+    #[arg(long)]
+    snapshot: Option<String>,
+    /// Write only what changed since this snapshot of the volume, by id or name, for `import --onto`
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "format")]
+    since: Option<String>,
     /// Format of the image, in qemu-img's words [default: by the image's name, raw for unknown ones]
     #[arg(long)]
     format: Option<String>,
 }
 
 pub(super) fn import(args: &ImportArgs, context: &Context) -> Result<(), CliError> {
+    if args.onto {
+        return increment::import(&args.image, &args.volume, context);
+    }
     let image = look_at(&args.image, args.format.as_deref())?;
     let client = context.client()?;
     let (volume, origin) = find_or_create(&client, &args.volume, image.disk_bytes)?;
@@ -79,12 +89,22 @@ pub(super) fn import(args: &ImportArgs, context: &Context) -> Result<(), CliErro
 }
 
 pub(super) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliError> {
+    if let Some(from) = &args.since {
+        let since = Since { volume: &args.volume, to: args.snapshot.as_deref(), from };
+        return increment::export(&since, &args.image, context);
+    }
     let format = args.format.as_deref().unwrap_or_else(|| qemu_img::format_of_name(&args.image));
-    let volume = volume::find(&context.client()?, &args.volume)?;
-    let bytes = size_of(&volume);
+    let client = context.client()?;
+    let volume = volume::find(&client, &args.volume)?;
+    let snapshot = args.snapshot.as_deref().map(|name| snapshot::find(&client, &volume, &args.volume, name));
+    let snapshot = snapshot.transpose()?;
+    let address = match &snapshot {
+        None => reachable_export(&volume, &args.volume)?,
+        Some(snapshot) => reachable_snapshot(&volume, &args.volume, snapshot)?,
+    };
+    let bytes = size_of(snapshot.as_ref().unwrap_or(&volume));
     let progress = Progress::new(bytes, context.audience());
     let image_failed = |error| CliError::Image(args.image.clone(), error);
-    let (uri, address) = reachable_export(&volume, &args.volume)?;
     if format == RAW {
         let mut device = connect(&address, &args.volume)?;
         let target = Target::create(&args.image, device.size_bytes()).map_err(image_failed)?;
@@ -93,14 +113,18 @@ pub(super) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
         target.finish().map_err(image_failed)?;
     } else {
         let partial = Partial::beside(&args.image).map_err(image_failed)?;
-        qemu_img::from_export(&uri, format, partial.path(), &args.image, &progress)?;
+        qemu_img::from_export(&address.uri(), format, partial.path(), &args.image, &progress)?;
         partial.finish().map_err(image_failed)?;
     }
     drop(progress);
-    let answer = json!({ "volume": volume, "image": args.image, "format": format });
+    let answer = json!({ "volume": volume, "snapshot": snapshot, "image": args.image, "format": format });
     context.answer(&answer, || {
         let (size, image) = (show::rounded(bytes), args.image.display());
-        format!("Exported volume {} ({size}) to {image} ({format}).", args.volume)
+        let what = match &args.snapshot {
+            None => format!("volume {}", args.volume),
+            Some(snapshot) => format!("snapshot {snapshot} of volume {}", args.volume),
+        };
+        format!("Exported {what} ({size}) to {image} ({format}).")
     })
 }
 
@@ -112,6 +136,9 @@ fn look_at(path: &Path, format: Option<&str>) -> Result<ImageInfo, CliError> {
     let as_raw = ImageInfo { format: RAW.to_owned(), disk_bytes };
     if format == Some(RAW) {
         return Ok(as_raw);
+    }
+    if is_increment(path).map_err(failed)? {
+        return Err(CliError::IsIncrement(path.to_path_buf()));
     }
     if let Some(info) = qemu_img::info(path, format)? {
         return Ok(if info.format == RAW { as_raw } else { info });
@@ -125,6 +152,13 @@ fn look_at(path: &Path, format: Option<&str>) -> Result<ImageInfo, CliError> {
     } else {
         Err(CliError::QemuImgMissing { what: format!("{} is {format}", path.display()) })
     }
+}
+
+/// Whether the file is what `export --since` makes.
+fn is_increment(path: &Path) -> std::io::Result<bool> {
+    let mut magic = Vec::new();
+    File::open(path)?.take(increment::MAGIC.len() as u64).read_to_end(&mut magic)?;
+    Ok(magic == increment::MAGIC)
 }
 
 /// Where the volume of an import came from.
@@ -166,7 +200,7 @@ fn copy_in(
     context: &Context,
 ) -> Result<(), CliError> {
     let progress = Progress::new(image.disk_bytes, context.audience());
-    let (uri, address) = reachable_export(volume, &args.volume)?;
+    let address = reachable_export(volume, &args.volume)?;
     let (before, onto) = match origin {
         Origin::Created => (Before::Zeroes, Onto::Zeroes),
         Origin::Found => (Before::Anything, Onto::Anything),
@@ -177,30 +211,7 @@ fn copy_in(
         let copied = transfer::import(&source, &mut device, before, &progress);
         copied.map(drop).map_err(|error| blame(error, &args.image, &args.volume))
     } else {
-        qemu_img::into_export(&args.image, &image.format, &uri, onto, &progress)
-    }
-}
-
-/// Where the volume's export can be reached from here: a Unix socket that exists, else TCP.
-fn reachable_export(volume: &Value, name: &str) -> Result<(String, ExportAddress), CliError> {
-    let uris = super::output::uris(volume);
-    let known = || uris.iter().filter_map(|uri| Some((uri.clone(), ExportAddress::parse(uri)?)));
-    let on_unix = known().find(|(_, address)| matches!(&address.place, Place::Unix(path) if path.exists()));
-    let on_tcp = || known().find(|(_, address)| matches!(address.place, Place::Tcp(_)));
-    on_unix.or_else(on_tcp).ok_or_else(|| CliError::Nbd {
-        volume: name.to_owned(),
-        source: io::Error::other("the server listens neither on TCP nor on a Unix socket of this host"),
-    })
-}
-
-fn connect(address: &ExportAddress, volume: &str) -> Result<impl Device, CliError> {
-    nbd_client::connect(address).map_err(|source| CliError::Nbd { volume: volume.to_owned(), source })
-}
-
-fn blame(error: CopyError, image: &Path, volume: &str) -> CliError {
-    match error {
-        CopyError::Image(error) => CliError::Image(image.to_path_buf(), error),
-        CopyError::Device(source) => CliError::Nbd { volume: volume.to_owned(), source },
+        qemu_img::into_export(&args.image, &image.format, &address.uri(), onto, &progress)
     }
 }
 
@@ -208,20 +219,9 @@ fn size_of(volume: &Value) -> u64 {
     volume["size_bytes"].as_u64().unwrap_or(0)
 }
 
-fn path_of(volume: &Value) -> String {
-    format!("/sandboxvolumes/{}", volume["id"].as_str().unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_socket_that_is_not_here_is_no_way_to_the_volume() {
-        let volume = json!({ "uris": ["nbd+unix:///x?socket=/nowhere/at/all.sock", "nbd://127.0.0.1:1/x"] });
-        assert_eq!(reachable_export(&volume, "x").unwrap().0, "nbd://127.0.0.1:1/x");
-        assert!(reachable_export(&json!({ "uris": [] }), "x").is_err());
-    }
 
     #[test]
     fn an_image_that_is_said_to_be_raw_is_not_looked_into() {

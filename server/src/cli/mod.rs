@@ -6,6 +6,7 @@
 //!   snapshot …, fork, tree         snapshot, fork, tree   the same
 //!   reclaim                        reclaim     the same
 //!   import, export                 image       raw images through transfer, others through qemu-img
+//!   import --onto, export --since  increment   changes alone, in a format of their own
 //! ```
 //!
 //! An error is one sentence on stderr that says what to do. Exit codes: 0 done, 1 failed, 2 the command line is wrong.
@@ -13,8 +14,11 @@
 mod check_config;
 mod context;
 mod error;
+mod export_place;
 mod fork;
 mod image;
+mod increment;
+mod interrupt;
 mod nbd_client;
 mod nbd_handshake;
 mod nbd_stream;
@@ -45,6 +49,8 @@ Examples:
   sandstone snapshot create agent-1 --name before  Keep what a volume holds now
   sandstone snapshot restore agent-1 before        Go back to it
   sandstone tree                                   See which volume came from where
+  sandstone export base mon.inc --since sunday     Write what changed since a snapshot
+  sandstone import mon.inc base-copy --onto        Apply that to a copy elsewhere
   nbd-client -unix sandstone-data/nbd.sock -name disk /dev/nbd0
                                                    Attach a volume to this host (as root)
 
@@ -98,7 +104,7 @@ enum Command {
     Tree,
     /// Copy a disk image into a volume
     Import(image::ImportArgs),
-    /// Copy a volume into a disk image
+    /// Copy a volume, or a snapshot of it, into a disk image
     Export(image::ExportArgs),
     /// Give the space of what was deleted back to the host, now
     Reclaim,

@@ -61,7 +61,7 @@ impl Source {
 
 /// Lets files and block devices through. A pipe or a terminal has no place that could be read or written, and opening one
 /// may wait for ever.
-fn refuse_others(metadata: &Metadata) -> io::Result<()> {
+pub(super) fn refuse_others(metadata: &Metadata) -> io::Result<()> {
     if metadata.is_file() || metadata.file_type().is_block_device() {
         return Ok(());
     }
@@ -158,6 +158,10 @@ impl Partial {
             .permissions(fs::Permissions::from_mode(0o666))
             .tempfile_in(directory)?;
         Ok(Partial { file, place })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        self.file.as_file()
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -22,7 +22,7 @@ pub(super) const CHUNK_BYTES: u64 = 1 << 20;
 const BLOCK_BYTES: usize = 4096;
 
 /// Most bytes of one zero request. A request's length has 32 bits; whole GiB keep its ends on block boundaries.
-const ZERO_BYTES_MAX: u64 = 1 << 30;
+pub(super) const ZERO_BYTES_MAX: u64 = 1 << 30;
 
 /// How much of a volume is asked about, then read, in one go. It bounds the spans that are kept in between.
 const WINDOW_BYTES: u64 = 1 << 30;
@@ -40,7 +40,7 @@ impl Span {
     }
 
     /// The span in pieces of at most `len_max` bytes.
-    fn pieces(self, len_max: u64) -> impl Iterator<Item = Span> {
+    pub(super) fn pieces(self, len_max: u64) -> impl Iterator<Item = Span> {
         let piece = move |offset: u64| Span { offset, len: len_max.min(self.end() - offset) };
         (0..self.len.div_ceil(len_max)).map(move |i| piece(self.offset + i * len_max))
     }
@@ -305,4 +305,4 @@ pub(super) fn buffer(len: u64) -> io::Result<BytesMut> {
 
 #[cfg(test)]
 #[path = "transfer_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -7,15 +7,15 @@ use std::{fs, os::unix::fs::FileExt, os::unix::fs::MetadataExt, path::PathBuf};
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// A volume in memory that notes what was asked of it.
-struct Memory {
-    bytes: Vec<u8>,
+pub(in crate::cli) struct Memory {
+    pub(in crate::cli) bytes: Vec<u8>,
     writes: Vec<Span>,
     zeroes: Vec<Span>,
     flushes: usize,
 }
 
 impl Memory {
-    fn filled(len: u64, byte: u8) -> Memory {
+    pub(in crate::cli) fn filled(len: u64, byte: u8) -> Memory {
         Memory { bytes: vec![byte; len as usize], writes: Vec::new(), zeroes: Vec::new(), flushes: 0 }
     }
 }

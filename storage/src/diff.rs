@@ -61,7 +61,7 @@ impl Volume {
         let mut nodes = NodesInHand::new(&volume.engine.disk);
         let mut changes: Vec<Change> = Vec::new();
         let (mut at, end) = (offset / block_bytes, (offset + len).div_ceil(block_bytes));
-        while at < end {
+        while len > 0 && at < end {
             let (start, mut full) = (at, false);
             let compared = newer.compare(&older, &nodes, start, end - start, &mut |blocks, comparison| {
                 if let Comparison::Differs(state) = comparison {
@@ -90,7 +90,7 @@ impl Volume {
                 Err(missing) => nodes.load(missing).await?,
             }
         }
-        let looked_to = (at * block_bytes).min(offset + len);
+        let looked_to = (at * block_bytes).clamp(offset, offset + len);
         for change in &mut changes {
             let change_end = (change.offset + change.len_bytes).min(offset + len);
             change.offset = change.offset.max(offset);

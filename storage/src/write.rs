@@ -8,6 +8,8 @@
 //! I2  The record comes before the change of the map, and both under the lock, so replay meets the same order.
 //! I3  A block that is written in part is read first, without the lock. Under the lock its mapping must still be the
 //!     one that was read; addresses are never reused, so "the same address" means "the same bytes". Otherwise again.
+//! I4  A range is checked against the size once more under the lock: what stood beyond the end after a restore would show
+//!     when the volume grows again.
 //!
 //! A write of zeroes becomes a hole: it takes a record, no data.
 
@@ -305,6 +307,11 @@ impl Inner {
         if self.snapshot_of.is_some() {
             return Err(Stopped::Failed(Error::new(Kind::Invalid, "a snapshot never changes")));
         }
+        if chunks.iter().any(|chunk| chunk.end_bytes() > state.meta.size_bytes) {
+            // I4
+            let error = Error::new(Kind::OutOfRange, "a restore has made the volume smaller meanwhile");
+            return Err(Stopped::Failed(error));
+        }
         for (i, chunk) in chunks.iter().enumerate() {
             // The log may take data in parts, each of which changes the map.
             let grasp = match chunk.content {
@@ -390,6 +397,16 @@ impl Chunk {
         match &self.content {
             Content::Data { checksums, .. } => checksums.len() as u64,
             Content::Range { count, .. } => *count,
+        }
+    }
+
+    /// Where the bytes end that it changes. Zeroes may reach beyond the volume's end in its last block.
+    fn end_bytes(&self) -> u64 {
+        let start = self.block * BLOCK_BYTES as u64;
+        match (&self.edge, &self.content) {
+            (Some(edge), _) => start + (edge.at + edge.patch.len()) as u64,
+            (None, Content::Data { data, .. }) => start + data.len() as u64,
+            (None, Content::Range { count, .. }) => start + (count - 1) * BLOCK_BYTES as u64 + 1,
         }
     }
 

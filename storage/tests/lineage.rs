@@ -222,3 +222,38 @@ fn exclusive_bytes_are_what_nobody_else_holds() {
         check(&[(3, 300)]).await;
     });
 }
+
+#[test]
+fn nothing_changed_in_an_empty_range() {
+    with_store(11, async |store| {
+        let volume = store.create_volume(spec(id(1), SIZE, false)).await.expect("a volume");
+        let old = store.create_snapshot(id(1), id(2), Vec::new()).await.expect("a snapshot");
+        fill(&volume, 5, 1, 2).await;
+        for offset in [5 * BLOCK, 5 * BLOCK + 7] {
+            let none = volume.changes_since(&old, offset, 0, 9).await.expect("the changes");
+            assert_eq!((none.changes, none.looked_to), (Vec::new(), offset));
+        }
+    });
+}
+
+/// A write that was taken in for a larger volume, and has to read the rest of its block first, meets a restore.
+#[test]
+fn a_write_is_refused_where_a_restore_took_the_place_away() {
+    let shape = Shape { segment_blocks: 64, slots: 200, cache_bytes: 0, metadata_bytes: 400 << 10 };
+    let world = World::new(shape, 12);
+    reopen(&world, 12, async |store| {
+        let volume = store.create_volume(spec(id(1), 10 * BLOCK, false)).await.expect("a volume");
+        store.create_snapshot(id(1), id(2), Vec::new()).await.expect("a snapshot");
+        let larger = VolumeChange { size_bytes: Some(SIZE), ..VolumeChange::default() };
+        store.update_volume(id(1), larger.clone()).await.expect("a larger size");
+        fill(&volume, 0, 400, 1).await;
+        let part = Bytes::from_static(b"part of a block");
+        let write = volume.write(50 * BLOCK + 9, part, Durability::Volatile);
+        let (written, restored) = futures_util::future::join(write, store.restore(id(1), id(2))).await;
+        restored.expect("a restore");
+        assert_eq!(written.map_err(|e| e.kind()), Err(Kind::OutOfRange));
+        assert_eq!(volume.used_bytes(), 0);
+        store.update_volume(id(1), larger).await.expect("a larger size");
+        assert_eq!(byte(&volume, 50).await, 0);
+    });
+}

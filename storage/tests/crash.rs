@@ -1,6 +1,7 @@
-//! The store against every way to die: after each, every volume equals the model at some prefix of what was asked.
+//! The store against every way to die: after each, every volume, snapshot and fork equals the model at some prefix of
+//! what was asked.
 //!
-//! Lanes run side by side, each with volumes of its own and one operation at a time. A lane keeps its history as steps
+//! Lanes run side by side, each with volumes and snapshots of its own and one operation at a time. A lane keeps its history as steps
 //! of a block each, and how many of them must survive which death:
 //!
 //! | death   | survives |
@@ -21,7 +22,8 @@ use futures_util::{
     pin_mut,
 };
 use sandstone_storage::{
-    Allocation, Durability, Health, Kind, Runtime, Settings, Store, VolumeChange, runtime,
+    Allocation, Durability, Error, ForkSpec, Health, Kind, Result, Runtime, Store, Volume, VolumeChange,
+    runtime,
 };
 use std::{
     cell::RefCell,
@@ -32,21 +34,26 @@ use std::{
 use uuid::Uuid;
 use world::{BLOCK, Death, Random, Shape, World, for_seeds, read, spec, unless_full};
 
-/// A volume as the model has it.
+/// A volume or snapshot as the model has it.
 #[derive(Clone, Default)]
 struct Plain {
     bytes: Vec<u8>,
     /// By block; what comparing looks at.
     sums: Vec<u32>,
-    settings: Option<Settings>,
-    /// Steps of the lane up to this volume's last.
+    /// Steps of the lane up to this line's last.
     last_step: usize,
 }
 
 impl Plain {
     fn new(bytes: Vec<u8>) -> Self {
         let sums = bytes.chunks(BLOCK as usize).map(sum).collect();
-        Self { bytes, sums, settings: None, last_step: 0 }
+        Self { bytes, sums, last_step: 0 }
+    }
+
+    fn grown(mut self, size: u64) -> Self {
+        self.bytes.resize(size as usize, 0);
+        self.sums.resize((size / BLOCK) as usize, 0);
+        self
     }
 }
 
@@ -56,18 +63,14 @@ fn sum(block: &[u8]) -> u32 {
 
 type State = BTreeMap<Uuid, Plain>;
 
-#[derive(Clone, Debug)]
 enum Step {
     Block {
-        volume: Uuid,
+        line: Uuid,
         block: usize,
         sum: u32,
     },
-    /// Created, resized, deleted.
-    Size {
-        volume: Uuid,
-        blocks: Option<usize>,
-    },
+    /// Lines become this at once, whatever they were: created, resized, copied, restored; `None` is deleted.
+    Lines(Vec<(Uuid, Option<Vec<u32>>)>),
 }
 
 #[derive(Default)]
@@ -83,32 +86,45 @@ struct Lane {
 }
 
 impl Lane {
-    /// An operation on `volume` changes these bytes.
-    fn change(&mut self, volume: Uuid, offset: u64, len: u64, data: impl Fn(usize) -> u8) {
-        let plain = self.now.get_mut(&volume).expect("the lane's own volume");
+    /// An operation on `line` changes these bytes.
+    fn change(&mut self, line: Uuid, offset: u64, len: u64, data: impl Fn(usize) -> u8) {
+        let plain = self.now.get_mut(&line).expect("the lane's own volume");
         for i in 0..len as usize {
             plain.bytes[offset as usize + i] = data(i);
         }
         for block in (offset / BLOCK) as usize..(offset + len).div_ceil(BLOCK) as usize {
             let at = block * BLOCK as usize;
             plain.sums[block] = sum(&plain.bytes[at..at + BLOCK as usize]);
-            self.steps.push(Step::Block { volume, block, sum: plain.sums[block] });
+            self.steps.push(Step::Block { line, block, sum: plain.sums[block] });
         }
         plain.last_step = self.steps.len();
     }
 
-    fn size(&mut self, volume: Uuid, bytes: Option<u64>) {
-        match bytes {
-            Some(bytes) => {
-                let plain = self.now.entry(volume).or_default();
-                plain.bytes.resize(bytes as usize, 0);
-                plain.sums.resize((bytes / BLOCK) as usize, 0);
-            }
-            None => {
-                self.now.remove(&volume);
-            }
-        }
-        self.steps.push(Step::Size { volume, blocks: bytes.map(|b| (b / BLOCK) as usize) });
+    /// Lines become something else as a whole. Gives what they were.
+    fn becomes(&mut self, lines: Vec<(Uuid, Option<Plain>)>) -> Vec<(Uuid, Option<Plain>)> {
+        let sums = |plain: &Plain| plain.sums.clone();
+        self.steps.push(Step::Lines(lines.iter().map(|(id, p)| (*id, p.as_ref().map(sums))).collect()));
+        self.put(lines)
+    }
+
+    /// It did not happen.
+    fn undo(&mut self, before: Vec<(Uuid, Option<Plain>)>) {
+        self.steps.pop();
+        self.put(before);
+    }
+
+    fn put(&mut self, lines: Vec<(Uuid, Option<Plain>)>) -> Vec<(Uuid, Option<Plain>)> {
+        let put = |(id, plain): (Uuid, Option<Plain>)| match plain {
+            Some(plain) => (id, self.now.insert(id, plain)),
+            None => (id, self.now.remove(&id)),
+        };
+        lines.into_iter().map(put).collect()
+    }
+
+    /// The change of the catalog is durable, and so is all before it: there is one log.
+    fn all_durable(&mut self) {
+        let all = self.steps.len();
+        (self.acknowledged, self.written, self.durable) = (all, all, all);
     }
 
     /// What was found after a death, of which `floor` steps must be there.
@@ -130,23 +146,23 @@ impl Lane {
             }
             let Some(step) = self.steps.get(k) else { break };
             match step {
-                Step::Block { volume, block, sum } => {
-                    let expected = found.get(volume).and_then(|p| p.sums.get(*block)).copied();
-                    let sums = state.get_mut(volume).expect("a step of a volume that is there");
+                Step::Block { line, block, sum } => {
+                    let expected = found.get(line).and_then(|p| p.sums.get(*block)).copied();
+                    let sums = state.get_mut(line).expect("a step of a volume that is there");
                     wrong -= usize::from(Some(sums[*block]) != expected);
                     sums[*block] = *sum;
                     wrong += usize::from(Some(*sum) != expected);
                 }
-                Step::Size { volume, blocks: size } => {
-                    let expected = found.get(volume).map(|p| &p.sums);
-                    wrong -= blocks(state.get(volume), expected).len();
-                    match size {
-                        Some(size) => state.entry(*volume).or_default().resize(*size, 0),
-                        None => {
-                            state.remove(volume);
+                Step::Lines(lines) => {
+                    for (line, after) in lines {
+                        let expected = found.get(line).map(|p| &p.sums);
+                        wrong -= blocks(state.get(line), expected).len();
+                        match after {
+                            Some(sums) => drop(state.insert(*line, sums.clone())),
+                            None => drop(state.remove(line)),
                         }
+                        wrong += blocks(state.get(line), expected).len();
                     }
-                    wrong += blocks(state.get(volume), expected).len();
                 }
             }
         }
@@ -179,14 +195,77 @@ impl Lane {
 type Lanes = Vec<Rc<RefCell<Lane>>>;
 
 const VOLUMES_MAX: u64 = 3;
+const SNAPSHOTS_MAX: u64 = 3;
 
 /// What a lane's volumes are called.
 fn id(lane: usize, number: u64) -> Uuid {
-    Uuid::from_u128(lane as u128 * 100 + u128::from(number) + 1)
+    Uuid::from_u128(lane as u128 * 1000 + u128::from(number + 1) * 10)
+}
+
+/// What a volume's snapshots are called.
+fn snapshot_id(volume: Uuid, number: u64) -> Uuid {
+    Uuid::from_u128(volume.as_u128() + u128::from(number + 1))
+}
+
+fn volume_of(snapshot: Uuid) -> Uuid {
+    Uuid::from_u128(snapshot.as_u128() / 10 * 10)
 }
 
 fn lane_of(id: Uuid) -> usize {
-    (id.as_u128() / 100) as usize
+    (id.as_u128() / 1000) as usize
+}
+
+/// Makes a volume from nothing, or from another or a snapshot.
+async fn begin(store: &Store, volume: Uuid, lane: &RefCell<Lane>, random: &mut Random) {
+    let sources: Vec<Uuid> = lane.borrow().now.keys().copied().collect();
+    let made = if sources.is_empty() || random.one_in(3) {
+        let size = random.pick(&[64 << 10, 300 * BLOCK, 600 * BLOCK]);
+        let plain = Plain::default().grown(size);
+        let before = lane.borrow_mut().becomes(vec![(volume, Some(plain))]);
+        (before, store.create_volume(spec(volume, size, random.one_in(2))).await)
+    } else {
+        let source = random.pick(&sources);
+        let plain = lane.borrow().now[&source].clone();
+        let size = plain.bytes.len() as u64 + random.pick(&[0, 0, 10]) * BLOCK;
+        let before = lane.borrow_mut().becomes(vec![(volume, Some(plain.grown(size)))]);
+        let spec = ForkSpec { id: volume, size_bytes: Some(size), settings: None, attributes: Vec::new() };
+        (before, store.create_fork(source, spec).await)
+    };
+    settle(lane, made.0, made.1.map(|_| ()));
+}
+
+/// A change of the catalog has ended.
+fn settle(lane: &RefCell<Lane>, before: Vec<(Uuid, Option<Plain>)>, done: Result<()>) {
+    let mut lane = lane.borrow_mut();
+    if unless_full(done) { lane.all_durable() } else { lane.undo(before) }
+}
+
+/// Makes a snapshot, goes back to it, compares it or deletes it.
+async fn lineage(store: &Store, volume: Uuid, lane: &RefCell<Lane>, random: &mut Random) {
+    let snapshot = snapshot_id(volume, random.below(SNAPSHOTS_MAX));
+    let Some(plain) = lane.borrow().now.get(&snapshot).cloned() else {
+        let plain = lane.borrow().now[&volume].clone();
+        let before = lane.borrow_mut().becomes(vec![(snapshot, Some(plain))]);
+        let made = store.create_snapshot(volume, snapshot, Vec::new()).await;
+        return settle(lane, before, made.map(|_| ()));
+    };
+    match random.below(4) {
+        0 | 1 => {
+            let before = lane.borrow_mut().becomes(vec![(volume, Some(plain))]);
+            // Never refused for want of space.
+            let restored = store.restore(volume, snapshot).await.expect("a restore");
+            settle(lane, before, Ok(restored));
+        }
+        2 => {
+            let handle = store.snapshot(volume, snapshot).expect("the model has it");
+            assert!(read(&handle, 0, handle.size_bytes()).await.expect("a read") == plain.bytes);
+        }
+        _ => {
+            let before = lane.borrow_mut().becomes(vec![(snapshot, None)]);
+            assert!(store.delete_snapshot(volume, snapshot).await.expect("a delete"));
+            settle(lane, before, Ok(()));
+        }
+    }
 }
 
 /// One operation of a lane.
@@ -195,20 +274,7 @@ async fn operate(store: &Store, number: usize, lane: &RefCell<Lane>, random: &mu
     let there = lane.borrow().now.contains_key(&volume);
     if !there {
         if random.one_in(3) {
-            let size = random.pick(&[64 << 10, 300 * BLOCK, 600 * BLOCK]);
-            let writeback = random.one_in(2);
-            lane.borrow_mut().size(volume, Some(size));
-            let spec = spec(volume, size, writeback);
-            let settings = spec.settings;
-            let made = unless_full(store.create_volume(spec).await.map(|_| ()));
-            let mut lane = lane.borrow_mut();
-            if made {
-                lane.now.get_mut(&volume).expect("just made").settings = Some(settings);
-                all_durable(&mut lane);
-            } else {
-                lane.steps.pop();
-                lane.now.remove(&volume);
-            }
+            begin(store, volume, lane, random).await;
         }
         return;
     }
@@ -219,28 +285,24 @@ async fn operate(store: &Store, number: usize, lane: &RefCell<Lane>, random: &mu
     let durability = if fua { Durability::Fua } else { Durability::Volatile };
     let steps = lane.borrow().steps.len();
     let before = lane.borrow().now[&volume].clone();
-    let done = match random.below(24) {
+    let done = match random.below(28) {
         0 => {
-            lane.borrow_mut().size(volume, None);
+            let snapshots = (0..SNAPSHOTS_MAX).map(|n| snapshot_id(volume, n));
+            let gone = snapshots.chain([volume]).map(|line| (line, None)).collect();
+            let before = lane.borrow_mut().becomes(gone);
             assert!(store.delete_volume(volume).await.expect("a delete"));
-            all_durable(&mut lane.borrow_mut());
-            return;
+            return settle(lane, before, Ok(()));
         }
         1 => {
             let size = size + random.below(64) * BLOCK;
             let mut settings = handle.settings();
             settings.writeback = random.one_in(2);
-            lane.borrow_mut().size(volume, Some(size));
+            let before = lane.borrow_mut().becomes(vec![(volume, Some(before.grown(size)))]);
             let change =
                 VolumeChange { size_bytes: Some(size), settings: Some(settings), ..VolumeChange::default() };
-            if unless_full(store.update_volume(volume, change).await) {
-                all_durable(&mut lane.borrow_mut());
-            } else {
-                lane.borrow_mut().steps.pop();
-                lane.borrow_mut().now.insert(volume, before);
-            }
-            return;
+            return settle(lane, before, store.update_volume(volume, change).await);
         }
+        24..=27 => return lineage(store, volume, lane, random).await,
         2..=4 => {
             let covered = lane.borrow().now[&volume].last_step;
             handle.flush().await.expect("a flush");
@@ -302,12 +364,8 @@ async fn operate(store: &Store, number: usize, lane: &RefCell<Lane>, random: &mu
         }
         lane.steps.extend(kept);
         let last_step = lane.steps.len();
-        lane.now.insert(volume, Plain { settings: before.settings, last_step, ..found });
+        lane.now.insert(volume, Plain { last_step, ..found });
     }
-}
-
-fn all_durable(lane: &mut Lane) {
-    (lane.acknowledged, lane.written, lane.durable) = (lane.steps.len(), lane.steps.len(), lane.steps.len());
 }
 
 /// Checkpoints, rounds of reclaim, and reads of whatever is there.
@@ -325,24 +383,40 @@ async fn disturb(store: &Store, lanes: &Lanes, random: &mut Random) {
         }
         2 | 3 => {
             let volumes = store.volumes();
-            if let Some(volume) = volumes.get(random.below(volumes.len().max(1) as u64) as usize) {
-                match read(volume, 0, volume.size_bytes()).await {
-                    Ok(_) => {}
-                    Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{error}"),
-                }
+            if !volumes.is_empty() {
+                look(store, &volumes[random.below(volumes.len() as u64) as usize]).await;
             }
         }
         _ => runtime::sleep(Duration::from_micros(random.below(20_000))).await,
     }
 }
 
+/// Reads all that there is to read of a volume, which may become smaller or be deleted meanwhile.
+async fn look(store: &Store, volume: &Volume) {
+    let gone = |error: Error| assert!(matches!(error.kind(), Kind::NotFound | Kind::OutOfRange), "{error}");
+    read(volume, 0, volume.size_bytes()).await.map_or_else(gone, drop);
+    store.exclusive_bytes(Some(volume.id())).await.map_or_else(gone, drop);
+    for snapshot in store.snapshots(volume.id()).unwrap_or_default() {
+        let changes = volume.changes_since(&snapshot, 0, volume.size_bytes(), 100).await;
+        changes.map_or_else(gone, drop);
+    }
+}
+
 /// Everything that is in the store.
 async fn observe(store: &Store, lanes: usize) -> Vec<State> {
     let mut found = vec![State::new(); lanes];
+    let mut lines = store.volumes();
     for volume in store.volumes() {
-        let bytes = read(&volume, 0, volume.size_bytes()).await.expect("all can be read");
-        let plain = Plain { settings: Some(volume.settings()), ..Plain::new(bytes) };
-        found[lane_of(volume.id())].insert(volume.id(), plain);
+        let snapshots = store.snapshots(volume.id()).expect("it is there");
+        assert!(snapshots.iter().all(|snapshot| volume_of(snapshot.id()) == volume.id()));
+        lines.extend(snapshots);
+    }
+    for line in lines {
+        let bytes = read(&line, 0, line.size_bytes()).await.expect("all can be read");
+        let plain = Plain::new(bytes);
+        let used = plain.sums.iter().filter(|sum| **sum != 0).count() as u64 * BLOCK;
+        assert_eq!(line.used_bytes(), used, "of {}", line.id());
+        found[lane_of(line.id())].insert(line.id(), plain);
     }
     found
 }

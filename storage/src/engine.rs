@@ -76,22 +76,33 @@ impl Upkeep {
         self.dirty_nodes.load(Relaxed)
     }
 
-    /// Whether so much is dirty that a checkpoint is due.
-    pub(crate) fn is_half_dirty(&self) -> bool {
-        self.dirty_nodes() > self.dirty_nodes_max / 2
-    }
-
     /// A checkpoint takes what is dirty now.
     pub(crate) fn take_dirty(&self) -> u64 {
         self.dirty_nodes.swap(0, Relaxed)
     }
+}
 
-    /// Waits while the budget for changed maps is used up: a checkpoint makes room.
-    pub(crate) async fn wait_clean(&self, health: &HealthCell) {
-        while self.dirty_nodes() > self.dirty_nodes_max && !health.is_stopped() {
-            let done = self.checkpointed.notified();
-            self.wanted.notify_one();
-            if self.dirty_nodes() > self.dirty_nodes_max {
+impl Engine {
+    /// Nodes that may be dirty: the budget of memory, and no more than the next checkpoint surely finds room for. A store
+    /// that fills up with changed maps in memory could not write them any more, and so never free anything.
+    fn dirty_max(&self) -> u64 {
+        let segments = &self.disk.segments;
+        // A node takes two blocks at most; the other half is left to the catalog and to the checkpoint after.
+        let room = u64::from(segments.free()) * u64::from(segments.geometry.segment_blocks) / 4;
+        self.upkeep.dirty_nodes_max.min(room)
+    }
+
+    /// Whether so much is dirty that a checkpoint is due.
+    pub(crate) fn is_half_dirty(&self) -> bool {
+        self.upkeep.dirty_nodes() > self.dirty_max() / 2
+    }
+
+    /// Waits while too much is dirty: a checkpoint makes room.
+    pub(crate) async fn wait_clean(&self) {
+        while self.upkeep.dirty_nodes() > self.dirty_max() && !self.health.is_stopped() {
+            let done = self.upkeep.checkpointed.notified();
+            self.upkeep.wanted.notify_one();
+            if self.upkeep.dirty_nodes() > self.dirty_max() {
                 done.await;
             }
         }

@@ -96,7 +96,7 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
         // A writer takes whatever there is.
         let effort = if upkeep.is_wanted() { Effort::Thorough } else { Effort::Usual };
         shared.reclaim_round(effort).await?;
-    } else if log_bytes - pace.checkpoint_log_bytes >= LOG_BYTES_DUE || upkeep.is_half_dirty() || quiet {
+    } else if log_bytes - pace.checkpoint_log_bytes >= LOG_BYTES_DUE || engine.is_half_dirty() || quiet {
         pace.checkpoint_log_bytes = log_bytes;
         shared.checkpoint().await?;
     }

@@ -250,7 +250,7 @@ impl Inner {
     /// Logs and maps the chunks, then waits for as much durability as was asked for.
     async fn commit(&self, mut chunks: VecDeque<Chunk>, durability: Durability) -> Result<()> {
         self.wait_buffer().await;
-        self.engine.upkeep.wait_clean(&self.engine.health).await;
+        self.engine.wait_clean().await;
         let (mut last, mut nodes) = (None, NodesInHand::new(&self.engine.disk));
         while !chunks.is_empty() {
             let room = self.engine.log.room.notified();

@@ -151,6 +151,21 @@ fn what_rotted_in_a_sparse_segment_stays_an_error_and_takes_nothing_along() {
     });
 }
 
+/// Reclaims until the file takes no more than that. The first time may meet the keeper, which gets slots ready for a log
+/// that has just been streaming.
+async fn reclaim_to(store: &Store, bytes_max: u64) {
+    let mut allocated = u64::MAX;
+    for _ in 0..10 {
+        store.reclaim().await.expect("a reclaim");
+        allocated = store.stats().file_allocated_bytes;
+        if allocated <= bytes_max {
+            return;
+        }
+        runtime::sleep(Duration::from_secs(1)).await;
+    }
+    panic!("{allocated} bytes are more than {bytes_max}");
+}
+
 #[test]
 fn after_deleting_everything_the_file_is_as_small_as_an_empty_store_s() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -181,19 +196,12 @@ fn after_deleting_everything_the_file_is_as_small_as_an_empty_store_s() {
         for snapshot in store.snapshots(id(1)).expect("its snapshots") {
             assert!(store.delete_snapshot(id(1), snapshot.id()).await.expect("a deletion"));
         }
-        // The keeper gets slots ready while the log streams.
-        runtime::sleep(Duration::from_secs(1)).await;
-        store.reclaim().await.expect("a reclaim");
         let used = volume.used_bytes();
-        let allocated = store.stats().file_allocated_bytes;
-        assert!(allocated < used + used / 20 + (4 << 20), "{allocated} bytes for {used}");
+        reclaim_to(&store, used + used / 20 + (4 << 20)).await;
 
         assert!(store.delete_volume(id(1)).await.expect("a deletion"));
-        store.reclaim().await.expect("a reclaim");
-        let after = store.stats().file_allocated_bytes;
-        println!("empty {empty}, after {after}");
         // An empty store is three blocks; a catalog of deleted things and a segment's first blocks are a few more.
-        assert!(after <= empty + empty / 20 + (64 << 10), "{after} bytes are more than {empty}");
+        reclaim_to(&store, empty + empty / 20 + (64 << 10)).await;
         store.close().await.expect("an end");
     });
 }

@@ -4,7 +4,7 @@ mod world;
 
 use bytes::Bytes;
 use sandstone_storage::{
-    Change, Durability, ExtentState, ForkSpec, Kind, Runtime, Store, Volume, VolumeChange,
+    Allocation, Change, Durability, ExtentState, ForkSpec, Kind, Runtime, Store, Volume, VolumeChange,
 };
 use uuid::Uuid;
 use world::{BLOCK, Death, Random, Shape, World, read, spec};
@@ -255,5 +255,75 @@ fn a_write_is_refused_where_a_restore_took_the_place_away() {
         assert_eq!(volume.used_bytes(), 0);
         store.update_volume(id(1), larger).await.expect("a larger size");
         assert_eq!(byte(&volume, 50).await, 0);
+    });
+}
+
+/// In memory, on disk and in the cache, read from disk.
+#[test]
+fn exclusive_bytes_of_many_forks_are_counted_wherever_the_maps_are() {
+    const FORKS: u128 = 300;
+    let check = async |store: &Store, expected: &dyn Fn(u128) -> u64| {
+        let found = store.exclusive_bytes(None).await.expect("the sums");
+        assert_eq!(found.len(), FORKS as usize + 3);
+        for n in 1..=FORKS + 3 {
+            assert_eq!(found[&id(n)], expected(n) * BLOCK, "of {n}");
+        }
+    };
+    // Volume 1 has three leaves and snapshot 2; fork 3 reserves the first leaf, fork 4 the whole volume.
+    let expected = |n: u128| match n {
+        // The snapshot holds the block that the volume changed together with those forks that did not.
+        1 => 1,
+        2..=4 => 0,
+        _ if n.is_multiple_of(3) => 1,
+        _ => 0,
+    };
+    let world = with_store(13, async |store| {
+        let volume = store.create_volume(spec(id(1), 3 * 256 * BLOCK, false)).await.expect("a volume");
+        for leaf in 0..3 {
+            fill(&volume, leaf * 256, 256, 1).await;
+        }
+        store.create_snapshot(id(1), id(2), Vec::new()).await.expect("a snapshot");
+        for n in 3..=FORKS + 3 {
+            let fork = store.create_fork(id(2), fork_spec(n)).await.expect("a fork");
+            match n {
+                3 => fork.write_zeroes(0, 256 * BLOCK, Allocation::Reserve, Durability::Volatile).await,
+                4 => fork.write_zeroes(0, 768 * BLOCK, Allocation::Reserve, Durability::Volatile).await,
+                _ => Ok(()),
+            }
+            .expect("zeroes");
+            if n > 4 && n.is_multiple_of(3) {
+                fill(&fork, n as u64, 1, 2).await;
+            }
+        }
+        fill(&volume, 700, 1, 2).await;
+        check(store, &expected).await;
+        store.checkpoint().await.expect("a checkpoint");
+        check(store, &expected).await;
+        fill(&store.volume(id(5)).expect("a fork"), 700, 2, 2).await;
+        check(store, &|n| if n == 5 { 2 } else { expected(n) }).await;
+        store.checkpoint().await.expect("a checkpoint");
+    });
+    reopen(&world, 14, async |store| {
+        check(store, &|n| if n == 5 { 2 } else { expected(n) }).await;
+        // A leaf that all others give up is the volume's with its snapshot, then the snapshot's alone.
+        let zeroes = async |n| {
+            let line = store.volume(id(n)).expect("a volume");
+            let allocation = if n % 2 == 0 { Allocation::Reserve } else { Allocation::Hole };
+            line.write_zeroes(256 * BLOCK, 256 * BLOCK, allocation, Durability::Volatile)
+                .await
+                .expect("zeroes");
+        };
+        for n in 3..=FORKS + 3 {
+            zeroes(n).await;
+        }
+        let own = |n: u128| match n {
+            5 => 2,
+            // Their block lay in what they gave up.
+            _ if n >= 256 => 0,
+            _ => expected(n),
+        };
+        check(store, &|n| if n == 1 { 257 } else { own(n) }).await;
+        zeroes(1).await;
+        check(store, &|n| if n <= 2 { 256 + u64::from(n == 1) } else { own(n) }).await;
     });
 }

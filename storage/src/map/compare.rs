@@ -148,3 +148,6 @@ fn compare_leaves(
     }
     ControlFlow::Continue(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -412,4 +412,4 @@ fn prune(child: &mut Child) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

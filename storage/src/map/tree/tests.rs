@@ -10,9 +10,9 @@ use std::collections::HashMap;
 
 /// A disk of nodes, of which all or none are in memory.
 #[derive(Default)]
-struct Disk {
+pub(in crate::map) struct Disk {
     blocks: HashMap<u64, (Vec<u8>, u32)>,
-    memory: HashMap<u64, Arc<Node>>,
+    pub(in crate::map) memory: HashMap<u64, Arc<Node>>,
     next: u32,
 }
 
@@ -23,7 +23,7 @@ impl Nodes for Disk {
 }
 
 impl Disk {
-    fn checkpoint(&mut self, child: &Child, level: u32) {
+    pub(in crate::map) fn checkpoint(&mut self, child: &Child, level: u32) {
         let Child::Loaded(node) = child else { return };
         if node.home().is_some() {
             return;
@@ -39,7 +39,7 @@ impl Disk {
         self.blocks.insert(address.raw(), (bytes, level));
     }
 
-    fn load(&mut self, missing: Missing) {
+    pub(in crate::map) fn load(&mut self, missing: Missing) {
         let (bytes, level) = &self.blocks[&missing.node.address.raw()];
         assert_eq!(*level, missing.level);
         let node = decode_node(&missing.node, missing.level, bytes).expect("what was written");

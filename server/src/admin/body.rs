@@ -163,14 +163,22 @@ impl<S: Send + Sync> FromRequestParts<S> for Force {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Force, ApiError> {
-        let Query(query) = Query::<HashMap<String, String>>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
-        match query.get("force").map(String::as_str) {
+        match query(parts, state).await?.get("force").map(String::as_str) {
             None | Some("false") => Ok(Force::No),
             Some("true") => Ok(Force::Yes),
             Some(other) => Err(ApiError::bad_request(format!("force must be true or false, not {other:?}"))
                 .with_details(json!({ "field": "force", "allowed": "true or false" }))),
         }
     }
+}
+
+/// The query, by name; of several values the last.
+pub(super) async fn query<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<HashMap<String, String>, ApiError> {
+    let Query(query) = Query::<HashMap<String, String>>::from_request_parts(parts, state)
+        .await
+        .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    Ok(query)
 }

@@ -10,6 +10,7 @@
 //! them (a test holds the two against each other).
 
 mod body;
+mod diff;
 mod envelope;
 mod error;
 mod fields;

@@ -1,6 +1,7 @@
 //! The router: all routes, and what is around every one of them.
 
 use super::{
+    diff,
     error::{ApiError, Code},
     observe::observe,
     probes, snapshots,
@@ -35,7 +36,7 @@ impl Route {
 
 /// Every route there is.
 pub(super) fn all() -> Vec<Route> {
-    [volumes::routes(), snapshots::routes(), probes::routes()].into_iter().flatten().collect()
+    [volumes::routes(), snapshots::routes(), diff::routes(), probes::routes()].into_iter().flatten().collect()
 }
 
 /// The admin API.

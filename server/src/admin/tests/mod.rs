@@ -1,5 +1,6 @@
 //! The admin API as a client meets it: requests into the router, over a real store in a directory of its own.
 
+mod diff;
 mod forks;
 mod harness;
 mod lifecycle;

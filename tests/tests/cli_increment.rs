@@ -30,13 +30,13 @@ impl Source {
         for _ in 0..40 {
             let offset = self.random.below(56 * MIB) / 512 * 512;
             let len = self.random.below(300_000) as usize + 1;
-            client.write(offset, &self.random.bytes(len)).unwrap();
+            client.write(offset, &self.random.bytes(len)).expect("a write succeeds");
         }
-        client.write_zeroes(0, self.random.below(32) * MIB, 2 << 20).unwrap();
-        client.trim(self.random.below(32) * MIB, 3 << 20).unwrap();
+        client.write_zeroes(0, self.random.below(32) * MIB, 2 << 20).expect("zeroing succeeds");
+        client.trim(self.random.below(32) * MIB, 3 << 20).expect("a trim succeeds");
         // All increments meet here.
-        client.write(57 * MIB, &self.random.bytes(8192)).unwrap();
-        client.flush().unwrap();
+        client.write(57 * MIB, &self.random.bytes(8192)).expect("a write succeeds");
+        client.flush().expect("a flush succeeds");
     }
 
     fn snapshot(&self, name: &str) {
@@ -49,7 +49,14 @@ impl Source {
 
     fn export(&self, args: &[&str], name: &str) -> PathBuf {
         let file = self.file(name);
-        self.server.cli(["export", "disk", file.to_str().unwrap()].iter().chain(args).copied()).ok();
+        self.server
+            .cli(
+                ["export", "disk", file.to_str().expect("a path of ours is text")]
+                    .iter()
+                    .chain(args)
+                    .copied(),
+            )
+            .ok();
         file
     }
 
@@ -66,7 +73,7 @@ fn backups(source: &mut Source) -> [PathBuf; 4] {
     source.snapshot("s1");
     let first = source.export(&["--snapshot", "s1", "--since", "s0"], "first.inc");
     source.server.cli(["volume", "resize", "disk", "96M"]).ok();
-    source.server.connect(&source.volume).write(90 * MIB, b"behind the old end").unwrap();
+    source.server.connect(&source.volume).write(90 * MIB, b"behind the old end").expect("a write succeeds");
     source.change();
     source.snapshot("s2");
     // From here on the volume goes on; the increment does not.
@@ -77,13 +84,13 @@ fn backups(source: &mut Source) -> [PathBuf; 4] {
 }
 
 fn import(server: &Server, file: &Path, args: &[&str]) -> Program {
-    server.cli(["import", file.to_str().unwrap(), "copy"].iter().chain(args).copied())
+    server.cli(["import", file.to_str().expect("a path of ours is text"), "copy"].iter().chain(args).copied())
 }
 
 fn content(server: &Server) -> Vec<u8> {
     let file = server.dir().join("content.raw");
-    server.cli(["export", "copy", file.to_str().unwrap()]).ok();
-    fs::read(file).unwrap()
+    server.cli(["export", "copy", file.to_str().expect("a path of ours is text")]).ok();
+    fs::read(file).expect("the image is there")
 }
 
 #[test]

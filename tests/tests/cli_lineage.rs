@@ -12,12 +12,12 @@ fn volume_with(server: &Server, name: &str, text: &[u8]) -> Volume {
 
 fn write(server: &Server, volume: &Volume, text: &[u8]) {
     let mut client = server.connect(volume);
-    client.write(0, text).unwrap();
-    client.flush().unwrap();
+    client.write(0, text).expect("a write succeeds");
+    client.flush().expect("a flush succeeds");
 }
 
 fn read(server: &Server, volume: &Volume, len: u32) -> Vec<u8> {
-    server.connect(volume).read(0, len).unwrap()
+    server.connect(volume).read(0, len).expect("a read succeeds")
 }
 
 fn json_of(server: &Server, args: &[&str]) -> Value {
@@ -27,8 +27,8 @@ fn json_of(server: &Server, args: &[&str]) -> Value {
 /// The volume of a `--json` answer.
 fn as_volume(answer: &Value) -> Volume {
     Volume {
-        id: answer["id"].as_str().unwrap().to_owned(),
-        size_bytes: answer["size_bytes"].as_u64().unwrap(),
+        id: answer["id"].as_str().expect("a volume has an id").to_owned(),
+        size_bytes: answer["size_bytes"].as_u64().expect("a volume has a size"),
     }
 }
 

@@ -168,9 +168,6 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
         stopping: AtomicBool::new(false),
         under_way: TaskTracker::new(),
     });
-    let (stop, stopped) = watch::channel(());
-    let serving = tokio::spawn(serve_admin(admin_listener, Arc::clone(&admin), stopped));
-
     let accepting = bound.accept(&registry, &workers);
     startup::announce(&startup::Started {
         config,
@@ -181,6 +178,9 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
         volumes: registry.volume_count(),
         snapshots: registry.snapshot_count(),
     });
+    // After the announcement: whoever finds the server ready finds that told too.
+    let (stop, stopped) = watch::channel(());
+    let serving = tokio::spawn(serve_admin(admin_listener, Arc::clone(&admin), stopped));
 
     let signal = signals.next().await;
     tracing::info!(signal, "stopping");

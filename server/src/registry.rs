@@ -267,8 +267,24 @@ impl Registry {
     /// What an export name means: the id of a volume or snapshot, or a volume's name while no other has the same.
     pub(crate) fn resolve(&self, export_name: &str) -> Option<Export> {
         let id = parse_id(export_name).or_else(|| self.names.only(export_name))?;
-        let snapshot = || self.snapshots.get(&id).map(|entry| Export::Snapshot(Arc::clone(&entry)));
-        self.get(id).map(Export::Volume).or_else(snapshot)
+        self.get(id).map(Export::Volume).or_else(|| self.snapshot(id).map(Export::Snapshot))
+    }
+
+    /// The snapshot of that id, of whatever volume.
+    pub(crate) fn snapshot(&self, id: Uuid) -> Option<Arc<SnapshotEntry>> {
+        self.snapshots.get(&id).map(|entry| Arc::clone(&entry))
+    }
+
+    /// The snapshots of the export's volume, those before it where it is a snapshot itself, newest first.
+    pub(crate) fn snapshots_before(&self, export: &Export) -> Vec<Arc<SnapshotEntry>> {
+        match export {
+            Export::Volume(entry) => entry.snapshots.list(),
+            Export::Snapshot(entry) => {
+                let all = self.get(entry.volume_id).map(|volume| volume.snapshots.list());
+                let itself = |other: &Arc<SnapshotEntry>| other.snapshot.id() == entry.snapshot.id();
+                all.into_iter().flatten().skip_while(|other| !itself(other)).skip(1).collect()
+            }
+        }
     }
 
     /// All volumes, newest first.

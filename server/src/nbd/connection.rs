@@ -19,7 +19,7 @@ use super::{
     wire::Wire,
 };
 use bytes::{Buf, Bytes, BytesMut};
-use sandstone_protocol::{Checked, Negotiated, Request, Terms, WireError};
+use sandstone_protocol::{Checked, Request, Terms, WireError};
 use sandstone_storage::{Socket, Volume, runtime};
 use std::{fmt, io, rc::Rc};
 use tokio_util::sync::CancellationToken;
@@ -66,14 +66,15 @@ impl Connection {
         socket: Socket,
         wire: &Wire,
         volume: Volume,
-        negotiated: &Negotiated,
+        terms: Terms,
+        agreed: Agreed,
         worker: &Rc<Budget>,
     ) -> Rc<Self> {
         Rc::new(Self {
             socket: Rc::new(socket),
             volume,
-            terms: negotiated.terms,
-            agreed: Agreed::from(negotiated),
+            terms,
+            agreed,
             outbox: Rc::default(),
             budget: Budget::connection(worker),
             leaving: wire.cut().child_token(),

@@ -4,11 +4,11 @@
 use super::{errno::wire_error, outbox::Reply};
 use bytes::{Bytes, BytesMut};
 use sandstone_protocol::{
-    AllocationFlags, BlockDescriptor, Checked, Cookie, MetaContext, More, Negotiated, ReplyMode,
+    AllocationFlags, BlockDescriptor, ChangeFlags, Checked, Cookie, MetaContext, More, Negotiated, ReplyMode,
     SelectedContext, WireError, encode_block_status, encode_failure, encode_hole, encode_none,
     encode_offset_data, encode_success, limits,
 };
-use sandstone_storage::{Allocation, Durability, Error, Extent, ExtentState, Piece, Volume};
+use sandstone_storage::{Allocation, Changes, Durability, Error, Extent, ExtentState, Piece, Volume};
 use uuid::Uuid;
 
 /// Zeroes for simple replies, which have no holes.
@@ -21,15 +21,44 @@ const CACHE_BYTES_MAX: u64 = 1 << 20;
 const BLOCK_STATUS_BYTES_MAX: u64 = (8 * limits::BLOCK_DESCRIPTORS_MAX) as u64;
 
 /// What was agreed with the client, as far as replies depend on it.
-#[derive(Clone, Debug)]
 pub(super) struct Agreed {
     pub(super) mode: ReplyMode,
-    pub(super) contexts: Vec<SelectedContext>,
+    contexts: Vec<Context>,
 }
 
-impl From<&Negotiated> for Agreed {
-    fn from(negotiated: &Negotiated) -> Self {
-        Self { mode: negotiated.reply_mode, contexts: negotiated.contexts.clone() }
+/// A context to report in each reply to BLOCK_STATUS.
+struct Context {
+    id: u32,
+    reports: Reports,
+}
+
+enum Reports {
+    Allocation,
+    /// What differs from that snapshot.
+    Changes {
+        since: Volume,
+    },
+    /// What differs from a snapshot that was deleted after it was selected.
+    Nothing {
+        deleted: Uuid,
+    },
+}
+
+impl Agreed {
+    /// `older` are the snapshots of the selected contexts that are there.
+    pub(super) fn new(negotiated: &Negotiated, older: Vec<Volume>) -> Self {
+        let context = |selected: &SelectedContext| {
+            let reports = match selected.context {
+                MetaContext::BaseAllocation => Reports::Allocation,
+                MetaContext::ChangedSince(id) => match older.iter().find(|snapshot| snapshot.id() == id) {
+                    Some(snapshot) => Reports::Changes { since: snapshot.clone() },
+                    None => Reports::Nothing { deleted: id },
+                },
+            };
+            Context { id: selected.id, reports }
+        };
+        let contexts = negotiated.contexts.iter().map(context).collect();
+        Self { mode: negotiated.reply_mode, contexts }
     }
 }
 
@@ -71,14 +100,18 @@ pub(super) async fn serve(volume: &Volume, agreed: &Agreed, request: Checked, pa
         Checked::BlockStatus { offset, len, req_one } => {
             let entries_max = if req_one { 1 } else { limits::BLOCK_DESCRIPTORS_MAX };
             let mut lists = Vec::with_capacity(agreed.contexts.len());
-            for selected in &agreed.contexts {
-                let list = match selected.context {
-                    MetaContext::BaseAllocation => allocation(volume, offset, len, entries_max).await,
-                    MetaContext::ChangedSince(snapshot) => changes(volume, snapshot).await,
+            for context in &agreed.contexts {
+                let list = match &context.reports {
+                    Reports::Allocation => allocation(volume, offset, len, entries_max).await,
+                    Reports::Changes { since } => changes(volume, since, offset, len, entries_max).await,
+                    Reports::Nothing { deleted } => {
+                        let text = format!("snapshot {deleted} was deleted");
+                        return Outcome::Failed { error: WireError::Eio, text };
+                    }
                 };
                 match list {
                     Ok(list) => lists.push(list),
-                    Err(failed) => return failed,
+                    Err(error) => return error.into(),
                 }
             }
             return Outcome::Status(lists);
@@ -106,7 +139,7 @@ async fn allocation(
     offset: u64,
     len: u32,
     entries_max: usize,
-) -> Result<Vec<BlockDescriptor>, Outcome> {
+) -> Result<Vec<BlockDescriptor>, Error> {
     let extents = volume.block_status(offset, u64::from(len), entries_max).await?;
     Ok(extents.iter().map(descriptor).collect())
 }
@@ -121,11 +154,39 @@ fn descriptor(extent: &Extent) -> BlockDescriptor {
     BlockDescriptor { len, flags: flags.into() }
 }
 
-/// The range in the context `x-sandstone:changed-since:`. No export offers one yet, so a snapshot that a client has
-/// selected is not there.
-async fn changes(volume: &Volume, snapshot: Uuid) -> Result<Vec<BlockDescriptor>, Outcome> {
-    let text = format!("volume {} has no snapshot {snapshot}", volume.id());
-    Err(Outcome::Failed { error: WireError::Einval, text })
+/// The range in the context `x-sandstone:changed-since:`.
+async fn changes(
+    volume: &Volume,
+    since: &Volume,
+    offset: u64,
+    len: u32,
+    entries_max: usize,
+) -> Result<Vec<BlockDescriptor>, Error> {
+    let changes = volume.changes_since(since, offset, u64::from(len), entries_max).await?;
+    Ok(changed_or_not(offset, &changes, entries_max))
+}
+
+/// What was looked at from `offset` on, changes and what lies between them, but for what is behind `entries_max` entries.
+fn changed_or_not(offset: u64, found: &Changes, entries_max: usize) -> Vec<BlockDescriptor> {
+    let mut list: Vec<BlockDescriptor> = Vec::new();
+    let mut at = offset;
+    let mut push = |to: u64, flags: ChangeFlags| {
+        let len = u32::try_from(to - at).expect("a request is below 4 GiB");
+        at = to;
+        match list.last_mut() {
+            _ if len == 0 => {}
+            // What was written and what was trimmed are both changes.
+            Some(last) if last.flags == flags.into() => last.len += len,
+            _ => list.push(BlockDescriptor { len, flags: flags.into() }),
+        }
+    };
+    for change in &found.changes {
+        push(change.offset, ChangeFlags::EMPTY);
+        push(change.offset + change.len_bytes, ChangeFlags::CHANGED);
+    }
+    push(found.looked_to, ChangeFlags::EMPTY);
+    list.truncate(entries_max);
+    list
 }
 
 /// Encodes the reply.
@@ -145,11 +206,11 @@ pub(super) fn answer(reply: &mut Reply<'_>, agreed: &Agreed, cookie: Cookie, out
 }
 
 /// A chunk for each context.
-fn status(out: &mut BytesMut, contexts: &[SelectedContext], cookie: Cookie, lists: &[Vec<BlockDescriptor>]) {
+fn status(out: &mut BytesMut, contexts: &[Context], cookie: Cookie, lists: &[Vec<BlockDescriptor>]) {
     assert_eq!(lists.len(), contexts.len(), "a list for each context");
-    for (i, (selected, descriptors)) in contexts.iter().zip(lists).enumerate() {
+    for (i, (context, descriptors)) in contexts.iter().zip(lists).enumerate() {
         let more = if i + 1 == contexts.len() { More::Done } else { More::Follows };
-        encode_block_status(out, cookie, selected.id, descriptors, more);
+        encode_block_status(out, cookie, context.id, descriptors, more);
     }
 }
 
@@ -227,11 +288,31 @@ pub(super) fn bytes_in_flight(request: &Checked, agreed: &Agreed) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandstone_protocol::{ChangeFlags, Chunk, ChunkBody, Reply};
+    use sandstone_protocol::{Chunk, ChunkBody, Reply};
+    use sandstone_storage::Change;
 
-    fn two_contexts() -> Vec<SelectedContext> {
-        let allocation = SelectedContext { id: 1, context: MetaContext::BaseAllocation };
-        vec![allocation, SelectedContext { id: 2, context: MetaContext::ChangedSince(Uuid::nil()) }]
+    fn two_contexts() -> Vec<Context> {
+        let allocation = Context { id: 1, reports: Reports::Allocation };
+        vec![allocation, Context { id: 2, reports: Reports::Nothing { deleted: Uuid::nil() } }]
+    }
+
+    #[test]
+    fn changes_and_what_lies_between_them_cover_what_was_looked_at() {
+        let change = |offset, len_bytes, state| Change { offset, len_bytes, state };
+        let (data, hole) = (ExtentState::Data, ExtentState::Hole);
+        let check = |found: &[Change], looked_to: u64, entries_max: usize, expected: &[(u32, bool)]| {
+            let found = Changes { changes: found.to_vec(), looked_to };
+            let list = changed_or_not(100, &found, entries_max);
+            let list: Vec<_> = list.iter().map(|d| (d.len, d.flags == ChangeFlags::CHANGED.into())).collect();
+            assert_eq!(list, expected, "{found:?}");
+        };
+        check(&[], 500, 1, &[(400, false)]);
+        check(&[change(100, 50, data)], 150, 1, &[(50, true)]);
+        check(&[change(200, 50, data)], 250, 1, &[(100, false)]);
+        let touching = [change(200, 50, data), change(250, 10, hole), change(300, 100, data)];
+        check(&touching, 400, 9, &[(100, false), (60, true), (40, false), (100, true)]);
+        check(&touching, 500, 9, &[(100, false), (60, true), (40, false), (100, true), (100, false)]);
+        check(&touching, 500, 3, &[(100, false), (60, true), (40, false)]);
     }
 
     #[test]

@@ -9,9 +9,9 @@ use crate::{
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use sandstone_protocol::{
-    Access, BlockSizes, ClientFlags, CloseReason, ExportInfo, ListedExport, Lookup, Negotiated, Negotiation,
-    Next, OptionDecoder, OptionError, Purpose, ReceivedOption, Refusal, Step, Text, TransmissionFlags,
-    limits,
+    Access, BlockSizes, ClientFlags, CloseReason, ExportInfo, ListedExport, Lookup, MetaContext, Negotiated,
+    Negotiation, Next, OptionDecoder, OptionError, Purpose, ReceivedOption, Refusal, SelectedContext, Step,
+    Text, TransmissionFlags, limits,
 };
 use sandstone_storage::Volume;
 use std::{fmt, io, sync::Arc};
@@ -23,6 +23,8 @@ pub(super) struct Attached {
     pub(super) negotiated: Negotiated,
     pub(super) volume: Volume,
     pub(super) guard: AttachedGuard,
+    /// The snapshots of the selected contexts, but for those that were deleted since.
+    pub(super) older: Vec<Volume>,
     /// Bytes of the first requests.
     pub(super) received: BytesMut,
 }
@@ -96,8 +98,9 @@ where
             Next::List => negotiation.list_found(list(registry)),
             Next::Transmission(negotiated) => {
                 let (volume, guard) = granted.expect("transmission follows a grant");
+                let older = older(&negotiated, registry);
                 let received = said.read_buffer_mut().split();
-                return Ok(Attached { negotiated, volume, guard, received });
+                return Ok(Attached { negotiated, volume, guard, older, received });
             }
             Next::Close(reason) => return Err(reason.into()),
         };
@@ -170,7 +173,11 @@ fn look_up(
         snapshots: Vec::new(),
     };
     match lookup.purpose() {
-        Purpose::Inspect => Ok((info, None)),
+        Purpose::Inspect => {
+            let snapshots = registry.snapshots_before(&export);
+            let snapshots = snapshots.iter().map(|entry| entry.snapshot.id()).collect();
+            Ok((ExportInfo { snapshots, ..info }, None))
+        }
         Purpose::Attach => {
             let wire = Arc::clone(wire);
             let connection = Connection {
@@ -187,6 +194,14 @@ fn look_up(
             Ok((info, Some((blocks.clone(), guard))))
         }
     }
+}
+
+fn older(negotiated: &Negotiated, registry: &Registry) -> Vec<Volume> {
+    let snapshot = |selected: &SelectedContext| match selected.context {
+        MetaContext::BaseAllocation => None,
+        MetaContext::ChangedSince(id) => registry.snapshot(id).map(|entry| entry.snapshot.clone()),
+    };
+    negotiated.contexts.iter().filter_map(snapshot).collect()
 }
 
 /// All volumes, and as many snapshots behind them as a list may show.

@@ -219,9 +219,9 @@ async fn greet<S: Stream>(mut stream: S, peer: String, registry: Arc<Registry>, 
         Ok(Err(ended)) => return tracing::debug!(reason = %ended, peer, "the handshake ended"),
         Err(_elapsed) => return tracing::info!(peer, "a client did not finish its handshake in time"),
     };
-    let Attached { negotiated, volume, guard, received } = attached;
+    let Attached { negotiated, volume, guard, older, received } = attached;
     match stream.into_descriptor() {
-        Ok(socket) => workers.serve(Ready { socket, wire, received, negotiated, volume, guard, peer }),
+        Ok(socket) => workers.serve(Ready { socket, wire, received, negotiated, volume, guard, older, peer }),
         Err(error) => tracing::warn!(%error, peer, "a client could not be served"),
     }
 }

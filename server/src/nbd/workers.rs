@@ -1,6 +1,6 @@
 //! The workers: one thread, one runtime, one ring each. A connection goes to the one that has fewest.
 
-use super::{budget::Budget, connection::Connection, wire::Wire};
+use super::{budget::Budget, connection::Connection, dispatch::Agreed, wire::Wire};
 use crate::attachments::AttachedGuard;
 use bytes::BytesMut;
 use dashmap::DashMap;
@@ -54,6 +54,7 @@ pub(super) struct Ready {
     pub(super) negotiated: Negotiated,
     pub(super) volume: Volume,
     pub(super) guard: AttachedGuard,
+    pub(super) older: Vec<Volume>,
     pub(super) peer: String,
 }
 
@@ -80,11 +81,13 @@ impl Workers {
             self.workers.iter().min_by_key(|w| w.connections.load(Relaxed)).expect("there is a worker");
         let place = Place::take(&self.live, &worker.connections, &ready.wire);
         worker.handle.spawn(move || async move {
-            let Ready { socket, received, negotiated, volume, guard, peer, wire } = ready;
+            let Ready { socket, received, negotiated, volume, guard, older, peer, wire } = ready;
             let id = volume.id();
             tracing::debug!(volume = %id, peer, "attached");
             let budget = WORKER_BUDGET.with(Rc::clone);
-            let connection = Connection::new(Socket::new(socket), &wire, volume, &negotiated, &budget);
+            let agreed = Agreed::new(&negotiated, older);
+            let connection =
+                Connection::new(Socket::new(socket), &wire, volume, negotiated.terms, agreed, &budget);
             let ending = connection.run(received).await;
             tracing::debug!(volume = %id, peer, reason = %ending, "detached");
             drop(guard);

@@ -107,6 +107,8 @@ pub mod flag {
 
 /// Errors of requests, section "Error values".
 pub mod errno {
+    /// Not permitted.
+    pub const EPERM: u32 = 1;
     /// I/O error.
     pub const EIO: u32 = 5;
     /// Invalid argument.

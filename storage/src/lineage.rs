@@ -39,11 +39,12 @@ impl Store {
     /// [`crate::Kind::ReadOnly`]: see [`Self::health`].
     pub async fn create_snapshot(&self, volume: Uuid, id: Uuid, attributes: Vec<u8>) -> Result<Volume> {
         check_attributes(&attributes)?;
+        let attributes: Arc<[u8]> = attributes.into();
         let snapshot = |lines: &mut Lines| {
             let source = lines.volume(volume)?;
             let meta = |source: &VolumeMeta| {
                 let snapshot_of = Some(source.number);
-                Ok(VolumeMeta { snapshot_of, attributes: attributes.clone(), ..source.clone() })
+                Ok(VolumeMeta { snapshot_of, attributes: Arc::clone(&attributes), ..source.clone() })
             };
             self.branch(lines, &source, id, meta)
         };
@@ -56,6 +57,7 @@ impl Store {
     /// As [`Self::create_snapshot`]; [`crate::Kind::Invalid`] also for a smaller size.
     pub async fn create_fork(&self, source: Uuid, spec: ForkSpec) -> Result<Volume> {
         check_attributes(&spec.attributes)?;
+        let attributes: Arc<[u8]> = spec.attributes.into();
         let fork = |lines: &mut Lines| {
             let source = lines.line(source)?;
             let meta = |source: &VolumeMeta| {
@@ -63,7 +65,7 @@ impl Store {
                     snapshot_of: None,
                     size_bytes: grown(source.size_bytes, spec.size_bytes.unwrap_or(source.size_bytes))?,
                     settings: spec.settings.unwrap_or(source.settings),
-                    attributes: spec.attributes.clone(),
+                    attributes: Arc::clone(&attributes),
                     ..source.clone()
                 })
             };

@@ -224,7 +224,7 @@ impl Store {
                 snapshot_of: None,
                 size_bytes: spec.size_bytes,
                 settings: spec.settings,
-                attributes: spec.attributes.clone(),
+                attributes: spec.attributes.as_slice().into(),
             };
             let lsn = lines.log_meta(&engine.log, number, RecordKind::VolumePut, &meta)?;
             Ok(lines.add(Volume::new(Arc::clone(engine), meta, Tree::default(), lsn)))
@@ -259,7 +259,7 @@ impl Store {
             }
             meta.settings = change.settings.unwrap_or(meta.settings);
             if let Some(attributes) = &change.attributes {
-                meta.attributes.clone_from(attributes);
+                meta.attributes = attributes.as_slice().into();
             }
             lines.log_meta(&self.0.engine.log, meta.number, RecordKind::VolumePut, &meta)?;
             state.meta = meta;

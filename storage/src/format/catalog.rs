@@ -17,6 +17,8 @@ use uuid::Uuid;
 
 const CHUNK_MAGIC: u32 = u32::from_le_bytes(*b"SSC1");
 const CHUNK_HEADER_BYTES: usize = 32;
+/// Bytes of a volume entry without its attributes, and its root.
+const VOLUME_BYTES: usize = 60 + 32;
 
 /// Where a catalog chunk lies. It carries the slot, because the table of slots is what the catalog is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +81,7 @@ pub(crate) struct VolumeMeta {
     pub(crate) size_bytes: u64,
     pub(crate) settings: Settings,
     /// The caller's own bytes.
-    pub(crate) attributes: Vec<u8>,
+    pub(crate) attributes: Arc<[u8]>,
 }
 
 impl VolumeMeta {
@@ -115,7 +117,7 @@ impl VolumeMeta {
         };
         let _reserved = b.try_get_u8()?;
         let len = usize::from(b.try_get_u16_le()?);
-        let attributes = b.get(..len).ok_or(Malformed("a volume's attributes are short"))?.to_vec();
+        let attributes = b.get(..len).ok_or(Malformed("a volume's attributes are short"))?.into();
         b.advance(len);
         if size_bytes > crate::address::VOLUME_BYTES_MAX {
             return Err(Malformed("a volume is larger than can be"));
@@ -185,7 +187,17 @@ pub(crate) struct Catalog {
 impl Catalog {
     /// The catalog's bytes. Every tree must have been written: its root is empty, zero or stored.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        // Room for all of it: of ten thousand volumes it is megabytes, which growing would copy again and again.
+        let volume_bytes = |v: &VolumeEntry| VOLUME_BYTES + v.meta.attributes.len();
+        let segment_bytes = |s: &SegmentEntry| match &s.place {
+            SegmentPlace::Own(_) => 16,
+            SegmentPlace::Moved(pieces) => {
+                16 + pieces.iter().map(|p| 16 + p.live.words().len() * 8).sum::<usize>()
+            }
+        };
+        let bytes = self.volumes.iter().map(volume_bytes).sum::<usize>()
+            + self.segments.iter().map(segment_bytes).sum::<usize>();
+        let mut out = Vec::with_capacity(16 + bytes);
         out.put_u64_le(self.applied.0);
         out.put_u32_le(u32::try_from(self.volumes.len()).expect("volume numbers are 32 bits"));
         for volume in &self.volumes {

@@ -397,7 +397,7 @@ fn meta() -> VolumeMeta {
         snapshot_of: Some(VolumeNumber(0x0104)),
         size_bytes: 0x0300_0000,
         settings: Settings { cache_bytes: 0x04, buffer_bytes: 0x05, prefetch_mib: 0x06, writeback: true },
-        attributes: vec![0x41, 0x42, 0x43],
+        attributes: Arc::new([0x41, 0x42, 0x43]),
     }
 }
 
@@ -486,6 +486,7 @@ fn catalog_is_laid_out_as_told() {
     ]
     .concat();
     assert_bytes(&catalog().encode(), &golden_catalog);
+    assert_eq!(catalog().encode().capacity(), golden_catalog.len());
     let read = Catalog::decode(&golden_catalog).expect("a catalog");
     assert_bytes(&read.encode(), &golden_catalog);
 

@@ -10,6 +10,7 @@
 
 mod admin;
 mod binary;
+mod disk;
 mod image;
 mod journal;
 mod ledger;
@@ -22,6 +23,7 @@ mod witness;
 
 pub use admin::{Admin, Answer};
 pub use binary::sandstone;
+pub use disk::{Disk, Mount, needs_disks};
 pub use image::{Image, Tree};
 pub use journal::{Ended, Writer};
 pub use ledger::{BLOCK_BYTES, Floor, Ledger, Stored};

@@ -1,0 +1,332 @@
+"""What all parts of the benchmark use: our server, its two kinds of clients, fio, processes and the machine."""
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import os
+import platform
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+# Connections that make volumes at once where only their number counts: they share the store's syncs.
+MAKERS = 8
+VOLUMES = "/api/v1/sandboxvolumes"
+RECLAIM = "/api/v1/admin/reclaim"
+
+
+def say(*words):
+    print(*words, file=sys.stderr, flush=True)
+
+
+def wait_for(what, test, seconds=60, every=0.005):
+    deadline = time.monotonic() + seconds
+    while not test():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"bench: {what} did not happen within {seconds} s")
+        time.sleep(every)
+
+
+def percentile(values, part):
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+
+
+def need_disk(directory, mib, what):
+    """Ends the benchmark before it fills the disk."""
+    free = os.statvfs(directory)
+    free_mib = free.f_bavail * free.f_frsize >> 20
+    if free_mib < mib:
+        raise SystemExit(f"bench: {what} takes about {mib:,} MiB in {directory}, and {free_mib:,} are free; "
+                         f"give a smaller --size or another --dir")
+
+
+def process_tree(pid):
+    """The process and its descendants."""
+    parents = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{entry}/stat") as stat:
+                parents[int(entry)] = int(stat.read().rpartition(")")[2].split()[1])
+    tree = {pid}
+    while more := {child for child, parent in parents.items() if parent in tree} - tree:
+        tree |= more
+    return tree
+
+
+def cpu_seconds(pid):
+    ticks = 0
+    for member in process_tree(pid):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{member}/stat") as stat:
+                fields = stat.read().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / TICKS_PER_SECOND
+
+
+def resident_bytes(pid):
+    """Resident memory of a process, and how much of it is shared memory."""
+    with open(f"/proc/{pid}/status") as status:
+        rows = dict(line.split(":", 1) for line in status)
+    return tuple(int(rows[key].split()[0]) * 1024 for key in ("VmRSS", "RssShmem"))
+
+
+class Served:
+    """Something fio can be pointed at."""
+
+    def __init__(self, name, kind, process, sock, export=""):
+        self.name, self.kind, self.process, self.sock, self.export = name, kind, process, sock, export
+        self.uri = f"nbd+unix:///{export}?socket={sock}"
+
+    def takes(self, phase):
+        """Which rows make sense here."""
+        match self.kind:
+            case "writeback":
+                return phase == "write"
+            case "memory":
+                return phase == "cached"
+            case "sandstone" | "direct" | "page cache":
+                return True
+
+
+class Api:
+    """One connection to the admin port, kept alive."""
+
+    def __init__(self, port, token=None):
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.headers = {"Content-Type": "application/json"}
+        if token is not None:
+            self.headers["Authorization"] = "Bearer " + token
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.connection.close()
+
+    def call(self, method, path, body=None):
+        self.connection.request(method, path, None if body is None else json.dumps(body), self.headers)
+        answer = self.connection.getresponse()
+        return answer.status, answer.read()
+
+    def data(self, method, path, body=None):
+        """The data of an answer that is a success."""
+        status, text = self.call(method, path, body)
+        if not 200 <= status < 300:
+            raise SystemExit(f"bench: {method} {path}: {status} {text.decode(errors='replace')}")
+        return json.loads(text)["data"]
+
+
+class Sandstone:
+    """One server of ours in a directory of its own. `settings` are further ones: section -> key -> value."""
+
+    def __init__(self, binary, directory, staging, settings=None):
+        self.binary, self.directory, self.process = binary, directory, None
+        self.staging = f"{staging}/{os.path.basename(directory)}"
+        self.settings = settings or {}
+        os.makedirs(directory)
+        os.makedirs(self.staging)
+        self.sock = f"{directory}/nbd.sock"
+        self.log = f"{directory}/server.log"
+        self.store = f"{directory}/store"
+        self.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def start(self):
+        """Starts it and gives the seconds until it was ready."""
+        ports = []
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                probe = stack.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", 0))
+                ports.append(probe.getsockname()[1])
+        self.admin = ports[1]
+        sections = {
+            "store": {"size": "64G", "staging": self.staging},
+            "nbd": {"listen": [f"127.0.0.1:{ports[0]}"], "unix": self.sock},
+            "admin": {"listen": f"127.0.0.1:{self.admin}"},
+        }
+        config = f"{self.directory}/sandstone.toml"
+        with open(config, "w") as out:
+            # Texts, numbers and lists of them look in TOML as they do in JSON.
+            print(f"data_dir = {json.dumps(self.directory)}", file=out)
+            for section in {**sections, **self.settings}:
+                print(f"[{section}]", file=out)
+                for key, value in {**sections.get(section, {}), **self.settings.get(section, {})}.items():
+                    print(f"{key} = {json.dumps(value)}", file=out)
+        begun = time.monotonic()
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(
+                [self.binary, "serve", "--config", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        try:
+            wait_for("the server's start", self.ready)
+        except BaseException:
+            self.__exit__()
+            raise
+        took = time.monotonic() - begun
+        self.api = self.connect()
+        return took
+
+    def ready(self):
+        if self.process.poll() is not None:
+            raise SystemExit(f"bench: the server ended:\n{self.said()}")
+        with contextlib.suppress(OSError, http.client.HTTPException), Api(self.admin) as api:
+            return api.call("GET", "/readyz")[0] == 200
+        return False
+
+    def said(self, words=""):
+        """The lines of its output that hold these words."""
+        with open(self.log) as log:
+            return "\n".join(line.strip() for line in log if words in line)
+
+    def connect(self):
+        """A connection to its admin port."""
+        with open(f"{self.directory}/admin.token") as token:
+            return Api(self.admin, token.read().strip())
+
+    def volume(self, size, writeback=False):
+        return self.api.data("POST", VOLUMES, {"size": size, "writeback": writeback})["id"]
+
+    def fork(self, volume):
+        return self.api.data("POST", f"{VOLUMES}/{volume}/fork", {})["id"]
+
+    def post_many(self, path, body, count):
+        """That many requests, several at once."""
+
+        def some(number):
+            with self.connect() as api:
+                for _ in range(number, count, MAKERS):
+                    api.data("POST", path, body)
+
+        with concurrent.futures.ThreadPoolExecutor(MAKERS) as pool:
+            list(pool.map(some, range(MAKERS)))
+
+    def served(self, volume):
+        return Served("sandstone", "sandstone", self.process, self.sock, volume)
+
+    def metric(self, name):
+        for line in self.api.call("GET", "/metrics")[1].decode().splitlines():
+            if line.startswith(f"sandstone_{name} ") or line.startswith(f"sandstone_{name}_total "):
+                return int(float(line.split()[1]))
+        raise SystemExit(f"bench: the server has no metric {name}")
+
+    def wait_checkpoint(self):
+        """Waits until a quiet server has written a checkpoint of everything."""
+        before = self.metric("store_checkpoints")
+        wait_for("a checkpoint", lambda: self.metric("store_checkpoints") > before, every=0.1)
+
+    def reclaim(self):
+        """Runs reclaim to its end and gives its last words."""
+        self.api.data("POST", RECLAIM)
+        while (progress := self.api.data("GET", RECLAIM))["running"]:
+            time.sleep(0.02)
+        if progress.get("error"):
+            raise SystemExit(f"bench: reclaim failed: {progress['error']}")
+        return progress
+
+    def store_bytes(self):
+        """What the store takes of the disk."""
+        return os.stat(self.store).st_blocks * 512
+
+    def stop(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        self.process.wait(60)
+
+
+class Nbd:
+    """A plain client of one export: simple replies, one request at a time."""
+
+    MAGIC_OPTION, GO, ACK = b"IHAVEOPT", 7, 1
+    MAGIC_REQUEST, READ, WRITE = 0x25609513, 0, 1
+
+    def __init__(self, sock, export):
+        self.socket = socket.socket(socket.AF_UNIX)
+        try:
+            self.socket.connect(sock)
+            self.receive(18)
+            name = export.encode()
+            go = struct.pack(">I", len(name)) + name + struct.pack(">H", 0)
+            self.socket.sendall(struct.pack(">I8sII", 3, self.MAGIC_OPTION, self.GO, len(go)) + go)
+            kind = None
+            while kind != self.ACK:
+                _, _, kind, length = struct.unpack(">QIII", self.receive(20))
+                self.receive(length)
+                if kind & 0x80000000:
+                    raise SystemExit(f"bench: GO was refused with {kind:#x}")
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def receive(self, count):
+        parts = b""
+        while len(parts) < count:
+            part = self.socket.recv(count - len(parts))
+            if not part:
+                raise SystemExit("bench: the server hung up")
+            parts += part
+        return parts
+
+    def request(self, command, offset, length, payload=b""):
+        self.socket.sendall(struct.pack(">IHHQQI", self.MAGIC_REQUEST, 0, command, 1, offset, length) + payload)
+        error = struct.unpack(">IIQ", self.receive(16))[1]
+        if error:
+            raise SystemExit(f"bench: NBD command {command} at {offset} failed with {error}")
+
+    def read(self, offset, length):
+        self.request(self.READ, offset, length)
+        return self.receive(length)
+
+    def write(self, offset, data):
+        self.request(self.WRITE, offset, len(data), data)
+
+
+def fio_command(served, size_mib, arguments):
+    return ["fio", "--name=bench", "--ioengine=nbd", f"--uri={served.uri}", "--output-format=json",
+            f"--size={size_mib}M", "--randrepeat=0", *arguments]
+
+
+def fio(served, size_mib, arguments, seconds=None, each_once=False):
+    """Runs fio and gives the one job of its report. Random places are met again, unless it shall do each once."""
+    if not each_once:
+        arguments = ["--norandommap", *arguments]
+    if seconds is not None:
+        arguments = [*arguments, "--time_based", f"--runtime={seconds}"]
+    command = fio_command(served, size_mib, arguments)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=600 + (seconds or 0), cwd=os.path.dirname(served.sock))
+    if done.returncode:
+        raise SystemExit(f"bench: {' '.join(command)}\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
+
+
+def fill(served, size_mib):
+    """Writes it once, in sequence."""
+    fio(served, size_mib, ["--rw=write", "--bs=256k", "--iodepth=16", "--end_fsync=1"])
+
+
+def machine():
+    with open("/proc/cpuinfo") as info:
+        model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "?")
+    versions = []
+    for command in (["fio", "--version"], ["nbdkit", "--version"], ["qemu-nbd", "--version"]):
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            versions.append(subprocess.check_output(command, text=True).splitlines()[0].split(" (")[0])
+    print(f"{os.cpu_count()} × {model}, Linux {platform.release()}; {', '.join(versions)}; "
+          f"`tests/bench {' '.join(sys.argv[1:])}`\n".replace(" `\n", "`\n"))

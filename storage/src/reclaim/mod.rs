@@ -22,6 +22,7 @@ use crate::{
     bitmap,
     engine::{Engine, Upkeep},
     error::{Error, Kind, Result},
+    runtime,
     segments::Need,
     store::Shared,
 };
@@ -172,7 +173,9 @@ impl Shared {
             let roots: Vec<_> = self.lines().iter().map(|line| line.0.lock().tree.clone()).collect();
             (mark, roots)
         };
+        let began = runtime::now();
         mark.walk(&engine.disk, &roots, &mut pace).await?;
+        let marking_us = runtime::now().saturating_sub(began).as_micros() as u64;
         drop((token, roots));
         counters.marked_nodes.fetch_add(mark.nodes(), Relaxed);
         let dead = mark.dead();
@@ -195,7 +198,8 @@ impl Shared {
         let max = COPY_BYTES / BLOCK_BYTES as u64;
         plan.sparse = forward::plan(segments, &mark, &plan.spoilt, effort.sparse(), max);
         engine.upkeep.barren.store(freed == 0 && plan.sparse.is_empty(), Release);
-        tracing::debug!(dead = dead.len(), moved, freed, sparse = plan.sparse.len(), "a round of reclaim");
+        let (nodes, dead, sparse) = (mark.nodes(), dead.len(), plan.sparse.len());
+        tracing::debug!(nodes, marking_us, dead, moved, freed, sparse, "a round of reclaim");
 
         counters.enter(ReclaimPhase::Punching);
         engine.readers.drain().await; // keeps I2

@@ -30,13 +30,13 @@ def depth(options, directory, staging):
             for queue in QUEUES:
                 # Each end is first as often as the other.
                 for name in sorted(ends, reverse=bool(number % 2)):
-                    job = fio(ends[name], options.size, ["--rw=randread", "--bs=4k", f"--iodepth={queue}"], options.seconds)
-                    read = job["read"]
-                    rates[queue, name].append((read["iops"], *(read["clat_ns"]["percentile"][p] / 1000
-                                                               for p in ("50.000000", "99.000000"))))
+                    arguments = ["--rw=randread", "--bs=4k", f"--iodepth={queue}"]
+                    read = fio(ends[name], options.size, arguments, options.seconds)["read"]
+                    p50, p99 = (read["clat_ns"]["percentile"][part] / 1000 for part in ("50.000000", "99.000000"))
+                    rates[queue, name].append((read["iops"], p50, p99))
                     say(f"round {number + 1}/{options.rounds}  queue {queue:2}  {name:12} {read['iops']:10,.0f} IOPS")
-    print(f"\n**Fork depth**: 4 KiB random reads of {options.size:,} MiB with a cache of {CACHE}iB, of the first volume and of the last of "
-          f"a chain of {DEPTH:,} forks, each a fork of the one before and with one block of its own.\n")
+    print(f"\n**Fork depth**: 4 KiB random reads of {options.size:,} MiB with a cache of {CACHE}iB, of the first volume "
+          f"and of the last of a chain of {DEPTH:,} forks, each a fork of the one before and with one block of its own.\n")
     print("| | IOPS | p50 µs | p99 µs | × depth 0, median of the rounds |\n|---|---:|---:|---:|---:|")
     for (queue, name), rounds in rates.items():
         iops, p50, p99 = (statistics.median(column) for column in zip(*rounds))

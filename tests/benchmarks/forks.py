@@ -18,7 +18,7 @@ FICLONE = 0x40049409
 
 
 def until(seconds, work):
-    """Does it with growing numbers for about that long; gives how often and the seconds it took."""
+    """Does it with 0, 1, 2, … for about that long; gives how often and the seconds it took."""
     begun, count = time.monotonic(), 0
     while time.monotonic() - begun < seconds:
         work(count)
@@ -26,31 +26,34 @@ def until(seconds, work):
     return count, time.monotonic() - begun
 
 
+def private_bytes(ours):
+    """Resident memory without the staging buffer, which is the log's however many forks there are."""
+    whole, shared = resident_bytes(ours.process.pid)
+    return whole - shared
+
+
 def ours_row(options, directory, staging):
     with Sandstone(options.binary, f"{directory}/forks", staging) as ours:
         volume = ours.volume(f"{VOLUME_MIB}M")
         fill(ours.served(volume), VOLUME_MIB)
-        ours.wait_checkpoint()
         ours.reclaim()
         path, disk_before = f"{VOLUMES}/{volume}/fork", ours.store_bytes()
-        resident_before = resident_bytes(ours.process.pid)
+        resident_before = private_bytes(ours)
         begun = time.monotonic()
         for _ in range(FORKS):
             ours.fork(volume)
         took = time.monotonic() - begun
         say(f"{FORKS} forks took {took:.2f} s")
         ours.post_many(path, {}, ALL_FORKS - FORKS)
-        resident = resident_bytes(ours.process.pid)
-        # The pages of the staging buffer are the log's, however many forks there are.
-        resident, resident_before = (whole - shared for whole, shared in (resident, resident_before))
+        resident = private_bytes(ours) - resident_before
         ours.reclaim()
         disk = ours.store_bytes() - disk_before
-        after = sum((1, -1)[i] * number for i, number in enumerate(resident_bytes(ours.process.pid)))
-        say(f"resident after reclaim: {(after - resident_before) / ALL_FORKS:,.0f} bytes a fork")
-    print(f"\n**Forks** of a {VOLUME_MIB} MiB volume full of data: {FORKS:,} one after another over one HTTP connection take "
-          f"**{took:.2f} s**. Disk and memory are of {ALL_FORKS:,} forks that nobody touched: what the store file takes of its file "
-          f"system after a reclaim, more than it took before; resident memory without the staging buffer.\n")
-    return "**sandstone, `POST …/fork`** (durable)", took * 1000 / FORKS, disk / ALL_FORKS, (resident - resident_before) / ALL_FORKS
+        say(f"after the reclaim {(private_bytes(ours) - resident_before) / ALL_FORKS:,.0f} bytes of memory a fork")
+    print(f"\n**Forks** of a {VOLUME_MIB} MiB volume full of data: {FORKS:,} one after another over one HTTP connection "
+          f"take **{took:.2f} s**. Disk and memory are of {ALL_FORKS:,} forks that nobody touched: what the store file "
+          f"takes of its file system after a reclaim, more than it took after one before them; resident memory "
+          f"without the staging buffer. Others: as many as {PEER_SECONDS} s allow, what they take on disk after a sync.\n")
+    return "**sandstone, `POST …/fork`** (durable)", took * 1000 / FORKS, disk / ALL_FORKS, resident / ALL_FORKS
 
 
 def overlays(directory):
@@ -133,7 +136,7 @@ def reflinks(directory, kind, make):
                 os.fsync(out.fileno())
 
         for name, work in ((f"`cp --reflink=always`, {kind}", copy),
-                           (f"FICLONE and fsync without a process of its own, {kind} (durable)", clone)):
+                           (f"FICLONE and fsync in one process, {kind} (durable)", clone)):
             before = used_bytes(mounted)
             count, took = until(PEER_SECONDS, work)
             yield name, took * 1000 / count, (used_bytes(mounted) - before) / count, None

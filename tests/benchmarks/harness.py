@@ -16,6 +16,8 @@ import time
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # Connections that make volumes at once where only their number counts: they share the store's syncs.
 MAKERS = 8
+# How often the server looks what there is to do in the background.
+TICK_SECONDS = 0.2
 VOLUMES = "/api/v1/sandboxvolumes"
 RECLAIM = "/api/v1/admin/reclaim"
 
@@ -217,7 +219,7 @@ class Sandstone:
 
     def metric(self, name):
         for line in self.api.call("GET", "/metrics")[1].decode().splitlines():
-            if line.startswith(f"sandstone_{name} ") or line.startswith(f"sandstone_{name}_total "):
+            if line.startswith((f"sandstone_{name} ", f"sandstone_{name}_total ")):
                 return int(float(line.split()[1]))
         raise SystemExit(f"bench: the server has no metric {name}")
 
@@ -228,6 +230,8 @@ class Sandstone:
 
     def reclaim(self):
         """Runs reclaim to its end and gives its last words."""
+        # Where the log streamed a moment ago, the server would take blocks ahead for it again, once reclaim is over.
+        time.sleep(2 * TICK_SECONDS)
         self.api.data("POST", RECLAIM)
         while (progress := self.api.data("GET", RECLAIM))["running"]:
             time.sleep(0.02)

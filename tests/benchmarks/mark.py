@@ -22,7 +22,6 @@ def mark(options, directory, staging):
         served = ours.served(ours.volume(f"{options.size}M"))
         say(f"writing every block of {options.size} MiB once, at random")
         fio(served, options.size, ["--rw=randwrite", "--bs=4k", "--iodepth=32", "--end_fsync=1"], each_once=True)
-        ours.wait_checkpoint()
         ours.reclaim()
         before = len(marks(ours))
         ours.reclaim()
@@ -31,8 +30,8 @@ def mark(options, directory, staging):
         ours.start()
         ours.reclaim()
         rows.append(("cold", marks(ours)[0]))
-    print(f"\n**Mark** of {options.size:,} MiB of unique data, written in 4 KiB blocks at random so that no two lie in a row; without an "
-          f"I/O budget (by default it reads at most 256 MiB of maps a second while nobody waits).\n")
+    print(f"\n**Mark** of {options.size:,} MiB of unique data, written in 4 KiB blocks at random, so that no two lie in a "
+          f"row; without an I/O budget (by default 256 MiB of maps a second are read while no writer waits).\n")
     print("| map nodes in memory | nodes visited | ms | s a TiB | million nodes a TiB |\n|---|---:|---:|---:|---:|")
     for name, (nodes, seconds) in rows:
         a_tib = TIB_MIB / options.size

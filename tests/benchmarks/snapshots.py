@@ -125,13 +125,13 @@ def snapshots(options, directory, staging):
             without = (of_round["before"] + of_round["after"]) / 2
             for what, values in falls.items():
                 values.append((1 - of_round[what] / without) * 100)
-            say(f"round {number + 1}/{rounds}  " + "  ".join(f"{w} {r:,.0f} IOPS" for w, r in of_round.items()) +
-                f"  snapshot {statistics.median(made['snapshots']):.2f} ms  fork {statistics.median(made['forks']):.2f} ms")
+            say(f"round {number + 1}/{rounds}  " + "  ".join(f"{w} {r:,.0f} IOPS" for w, r in of_round.items()),
+                "".join(f"  {what} p50 {statistics.median(values):.2f} ms" for what, values in made.items()))
         with writer(served, size_mib, 3, f"{ours.directory}/beside"):
             time.sleep(MARGIN_SECONDS)
             busy = sync_ms(directory, SYNCS)
-    print(f"\n**Snapshots and forks** over one HTTP connection of a {VOLUME_GIB} GiB volume with {size_mib:,} MiB of data that "
-          f"fio writes meanwhile (4 KiB at random, depth 32): {COUNT} of each in {rounds} rounds, evenly over "
+    print(f"\n**Snapshots and forks** over one HTTP connection of a {VOLUME_GIB} GiB volume with {size_mib:,} MiB of data "
+          f"that fio writes meanwhile (4 KiB at random, depth 32): {COUNT} of each in {rounds} rounds, evenly over "
           f"{seconds} s in each.\n")
     print("| | p50 ms | p99 ms | most ms | writer IOPS | its fall |\n|---|---:|---:|---:|---:|---:|")
 

@@ -3,8 +3,11 @@
 mod world;
 
 use bytes::Bytes;
-use sandstone_storage::{Durability, Engine, ForkSpec, Kind, Runtime, Store, StoreOptions, Volume, runtime};
-use std::time::Duration;
+use sandstone_storage::{
+    Durability, Engine, ForkSpec, Kind, ReclaimPhase, Runtime, Store, StoreOptions, Volume, runtime,
+};
+use std::{cell::Cell, rc::Rc, time::Duration};
+use tempfile::TempDir;
 use uuid::Uuid;
 use world::{BLOCK, Death, Random, Shape, World, read, spec};
 
@@ -12,6 +15,18 @@ const SEGMENT: u64 = 64 * BLOCK;
 
 fn shape() -> Shape {
     Shape { segment_blocks: 64, slots: 60, cache_bytes: 0, metadata_bytes: 1 << 20 }
+}
+
+/// Of a store in a real file.
+fn options(directory: &TempDir) -> StoreOptions {
+    StoreOptions {
+        path: directory.path().join("store"),
+        size_bytes: 2 << 30,
+        staging_dir: directory.path().to_owned(),
+        cache_bytes: 16 << 20,
+        metadata_bytes: 16 << 20,
+        reclaim_rate: 1 << 40,
+    }
 }
 
 fn id(n: u128) -> Uuid {
@@ -169,16 +184,8 @@ async fn reclaim_to(store: &Store, bytes_max: u64) {
 #[test]
 fn after_deleting_everything_the_file_is_as_small_as_an_empty_store_s() {
     let directory = tempfile::tempdir().expect("a directory");
-    let options = StoreOptions {
-        path: directory.path().join("store"),
-        size_bytes: 2 << 30,
-        staging_dir: directory.path().to_owned(),
-        cache_bytes: 16 << 20,
-        metadata_bytes: 16 << 20,
-        reclaim_rate: 1 << 40,
-    };
     Runtime::new(Engine::Threads).expect("a runtime").block_on(async {
-        let (store, _) = Store::open(options).await.expect("a new store");
+        let (store, _) = Store::open(options(&directory)).await.expect("a new store");
         store.checkpoint().await.expect("a checkpoint");
         let empty = store.stats().file_allocated_bytes;
         let volume = store.create_volume(spec(id(1), 1 << 30, false)).await.expect("a volume");
@@ -203,5 +210,36 @@ fn after_deleting_everything_the_file_is_as_small_as_an_empty_store_s() {
         // An empty store is three blocks; a catalog of deleted things and a segment's first blocks are a few more.
         reclaim_to(&store, empty + empty / 20 + (64 << 10)).await;
         store.close().await.expect("an end");
+    });
+}
+
+/// Snapshots are made on the thread that marks: they must not wait for its end where it has nothing to read.
+#[test]
+fn a_mark_of_maps_in_memory_gives_others_their_turns() {
+    const LEAVES: u64 = 2048;
+    const LEAF: u64 = 256 * BLOCK;
+    let directory = tempfile::tempdir().expect("a directory");
+    Runtime::new(Engine::Threads).expect("a runtime").block_on(async {
+        let (store, _) = Store::open(options(&directory)).await.expect("a new store");
+        let volume = store.create_volume(spec(id(1), LEAVES * LEAF, true)).await.expect("a volume");
+        for leaf in 0..LEAVES {
+            let wrote = volume.write(leaf * LEAF, block_bytes(leaf, 1), Durability::Volatile).await;
+            wrote.expect("a write");
+        }
+        store.checkpoint().await.expect("a checkpoint, which leaves all nodes in memory");
+        let (turns, looked_at) = (Rc::new(Cell::new(0)), store.clone());
+        let counted = Rc::clone(&turns);
+        runtime::spawn(async move {
+            loop {
+                if looked_at.reclaim_progress().phase == ReclaimPhase::Marking {
+                    counted.set(counted.get() + 1);
+                }
+                runtime::yield_now().await;
+            }
+        });
+        store.reclaim().await.expect("a reclaim");
+        let marked = store.reclaim_progress().marked_nodes;
+        assert!(marked > LEAVES, "{marked} nodes");
+        assert!(turns.get() >= marked / 512, "{} turns while {marked} nodes were marked", turns.get());
     });
 }

@@ -16,6 +16,7 @@ use crate::{
     disk::Disk,
     error::Result,
     map::{Child, Leaf, Missing, Node, NodeBody, NodeRef, ROOT_LEVEL, RunState, Tree},
+    runtime,
 };
 use futures_util::future::try_join_all;
 use std::{
@@ -25,6 +26,9 @@ use std::{
 
 /// Nodes read at once.
 const LOADS_MAX: usize = 32;
+/// Nodes in memory that are visited before others get their turn: a millisecond's worth (measured: 4 µs each, where no
+/// two blocks lie in a row). The thread that walks also makes snapshots.
+const TURN_NODES: u32 = 256;
 
 /// What is alive in the segments that are judged.
 pub(crate) struct Mark {
@@ -88,8 +92,13 @@ impl Mark {
         let mut stack: Vec<(Child, u32)> =
             roots.iter().map(|tree| (tree.root().clone(), ROOT_LEVEL)).collect();
         let mut loads: Vec<Missing> = Vec::new();
+        let mut turn = 0;
         loop {
             while let Some((child, level)) = stack.pop() {
+                turn += 1;
+                if turn % TURN_NODES == 0 {
+                    runtime::yield_now().await;
+                }
                 match child {
                     Child::Empty | Child::Zero => {}
                     Child::Loaded(node) => {

@@ -16,8 +16,8 @@ import time
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # Connections that make volumes at once where only their number counts: they share the store's syncs.
 MAKERS = 8
-# How often the server looks what there is to do in the background.
-TICK_SECONDS = 0.2
+# Looks, a tenth of a second apart, at a store that does not change any more.
+SETTLED_LOOKS = 10
 VOLUMES = "/api/v1/sandboxvolumes"
 RECLAIM = "/api/v1/admin/reclaim"
 
@@ -230,14 +230,22 @@ class Sandstone:
 
     def reclaim(self):
         """Runs reclaim to its end and gives its last words."""
-        # Where the log streamed a moment ago, the server would take blocks ahead for it again, once reclaim is over.
-        time.sleep(2 * TICK_SECONDS)
+        # Where the log streamed a moment ago, the server takes blocks ahead for it, and would do so after it too.
+        sizes = []
+        while len(sizes) < SETTLED_LOOKS or len(set(sizes[-SETTLED_LOOKS:])) > 1:
+            sizes.append(self.store_bytes())
+            time.sleep(0.1)
         self.api.data("POST", RECLAIM)
         while (progress := self.api.data("GET", RECLAIM))["running"]:
             time.sleep(0.02)
         if progress.get("error"):
             raise SystemExit(f"bench: reclaim failed: {progress['error']}")
         return progress
+
+    def reclaim_twice(self):
+        """The second finds the segment that the server was getting ready for its log during the first."""
+        self.reclaim()
+        self.reclaim()
 
     def store_bytes(self):
         """What the store takes of the disk."""

@@ -12,6 +12,7 @@ use crate::{
     record::{AccessMode, SnapshotRecord, VolumeRecord, parse_id},
 };
 use dashmap::{DashMap, Entry as Place};
+use jiff::Timestamp;
 use sandstone_storage::Volume;
 use std::{
     cmp::Reverse,
@@ -34,7 +35,12 @@ pub(crate) struct Registry {
 /// One volume. An entry does not change: a new record is a new entry that shares the rest.
 pub(crate) struct Entry {
     pub(crate) volume: Volume,
-    pub(crate) record: VolumeRecord,
+    /// What connections and lists look at. The rest of the record is read from the attributes when it is asked for: there
+    /// may be ten thousand forks, and each is little more than what is kept of it here.
+    name: Option<Box<str>>,
+    access_mode: AccessMode,
+    created_at: Timestamp,
+    attributes: Arc<[u8]>,
     pub(crate) attachments: Arc<Attachments>,
     pub(crate) snapshots: Arc<Snapshots>,
     /// See [`Registry::alone`] and [`Registry::together`].
@@ -45,8 +51,38 @@ pub(crate) struct Entry {
 pub(crate) struct SnapshotEntry {
     pub(crate) snapshot: Volume,
     pub(crate) volume_id: Uuid,
-    pub(crate) record: SnapshotRecord,
+    created_at: Timestamp,
+    attributes: Arc<[u8]>,
     pub(crate) attachments: Arc<Attachments>,
+}
+
+impl Entry {
+    fn new(
+        volume: Volume,
+        record: VolumeRecord,
+        attachments: Arc<Attachments>,
+        snapshots: Arc<Snapshots>,
+        turn: Arc<RwLock<()>>,
+    ) -> Arc<Entry> {
+        let attributes = volume.attributes();
+        let VolumeRecord { name, access_mode, created_at, .. } = record;
+        let name = name.map(String::into_boxed_str);
+        Arc::new(Entry { volume, name, access_mode, created_at, attributes, attachments, snapshots, turn })
+    }
+
+    /// Its whole record.
+    pub(crate) fn record(&self) -> VolumeRecord {
+        VolumeRecord::from_attributes(&self.attributes)
+            .expect("it was read, or written, when the entry was made")
+    }
+}
+
+impl SnapshotEntry {
+    /// Its whole record.
+    pub(crate) fn record(&self) -> SnapshotRecord {
+        SnapshotRecord::from_attributes(&self.attributes)
+            .expect("it was read, or written, when the entry was made")
+    }
 }
 
 /// What a client can connect to.
@@ -74,7 +110,7 @@ impl Export {
     /// What a new client may do.
     pub(crate) fn access(&self) -> Access {
         match self {
-            Export::Volume(entry) => match entry.record.access_mode {
+            Export::Volume(entry) => match entry.access_mode {
                 AccessMode::Rwo | AccessMode::Rwx => Access::ReadWrite,
                 AccessMode::Rox => Access::ReadOnly,
             },
@@ -85,8 +121,8 @@ impl Export {
     /// For people; empty where there is nothing to say.
     pub(crate) fn description(&self) -> String {
         match self {
-            Export::Volume(entry) => entry.record.name.clone().unwrap_or_default(),
-            Export::Snapshot(entry) => format!("{}, snapshot of {}", entry.record.name, entry.volume_id),
+            Export::Volume(entry) => entry.name.as_deref().unwrap_or_default().to_owned(),
+            Export::Snapshot(entry) => format!("{}, snapshot of {}", entry.record().name, entry.volume_id),
         }
     }
 }
@@ -149,13 +185,7 @@ impl Registry {
 
     /// Adds a volume that the store has made.
     pub(crate) fn insert(&self, volume: Volume, record: VolumeRecord) -> Arc<Entry> {
-        let entry = Arc::new(Entry {
-            volume,
-            record,
-            attachments: Attachments::new(),
-            snapshots: Arc::default(),
-            turn: Arc::default(),
-        });
+        let entry = Entry::new(volume, record, Attachments::new(), Arc::default(), Arc::default());
         self.put(Arc::clone(&entry));
         entry
     }
@@ -163,13 +193,8 @@ impl Registry {
     /// Gives a volume the record that the store has taken for it.
     pub(crate) fn replace(&self, changed: &Alone, record: VolumeRecord) -> Arc<Entry> {
         let old = &changed.entry;
-        let new = Arc::new(Entry {
-            volume: old.volume.clone(),
-            record,
-            attachments: Arc::clone(&old.attachments),
-            snapshots: Arc::clone(&old.snapshots),
-            turn: Arc::clone(&old.turn),
-        });
+        let (attachments, snapshots) = (Arc::clone(&old.attachments), Arc::clone(&old.snapshots));
+        let new = Entry::new(old.volume.clone(), record, attachments, snapshots, Arc::clone(&old.turn));
         self.put(Arc::clone(&new));
         new
     }
@@ -180,7 +205,7 @@ impl Registry {
         // keeps I1; names change under the lock of their volume's place, as in `put`.
         self.volumes.remove_if(&entry.volume.id(), |id, found| {
             let same = Arc::ptr_eq(&found.turn, &entry.turn);
-            if let (true, Some(name)) = (same, &found.record.name) {
+            if let (true, Some(name)) = (same, &found.name) {
                 self.names.remove(name, *id);
             }
             same
@@ -193,14 +218,14 @@ impl Registry {
     fn put(&self, entry: Arc<Entry>) {
         let id = entry.volume.id();
         let place = self.volumes.entry(id);
-        if let Some(name) = &entry.record.name {
+        if let Some(name) = &entry.name {
             self.names.add(name, id);
         }
         match place {
             Place::Vacant(place) => drop(place.insert(entry)),
             Place::Occupied(mut place) => {
-                let old = &place.get().record.name;
-                if let Some(name) = old.as_ref().filter(|_| *old != entry.record.name) {
+                let old = &place.get().name;
+                if let Some(name) = old.as_ref().filter(|_| *old != entry.name) {
                     self.names.remove(name, id);
                 }
                 place.insert(entry);
@@ -217,9 +242,10 @@ impl Registry {
     ) -> Arc<SnapshotEntry> {
         let id = snapshot.id();
         let entry = Arc::new(SnapshotEntry {
-            snapshot,
             volume_id: of.volume.id(),
-            record,
+            created_at: record.created_at,
+            attributes: snapshot.attributes(),
+            snapshot,
             attachments: Attachments::new(),
         });
         of.snapshots.lock().insert(id, Arc::clone(&entry));
@@ -290,7 +316,7 @@ impl Registry {
     /// All volumes, newest first.
     pub(crate) fn list(&self) -> Vec<Arc<Entry>> {
         let mut list: Vec<Arc<Entry>> = self.volumes.iter().map(|entry| Arc::clone(&entry)).collect();
-        list.sort_by_key(|entry| (Reverse(entry.record.created_at), entry.volume.id()));
+        list.sort_by_key(|entry| (Reverse(entry.created_at), entry.volume.id()));
         list
     }
 
@@ -341,6 +367,6 @@ impl Snapshots {
 }
 
 fn sorted(mut list: Vec<Arc<SnapshotEntry>>) -> Vec<Arc<SnapshotEntry>> {
-    list.sort_by_key(|entry| (Reverse(entry.record.created_at), entry.snapshot.id()));
+    list.sort_by_key(|entry| (Reverse(entry.created_at), entry.snapshot.id()));
     list
 }

@@ -8,7 +8,6 @@ use crate::{
     log::Gauge,
     map::Tree,
 };
-use bytes::Bytes;
 use std::sync::{
     Arc, Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU64, Ordering::*},
@@ -99,8 +98,8 @@ impl Volume {
     }
 
     /// The bytes that the caller keeps with it.
-    pub fn attributes(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.0.lock().meta.attributes)
+    pub fn attributes(&self) -> Arc<[u8]> {
+        Arc::clone(&self.0.lock().meta.attributes)
     }
 
     /// Bytes of data mapped: what it would take without sharing. Zeroes and holes take none.

@@ -110,7 +110,7 @@ pub(super) fn refuse_shrinking(now_bytes: u64, fields: &VolumeFields) -> Result<
 }
 
 fn changed(entry: &Entry, fields: VolumeFields) -> (VolumeChange, VolumeRecord) {
-    let mut record = entry.record.clone();
+    let mut record = entry.record();
     let mut settings = entry.volume.settings();
     record.updated_at = now();
     record.name = fields.name.or(record.name);

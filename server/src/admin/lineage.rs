@@ -81,7 +81,7 @@ pub(super) async fn fork(
 
 /// What a fork is from the start. Name and access mode are not inherited.
 fn forked(source: &Entry, fields: VolumeFields) -> (VolumeRecord, Settings) {
-    let (record, settings) = (&source.record, source.volume.settings());
+    let (record, settings) = (source.record(), source.volume.settings());
     let created_at = now();
     let (cache_size, cache_bytes) =
         text_and_bytes(fields.cache_size, &record.cache_size, settings.cache_bytes);

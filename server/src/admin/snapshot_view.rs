@@ -29,13 +29,13 @@ pub(super) struct SnapshotView {
 
 impl SnapshotView {
     pub(super) fn new(entry: &SnapshotEntry, admin: &Admin, exclusive_bytes: Option<u64>) -> SnapshotView {
-        let (snapshot, record) = (&entry.snapshot, &entry.record);
+        let (snapshot, record) = (&entry.snapshot, entry.record());
         let export_name = snapshot.id().to_string();
         SnapshotView {
             id: snapshot.id(),
             volume_id: entry.volume_id,
-            name: record.name.clone(),
-            description: record.description.clone(),
+            name: record.name,
+            description: record.description,
             size_bytes: snapshot.size_bytes(),
             created_at: whole_seconds(record.created_at),
             used_bytes: snapshot.used_bytes(),

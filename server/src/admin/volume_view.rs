@@ -78,7 +78,7 @@ impl VolumeView {
     }
 
     pub(super) fn new(entry: &Entry, admin: &Admin, exclusive_bytes: Option<u64>) -> VolumeView {
-        let (volume, record) = (&entry.volume, entry.record.clone());
+        let (volume, record) = (&entry.volume, entry.record());
         let settings = volume.settings();
         // The id and not the name: it stays right when another volume takes the same name.
         let export_name = volume.id().to_string();

@@ -73,7 +73,7 @@ impl Model {
             check(&handle, &line.plain).await;
             assert_eq!(handle.is_snapshot(), line.snapshot_of.is_some());
             assert_eq!(handle.settings(), line.settings);
-            assert_eq!(handle.attributes(), line.attributes);
+            assert_eq!(handle.attributes()[..], line.attributes[..]);
         }
     }
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import http.client
 import json
+import math
 import os
 import platform
 import signal
@@ -35,7 +36,8 @@ def wait_for(what, test, seconds=60, every=0.005):
 
 
 def percentile(values, part):
-    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+    """The smallest value that at least this part of them does not exceed."""
+    return sorted(values)[max(0, math.ceil(len(values) * part) - 1)]
 
 
 def need_disk(directory, mib, what):

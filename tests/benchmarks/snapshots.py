@@ -15,30 +15,32 @@ from .harness import VOLUMES, Sandstone, fill, fio_command, need_disk, percentil
 
 VOLUME_GIB = 10
 COUNT = 100
-SYNCS = 200
 LOG_MS = 50
 # fio's first and last moments are no window.
 MARGIN_SECONDS = 1
 WINDOWS = ("before", "snapshots", "forks", "after")
 
 
-def sync_ms(directory, count):
-    """Times of a device sync: fdatasync after a 4 KiB write past the page cache into a file that has its blocks."""
-    block, times = mmap.mmap(-1, 4096), []
+@contextlib.contextmanager
+def device_sync(directory):
+    """A function that gives the ms of one device sync: fdatasync after a 4 KiB write past the page cache into a file
+    that has its blocks."""
+    block, path = mmap.mmap(-1, 4096), f"{directory}/sync"
     block.write(b"s" * 4096)
-    path = f"{directory}/sync"
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
+
+    def sync():
+        os.pwrite(file, block, 0)
+        begun = time.perf_counter()
+        os.fdatasync(file)
+        return (time.perf_counter() - begun) * 1000
+
     try:
-        for number in range(count + 16):
-            os.pwrite(file, block, number % 16 * 4096)
-            begun = time.perf_counter()
-            os.fdatasync(file)
-            if number >= 16:
-                times.append((time.perf_counter() - begun) * 1000)
+        sync()
+        yield sync
     finally:
         os.close(file)
         os.unlink(path)
-    return times
 
 
 @contextlib.contextmanager
@@ -72,24 +74,26 @@ def spread(seconds, count, work):
     return times, (begun, time.time())
 
 
-def one_round(ours, served, size_mib, seconds, count):
-    """Times in ms of snapshots, forks and bare requests, and the writer's rate in each window."""
+def one_round(ours, served, size_mib, seconds, count, sync):
+    """Times in ms of snapshots, forks, bare requests and device syncs, and the writer's rate in each window."""
     volume, log = served.export, f"{ours.directory}/writer"
     names = iter(range(count))
     makers = {
         "snapshots": lambda _: ours.api.data("POST", f"{VOLUMES}/{volume}/snapshots", {"name": str(next(names))}),
         "forks": lambda _: ours.fork(volume),
     }
-    times, windows = {}, {}
+    times, windows = {"idle": [sync() for _ in range(count)], "busy": []}, {}
     log_bytes = ours.metric("store_log_bytes")
-    with writer(served, size_mib, len(WINDOWS) * seconds + 2 * MARGIN_SECONDS + 1, log) as process:
+    with writer(served, size_mib, len(WINDOWS) * seconds + 3 * MARGIN_SECONDS, log) as process:
         wait_for("the writer's first write",
                  lambda: ours.metric("store_log_bytes") > log_bytes or process.poll() is not None)
         time.sleep(MARGIN_SECONDS)
         for window in WINDOWS:
-            bare = lambda _: ours.api.call("GET", "/healthz")
-            made, windows[window] = spread(seconds, count, makers.get(window, bare))
+            work = makers.get(window, lambda _: ours.api.call("GET", "/healthz"))
+            made, windows[window] = spread(seconds, count, work)
             times.setdefault(window if window in makers else "bare", []).extend(made)
+        # After the windows, so that it is in nobody's way: as near to each other as both can be measured.
+        times["busy"].extend(sync() for _ in range(count))
     with open(f"{log}_iops.log") as lines:
         samples = [(int(ms) / 1000, int(value)) for ms, value, *_ in (line.split(",") for line in lines)]
     os.unlink(f"{log}_iops.log")
@@ -109,15 +113,14 @@ def snapshots(options, directory, staging):
     size_mib = min(options.size, VOLUME_GIB << 10)
     # Nearly all that is written is kept by the snapshots: 100,000 writes a second are as many as were seen.
     need_disk(directory, size_mib + rounds * (len(WINDOWS) * seconds + 3) * 400, "the part snapshots")
-    with Sandstone(options.binary, f"{directory}/snapshots", staging) as ours:
+    with Sandstone(options.binary, f"{directory}/snapshots", staging) as ours, device_sync(directory) as sync:
         served = ours.served(ours.volume(f"{VOLUME_GIB}G"))
         say(f"writing {size_mib} MiB once")
         fill(served, size_mib)
-        idle = sync_ms(directory, SYNCS)
         times, falls, rates = {}, {"snapshots": [], "forks": []}, {window: [] for window in WINDOWS}
         for number in range(rounds):
             count = COUNT // rounds + (number < COUNT % rounds)
-            made, of_round = one_round(ours, served, size_mib, seconds, count)
+            made, of_round = one_round(ours, served, size_mib, seconds, count, sync)
             for what, values in made.items():
                 times.setdefault(what, []).extend(values)
             for window, rate in of_round.items():
@@ -127,9 +130,6 @@ def snapshots(options, directory, staging):
                 values.append((1 - of_round[what] / without) * 100)
             say(f"round {number + 1}/{rounds}  " + "  ".join(f"{w} {r:,.0f} IOPS" for w, r in of_round.items()),
                 "".join(f"  {what} p50 {statistics.median(values):.2f} ms" for what, values in made.items()))
-        with writer(served, size_mib, 3, f"{ours.directory}/beside"):
-            time.sleep(MARGIN_SECONDS)
-            busy = sync_ms(directory, SYNCS)
     print(f"\n**Snapshots and forks** over one HTTP connection of a {VOLUME_GIB} GiB volume with {size_mib:,} MiB of data "
           f"that fio writes meanwhile (4 KiB at random, depth 32): {COUNT} of each in {rounds} rounds, evenly over "
           f"{seconds} s in each.\n")
@@ -145,5 +145,5 @@ def snapshots(options, directory, staging):
     for what in ("snapshots", "forks"):
         line(f"**{what[:-1]}**", times[what], iops(what), f"{statistics.median(falls[what]):.1f} %")
     line("a request that does nothing (`GET /healthz`), before and after", times["bare"], iops("before", "after"))
-    line("a device sync (4 KiB O_DIRECT write, fdatasync), nothing else running", idle)
-    line("a device sync beside the writer", busy)
+    line("a device sync (4 KiB O_DIRECT write, fdatasync), nothing else running", times["idle"])
+    line("a device sync beside the writer", times["busy"])

@@ -42,6 +42,8 @@ pub(crate) struct Upkeep {
     /// The last round neither freed anything nor found what the next one could.
     pub(crate) barren: AtomicBool,
     pub(crate) reclaim: reclaim::Counters,
+    /// Bytes logged when all free slots were last given back to the file system.
+    pub(crate) settled_log_bytes: AtomicU64,
 }
 
 impl Upkeep {
@@ -58,6 +60,7 @@ impl Upkeep {
             sparse: AtomicBool::new(false),
             barren: AtomicBool::new(false),
             reclaim: reclaim::Counters::default(),
+            settled_log_bytes: AtomicU64::new(0),
         }
     }
 

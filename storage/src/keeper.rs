@@ -83,7 +83,8 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
         return Ok(());
     }
     let log_bytes = engine.log.counters.bytes.load(Relaxed);
-    let streamed = log_bytes - pace.log_bytes;
+    // What was logged before all slots were given back is no reason to get some ready again.
+    let streamed = log_bytes.saturating_sub(pace.log_bytes.max(upkeep.settled_log_bytes.load(Relaxed)));
     pace.quiet_ticks = if streamed > 0 { 0 } else { pace.quiet_ticks.saturating_add(1) };
     pace.log_bytes = log_bytes;
 
@@ -110,7 +111,7 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
     // Writing a slot twice is worth it where clients flush; a log that streams is better off without.
     let flushes = engine.log.counters.flushes.load(Relaxed);
     let flushed = std::mem::replace(&mut pace.flushes, flushes) != flushes;
-    if flushed && streamed < 2 * segment_bytes {
+    if flushed && streamed > 0 && streamed < 2 * segment_bytes {
         prepare(shared).await;
     }
     Ok(())

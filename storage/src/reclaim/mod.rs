@@ -241,6 +241,8 @@ impl Shared {
                 break;
             }
         }
+        let engine = &self.engine;
+        engine.upkeep.settled_log_bytes.store(engine.log.counters.bytes.load(Relaxed), Relaxed);
         self.give_back_slots(0).await;
         Ok(())
     }

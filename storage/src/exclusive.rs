@@ -14,6 +14,7 @@ use crate::{
     disk::Disk,
     error::Result,
     map::{Child, Identity, Missing, Node, NodeBody, ROOT_LEVEL, RunState, Tree, cells},
+    runtime,
     store::{Shared, Store},
 };
 use std::{
@@ -24,6 +25,8 @@ use uuid::Uuid;
 
 /// Nodes read at once.
 const LOADS_MAX: usize = 64;
+/// Nodes after which the walk lets others have the thread: about a millisecond where all are in memory. A guess, not tuned.
+const NODES_AT_ONCE: usize = 256;
 
 /// The last answers, by family, and what they were answers about.
 pub(crate) type Exclusive = HashMap<VolumeNumber, (Vec<Version>, Arc<Blocks>)>;
@@ -82,7 +85,8 @@ struct Group {
 }
 
 impl Store {
-    /// Bytes of data that deleting it would give back, by id, for all volumes and snapshots; or for those of one's family.
+    /// Bytes of data that deleting it would give back, by id, for all volumes and snapshots; or for those of one's family,
+    /// none where there is no such one.
     ///
     /// # Errors
     /// [`crate::Kind::Io`], [`crate::Kind::Corrupt`] when a map cannot be read.
@@ -109,8 +113,13 @@ impl Store {
 impl Shared {
     fn families(&self, of: Option<Uuid>) -> BTreeMap<VolumeNumber, Vec<Line>> {
         let lines = self.lock();
-        let only = of.and_then(|id| lines.line(id).ok()).map(|line| line.0.lock().meta.family);
         let mut families: BTreeMap<_, Vec<Line>> = BTreeMap::new();
+        let only = match of.map(|id| lines.line(id)) {
+            None => None,
+            Some(Ok(line)) => Some(line.0.lock().meta.family),
+            // Gone since the caller saw it.
+            Some(Err(_)) => return families,
+        };
         for line in lines.all() {
             let state = line.0.lock();
             if only.is_none_or(|family| family == state.meta.family) {
@@ -165,7 +174,13 @@ async fn walk(disk: &Disk, lines: &[Line]) -> Result<Blocks> {
         }
     };
     let mut stack = vec![(ROOT_LEVEL, roots.finish())];
+    let mut looked_at = 0;
     while let Some((level, groups)) = stack.pop() {
+        looked_at += groups.len();
+        if looked_at >= NODES_AT_ONCE {
+            looked_at = 0;
+            runtime::yield_now().await;
+        }
         if let [group] = &groups[..] {
             count(group.holders, group.mapped);
             continue;
@@ -194,16 +209,19 @@ async fn walk(disk: &Disk, lines: &[Line]) -> Result<Blocks> {
 fn count_leaves(groups: &[Group], nodes: &[Arc<Node>], count: &mut impl FnMut(Holders, u64)) {
     let leaves: Vec<_> =
         groups.iter().zip(nodes).map(|(g, node)| (g.holders, cells(&g.child, Some(node)))).collect();
+    let mut at: Vec<(Address, Holders)> = Vec::with_capacity(leaves.len());
     for block in 0..LEAF_BLOCKS as usize {
-        let mut at: Vec<(Address, Holders)> = Vec::new();
-        for (holders, cells) in &leaves {
-            let Some(RunState::Data(address)) = cells[block] else { continue };
-            match at.iter_mut().find(|(other, _)| *other == address) {
-                Some((_, all)) => *all = all.and(*holders),
-                None => at.push((address, *holders)),
-            }
+        at.extend(leaves.iter().filter_map(|(holders, cells)| match cells[block] {
+            Some(RunState::Data(address)) => Some((address, *holders)),
+            Some(RunState::Zero) | None => None,
+        }));
+        // Sorted rather than searched: thousands of forks may each have written the block.
+        at.sort_unstable_by_key(|(address, _)| *address);
+        for same in at.chunk_by(|(one, _), (other, _)| one == other) {
+            let all = same.iter().map(|(_, holders)| *holders).reduce(Holders::and);
+            count(all.expect("chunks are not empty"), 1);
         }
-        at.into_iter().for_each(|(_, holders)| count(holders, 1));
+        at.clear();
     }
 }
 

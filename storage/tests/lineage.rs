@@ -5,7 +5,9 @@ mod world;
 use bytes::Bytes;
 use sandstone_storage::{
     Allocation, Change, Durability, ExtentState, ForkSpec, Kind, Runtime, Store, Volume, VolumeChange,
+    runtime,
 };
+use std::{cell::Cell, rc::Rc};
 use uuid::Uuid;
 use world::{BLOCK, Death, Random, Shape, World, read, spec};
 
@@ -325,5 +327,45 @@ fn exclusive_bytes_of_many_forks_are_counted_wherever_the_maps_are() {
         check(store, &|n| if n == 1 { 257 } else { own(n) }).await;
         zeroes(1).await;
         check(store, &|n| if n <= 2 { 256 + u64::from(n == 1) } else { own(n) }).await;
+    });
+}
+
+/// Where all maps are in memory, the walk waits for nothing, and yet the thread is everybody's.
+#[test]
+fn exclusive_bytes_of_large_maps_leave_others_their_turns() {
+    const LEAVES: u64 = 2000;
+    let shape = Shape { segment_blocks: 64, slots: 400, cache_bytes: 1 << 20, metadata_bytes: 64 << 20 };
+    let world = World::new(shape, 15);
+    reopen(&world, 15, async |store| {
+        let volume = store.create_volume(spec(id(1), LEAVES * 256 * BLOCK, false)).await.expect("a volume");
+        let fork = store.create_fork(id(1), fork_spec(2)).await.expect("a fork");
+        for leaf in 0..LEAVES {
+            fill(&volume, leaf * 256, 1, 1).await;
+            fill(&fork, leaf * 256, 1, 2).await;
+        }
+        let turns = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&turns);
+        runtime::spawn(async move {
+            loop {
+                counted.set(counted.get() + 1);
+                runtime::yield_now().await;
+            }
+        });
+        let before = turns.get();
+        let found = store.exclusive_bytes(None).await.expect("the sums");
+        assert_eq!(found[&id(2)], LEAVES * BLOCK);
+        let had = turns.get() - before;
+        assert!((8..200).contains(&had), "others had {had} turns");
+    });
+}
+
+#[test]
+fn exclusive_bytes_of_nobody_are_none() {
+    with_store(16, async |store| {
+        let volume = store.create_volume(spec(id(1), SIZE, false)).await.expect("a volume");
+        fill(&volume, 0, 30, 1).await;
+        assert!(store.exclusive_bytes(Some(id(9))).await.expect("the sums").is_empty());
+        let found = store.exclusive_bytes(Some(id(1))).await.expect("the sums");
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [(id(1), 30 * BLOCK)]);
     });
 }

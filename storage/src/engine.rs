@@ -1,6 +1,6 @@
 //! What all volumes of a store share: the disk, the log, and the books of what is dirty.
 
-use crate::{disk::Disk, health::HealthCell, log::Log, readers::Readers, reclaim};
+use crate::{closing::Closing, disk::Disk, health::HealthCell, log::Log, readers::Readers, reclaim};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering::*},
@@ -44,6 +44,7 @@ pub(crate) struct Upkeep {
     pub(crate) reclaim: reclaim::Counters,
     /// Bytes logged when all free slots were last given back to the file system.
     pub(crate) settled_log_bytes: AtomicU64,
+    pub(crate) closing: Closing,
 }
 
 impl Upkeep {
@@ -61,6 +62,7 @@ impl Upkeep {
             barren: AtomicBool::new(false),
             reclaim: reclaim::Counters::default(),
             settled_log_bytes: AtomicU64::new(0),
+            closing: Closing::default(),
         }
     }
 

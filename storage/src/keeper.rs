@@ -63,6 +63,8 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         }
         match look_around(&shared, &mut pace).await {
             Ok(()) => pace.told = false,
+            // What was given up for that is no failure.
+            Err(_) if shared.is_closing() => break,
             Err(error) if pace.told => tracing::debug!(%error, "upkeep failed again"),
             Err(error) => {
                 pace.told = true;
@@ -132,11 +134,13 @@ impl Shared {
         }
     }
 
-    /// Gives free slots beyond those that are kept back to the file system.
+    /// Gives free slots beyond those that are kept back to the file system, until the store is closed.
     pub(crate) async fn give_back_slots(&self, keep: usize) {
         let disk = &self.engine.disk;
         let geometry = disk.segments.geometry;
-        while let Some(slot) = disk.segments.take_surplus(keep) {
+        while !self.is_closing()
+            && let Some(slot) = disk.segments.take_surplus(keep)
+        {
             let punched = disk.file.punch(geometry.offset(slot, 0), geometry.segment_bytes()).await;
             let worked = if punched.is_ok() { Worked::Punched } else { Worked::Written };
             disk.segments.give_back(slot, worked);

@@ -19,6 +19,7 @@ mod bitmap;
 mod cache;
 mod checkpoint;
 mod checksum;
+mod closing;
 mod diff;
 mod disk;
 mod engine;

@@ -23,7 +23,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering::*},
+        atomic::{AtomicU64, Ordering::*},
     },
     time::Duration,
 };
@@ -139,8 +139,9 @@ pub(crate) struct Shared {
     pub(crate) checkpointer: tokio::sync::Mutex<Checkpointer>,
     /// Held for a round of reclaim: two together would free a segment twice.
     pub(crate) reclaiming: tokio::sync::Mutex<reclaim::Plan>,
+    /// Held for a thorough reclaim, so that closing can wait for it.
+    pub(crate) reclaiming_all: tokio::sync::Mutex<()>,
     checkpoints: AtomicU64,
-    closing: AtomicBool,
     /// The keeper has ended.
     pub(crate) kept: Notify,
     /// What deletion would give back, as of the last time that somebody asked.
@@ -191,7 +192,7 @@ impl Store {
             checkpointer: tokio::sync::Mutex::new(Checkpointer::new(superblock)),
             reclaiming: tokio::sync::Mutex::default(),
             checkpoints: AtomicU64::new(0),
-            closing: AtomicBool::new(false),
+            reclaiming_all: tokio::sync::Mutex::default(),
             kept: Notify::new(),
             exclusive: Mutex::default(),
             engine,
@@ -323,7 +324,8 @@ impl Store {
     /// runs to the file system. Within the I/O budget, unless a writer waits.
     ///
     /// # Errors
-    /// As [`Self::checkpoint`]; [`Kind::Corrupt`] when a map cannot be read.
+    /// As [`Self::checkpoint`]; [`Kind::Corrupt`] when a map cannot be read; [`Kind::Latched`] when the store is closed
+    /// meanwhile. What was given back until then is.
     pub async fn reclaim(&self) -> Result<()> {
         let shared = Arc::clone(&self.0);
         to_its_end(async move { shared.reclaim_all().await }).await
@@ -335,16 +337,18 @@ impl Store {
         upkeep.reclaim.progress(upkeep.reclaims.load(Relaxed))
     }
 
-    /// Ends the background work, writes a last checkpoint, and lets go of the store. Nothing may be writing any more.
+    /// Ends the background work, a reclaim too, writes a last checkpoint, and lets go of the store. Nothing may be writing
+    /// any more.
     ///
     /// # Errors
     /// As [`Self::checkpoint`]; nothing acknowledged is lost then, the next start replays it.
     pub async fn close(self) -> Result<()> {
-        let kept = self.0.kept.notified();
-        if !self.0.closing.swap(true, AcqRel) {
-            self.0.engine.upkeep.wanted.notify_one();
-            kept.await;
+        let upkeep = &self.0.engine.upkeep;
+        if upkeep.closing.begin() {
+            upkeep.wanted.notify_one();
+            self.0.kept.notified().await;
         }
+        drop(self.0.reclaiming_all.lock().await);
         if self.0.engine.health.is_stopped() {
             return Ok(());
         }
@@ -374,7 +378,7 @@ impl Shared {
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Acquire)
+        self.engine.upkeep.closing.has_begun()
     }
 
     /// All volumes and snapshots.

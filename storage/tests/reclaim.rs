@@ -3,10 +3,11 @@
 mod world;
 
 use bytes::Bytes;
+use futures_util::future::join;
 use sandstone_storage::{
     Durability, Engine, ForkSpec, Kind, ReclaimPhase, Runtime, Store, StoreOptions, Volume, runtime,
 };
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{cell::Cell, collections::HashSet, rc::Rc, time::Duration};
 use tempfile::TempDir;
 use uuid::Uuid;
 use world::{BLOCK, Death, Random, Shape, World, read, spec};
@@ -136,6 +137,57 @@ fn a_full_store_recovers_from_trims_that_are_scattered() {
             }
         }
     });
+}
+
+/// Wherever a reclaim is then: it would take some twenty minutes.
+#[test]
+fn closing_the_store_ends_reclaim_soon_and_loses_nothing() {
+    const BLOCKS: u64 = 6000;
+    const SECOND: Duration = Duration::from_secs(1);
+    let mut phases = HashSet::new();
+    for (seed, wait) in [0, 1, 3, 10, 30, 100, 300, 1000, 10_000, 100_000, 300_000].into_iter().enumerate() {
+        let shape = Shape { slots: 500, metadata_bytes: 8 << 20, ..shape() };
+        let mut world = World::new(shape, seed as u64);
+        world.reclaim_rate = 32 << 10;
+        Runtime::simulated(seed as u64).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = sparse(&store, BLOCKS).await;
+            volume.flush().await.expect("a flush");
+            let reclaim = async {
+                let ended = store.reclaim().await;
+                (ended.map_err(|error| error.kind()), runtime::now())
+            };
+            let close = async {
+                runtime::sleep(Duration::from_millis(wait)).await;
+                phases.insert(format!("{:?}", store.reclaim_progress().phase));
+                let began = runtime::now();
+                store.clone().close().await.expect("an end");
+                (began, runtime::now())
+            };
+            let ((reclaimed, ended), (began, closed)) = join(reclaim, close).await;
+            assert_eq!(reclaimed, Err(Kind::Latched), "after {wait} ms");
+            assert!(closed - began < SECOND, "closed in {:?} after {wait} ms", closed - began);
+            // The task that waits for it may be told a turn later.
+            assert!(ended <= closed + Duration::from_millis(1), "it went on after {wait} ms");
+        });
+        world.reclaim_rate = 64 << 20;
+        Runtime::simulated(seed as u64).block_on(async {
+            let (store, report) = world.open().await.expect("the store");
+            assert!(report.clean, "{report:?} after {wait} ms");
+            let volume = store.volume(id(1)).expect("it");
+            for block in 0..BLOCKS {
+                assert_block(&volume, block, version(block)).await;
+            }
+            store.reclaim().await.expect("a reclaim");
+            let stats = store.stats();
+            let used = stats.capacity_bytes - stats.free_bytes;
+            assert!(used <= 110 * SEGMENT, "{} segments are used after {wait} ms", used / SEGMENT);
+            for block in 0..BLOCKS {
+                assert_block(&volume, block, version(block)).await;
+            }
+        });
+    }
+    assert!(phases.contains("Forwarding"), "{phases:?}");
 }
 
 #[test]

@@ -167,7 +167,7 @@ impl Copier<'_, '_> {
         while !left.is_empty() {
             let (step, from, len) = stretch(segments, id, left)?;
             let bytes = read_stretch(self.disk, id, step, from, len).await?;
-            self.pace.spend(len).await;
+            self.pace.spend(len).await?;
             let Some(bytes) = bytes else { return Ok(Copied::Spoilt) };
             for item in step {
                 if self.host.as_ref().is_none_or(|host| host.fill + item.blocks > segment_blocks) {
@@ -211,7 +211,7 @@ impl Copier<'_, '_> {
             let written = self.disk.file.write(self.at, WriteBuf::Owned(full)).await;
             written.map_err(|error| Error::io("moving blocks out of a sparse segment", error))?;
             self.at += len;
-            self.pace.spend(len).await;
+            self.pace.spend(len).await?;
         }
         Ok(())
     }

@@ -16,7 +16,6 @@ use crate::{
     disk::Disk,
     error::Result,
     map::{Child, Leaf, Missing, Node, NodeBody, NodeRef, ROOT_LEVEL, RunState, Tree},
-    runtime,
 };
 use futures_util::future::try_join_all;
 use std::{
@@ -87,6 +86,9 @@ impl Mark {
     }
 
     /// Marks everything that `roots` reach. They must have been taken after this was made; hold a read token.
+    ///
+    /// # Errors
+    /// A map cannot be read, or the store is being closed: what is marked is then worth nothing.
     pub(crate) async fn walk(&mut self, disk: &Disk, roots: &[Tree], pace: &mut Pace<'_>) -> Result<()> {
         let mut in_memory = HashSet::new();
         let mut stack: Vec<(Child, u32)> =
@@ -97,7 +99,7 @@ impl Mark {
             while let Some((child, level)) = stack.pop() {
                 turn += 1;
                 if turn % TURN_NODES == 0 {
-                    runtime::yield_now().await;
+                    pace.give_way().await?;
                 }
                 match child {
                     Child::Empty | Child::Zero => {}
@@ -129,7 +131,7 @@ impl Mark {
             // Past the cache: the walk must not push out what the volumes use.
             let nodes = try_join_all(loads.iter().map(|missing| disk.read_node(*missing))).await?;
             pace.spend(loads.iter().map(|missing| u64::from(missing.node.blocks) * BLOCK_BYTES as u64).sum())
-                .await;
+                .await?;
             for (missing, node) in loads.drain(..).zip(nodes) {
                 self.descend(&node, missing.level, &mut stack);
             }

@@ -12,6 +12,9 @@
 //!     that began before it have ended. Replay begins behind all segments that were judged, so it needs none of them.
 //!
 //! A round moves what the round before found sparse, because the checksums of what is moved are noted by the walk.
+//!
+//! When the store is closed, a round ends at its next step, as it does when a read fails: what it has copied is nobody's
+//! yet, what it has retired or led elsewhere the last checkpoint takes up like any other.
 
 mod forward;
 mod mark;
@@ -157,6 +160,7 @@ impl Shared {
         let engine = &self.engine;
         let segments = &engine.disk.segments;
         let counters = &engine.upkeep.reclaim;
+        engine.upkeep.closing.check()?;
         if engine.health.is_stopped() {
             return Err(engine.health.refusal());
         }
@@ -188,6 +192,7 @@ impl Shared {
         counters.forwarded_bytes.fetch_add(moved * BLOCK_BYTES as u64, Relaxed);
         engine.readers.drain().await; // keeps forwarding's I2
         segments.move_to(moves);
+        engine.upkeep.closing.check()?;
 
         counters.enter(ReclaimPhase::Checkpointing);
         let freed = u64::from(segments.retired_slots());
@@ -203,12 +208,12 @@ impl Shared {
 
         counters.enter(ReclaimPhase::Punching);
         engine.readers.drain().await; // keeps I2
-        self.punch(&mark, plan, &mut pace).await;
+        self.punch(&mark, plan, &mut pace).await?;
         Ok(freed > 0 || !plan.sparse.is_empty())
     }
 
     /// Punches long dead runs out of the segments that stay.
-    async fn punch(&self, mark: &Mark, plan: &Plan, pace: &mut Pace<'_>) {
+    async fn punch(&self, mark: &Mark, plan: &Plan, pace: &mut Pace<'_>) -> Result<()> {
         let disk = &self.engine.disk;
         let soon_empty: HashSet<_> = plan.sparse.iter().map(|victim| victim.container.id).collect();
         for container in disk.segments.containers() {
@@ -219,17 +224,21 @@ impl Shared {
             for (offset, len) in disk.segments.punch(container.id, &gaps) {
                 if let Err(error) = disk.file.punch(offset, len).await {
                     tracing::debug!(%error, "the file system does not take space back");
-                    return;
+                    return Ok(());
                 }
                 self.engine.upkeep.reclaim.punched_bytes.fetch_add(len, Relaxed);
-                pace.spend(BLOCK_BYTES as u64).await;
+                pace.spend(BLOCK_BYTES as u64).await?;
             }
         }
+        Ok(())
     }
 
     /// Rounds until they find nothing more, beginning with what the log has not left yet; then gives all free slots back to
     /// the file system.
     pub(crate) async fn reclaim_all(&self) -> Result<()> {
+        let _one_at_a_time = self.reclaiming_all.lock().await;
+        let closing = &self.engine.upkeep.closing;
+        closing.check()?;
         if self.engine.health.is_stopped() {
             return Err(self.engine.health.refusal());
         }
@@ -244,7 +253,7 @@ impl Shared {
         let engine = &self.engine;
         engine.upkeep.settled_log_bytes.store(engine.log.counters.bytes.load(Relaxed), Relaxed);
         self.give_back_slots(0).await;
-        Ok(())
+        closing.check()
     }
 }
 

@@ -1,7 +1,8 @@
-//! The I/O budget of reclaim: so many bytes a second, unless somebody waits for what it frees.
+//! The I/O budget of reclaim: so many bytes a second, unless somebody waits for what it frees. It ends with the store.
 
-use crate::{engine::Upkeep, runtime};
-use std::time::Duration;
+use crate::{engine::Upkeep, error::Result, runtime};
+use futures_util::future::select;
+use std::{pin::pin, time::Duration};
 
 /// Bytes that may be spent at once.
 const BURST_BYTES: u64 = 4 << 20;
@@ -20,14 +21,28 @@ impl<'a> Pace<'a> {
     }
 
     /// These bytes were read or written: waits for as long as they may take.
-    pub(crate) async fn spend(&mut self, bytes: u64) {
+    ///
+    /// # Errors
+    /// The store is being closed.
+    pub(crate) async fn spend(&mut self, bytes: u64) -> Result<()> {
+        let closing = &self.upkeep.closing;
         self.owed += bytes;
-        if self.owed < BURST_BYTES {
-            return;
+        if self.owed >= BURST_BYTES {
+            let owed = std::mem::take(&mut self.owed);
+            if !self.upkeep.is_wanted() {
+                let time = Duration::from_secs_f64(owed as f64 / self.bytes_per_second as f64);
+                select(pin!(closing.begun()), runtime::sleep(time)).await;
+            }
         }
-        let owed = std::mem::take(&mut self.owed);
-        if !self.upkeep.is_wanted() {
-            runtime::sleep(Duration::from_secs_f64(owed as f64 / self.bytes_per_second as f64)).await;
-        }
+        closing.check()
+    }
+
+    /// Nothing was read or written for a while, but much looked at: lets others have the thread.
+    ///
+    /// # Errors
+    /// The store is being closed.
+    pub(crate) async fn give_way(&self) -> Result<()> {
+        runtime::yield_now().await;
+        self.upkeep.closing.check()
     }
 }

@@ -106,9 +106,14 @@ impl Shape {
 pub(crate) struct World {
     pub(crate) disk: SimDisk,
     pub(crate) shape: Shape,
+    /// Bytes a second for reclaim while nobody waits.
+    pub(crate) reclaim_rate: u64,
     staging: RefCell<Option<Arc<SharedMemory>>>,
     boot: u8,
 }
+
+/// Nothing that a test waits for.
+const RECLAIM_RATE: u64 = 64 << 20;
 
 /// The ways to die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,7 +129,7 @@ pub(crate) enum Death {
 impl World {
     pub(crate) fn new(shape: Shape, seed: u64) -> Self {
         let disk = SimDisk::new(shape.size_bytes(), seed);
-        Self { disk, shape, staging: RefCell::new(None), boot: 1 }
+        Self { disk, shape, reclaim_rate: RECLAIM_RATE, staging: RefCell::new(None), boot: 1 }
     }
 
     pub(crate) fn parts(&self) -> Parts {
@@ -135,7 +140,7 @@ impl World {
             boot: [self.boot; 16],
             cache_bytes: self.shape.cache_bytes,
             metadata_bytes: self.shape.metadata_bytes,
-            reclaim_rate: 64 << 20,
+            reclaim_rate: self.reclaim_rate,
         }
     }
 
@@ -156,7 +161,7 @@ impl World {
     /// The same disk, as it is now, in a machine that was switched on; this one stays as it is.
     pub(crate) fn reboot(&self) -> Self {
         let disk = self.disk.kill(1);
-        Self { disk, shape: self.shape, staging: RefCell::new(None), boot: self.boot + 1 }
+        Self { disk, staging: RefCell::new(None), boot: self.boot + 1, ..*self }
     }
 
     /// The runtime must have been dropped.

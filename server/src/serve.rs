@@ -4,14 +4,14 @@
 //!   start   log ─► data directory, token ─► listeners bound ─► keeper ─► store (recovery) ─► registry ─► workers
 //!           ─► NBD and admin served ─► start-up lines
 //!   stop    readiness red ─► nobody new is let in ─► what has arrived over NBD is answered ─► admin ends
-//!           ─► store closed (flush, checkpoint) ─► workers end ─► keeper ends ─► exit 0
+//!           ─► store closed (a reclaim ended, flush, checkpoint) ─► workers end ─► keeper ends ─► exit 0
 //! ```
 //!
 //! What starts later leans on what started earlier, so stopping goes the other way round. A second signal while stopping
 //! ends the process at once; the store then recovers at its next start as after any other death.
 
 use crate::{
-    admin::{self, Admin, Metrics},
+    admin::{self, Admin, Metrics, Reclaim},
     descriptors,
     keeper::Keeper,
     logging,
@@ -165,6 +165,7 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
         endpoints: endpoints.clone(),
         volume_size_bytes: config.defaults.volume_size_bytes,
         metrics,
+        reclaim: Reclaim::default(),
         stopping: AtomicBool::new(false),
         under_way: TaskTracker::new(),
     });

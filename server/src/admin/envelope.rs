@@ -18,6 +18,11 @@ impl<T> Success<T> {
     pub(super) fn created(data: T) -> Success<T> {
         Success(StatusCode::CREATED, data)
     }
+
+    /// It was begun; the data says how far it is.
+    pub(super) fn accepted(data: T) -> Success<T> {
+        Success(StatusCode::ACCEPTED, data)
+    }
 }
 
 #[derive(Serialize)]

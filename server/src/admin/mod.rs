@@ -1,4 +1,4 @@
-//! The admin API over HTTP: volumes' lifecycle and lineage, probes and metrics.
+//! The admin API over HTTP: volumes' lifecycle and lineage, reclaim, probes and metrics.
 //!
 //! ```text
 //!  request ─► observe (request id, log line, metrics) ─► authorize ─► route ─► handler ─► lifecycle, lineage ─► keeper, registry
@@ -19,6 +19,7 @@ mod lineage;
 mod metrics;
 mod observe;
 mod probes;
+mod reclaim;
 mod routes;
 mod snapshot_view;
 mod snapshots;
@@ -29,6 +30,7 @@ mod volumes;
 mod walks;
 
 pub(crate) use metrics::Metrics;
+pub(crate) use reclaim::Reclaim;
 pub(crate) use routes::router;
 pub(crate) use state::Admin;
 

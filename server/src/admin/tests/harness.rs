@@ -1,7 +1,7 @@
 //! A server without sockets.
 
 use crate::{
-    admin::{Admin, Metrics, router},
+    admin::{Admin, Metrics, Reclaim, router},
     attachments::{AttachedGuard, Connection},
     endpoints::Endpoints,
     keeper::Keeper,
@@ -66,6 +66,7 @@ impl Server {
                 unix: Some("/srv/data/nbd.sock".into()),
             },
             volume_size_bytes: DEFAULT_SIZE_BYTES,
+            reclaim: Reclaim::default(),
             stopping: AtomicBool::new(false),
             under_way: TaskTracker::new(),
         });

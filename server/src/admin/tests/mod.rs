@@ -5,6 +5,7 @@ mod forks;
 mod harness;
 mod lifecycle;
 mod openapi;
+mod reclaim;
 mod refusals;
 mod snapshots;
 mod system;

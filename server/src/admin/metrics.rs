@@ -145,6 +145,7 @@ impl fmt::Debug for Asked {
 impl Collector for Asked {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let stats = self.store.stats();
+        let reclaim = self.store.reclaim_progress();
         for (name, help, value) in [
             ("store_capacity", "Bytes that the store can hold", stats.capacity_bytes),
             ("store_free", "Bytes of it that are free", stats.free_bytes),
@@ -168,6 +169,11 @@ impl Collector for Asked {
             ("store_log_bytes", "Bytes written to the log", stats.log_bytes),
             ("store_syncs", "Device syncs", stats.syncs),
             ("store_checkpoints", "Checkpoints", stats.checkpoints),
+            ("reclaim_rounds", "Rounds of reclaim", reclaim.rounds),
+            ("reclaim_marked_nodes", "Map nodes that reclaim visited", reclaim.marked_nodes),
+            ("reclaim_freed_bytes", "Bytes of segments that reclaim made free", reclaim.freed_bytes),
+            ("reclaim_forwarded_bytes", "Bytes moved out of sparse segments", reclaim.forwarded_bytes),
+            ("reclaim_punched_bytes", "Bytes given back to the file system", reclaim.punched_bytes),
             ("cache_hits", "Blocks that reads found in the cache", stats.cache_hits),
             ("cache_misses", "Blocks that reads had to fetch", stats.cache_misses),
         ] {

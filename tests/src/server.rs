@@ -31,6 +31,7 @@ pub struct Builder {
     cache: String,
     io: String,
     volume_size: String,
+    reclaim_rate: String,
 }
 
 impl Builder {
@@ -49,6 +50,12 @@ impl Builder {
     /// `[store] io`: `auto`, `uring` or `threads`.
     pub fn io(mut self, io: &str) -> Self {
         self.io = io.to_owned();
+        self
+    }
+
+    /// `[store] reclaim_rate`.
+    pub fn reclaim_rate(mut self, rate: &str) -> Self {
+        self.reclaim_rate = rate.to_owned();
         self
     }
 
@@ -130,6 +137,7 @@ impl Server {
             cache: "256M".to_owned(),
             io: "auto".to_owned(),
             volume_size: "1G".to_owned(),
+            reclaim_rate: "256M".to_owned(),
         }
     }
 
@@ -216,6 +224,7 @@ path = {store:?}
 size = {size:?}
 io = {io:?}
 staging = {staging:?}
+reclaim_rate = {reclaim_rate:?}
 
 [nbd]
 listen = ["{nbd}"]
@@ -242,6 +251,7 @@ level = "info"
             unix = data.join(socket),
             cache = self.builder.cache,
             volume_size = self.builder.volume_size,
+            reclaim_rate = self.builder.reclaim_rate,
         )
     }
 

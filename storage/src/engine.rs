@@ -42,6 +42,10 @@ pub(crate) struct Upkeep {
     /// The last round neither freed anything nor found what the next one could.
     pub(crate) barren: AtomicBool,
     pub(crate) reclaim: reclaim::Counters,
+    /// Held while free slots are got ready or given back.
+    pub(crate) slots: tokio::sync::Mutex<()>,
+    /// All free slots are about to be given back, so whoever gets some ready lets go of them.
+    pub(crate) settling: AtomicBool,
     /// Bytes logged when all free slots were last given back to the file system.
     pub(crate) settled_log_bytes: AtomicU64,
     pub(crate) closing: Closing,
@@ -61,6 +65,8 @@ impl Upkeep {
             sparse: AtomicBool::new(false),
             barren: AtomicBool::new(false),
             reclaim: reclaim::Counters::default(),
+            slots: tokio::sync::Mutex::default(),
+            settling: AtomicBool::new(false),
             settled_log_bytes: AtomicU64::new(0),
             closing: Closing::default(),
         }

@@ -6,7 +6,7 @@ use crate::{
     io::{WriteBuf, aligned},
     reclaim::Effort,
     runtime,
-    segments::Worked,
+    segments::{Had, Worked},
     store::Shared,
 };
 use futures_util::future::{Either, select};
@@ -85,10 +85,8 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
         return Ok(());
     }
     let log_bytes = engine.log.counters.bytes.load(Relaxed);
-    // What was logged before all slots were given back is no reason to get some ready again.
-    let streamed = log_bytes.saturating_sub(pace.log_bytes.max(upkeep.settled_log_bytes.load(Relaxed)));
-    pace.quiet_ticks = if streamed > 0 { 0 } else { pace.quiet_ticks.saturating_add(1) };
-    pace.log_bytes = log_bytes;
+    let log_bytes_before = std::mem::replace(&mut pace.log_bytes, log_bytes);
+    pace.quiet_ticks = if log_bytes > log_bytes_before { 0 } else { pace.quiet_ticks.saturating_add(1) };
 
     let quiet = pace.quiet_ticks == QUIET_TICKS;
     let segment_bytes = engine.disk.segments.geometry.segment_bytes();
@@ -106,13 +104,17 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
     let next_segment = engine.disk.segments.next().0;
     let taken = next_segment - std::mem::replace(&mut pace.next_segment, next_segment);
     pace.taken_lately = pace.taken_lately * FORGET + taken as f64;
+    let flushes = engine.log.counters.flushes.load(Relaxed);
+    let flushed = std::mem::replace(&mut pace.flushes, flushes) != flushes;
+    // Nobody waits here for a thorough reclaim, which may have terabytes to give back.
+    let Ok(_no_other) = upkeep.slots.try_lock() else { return Ok(()) };
+    // What was logged before all slots were given back is no reason to get some ready again. They may just have been.
+    let streamed = log_bytes.saturating_sub(log_bytes_before.max(upkeep.settled_log_bytes.load(Relaxed)));
     shared.give_back_slots(BLOCKS_KEPT + pace.taken_lately as usize).await;
     if streamed >= STREAM_BYTES {
         allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
     }
     // Writing a slot twice is worth it where clients flush; a log that streams is better off without.
-    let flushes = engine.log.counters.flushes.load(Relaxed);
-    let flushed = std::mem::replace(&mut pace.flushes, flushes) != flushes;
     if flushed && streamed > 0 && streamed < 2 * segment_bytes {
         prepare(shared).await;
     }
@@ -134,12 +136,23 @@ impl Shared {
         }
     }
 
-    /// Gives free slots beyond those that are kept back to the file system, until the store is closed.
-    pub(crate) async fn give_back_slots(&self, keep: usize) {
+    /// Gives all free slots back to the file system, those too that are being got ready, until the store is closed.
+    pub(crate) async fn settle_slots(&self) {
+        let upkeep = &self.engine.upkeep;
+        upkeep.settling.store(true, Release);
+        let _no_other = upkeep.slots.lock().await;
+        upkeep.settling.store(false, Release);
+        upkeep.settled_log_bytes.store(self.engine.log.counters.bytes.load(Relaxed), Relaxed);
+        self.give_back_slots(0).await;
+    }
+
+    /// Gives free slots beyond those that are kept back to the file system, until the store is closed. `Upkeep::slots` is
+    /// held.
+    async fn give_back_slots(&self, keep: usize) {
         let disk = &self.engine.disk;
         let geometry = disk.segments.geometry;
         while !self.is_closing()
-            && let Some(slot) = disk.segments.take_surplus(keep)
+            && let Some((slot, had)) = disk.segments.take_surplus(keep)
         {
             let punched = disk.file.punch(geometry.offset(slot, 0), geometry.segment_bytes()).await;
             let worked = if punched.is_ok() { Worked::Punched } else { Worked::Written };
@@ -148,7 +161,13 @@ impl Shared {
                 tracing::debug!(%error, "the file system does not take space back");
                 return;
             }
-            self.engine.upkeep.reclaim.punched_bytes.fetch_add(geometry.segment_bytes(), Relaxed);
+            match had {
+                Had::Blocks => {
+                    self.engine.upkeep.reclaim.punched_bytes.fetch_add(geometry.segment_bytes(), Relaxed);
+                }
+                // Most likely a hole that was there before.
+                Had::Unknown => {}
+            }
         }
     }
 }
@@ -157,7 +176,9 @@ impl Shared {
 async fn allocate(shared: &Shared, ahead: usize) {
     let disk = &shared.engine.disk;
     let geometry = disk.segments.geometry;
-    while let Some(slot) = disk.segments.take_to(Worked::Allocated, ahead) {
+    while !shared.engine.upkeep.settling.load(Acquire)
+        && let Some(slot) = disk.segments.take_to(Worked::Allocated, ahead)
+    {
         let allocated = disk.file.allocate(geometry.offset(slot, 0), geometry.segment_bytes()).await;
         let worked = if allocated.is_ok() { Worked::Allocated } else { Worked::Punched };
         disk.segments.give_back(slot, worked);
@@ -180,6 +201,10 @@ async fn prepare(shared: &Shared) {
         let mut at = 0;
         let mut written = true;
         while at < geometry.segment_bytes() && written {
+            if shared.engine.upkeep.settling.load(Acquire) {
+                disk.segments.give_back(slot, Worked::Allocated);
+                return;
+            }
             let step = STEP_BYTES.min((geometry.segment_bytes() - at) as usize);
             let mut zeroes = aligned(step);
             zeroes.resize(step, 0);

@@ -6,6 +6,9 @@
 //!             take ─► used ─(nothing alive, or moved)─► retired ─(checkpoint durable)─► prepared ─punch─► raw
 //! ```
 //!
+//! A slot that is free when the store is opened is *unknown*: it may be any of the first three, and counts as raw until a
+//! thorough reclaim punches it.
+//!
 //! A sparse segment is *moved*: what is alive in it goes into a segment of moved blocks, and look-ups by its addresses are
 //! led there. It has no slot any more; its number and its addresses stay.
 //!
@@ -62,6 +65,8 @@ pub(crate) struct Taken {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SlotState {
+    /// Free since before the store was opened; may have blocks in the file, which nothing on disk tells.
+    Unknown,
     /// Free; without blocks in the file.
     Raw,
     /// Free; has its blocks in the file, or some of them.
@@ -81,6 +86,15 @@ pub(crate) enum Worked {
     Allocated,
     /// It was written throughout.
     Written,
+}
+
+/// What a free slot had that is to be given back to the file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Had {
+    /// Blocks in the file.
+    Blocks,
+    /// Blocks or none.
+    Unknown,
 }
 
 #[derive(Clone, Debug)]
@@ -155,7 +169,7 @@ impl Segments {
             geometry,
             state: Mutex::new(State {
                 next,
-                slots: vec![SlotState::Raw; geometry.slots as usize],
+                slots: vec![SlotState::Unknown; geometry.slots as usize],
                 table: BTreeMap::new(),
                 retired: Retired::default(),
             }),
@@ -225,7 +239,7 @@ impl Segments {
         if !self.has_room(need) {
             return None;
         }
-        let best = [SlotState::Prepared, SlotState::Allocated, SlotState::Raw];
+        let best = [SlotState::Prepared, SlotState::Allocated, SlotState::Raw, SlotState::Unknown];
         let at = best.iter().find_map(|wanted| state.slots.iter().position(|s| s == wanted))?;
         let slot = Slot(u32::try_from(at).expect("slots are 32 bits"));
         let prepared = state.slots[at] == SlotState::Prepared;
@@ -426,8 +440,8 @@ impl Segments {
     pub(crate) fn take_to(&self, goal: Worked, ahead: usize) -> Option<Slot> {
         let mut state = self.lock();
         let from: &[SlotState] = match goal {
-            Worked::Written => &[SlotState::Allocated, SlotState::Raw],
-            Worked::Allocated => &[SlotState::Raw],
+            Worked::Written => &[SlotState::Allocated, SlotState::Raw, SlotState::Unknown],
+            Worked::Allocated => &[SlotState::Raw, SlotState::Unknown],
             Worked::Punched => &[],
         };
         let done = state.slots.iter().filter(|s| **s != SlotState::Used && !from.contains(s)).count();
@@ -441,15 +455,17 @@ impl Segments {
     }
 
     /// A free slot to give back to the file system, if more than `keep` have blocks in it: the last one, so that the
-    /// front of the file is used.
-    pub(crate) fn take_surplus(&self, keep: usize) -> Option<Slot> {
+    /// front of the file is used. Those of which it is unknown come last, where none is to be kept.
+    pub(crate) fn take_surplus(&self, keep: usize) -> Option<(Slot, Had)> {
         let mut state = self.lock();
         let has_blocks = |s: &SlotState| matches!(s, SlotState::Allocated | SlotState::Prepared);
-        if state.slots.iter().filter(|s| has_blocks(s)).count() <= keep {
-            return None;
+        if state.slots.iter().filter(|s| has_blocks(s)).count() > keep {
+            let at = state.slots.iter().rposition(has_blocks)?;
+            return Some((self.claim(&mut state, at), Had::Blocks));
         }
-        let at = state.slots.iter().rposition(has_blocks)?;
-        Some(self.claim(&mut state, at))
+        let unknown =
+            if keep == 0 { state.slots.iter().rposition(|s| *s == SlotState::Unknown) } else { None };
+        unknown.map(|at| (self.claim(&mut state, at), Had::Unknown))
     }
 
     fn claim(&self, state: &mut State, at: usize) -> Slot {

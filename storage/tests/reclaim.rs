@@ -295,3 +295,56 @@ fn a_mark_of_maps_in_memory_gives_others_their_turns() {
         assert!(turns.get() >= marked / 512, "{} turns while {marked} nodes were marked", turns.get());
     });
 }
+
+#[test]
+fn reclaim_is_not_undone_by_slots_that_are_being_got_ready() {
+    let directory = tempfile::tempdir().expect("a directory");
+    Runtime::new(Engine::Threads).expect("a runtime").block_on(async {
+        let (store, _) = Store::open(options(&directory)).await.expect("a new store");
+        let volume = store.create_volume(spec(id(1), 1 << 20, false)).await.expect("a volume");
+        // A client that flushes a little makes the keeper write slots in advance, for the better part of a second.
+        let allocated = || store.stats().file_allocated_bytes;
+        while allocated() < 16 << 20 {
+            volume.write(0, Bytes::from(vec![7; 4096]), Durability::Fua).await.expect("a write");
+            volume.flush().await.expect("a flush");
+            runtime::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(allocated() < 64 << 20, "too late: it is ready");
+        assert!(store.delete_volume(id(1)).await.expect("a deletion"));
+        store.reclaim().await.expect("a reclaim");
+        assert!(allocated() < 1 << 20, "{} bytes after a reclaim", allocated());
+        runtime::sleep(Duration::from_secs(1)).await;
+        assert!(allocated() < 1 << 20, "{} bytes a second later", allocated());
+        store.close().await.expect("an end");
+    });
+}
+
+#[test]
+fn free_slots_that_had_blocks_before_a_restart_are_given_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    Runtime::new(Engine::Threads).expect("a runtime").block_on(async {
+        let (store, _) = Store::open(options(&directory)).await.expect("a new store");
+        let volume = store.create_volume(spec(id(1), 1 << 30, false)).await.expect("a volume");
+        for at in 0..300 {
+            volume
+                .write(at << 20, Bytes::from(vec![7; 1 << 20]), Durability::Volatile)
+                .await
+                .expect("a write");
+        }
+        volume.flush().await.expect("a flush");
+        assert!(store.delete_volume(id(1)).await.expect("a deletion"));
+        store.checkpoint().await.expect("a checkpoint");
+        drop(volume);
+        store.close().await.expect("an end");
+
+        let (store, _) = Store::open(options(&directory)).await.expect("the store again");
+        let allocated = store.stats().file_allocated_bytes;
+        assert!(allocated > 64 << 20, "{allocated} bytes: nothing to give back");
+        store.reclaim().await.expect("a reclaim");
+        let allocated = store.stats().file_allocated_bytes;
+        assert!(allocated < 1 << 20, "{allocated} bytes of an empty store");
+        let punched = store.reclaim_progress().punched_bytes;
+        assert!(punched < 512 << 20, "{punched} bytes counted for holes that were there");
+        store.close().await.expect("an end");
+    });
+}

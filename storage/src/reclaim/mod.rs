@@ -243,16 +243,14 @@ impl Shared {
             return Err(self.engine.health.refusal());
         }
         // First, so that the log and the next checkpoint do not take a slot that has all its blocks in the file.
-        self.give_back_slots(0).await;
+        self.settle_slots().await;
         self.leave_open_segments().await;
         for _ in 0..THOROUGH_ROUNDS_MAX {
             if !self.reclaim_round(Effort::Thorough).await? {
                 break;
             }
         }
-        let engine = &self.engine;
-        engine.upkeep.settled_log_bytes.store(engine.log.counters.bytes.load(Relaxed), Relaxed);
-        self.give_back_slots(0).await;
+        self.settle_slots().await;
         closing.check()
     }
 }

@@ -17,8 +17,8 @@ use crate::{
     engine::Engine,
     error::{Error, Kind, Result},
     format::{
-        Catalog, CatalogRef, ReplayStart, SUPERBLOCK_SLOTS, SegmentKind, Superblock, encode_chunk,
-        encode_node, superblock_offset,
+        Catalog, CatalogRef, ReplayStart, SUPERBLOCK_SLOTS, SegmentKind, Superblock, chunk_blocks,
+        encode_chunk, encode_node, superblock_offset,
     },
     io::{WriteBuf, aligned},
     map::{Child, Inner, Node, NodeBody, NodeRef},
@@ -229,21 +229,25 @@ impl NodeWriter<'_> {
     async fn catalog(&mut self, catalog: &mut Catalog, retired: &Retired) -> Result<CatalogRef> {
         let segments = &self.engine.disk.segments;
         let chunk_bytes = CHUNK_BYTES_MAX.min(segments.geometry.segment_bytes() as usize / 4);
-        // Taking places may take segments, which belong into the catalog, which may become longer.
-        let (bytes, places) = loop {
+        // Taking places may take segments, which belong into the catalog, which may become longer. What has its place
+        // keeps it, or else a catalog longer than a segment would take new ones without end.
+        let mut places: Vec<(u32, (Address, Slot))> = Vec::new();
+        let bytes = loop {
             let next = segments.next();
             catalog.segments = segments.entries(retired);
             let bytes = catalog.encode();
-            let places = bytes
-                .chunks(chunk_bytes)
-                .map(|payload| self.place(encode_chunk(None, payload).0.len().div_ceil(BLOCK_BYTES) as u32))
-                .collect::<Result<Vec<_>>>()?;
+            let blocks: Vec<_> = bytes.chunks(chunk_bytes).map(chunk_blocks).collect();
+            let kept = places.iter().zip(&blocks).take_while(|((had, _), needed)| had == *needed).count();
+            places.truncate(kept);
+            for needed in &blocks[kept..] {
+                places.push((*needed, self.place(*needed)?));
+            }
             if segments.next() == next {
-                break (bytes, places);
+                break bytes;
             }
         };
         let mut reference = None;
-        for (payload, (address, slot)) in bytes.chunks(chunk_bytes).zip(places).rev() {
+        for (payload, (_, (address, slot))) in bytes.chunks(chunk_bytes).zip(places).rev() {
             let (blocks, checksum) = encode_chunk(reference, payload);
             self.gather(slot, address.block(), &blocks);
             self.write_if_much().await?;

@@ -1,6 +1,8 @@
 //! What all volumes of a store share: the disk, the log, and the books of what is dirty.
 
-use crate::{closing::Closing, disk::Disk, health::HealthCell, log::Log, readers::Readers, reclaim};
+use crate::{
+    closing::Closing, disk::Disk, health::HealthCell, log::Log, readers::Readers, reclaim, segments::Need,
+};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering::*},
@@ -25,6 +27,8 @@ pub(crate) struct Engine {
 pub(crate) struct Upkeep {
     /// Nodes changed since the last checkpoint began.
     dirty_nodes: AtomicU64,
+    /// Nodes that checkpoints took since the last one that found room for all.
+    taken_nodes: AtomicU64,
     dirty_nodes_max: u64,
     /// Blocks that were overwritten, trimmed or deleted since the last mark; a hint, the mark counts.
     pub(crate) garbage_blocks: AtomicU64,
@@ -55,6 +59,7 @@ impl Upkeep {
     pub(crate) fn new(metadata_bytes: u64) -> Self {
         Self {
             dirty_nodes: AtomicU64::new(0),
+            taken_nodes: AtomicU64::new(0),
             dirty_nodes_max: (metadata_bytes / NODE_MEMORY_BYTES).max(256),
             garbage_blocks: AtomicU64::new(0),
             wanted: Notify::new(),
@@ -88,8 +93,13 @@ impl Upkeep {
     }
 
     /// A checkpoint takes what is dirty now.
-    pub(crate) fn take_dirty(&self) -> u64 {
-        self.dirty_nodes.swap(0, Relaxed)
+    pub(crate) fn take_dirty(&self) {
+        self.taken_nodes.fetch_add(self.dirty_nodes.swap(0, Relaxed), Relaxed);
+    }
+
+    /// What was taken is on disk.
+    pub(crate) fn taken_is_durable(&self) {
+        self.taken_nodes.store(0, Relaxed);
     }
 }
 
@@ -101,6 +111,15 @@ impl Engine {
         // A node takes two blocks at most; the other half is left to the catalog and to the checkpoint after.
         let room = u64::from(segments.free()) * u64::from(segments.geometry.segment_blocks) / 4;
         self.upkeep.dirty_nodes_max.min(room)
+    }
+
+    /// Segments that moved blocks can have: a checkpoint must find room for what is dirty, or else what was moved never
+    /// frees the old places.
+    pub(crate) fn room_to_move(&self) -> u32 {
+        let segments = &self.disk.segments;
+        let dirty = self.upkeep.dirty_nodes() + self.upkeep.taken_nodes.load(Relaxed);
+        let needed = (2 * dirty).div_ceil(u64::from(segments.geometry.segment_blocks));
+        u64::from(segments.room(Need::Forward)).saturating_sub(needed) as u32
     }
 
     /// Whether so much is dirty that a checkpoint is due.

@@ -20,7 +20,8 @@ mod walk;
 
 use crate::{
     StoreOptions,
-    address::{BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot},
+    address::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot},
+    bitmap,
     cache::Clock,
     checksum::Secret,
     disk::Disk,
@@ -368,8 +369,9 @@ async fn read_catalog(file: &File, superblock: &Superblock) -> Result<Catalog> {
     Ok(catalog)
 }
 
-/// Whether every segment is somewhere in the store.
+/// Whether every segment is somewhere in the store, and no two are in one place.
 fn check_places(entries: &[SegmentEntry], geometry: &Geometry) -> Result<(), &'static str> {
+    let (mut ids, mut slots) = (HashSet::new(), HashSet::new());
     let hosts: HashSet<(SegmentId, Slot)> = entries
         .iter()
         .filter_map(|entry| match entry {
@@ -380,16 +382,24 @@ fn check_places(entries: &[SegmentEntry], geometry: &Geometry) -> Result<(), &'s
         })
         .collect();
     for entry in entries {
+        if Address::from_raw(entry.id.0.saturating_mul(SEGMENT_BLOCKS_MAX.into())).is_none() {
+            return Err("a segment has a number that none can have");
+        }
+        if !ids.insert(entry.id) {
+            return Err("a segment is there twice");
+        }
         match &entry.place {
             SegmentPlace::Own(slot) if slot.0 >= geometry.slots => {
                 return Err("a segment lies outside the store");
             }
+            SegmentPlace::Own(slot) if !slots.insert(*slot) => return Err("two segments are in one slot"),
             SegmentPlace::Own(_) => {}
             SegmentPlace::Moved(pieces) => {
                 let fits = |Piece { into, slot, first, live }: &Piece| {
                     first.checked_add(live.count()).is_some_and(|end| end <= geometry.segment_blocks)
                         && hosts.contains(&(*into, *slot))
-                        && live.words().len() <= SEGMENT_BLOCKS_MAX as usize / 64
+                        && live.words().len() == geometry.segment_blocks.div_ceil(64) as usize
+                        && bitmap::ones(live.words()).all(|block| block < geometry.segment_blocks)
                 };
                 if !pieces.iter().all(fits) {
                     return Err("a segment was moved to where nothing can be");
@@ -398,4 +408,37 @@ fn check_places(entries: &[SegmentEntry], geometry: &Geometry) -> Result<(), &'s
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bitmap::Bitmap;
+
+    #[test]
+    fn segments_are_each_in_a_place_of_their_own() {
+        let geometry = Geometry::with_segments((1 << 20) + 12 * (64 << 12), 64);
+        let own =
+            |id, kind, slot| SegmentEntry { id: SegmentId(id), kind, place: SegmentPlace::Own(Slot(slot)) };
+        let moved = |id, words: &[u64]| {
+            let live = Bitmap::new(words.into());
+            let piece = Piece { into: SegmentId(2), slot: Slot(1), first: 0, live };
+            let place = SegmentPlace::Moved(Arc::new([piece]));
+            SegmentEntry { id: SegmentId(id), kind: SegmentKind::Log, place }
+        };
+        let with = |more: SegmentEntry| {
+            let all = [own(1, SegmentKind::Log, 0), own(2, SegmentKind::Forwarded, 1), more];
+            check_places(&all, &geometry).is_ok()
+        };
+        assert!(with(own(3, SegmentKind::Node, 2)) && with(moved(3, &[5])));
+        assert!(!with(own(2, SegmentKind::Node, 2)), "a number twice");
+        assert!(!with(own(3, SegmentKind::Node, 1)), "a slot twice");
+        assert!(!with(own(3, SegmentKind::Node, 12)), "beyond the store");
+        assert!(!with(own(0, SegmentKind::Node, 2)) && !with(own(u64::MAX, SegmentKind::Node, 2)));
+        assert!(!with(moved(3, &[5, 0])), "more blocks than a segment has");
+        let small = Geometry { segment_blocks: 60, ..geometry };
+        let host = own(2, SegmentKind::Forwarded, 1);
+        assert!(check_places(&[host.clone(), moved(3, &[1 << 59])], &small).is_ok());
+        assert!(check_places(&[host, moved(3, &[1 << 60])], &small).is_err());
+    }
 }

@@ -199,9 +199,10 @@ impl Segments {
         state.next = state.next.max(SegmentId(entry.id.0 + 1));
     }
 
-    /// Slots that are kept back from data (I3).
+    /// Slots that are kept back from data (I3). At least four, so that records can have two: the log leaves one that they
+    /// filled for the other, and only then can the first be found dead.
     pub(crate) fn reserve(&self) -> u32 {
-        (self.geometry.slots / 8).clamp(3, 6).min(self.geometry.slots / 2)
+        (self.geometry.slots / 8).clamp(4, 6).min(self.geometry.slots / 2)
     }
 
     /// Free slots, the reserve included.
@@ -445,9 +446,7 @@ impl Segments {
             Worked::Punched => &[],
         };
         let done = state.slots.iter().filter(|s| **s != SlotState::Used && !from.contains(s)).count();
-        // A writer must not find the store full because of a slot that is being made ready for it.
-        let scarce = self.free() <= self.reserve() + 1;
-        if scarce || done >= ahead {
+        if self.is_scarce() || done >= ahead {
             return None;
         }
         let at = from.iter().find_map(|wanted| state.slots.iter().position(|s| s == wanted))?;
@@ -459,6 +458,9 @@ impl Segments {
     pub(crate) fn take_surplus(&self, keep: usize) -> Option<(Slot, Had)> {
         let mut state = self.lock();
         let has_blocks = |s: &SlotState| matches!(s, SlotState::Allocated | SlotState::Prepared);
+        if self.is_scarce() {
+            return None;
+        }
         if state.slots.iter().filter(|s| has_blocks(s)).count() > keep {
             let at = state.slots.iter().rposition(has_blocks)?;
             return Some((self.claim(&mut state, at), Had::Blocks));
@@ -466,6 +468,11 @@ impl Segments {
         let unknown =
             if keep == 0 { state.slots.iter().rposition(|s| *s == SlotState::Unknown) } else { None };
         unknown.map(|at| (self.claim(&mut state, at), Had::Unknown))
+    }
+
+    /// Nobody must find the store full because of a slot that is being worked on.
+    fn is_scarce(&self) -> bool {
+        self.free() <= self.reserve() + 1
     }
 
     fn claim(&self, state: &mut State, at: usize) -> Slot {
@@ -515,10 +522,10 @@ mod tests {
     #[test]
     fn each_need_leaves_the_others_theirs() {
         let s = segments();
-        assert_eq!((s.free(), s.reserve()), (12, 3));
+        assert_eq!((s.free(), s.reserve()), (12, 4));
         let taken: Vec<_> = std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data)).collect();
-        assert_eq!(taken.len(), 9);
-        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Record)).count(), 1);
+        assert_eq!(taken.len(), 8);
+        assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Record)).count(), 2);
         assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Forwarded, Need::Forward)).count(), 1);
         assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Checkpoint)).count(), 1);
         assert_eq!(s.free(), 0);

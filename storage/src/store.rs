@@ -466,6 +466,7 @@ impl Shared {
         let result = checkpointer.run(engine, next_volume, &retired, replay, catalog).await;
         if result.is_ok() {
             self.checkpoints.fetch_add(1, Relaxed);
+            engine.upkeep.taken_is_durable();
             for line in self.lines() {
                 line.0.lock().tree.prune();
             }

@@ -3,9 +3,10 @@
 mod world;
 
 use bytes::Bytes;
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use sandstone_storage::{
-    Durability, Engine, ForkSpec, Kind, ReclaimPhase, Runtime, Store, StoreOptions, Volume, runtime,
+    Allocation, Durability, Engine, ForkSpec, Kind, OpKind, ReclaimPhase, Runtime, Store, StoreOptions,
+    Volume, VolumeSpec, runtime,
 };
 use std::{cell::Cell, collections::HashSet, rc::Rc, time::Duration};
 use tempfile::TempDir;
@@ -347,4 +348,126 @@ fn free_slots_that_had_blocks_before_a_restart_are_given_back() {
         assert!(punched < 512 << 20, "{punched} bytes counted for holes that were there");
         store.close().await.expect("an end");
     });
+}
+
+#[test]
+fn a_catalog_may_be_longer_than_a_segment() {
+    const VOLUMES: u128 = 400;
+    let mut world = World::new(Shape { slots: 120, ..shape() }, 6);
+    Runtime::simulated(6).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        for n in 1..=VOLUMES {
+            let attributes = vec![n as u8; 2048];
+            let volume = store.create_volume(VolumeSpec { attributes, ..spec(id(n), BLOCK, false) }).await;
+            write(&volume.expect("a volume"), 0, n as u64).await;
+        }
+        for _ in 0..5 {
+            store.checkpoint().await.expect("a checkpoint");
+            store.reclaim().await.expect("a reclaim");
+        }
+        let stats = store.stats();
+        let used = (stats.capacity_bytes - stats.free_bytes) / SEGMENT;
+        assert!(used < 50, "{used} segments are used");
+    });
+    world.die(Death::Power, &mut Random::new(6));
+    Runtime::simulated(7).block_on(async {
+        let (store, _) = world.open().await.expect("the store");
+        for n in 1..=VOLUMES {
+            let volume = store.volume(id(n)).expect("a volume");
+            assert_eq!(volume.attributes()[..], [n as u8; 2048]);
+            assert_block(&volume, 0, n as u64).await;
+        }
+    });
+}
+
+/// Waits until reclaim comes to this phase.
+async fn phase_is(store: &Store, phase: ReclaimPhase) {
+    let late = runtime::now() + Duration::from_secs(1);
+    while store.reclaim_progress().phase != phase {
+        assert!(runtime::now() < late, "it never comes to {phase:?}");
+        runtime::sleep(Duration::from_micros(10)).await;
+    }
+}
+
+/// What a round was going to move dies before it begins, and a checkpoint frees that while the round moves the rest.
+#[test]
+fn what_was_to_be_moved_may_die_and_be_freed_meanwhile() {
+    let world = World::new(shape(), 7);
+    Runtime::simulated(7).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = sparse(&store, 300).await;
+        let meanwhile = async {
+            phase_is(&store, ReclaimPhase::Checkpointing).await;
+            volume.trim(0, 80 * BLOCK, Durability::Volatile).await.expect("a trim");
+            world.disk.delay_next(OpKind::Read, 0, Duration::from_secs(2));
+            phase_is(&store, ReclaimPhase::Forwarding).await;
+            runtime::sleep(Duration::from_millis(100)).await;
+            assert_eq!(store.reclaim_progress().phase, ReclaimPhase::Forwarding);
+            let free = store.stats().free_bytes;
+            store.checkpoint().await.expect("a checkpoint");
+            assert!(store.stats().free_bytes > free, "something was freed");
+        };
+        let (reclaimed, ()) = join(store.reclaim(), meanwhile).await;
+        reclaimed.expect("a reclaim");
+        assert!(store.reclaim_progress().forwarded_bytes > 0);
+        for block in 80..300 {
+            assert_block(&volume, block, version(block)).await;
+        }
+    });
+}
+
+/// Maps change while a round moves blocks: it must leave the next checkpoint the room that it needs.
+#[test]
+fn moving_leaves_room_for_a_checkpoint_of_what_is_dirty() {
+    for slots in 36..60 {
+        let world = World::new(Shape { slots, ..shape() }, slots);
+        Runtime::simulated(slots).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let other = store.create_volume(spec(id(2), 300 << 20, false)).await.expect("a volume");
+            let volume = sparse(&store, 500).await;
+            let zeroes = async {
+                phase_is(&store, ReclaimPhase::Checkpointing).await;
+                let each = (0..250).map(|leaf| {
+                    other.write_zeroes(leaf << 20, BLOCK, Allocation::Reserve, Durability::Volatile)
+                });
+                join_all(each).await.into_iter().for_each(|done| done.expect("zeroes"));
+            };
+            let (reclaimed, ()) = join(store.reclaim(), zeroes).await;
+            reclaimed.unwrap_or_else(|error| panic!("{slots} slots: {error}"));
+            store.checkpoint().await.unwrap_or_else(|error| panic!("{slots} slots: {error}"));
+            for block in 0..500 {
+                assert_block(&volume, block, version(block)).await;
+            }
+        });
+    }
+}
+
+/// Records without data fill segments too, and all that they free may be those segments.
+#[test]
+fn a_full_store_takes_any_number_of_trims_and_deletions() {
+    for slots in [8, 14, 40] {
+        let mut world = World::new(Shape { slots, ..shape() }, slots);
+        Runtime::simulated(slots).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = store.create_volume(spec(id(1), 5000 * BLOCK, false)).await.expect("a volume");
+            let mut end = 0;
+            while volume.write(end * BLOCK, block_bytes(end, 1), Durability::Volatile).await.is_ok() {
+                end += 1;
+            }
+            for n in 0..1000 {
+                let trimmed = volume.trim(4000 * BLOCK, 10 * BLOCK, Durability::Fua).await;
+                trimmed.unwrap_or_else(|e| panic!("{slots} slots, trim {n}: {e}"));
+            }
+            for block in 0..end {
+                assert_block(&volume, block, 1).await;
+            }
+        });
+        world.die(Death::Power, &mut Random::new(slots));
+        Runtime::simulated(slots).block_on(async {
+            let (store, _) = world.open().await.expect("a full store opens");
+            assert!(store.delete_volume(id(1)).await.expect("a deletion"));
+            let volume = store.create_volume(spec(id(2), 5000 * BLOCK, false)).await.expect("a volume");
+            write(&volume, 0, 1).await;
+        });
+    }
 }

@@ -6,7 +6,7 @@
 use super::Malformed;
 use crate::{
     Settings,
-    address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber, blocks_for},
+    address::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot, VolumeNumber, blocks_for},
     bitmap::Bitmap,
     checksum,
     map::{Child, NodeRef, Tree},
@@ -27,6 +27,11 @@ pub(crate) struct CatalogRef {
     pub(crate) slot: Slot,
     pub(crate) blocks: u32,
     pub(crate) checksum: u32,
+}
+
+/// Blocks of the chunk that has this payload.
+pub(crate) fn chunk_blocks(payload: &[u8]) -> u32 {
+    blocks_for(CHUNK_HEADER_BYTES + payload.len())
 }
 
 /// One chunk of the catalog as blocks, and its checksum.
@@ -230,7 +235,8 @@ impl Catalog {
                     out.put_u32_le(slot.0);
                 }
                 SegmentPlace::Moved(pieces) => {
-                    let words = pieces.first().map_or(0, |piece| piece.live.words().len());
+                    // Not zero, which would mean a slot of its own.
+                    let words = pieces.first().map_or(1, |piece| piece.live.words().len());
                     out.put_u16_le(u16::try_from(words).expect("a segment is 256 words"));
                     out.put_u32_le(u32::try_from(pieces.len()).expect("at most one a block"));
                     for Piece { into, slot, first, live } in &**pieces {
@@ -279,6 +285,9 @@ impl Catalog {
                 _ => return Err(Malformed("a segment is of an unknown kind")),
             };
             let (words, number) = (b.try_get_u16_le()?, b.try_get_u32_le()?);
+            if usize::from(words) > SEGMENT_BLOCKS_MAX as usize / 64 {
+                return Err(Malformed("a bitmap is longer than a segment"));
+            }
             let place = if words == 0 {
                 SegmentPlace::Own(Slot(number))
             } else {

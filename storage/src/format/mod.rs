@@ -15,7 +15,7 @@ pub(crate) use batch::{
 };
 pub(crate) use catalog::{
     Catalog, CatalogRef, Piece, SegmentEntry, SegmentKind, SegmentPlace, VolumeEntry, VolumeMeta,
-    decode_chunk, encode_chunk,
+    chunk_blocks, decode_chunk, encode_chunk,
 };
 pub(crate) use footer::{Footer, FooterBatch, Trailer, footer_blocks};
 pub(crate) use node::{decode_node, encode_node};

@@ -17,6 +17,7 @@ use crate::{
     bitmap::{self, Bitmap},
     checksum,
     disk::Disk,
+    engine::Engine,
     error::{Error, Result},
     format::{Piece, SegmentKind},
     io::{WriteBuf, aligned},
@@ -98,6 +99,7 @@ struct Host {
 
 /// Copies blocks one behind the other into segments of their own.
 struct Copier<'a, 'p> {
+    engine: &'a Engine,
     disk: &'a Disk,
     pace: &'a mut Pace<'p>,
     host: Option<Host>,
@@ -110,14 +112,14 @@ struct Copier<'a, 'p> {
 
 /// Copies what is alive in `victims`. Gives what was copied, as far as there was room; nothing refers to it yet.
 pub(crate) async fn copy(
-    disk: &Disk,
+    engine: &Engine,
     victims: &[Victim],
     mark: &Mark,
     spoilt: &mut HashSet<SegmentId>,
     pace: &mut Pace<'_>,
 ) -> Result<Vec<Move>> {
-    let gathered = aligned(STEP_BYTES as usize);
-    let mut copier = Copier { disk, pace, host: None, hosts: Vec::new(), gathered, at: 0 };
+    let (gathered, disk) = (aligned(STEP_BYTES as usize), &*engine.disk);
+    let mut copier = Copier { engine, disk, pace, host: None, hosts: Vec::new(), gathered, at: 0 };
     let copied = copier.copy_all(victims, mark, spoilt).await;
     // What nothing was moved into goes back with the next checkpoint.
     copier.hosts.iter().for_each(|id| disk.segments.seal(*id));
@@ -143,7 +145,8 @@ impl Copier<'_, '_> {
         let mut moves = Vec::new();
         'all: for Victim { container, .. } in victims {
             for id in &container.residents {
-                let Some(noted) = mark.noted(*id) else { continue };
+                // One that is dead is retired, and may be gone already.
+                let Some(noted) = mark.noted(*id).filter(|noted| !noted.is_empty()) else { continue };
                 let held: HashSet<u32> = live_in(&self.disk.segments, mark, *id, container.id).collect();
                 let live: Vec<_> = noted.into_iter().filter(|item| held.contains(&item.block)).collect();
                 match self.copy_segment(*id, &live).await? {
@@ -172,8 +175,9 @@ impl Copier<'_, '_> {
             for item in step {
                 if self.host.as_ref().is_none_or(|host| host.fill + item.blocks > segment_blocks) {
                     self.flush().await?;
-                    let Some(Taken { id, slot, .. }) = segments.take(SegmentKind::Forwarded, Need::Forward)
-                    else {
+                    let room = self.engine.room_to_move() > 0;
+                    let taken = room.then(|| segments.take(SegmentKind::Forwarded, Need::Forward));
+                    let Some(Taken { id, slot, .. }) = taken.flatten() else {
                         return Ok(Copied::NoRoom);
                     };
                     self.hosts.push(id);

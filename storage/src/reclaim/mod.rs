@@ -174,7 +174,8 @@ impl Shared {
             let _none_under_way = self.checkpointer.lock().await; // keeps I1
             engine.upkeep.garbage_blocks.store(0, Relaxed);
             let mark = Mark::new(&segments.candidates(), &residents, segments.geometry.segment_blocks);
-            let roots: Vec<_> = self.lines().iter().map(|line| line.0.lock().tree.clone()).collect();
+            // All under the one lock: a line that began meanwhile may hold what its source has let go of.
+            let roots: Vec<_> = self.lock().all().map(|line| line.0.lock().tree.clone()).collect();
             (mark, roots)
         };
         let began = runtime::now();
@@ -186,7 +187,7 @@ impl Shared {
         segments.retire(&dead);
 
         counters.enter(ReclaimPhase::Forwarding);
-        let moves = forward::copy(&engine.disk, &to_move, &mark, &mut plan.spoilt, &mut pace).await?;
+        let moves = forward::copy(engine, &to_move, &mark, &mut plan.spoilt, &mut pace).await?;
         let moved: u64 =
             moves.iter().flat_map(|m| &m.pieces).map(|piece| u64::from(piece.live.count())).sum();
         counters.forwarded_bytes.fetch_add(moved * BLOCK_BYTES as u64, Relaxed);

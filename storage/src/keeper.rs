@@ -155,7 +155,7 @@ impl Shared {
             && let Some((slot, had)) = disk.segments.take_surplus(keep)
         {
             let punched = disk.file.punch(geometry.offset(slot, 0), geometry.segment_bytes()).await;
-            let worked = if punched.is_ok() { Worked::Punched } else { Worked::Written };
+            let worked = if punched.is_ok() { Worked::Punched } else { Worked::Allocated };
             disk.segments.give_back(slot, worked);
             if let Err(error) = punched {
                 tracing::debug!(%error, "the file system does not take space back");

@@ -273,7 +273,7 @@ impl Engine {
             if self.disk.segments.has_room(need) || self.health.is_stopped() {
                 return Ok(());
             }
-            if !self.is_round_worth_it() {
+            if !self.is_round_worth_it(need) {
                 break;
             }
             let round = self.upkeep.reclaims.load(Acquire) + 1;
@@ -293,15 +293,12 @@ impl Engine {
         }
     }
 
-    /// Whether a round may free something. After one that found nothing it takes some garbage to try again, or else each
-    /// write into a full store would cost a walk of all maps.
-    fn is_round_worth_it(&self) -> bool {
+    /// Whether a round may free something. After one that found nothing it takes some garbage to try again for data, or else
+    /// each write into a full store would cost a walk of all maps; what makes room is always worth it.
+    fn is_round_worth_it(&self, need: Need) -> bool {
         let segments = &self.disk.segments;
-        let least = if self.upkeep.barren.load(Acquire) {
-            u64::from(segments.geometry.segment_blocks / 8)
-        } else {
-            1
-        };
+        let barren = need == Need::Data && self.upkeep.barren.load(Acquire);
+        let least = if barren { u64::from(segments.geometry.segment_blocks / 8) } else { 1 };
         self.upkeep.garbage_blocks.load(Relaxed) >= least
             || self.upkeep.sparse.load(Acquire)
             || !segments.retired().is_empty()

@@ -449,7 +449,11 @@ impl Shared {
             return Err(engine.health.refusal());
         }
         let retired = engine.disk.segments.retired();
-        if due == Due::IfChanged && retired.is_empty() && engine.log.next_lsn() == checkpointer.replay_lsn() {
+        // Writes that found no room have made nodes their own and logged nothing: those are written too, or those who
+        // wait for less that is dirty would wait for ever.
+        let unchanged =
+            engine.log.next_lsn() == checkpointer.replay_lsn() && engine.upkeep.dirty_nodes() == 0;
+        if due == Due::IfChanged && retired.is_empty() && unchanged {
             return Ok(());
         }
         engine.upkeep.take_dirty();

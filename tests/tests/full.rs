@@ -42,12 +42,12 @@ fn full_store_serves_reads_trims_and_deletes_and_recovers() {
     let mut server = Server::builder().store_size("1G").start();
     let [filler, small] = ["4G", "256M"].map(|size| server.volume(size));
     let mut other = server.connect(&small);
-    for number in 0..64 {
+    for number in 0..128 {
         other.write(number * CHUNK as u64, &chunk(1000 + number)).unwrap();
     }
     let mut client = server.connect(&filler);
     let filled = fill(&mut client);
-    assert!(filled > 512, "a store of a GiB was full after {filled} MiB and 64 more");
+    assert!(filled > 512, "a store of a GiB was full after {filled} MiB and 128 more");
 
     // Reads and flushes go on, of the other volume too, and what was acknowledged is right.
     for number in 0..filled {

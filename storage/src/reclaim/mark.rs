@@ -193,3 +193,6 @@ fn set(words: &mut [u64], block: u32) -> bool {
     *word |= bit;
     fresh
 }
+
+#[cfg(test)]
+mod tests;

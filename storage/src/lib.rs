@@ -13,6 +13,20 @@
 //! What lies on disk is told in `storage/FORMAT.md`.
 //!
 //! Everything here runs on the threads of a [`Runtime`]; see its documentation for how other threads call in.
+//!
+//! # Promises
+//! Numbered, because the tests that attack them cite them.
+//! - **P1** A flush or FUA that was acknowledged survives power loss.
+//! - **P2** With `writeback` off, an acknowledged write survives the death of the server and of the host; with it on, that
+//!   of the server.
+//! - **P3** After a crash every volume, snapshot and fork equals its state at some prefix of the log that is no older than
+//!   its last flush.
+//! - **P4** A block is never returned that is not what was written there. The alternative is [`Kind::Corrupt`].
+//! - **P5** No volume ever shows another's bytes, or those of a freed block.
+//! - **P6** A failed sync is never retried and never forgotten.
+//! - **P7** A full store loses nothing, goes on reading, and recovers.
+//! - **P8** Damage to acknowledged data is reported, and never cut off with the end of the log.
+//! - **P9** A snapshot never changes.
 
 mod address;
 mod bitmap;

@@ -100,7 +100,7 @@ impl Reach {
 }
 
 /// All keys, in the order of the documentation, a section's keys together.
-pub static KEYS: [Key; 15] = [
+pub static KEYS: [Key; 16] = [
     Key {
         name: "data_dir",
         about: "directory of all that the server makes; made with mode 0700",
@@ -146,6 +146,12 @@ pub static KEYS: [Key; 15] = [
         about: "bytes a second that reclaim may read and write in the background, while no writer waits for space",
         rule: Rule::Size(ranges::RECLAIM_RATE, |c, v| c.store.reclaim_rate = v),
         show: |c| show_size(c.store.reclaim_rate),
+    },
+    Key {
+        name: "store.scrub_rate",
+        about: "bytes a second that the daily scrub may read to find rot; 0 for none, unless somebody asks for one",
+        rule: Rule::Size(ranges::SCRUB_RATE, |c, v| c.store.scrub_rate = v),
+        show: |c| show_size(c.store.scrub_rate),
     },
     Key {
         name: "nbd.listen",

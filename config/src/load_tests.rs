@@ -25,6 +25,7 @@ fn no_file_gives_the_documented_defaults() {
     assert_eq!(config.store.io, IoEngine::Auto);
     assert_eq!(config.store.staging, Path::new("/dev/shm"));
     assert_eq!(config.store.reclaim_rate, 256 << 20);
+    assert_eq!(config.store.scrub_rate, 16 << 20);
     assert_eq!(config.nbd.listen, ["127.0.0.1:10809".parse().unwrap()]);
     assert_eq!(config.nbd.unix.as_deref(), Some(Path::new("sandstone-data/nbd.sock")));
     assert_eq!(config.nbd.workers as usize, std::thread::available_parallelism().unwrap().get());

@@ -53,6 +53,9 @@ pub const STORE: SizeRange = SizeRange::new(512 * MIB..=1024 * TIB);
 /// `store.reclaim_rate`, a second. Below the least, reclaim would fall behind any writer.
 pub const RECLAIM_RATE: SizeRange = SizeRange::new(MIB..=TIB);
 
+/// `store.scrub_rate`, a second. 0 turns it off; the most is a guess, past any disk today.
+pub const SCRUB_RATE: SizeRange = SizeRange::new(0..=TIB);
+
 /// Memory for clean blocks, and for map nodes.
 pub const CACHE: SizeRange = SizeRange::new(16 * MIB..=16 * TIB);
 

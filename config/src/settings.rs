@@ -38,6 +38,8 @@ pub struct Store {
     /// Bytes a second that reclaim may read and write while nobody waits for it, in
     /// [`ranges::RECLAIM_RATE`](crate::ranges::RECLAIM_RATE).
     pub reclaim_rate: u64,
+    /// Bytes a second that the daily scrub may read, in [`ranges::SCRUB_RATE`](crate::ranges::SCRUB_RATE); 0 for none.
+    pub scrub_rate: u64,
 }
 
 /// Which engine drives files and sockets.
@@ -134,6 +136,7 @@ impl Config {
                 io: IoEngine::Auto,
                 staging: "/dev/shm".into(),
                 reclaim_rate: 256 << 20,
+                scrub_rate: 16 << 20,
             },
             nbd: Nbd {
                 listen: vec![SocketAddr::from(([127, 0, 0, 1], 10809))],

@@ -213,6 +213,7 @@ async fn open_store(config: &Config, keeper: &Keeper) -> Result<(Store, Recovery
         cache_bytes: config.cache.memory_bytes,
         metadata_bytes: config.cache.metadata_bytes,
         reclaim_rate: config.store.reclaim_rate,
+        scrub_rate: config.store.scrub_rate,
     };
     let handle = keeper.handle();
     let opening = handle.run(move || async move { Store::open(options).await });

@@ -55,6 +55,14 @@ impl Bitmap {
     }
 }
 
+/// Sets a bit. Whether it was not set before.
+pub(crate) fn set(words: &mut [u64], block: u32) -> bool {
+    let (word, bit) = (&mut words[(block / 64) as usize], 1 << (block % 64));
+    let fresh = *word & bit == 0;
+    *word |= bit;
+    fresh
+}
+
 /// The blocks whose bit is set, in order.
 pub(crate) fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
     words.iter().enumerate().flat_map(|(i, word)| {

@@ -161,6 +161,30 @@ impl Disk {
         }
     }
 
+    /// Which of these blocks, counted from the first, are not what was written there or cannot be read, now and once more.
+    /// Passes the caches by. Hold a read token.
+    pub(crate) async fn rotten(&self, address: Address, checksums: &[u32]) -> Vec<u32> {
+        let is_rotten = |block: &[u8], i: u32| checksum::block(block) != checksums[i as usize];
+        let blocks = u32::try_from(checksums.len()).expect("a run is within a segment");
+        let suspects: Vec<u32> = match self.read_blocks(address, blocks).await {
+            Ok(bytes) => (0..blocks)
+                .zip(bytes.chunks_exact(BLOCK_BYTES))
+                .filter(|(i, b)| is_rotten(b, *i))
+                .map(|(i, _)| i)
+                .collect(),
+            Err(_) => (0..blocks).collect(),
+        };
+        let mut rotten = Vec::new();
+        for i in suspects {
+            let read = self.read_blocks(address.plus(i), 1).await;
+            if read.map_or(true, |block| is_rotten(&block, i)) {
+                rotten.push(i);
+            }
+        }
+        self.corrupt.fetch_add(rotten.len() as u64, Relaxed);
+        rotten
+    }
+
     fn cache_block(&self, address: Address, block: &[u8]) {
         self.blocks.insert(address, BLOCK_BYTES, |spare| match spare {
             Some(mut spare) => {

@@ -1,7 +1,8 @@
 //! What all volumes of a store share: the disk, the log, and the books of what is dirty.
 
 use crate::{
-    closing::Closing, disk::Disk, health::HealthCell, log::Log, readers::Readers, reclaim, segments::Need,
+    closing::Closing, disk::Disk, health::HealthCell, log::Log, readers::Readers, reclaim, scrub::Scrub,
+    segments::Need,
 };
 use std::sync::{
     Arc,
@@ -20,6 +21,8 @@ pub(crate) struct Engine {
     pub(crate) upkeep: Upkeep,
     /// Bytes a second that reclaim may read and write while nobody waits for it.
     pub(crate) reclaim_rate: u64,
+    /// Bytes a second that the scrub may read; 0 for none but when somebody asks, and then as many as there are.
+    pub(crate) scrub_rate: u64,
 }
 
 /// What tells the keeper that there is work, and the others that it was done.
@@ -46,6 +49,7 @@ pub(crate) struct Upkeep {
     /// The last round neither freed anything nor found what the next one could.
     pub(crate) barren: AtomicBool,
     pub(crate) reclaim: reclaim::Counters,
+    pub(crate) scrub: Scrub,
     /// Held while free slots are got ready or given back.
     pub(crate) slots: tokio::sync::Mutex<()>,
     /// All free slots are about to be given back, so whoever gets some ready lets go of them.
@@ -70,6 +74,7 @@ impl Upkeep {
             sparse: AtomicBool::new(false),
             barren: AtomicBool::new(false),
             reclaim: reclaim::Counters::default(),
+            scrub: Scrub::default(),
             slots: tokio::sync::Mutex::default(),
             settling: AtomicBool::new(false),
             settled_log_bytes: AtomicU64::new(0),

@@ -5,11 +5,11 @@ use crate::{
     error::Result,
     io::{WriteBuf, aligned},
     reclaim::Effort,
-    runtime,
+    runtime, scrub,
     segments::{Had, Worked},
     store::Shared,
 };
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
 use std::{
     pin::pin,
     sync::{Arc, atomic::Ordering::*},
@@ -51,6 +51,12 @@ struct Pace {
 /// Runs until the store closes.
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let _turn_end = shared.attach_runtime();
+    join(keep_up(&shared), scrub::keep(&shared)).await;
+    shared.kept.notify_one();
+}
+
+/// Checkpoints, reclaims and gets slots ready as it becomes due.
+async fn keep_up(shared: &Shared) {
     let next_segment = shared.engine.disk.segments.next().0;
     let mut pace = Pace { next_segment, ..Pace::default() };
     while !shared.is_closing() {
@@ -61,7 +67,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         if shared.is_closing() {
             break;
         }
-        match look_around(&shared, &mut pace).await {
+        match look_around(shared, &mut pace).await {
             Ok(()) => pace.told = false,
             // What was given up for that is no failure.
             Err(_) if shared.is_closing() => break,
@@ -72,7 +78,6 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             }
         }
     }
-    shared.kept.notify_one();
 }
 
 async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {

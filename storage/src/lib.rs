@@ -5,7 +5,7 @@
 //!     │ map: radix tree of leaves, one a MiB             │ lines, catalog
 //!     ▼                                                  ▼
 //!   log: segments, staging, group commit ── checkpoint ──► superblock
-//!     │                                        reclaim: mark, forward, punch
+//!     │                                        reclaim: mark, forward, punch; scrub
 //!   io: io_uring | threads | simulated      runtime: one thread, one ring
 //! ```
 //!
@@ -52,6 +52,7 @@ mod readers;
 mod reclaim;
 mod recovery;
 pub mod runtime;
+mod scrub;
 mod segments;
 mod store;
 mod volume;
@@ -67,6 +68,7 @@ pub use read::{Extent, ExtentState, Piece};
 pub use reclaim::{ReclaimPhase, ReclaimProgress};
 pub use recovery::Parts;
 pub use runtime::{Engine, Handle, Runtime, TurnEnd};
+pub use scrub::{Rot, RotKind, ScrubProgress};
 pub use store::{RecoveryReport, Store, StoreOptions, StoreStats, VolumeChange, VolumeSpec};
 pub use volume::{ATTRIBUTES_BYTES_MAX, Durability, Settings, Volume};
 pub use write::Allocation;

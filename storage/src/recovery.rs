@@ -81,6 +81,8 @@ pub struct Parts {
     pub metadata_bytes: u64,
     /// Bytes a second that reclaim may read and write while nobody waits for it.
     pub reclaim_rate: u64,
+    /// Bytes a second that the scrub may read; 0 for none but when somebody asks, and then as many as there are.
+    pub scrub_rate: u64,
 }
 
 /// Opens the store at `options.path`.
@@ -108,6 +110,7 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
         cache_bytes: options.cache_bytes,
         metadata_bytes: options.metadata_bytes,
         reclaim_rate: options.reclaim_rate,
+        scrub_rate: options.scrub_rate,
     };
     recover(parts, |store, bytes| staging_file(&directories, store, bytes)).await
 }
@@ -140,7 +143,16 @@ pub(crate) async fn recover(
     parts: Parts,
     staging: impl FnOnce(&[u8; 16], usize) -> std::io::Result<(Arc<SharedMemory>, bool)>,
 ) -> Result<Recovered> {
-    let Parts { file, size_bytes, segment_blocks, boot, cache_bytes, metadata_bytes, reclaim_rate } = parts;
+    let Parts {
+        file,
+        size_bytes,
+        segment_blocks,
+        boot,
+        cache_bytes,
+        metadata_bytes,
+        reclaim_rate,
+        scrub_rate,
+    } = parts;
     let geometry = Geometry::with_segments(size_bytes, segment_blocks);
     let began = runtime::now();
     let (mut superblock, created) = match read_superblock(&file).await? {
@@ -217,7 +229,7 @@ pub(crate) async fn recover(
     upkeep.add_dirty(volumes.dirtied());
     let (applied, next_volume, volumes) = volumes.finish(end.at.lsn);
     let readers = Readers::default();
-    let engine = Engine { disk, log: Arc::new(log), health, readers, upkeep, reclaim_rate };
+    let engine = Engine { disk, log: Arc::new(log), health, readers, upkeep, reclaim_rate, scrub_rate };
     Ok(Recovered { engine, superblock, volumes, applied, next_volume, report })
 }
 

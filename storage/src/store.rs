@@ -16,6 +16,7 @@ use crate::{
     reclaim::{self, ReclaimProgress},
     recovery::{self, Parts, Recovered},
     runtime::{self, TurnEnd},
+    scrub::ScrubProgress,
     volume::{ATTRIBUTES_BYTES_MAX, Settings, Volume},
 };
 use std::{
@@ -45,6 +46,8 @@ pub struct StoreOptions {
     pub metadata_bytes: u64,
     /// Bytes a second that reclaim may read and write while nobody waits for it.
     pub reclaim_rate: u64,
+    /// Bytes a second that the scrub may read; 0 for none but when somebody asks, and then as many as there are.
+    pub scrub_rate: u64,
 }
 
 /// What a volume is made from.
@@ -335,6 +338,17 @@ impl Store {
     pub fn reclaim_progress(&self) -> ReclaimProgress {
         let upkeep = &self.0.engine.upkeep;
         upkeep.reclaim.progress(upkeep.reclaims.load(Relaxed))
+    }
+
+    /// Has all maps and data read and compared in the background, within the I/O budget; at once, unless that is under way
+    /// anyway.
+    pub fn start_scrub(&self) {
+        self.0.engine.upkeep.scrub.start();
+    }
+
+    /// What the scrub is doing and has found.
+    pub fn scrub_progress(&self) -> ScrubProgress {
+        self.0.engine.upkeep.scrub.progress()
     }
 
     /// Ends the background work, a reclaim too, writes a last checkpoint, and lets go of the store. Nothing may be writing

@@ -28,6 +28,7 @@ fn options(directory: &TempDir) -> StoreOptions {
         cache_bytes: 16 << 20,
         metadata_bytes: 16 << 20,
         reclaim_rate: 1 << 40,
+        scrub_rate: 0,
     }
 }
 

@@ -18,6 +18,7 @@ fn options(directory: &Path) -> StoreOptions {
         cache_bytes: 16 * MIB,
         metadata_bytes: 16 * MIB,
         reclaim_rate: 256 * MIB,
+        scrub_rate: 0,
     }
 }
 

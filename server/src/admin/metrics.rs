@@ -146,6 +146,7 @@ impl Collector for Asked {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let stats = self.store.stats();
         let reclaim = self.store.reclaim_progress();
+        let scrub = self.store.scrub_progress();
         for (name, help, value) in [
             ("store_capacity", "Bytes that the store can hold", stats.capacity_bytes),
             ("store_free", "Bytes of it that are free", stats.free_bytes),
@@ -174,6 +175,10 @@ impl Collector for Asked {
             ("reclaim_freed_bytes", "Bytes of segments that reclaim made free", reclaim.freed_bytes),
             ("reclaim_forwarded_bytes", "Bytes moved out of sparse segments", reclaim.forwarded_bytes),
             ("reclaim_punched_bytes", "Bytes given back to the file system", reclaim.punched_bytes),
+            ("scrub_passes", "Times that all maps and data were read and compared", scrub.passes),
+            ("scrub_checked_bytes", "Bytes that the scrub read and compared", scrub.checked_bytes_total),
+            ("scrub_rotten_bytes", "Bytes of them that are lost", scrub.rotten_bytes_total),
+            ("store_corrupt_blocks", "Blocks that were not what was written there", stats.corrupt_blocks),
             ("cache_hits", "Blocks that reads found in the cache", stats.cache_hits),
             ("cache_misses", "Blocks that reads had to fetch", stats.cache_misses),
         ] {
@@ -184,6 +189,7 @@ impl Collector for Asked {
         let ready = u64::from(matches!(self.store.health(), Health::Ready));
         for (name, help, value) in [
             ("store_ready", "1 while the store takes writes", ready),
+            ("scrub_running", "1 while the scrub reads", u64::from(scrub.running)),
             ("volumes", "Volumes", as_u64(self.registry.volume_count())),
             ("snapshots", "Snapshots", as_u64(self.registry.snapshot_count())),
             ("attachments", "Attachments of all volumes and snapshots", as_u64(self.registry.attachments())),

@@ -1,4 +1,4 @@
-//! The admin API over HTTP: volumes' lifecycle and lineage, reclaim, probes and metrics.
+//! The admin API over HTTP: volumes' lifecycle and lineage, reclaim, scrub, probes and metrics.
 //!
 //! ```text
 //!  request ─► observe (request id, log line, metrics) ─► authorize ─► route ─► handler ─► lifecycle, lineage ─► keeper, registry
@@ -21,6 +21,7 @@ mod observe;
 mod probes;
 mod reclaim;
 mod routes;
+mod scrub;
 mod snapshot_view;
 mod snapshots;
 mod state;

@@ -4,7 +4,7 @@ use super::{
     diff,
     error::{ApiError, Code},
     observe::observe,
-    probes, reclaim, snapshots,
+    probes, reclaim, scrub, snapshots,
     state::{Admin, Shared},
     volumes,
 };
@@ -36,10 +36,17 @@ impl Route {
 
 /// Every route there is.
 pub(super) fn all() -> Vec<Route> {
-    [volumes::routes(), snapshots::routes(), diff::routes(), reclaim::routes(), probes::routes()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        volumes::routes(),
+        snapshots::routes(),
+        diff::routes(),
+        reclaim::routes(),
+        scrub::routes(),
+        probes::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// The admin API.

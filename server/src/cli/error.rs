@@ -47,6 +47,8 @@ pub(crate) enum CliError {
     },
     /// The server's reclaim failed, for the reason it gives.
     Reclaim(String),
+    /// So many bytes of the store are not what was written there.
+    Rotten(u64),
     /// Whoever runs us wants us to end.
     Interrupted,
     /// Signals cannot be waited for.
@@ -126,6 +128,11 @@ impl fmt::Display for CliError {
                 show::quoted(volume.as_ref())
             ),
             CliError::Reclaim(why) => write!(f, "the server could not reclaim everything: {why}"),
+            CliError::Rotten(bytes) => write!(
+                f,
+                "{} of the store is lost: write the places that were named anew, from a backup",
+                show::rounded(*bytes)
+            ),
             CliError::Interrupted => f.write_str("interrupted"),
             CliError::Signals(error) => write!(f, "signals cannot be waited for: {error}"),
             CliError::TooSmall { volume, volume_bytes, image_bytes } => write!(
@@ -171,6 +178,7 @@ impl error::Error for CliError {
             | CliError::IsIncrement(_)
             | CliError::OtherState { .. }
             | CliError::Reclaim(_)
+            | CliError::Rotten(_)
             | CliError::Interrupted
             | CliError::TooSmall { .. }
             | CliError::QemuImgMissing { .. }

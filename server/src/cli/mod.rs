@@ -4,7 +4,7 @@
 //!   serve, check-config, version   here
 //!   volume …                       volume      over the admin API
 //!   snapshot …, fork, tree         snapshot, fork, tree   the same
-//!   reclaim                        reclaim     the same
+//!   reclaim, scrub                 reclaim, scrub   the same
 //!   import, export                 image       raw images through transfer, others through qemu-img
 //!   import --onto, export --since  increment   changes alone, in a format of their own
 //! ```
@@ -27,6 +27,7 @@ mod progress;
 mod qemu_img;
 mod raw_image;
 mod reclaim;
+mod scrub;
 mod snapshot;
 mod transfer;
 mod tree;
@@ -108,6 +109,8 @@ enum Command {
     Export(image::ExportArgs),
     /// Give the space of what was deleted back to the host, now
     Reclaim,
+    /// Have the server read everything, and say what is not what was written
+    Scrub,
     /// Print the version
     Version,
 }
@@ -138,6 +141,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Import(args) => image::import(&args, &context),
         Command::Export(args) => image::export(&args, &context),
         Command::Reclaim => reclaim::run(&context),
+        Command::Scrub => scrub::run(&context),
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
             context.answer(&serde_json::json!({ "version": version }), || format!("sandstone {version}"))

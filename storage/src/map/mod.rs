@@ -24,4 +24,6 @@ mod tree;
 pub(crate) use compare::{Comparison, Identity, cells};
 pub(crate) use leaf::{Leaf, RunState};
 pub(crate) use node::{Child, Inner, Node, NodeBody, NodeRef};
-pub(crate) use tree::{Grasp, Mapping, MappingState, Missing, NewState, Nodes, ROOT_LEVEL, Tree};
+pub(crate) use tree::{
+    Grasp, Mapping, MappingState, Missing, NewState, Nodes, ROOT_LEVEL, Tree, node_blocks,
+};

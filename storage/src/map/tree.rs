@@ -283,7 +283,7 @@ pub(super) fn parts(level: u32, start: u64, len: u64) -> impl Iterator<Item = (u
 }
 
 /// Blocks below a node at `level`.
-fn node_blocks(level: u32) -> u64 {
+pub(crate) fn node_blocks(level: u32) -> u64 {
     if level == 0 { LEAF_BLOCKS } else { child_blocks(level) * 256 }
 }
 

@@ -13,6 +13,7 @@
 use super::pace::Pace;
 use crate::{
     address::{Address, BLOCK_BYTES, SegmentId},
+    bitmap,
     disk::Disk,
     error::Result,
     map::{Child, Leaf, Missing, Node, NodeBody, NodeRef, ROOT_LEVEL, RunState, Tree},
@@ -142,9 +143,8 @@ impl Mark {
     fn node(&mut self, node: &NodeRef) -> bool {
         let (address, blocks) = (node.address, u32::from(node.blocks));
         let fresh = match self.alive.get_mut(&address.segment()) {
-            Some(words) => {
-                (address.block()..address.block() + blocks).fold(false, |any, block| set(words, block) | any)
-            }
+            Some(words) => (address.block()..address.block() + blocks)
+                .fold(false, |any, block| bitmap::set(words, block) | any),
             None => self.visited.insert(address),
         };
         if fresh && let Some(noted) = self.noted.get_mut(&address.segment()) {
@@ -160,7 +160,7 @@ impl Mark {
         let mut noted = self.noted.get_mut(&address.segment());
         for i in 0..len {
             let block = address.block() + u32::from(i);
-            if set(words, block)
+            if bitmap::set(words, block)
                 && let Some(noted) = &mut noted
             {
                 noted.push(Live { block, blocks: 1, checksum: leaf.checksum((start + i) as u8) });
@@ -184,14 +184,6 @@ impl Mark {
             }
         }
     }
-}
-
-/// Sets a bit. Whether it was not set before.
-fn set(words: &mut [u64], block: u32) -> bool {
-    let (word, bit) = (&mut words[(block / 64) as usize], 1 << (block % 64));
-    let fresh = *word & bit == 0;
-    *word |= bit;
-    fresh
 }
 
 #[cfg(test)]

@@ -108,6 +108,8 @@ pub(crate) struct World {
     pub(crate) shape: Shape,
     /// Bytes a second for reclaim while nobody waits.
     pub(crate) reclaim_rate: u64,
+    /// Bytes a second for the scrub; 0 for none.
+    pub(crate) scrub_rate: u64,
     staging: RefCell<Option<Arc<SharedMemory>>>,
     boot: u8,
 }
@@ -129,7 +131,7 @@ pub(crate) enum Death {
 impl World {
     pub(crate) fn new(shape: Shape, seed: u64) -> Self {
         let disk = SimDisk::new(shape.size_bytes(), seed);
-        Self { disk, shape, reclaim_rate: RECLAIM_RATE, staging: RefCell::new(None), boot: 1 }
+        Self { disk, shape, reclaim_rate: RECLAIM_RATE, scrub_rate: 0, staging: RefCell::new(None), boot: 1 }
     }
 
     pub(crate) fn parts(&self) -> Parts {
@@ -141,6 +143,7 @@ impl World {
             cache_bytes: self.shape.cache_bytes,
             metadata_bytes: self.shape.metadata_bytes,
             reclaim_rate: self.reclaim_rate,
+            scrub_rate: self.scrub_rate,
         }
     }
 

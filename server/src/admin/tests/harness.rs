@@ -50,6 +50,7 @@ impl Server {
             cache_bytes: 16 << 20,
             metadata_bytes: 16 << 20,
             reclaim_rate: 256 << 20,
+            scrub_rate: 0,
         };
         let handle = keeper.handle();
         let (store, _report) = handle.run(move || async move { Store::open(options).await }).await.unwrap();

@@ -7,5 +7,6 @@ mod lifecycle;
 mod openapi;
 mod reclaim;
 mod refusals;
+mod scrub;
 mod snapshots;
 mod system;

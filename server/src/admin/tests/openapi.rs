@@ -46,9 +46,10 @@ async fn described_answers_have_the_fields_of_real_ones() {
     let snapshot = server.call("POST", &format!("{}/snapshots", path(&volume)), &body).await.data(201);
     let fork = server.call("POST", &format!("{}/fork", path(&snapshot)), "").await.data(201);
     let reclaim = server.call("GET", "/api/v1/admin/reclaim", "").await.data(200);
+    let scrub = server.call("GET", "/api/v1/admin/scrub", "").await.data(200);
     let document = server.call("GET", "/openapi.json", "").await.json();
     for (schema, answer) in
-        [("Volume", volume), ("Volume", fork), ("Snapshot", snapshot), ("Reclaim", reclaim)]
+        [("Volume", volume), ("Volume", fork), ("Snapshot", snapshot), ("Reclaim", reclaim), ("Scrub", scrub)]
     {
         let schema = &document["components"]["schemas"][schema];
         for required in schema["required"].as_array().unwrap() {

@@ -231,6 +231,14 @@ impl SimDisk {
         state.durable.flip_bit(offset, bit);
     }
 
+    /// What is there: all completed changes, without those in flight, and without an operation.
+    #[must_use]
+    pub fn peek(&self, offset: u64, len_bytes: usize) -> Vec<u8> {
+        let mut content = vec![0; len_bytes];
+        self.state().visible.read(offset, &mut content);
+        content
+    }
+
     /// Lets the disk have at most this much space allocated: what needs more fails with ENOSPC. `None` lifts it.
     pub fn limit_space(&self, bytes: Option<u64>) {
         self.state().space_limit = bytes;

@@ -179,6 +179,7 @@ proptest! {
                 cache_bytes: 0,
                 metadata_bytes: cache,
                 reclaim_rate: u64::MAX,
+                scrub_rate: 0,
             };
             let memory = |_: &[u8; 16], bytes| Ok((Arc::new(SharedMemory::anonymous(bytes)?), false));
             let (store, _) = Store::open_on(parts, memory).await.expect("a new store");

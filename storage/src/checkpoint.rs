@@ -89,6 +89,7 @@ impl Checkpointer {
             next_volume,
             node_tail: self.node_tail,
             catalog: Some(reference),
+            closed: false,
             ..self.superblock.clone()
         };
         write_superblock(engine, &superblock).await?;
@@ -99,6 +100,19 @@ impl Checkpointer {
     /// The next checkpoint begins a segment of nodes of its own; gives the one that it leaves.
     pub(crate) fn leave_segment(&mut self) -> Option<SegmentId> {
         self.node_tail.take().map(|(id, _, _)| id)
+    }
+
+    /// Says that the store is closed: after a checkpoint that holds everything, so that a start without the staging buffer
+    /// knows that nothing was in it.
+    ///
+    /// # Errors
+    /// [`Kind::Latched`], as [`Self::run`].
+    pub(crate) async fn close(&mut self, engine: &Engine) -> Result<()> {
+        let generation = self.superblock.generation + 1;
+        let superblock = Superblock { generation, closed: true, ..self.superblock.clone() };
+        write_superblock(engine, &superblock).await?;
+        self.superblock = superblock;
+        Ok(())
     }
 
     /// The LSN from which on records would be replayed now.

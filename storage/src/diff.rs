@@ -45,13 +45,13 @@ impl Volume {
         len: u64,
         entries_max: usize,
     ) -> Result<Changes> {
-        let volume = &*self.0;
+        let volume = &*self.inner;
         volume.check_range(offset, len)?;
         let block_bytes = BLOCK_BYTES as u64;
         // Held until the end: what the two maps refer to now stays where it is.
         let _token = volume.engine.readers.enter();
         let of = |volume: &Volume| {
-            let state = volume.0.lock();
+            let state = volume.inner.lock();
             state.check_exists().map(|()| (state.tree.clone(), state.meta.family))
         };
         let ((newer, family), (older, older_family)) = (of(self)?, of(older)?);

@@ -2,13 +2,15 @@
 
 use crate::{
     address::{Address, BLOCK_BYTES},
-    cache::{Clock, NodeCache},
+    cache::{Account, BlockCache, Newcomer, NodeCache},
     checksum,
     error::{Error, Result},
     format::decode_node,
     io::{File, aligned},
     map::{Missing, Node, NodeRef, Nodes},
+    reader::Demand,
     segments::Segments,
+    usage::Usage,
 };
 use bytes::{Bytes, BytesMut};
 use foldhash::fast::FixedState;
@@ -21,13 +23,12 @@ use std::{
     },
 };
 
-/// The cache of data blocks.
-pub(crate) type BlockCache = Clock<Box<[u8]>>;
-
-/// Whether what is read from disk goes into the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fill {
-    Cache,
+/// Whether what is read from disk goes into the cache, and whose share it takes there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fill<'a> {
+    Cache(&'a Arc<Account>),
+    /// It was read ahead.
+    Guess(&'a Arc<Account>),
     /// It passes by: a stream would push out what is read again and again.
     Bypass,
 }
@@ -38,6 +39,9 @@ pub(crate) struct Disk {
     pub(crate) segments: Arc<Segments>,
     pub(crate) blocks: BlockCache,
     pub(crate) nodes: NodeCache,
+    /// What reads of all volumes found in memory, and did not.
+    pub(crate) usage: Usage,
+    pub(crate) demand: Demand,
     /// Blocks and nodes that were not what was written, after a second try.
     pub(crate) corrupt: AtomicU64,
 }
@@ -132,7 +136,12 @@ impl Disk {
     ///
     /// # Errors
     /// [`crate::Kind::Io`]; [`crate::Kind::Corrupt`] when the bytes are not what was written, twice.
-    pub(crate) async fn read_data(&self, address: Address, checksums: &[u32], fill: Fill) -> Result<Bytes> {
+    pub(crate) async fn read_data(
+        &self,
+        address: Address,
+        checksums: &[u32],
+        fill: Fill<'_>,
+    ) -> Result<Bytes> {
         let blocks = u32::try_from(checksums.len()).expect("a run is within a segment");
         let mut second_try = false;
         loop {
@@ -143,10 +152,10 @@ impl Disk {
                 .position(|(b, sum)| checksum::block(b) != *sum);
             match bad {
                 None => {
-                    if fill == Fill::Cache {
-                        for (i, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
-                            self.cache_block(address.plus(i as u32), block);
-                        }
+                    match fill {
+                        Fill::Cache(account) => self.cache_blocks(address, &bytes, account, Newcomer::Wanted),
+                        Fill::Guess(account) => self.cache_blocks(address, &bytes, account, Newcomer::Guess),
+                        Fill::Bypass => {}
                     }
                     return Ok(bytes.freeze());
                 }
@@ -185,13 +194,16 @@ impl Disk {
         rotten
     }
 
-    fn cache_block(&self, address: Address, block: &[u8]) {
-        self.blocks.insert(address, BLOCK_BYTES, |spare| match spare {
-            Some(mut spare) => {
-                spare.copy_from_slice(block);
-                spare
-            }
-            None => block.into(),
-        });
+    fn cache_blocks(&self, first: Address, bytes: &[u8], account: &Arc<Account>, newcomer: Newcomer) {
+        for (i, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
+            let make = |spare: Option<Box<[u8]>>| match spare {
+                Some(mut spare) => {
+                    spare.copy_from_slice(block);
+                    spare
+                }
+                None => block.into(),
+            };
+            self.blocks.insert(first.plus(i as u32), BLOCK_BYTES, Some(account), newcomer, make);
+        }
     }
 }

@@ -116,17 +116,17 @@ impl Shared {
         let mut families: BTreeMap<_, Vec<Line>> = BTreeMap::new();
         let only = match of.map(|id| lines.line(id)) {
             None => None,
-            Some(Ok(line)) => Some(line.0.lock().meta.family),
+            Some(Ok(line)) => Some(line.inner.lock().meta.family),
             // Gone since the caller saw it.
             Some(Err(_)) => return families,
         };
         for line in lines.all() {
-            let state = line.0.lock();
+            let state = line.inner.lock();
             if only.is_none_or(|family| family == state.meta.family) {
                 families.entry(state.meta.family).or_default().push(Line {
                     id: line.id(),
-                    number: line.0.number,
-                    snapshot_of: line.0.snapshot_of,
+                    number: line.inner.number,
+                    snapshot_of: line.inner.snapshot_of,
                     tree: state.tree.clone(),
                     applied: state.applied,
                 });

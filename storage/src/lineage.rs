@@ -84,9 +84,9 @@ impl Store {
     ) -> Result<Volume, NotChanged> {
         let engine = &self.0.engine;
         let number = lines.next_number(id)?;
-        let state = source.0.lock();
+        let state = source.inner.lock();
         let meta = VolumeMeta { number, id, ..meta(&state.meta)? };
-        let lsn = lines.log_meta(&engine.log, source.0.number, RecordKind::Fork, &meta)?;
+        let lsn = lines.log_meta(&engine.log, source.inner.number, RecordKind::Fork, &meta)?;
         Ok(lines.add(Volume::new(Arc::clone(engine), meta, state.tree.clone(), lsn)))
     }
 
@@ -102,14 +102,14 @@ impl Store {
             let volume = lines.volume(volume)?;
             let snapshot = lines.snapshot(&volume, snapshot)?;
             // The catalog's lock is held, so nobody else holds two of these.
-            let (mut state, from) = (volume.0.lock(), snapshot.0.lock());
-            let payload = snapshot.0.number.0.to_le_bytes();
-            let lsn = lines.log(&engine.log, volume.0.number, RecordKind::Restore, &payload)?;
+            let (mut state, from) = (volume.inner.lock(), snapshot.inner.lock());
+            let payload = snapshot.inner.number.0.to_le_bytes();
+            let lsn = lines.log(&engine.log, volume.inner.number, RecordKind::Restore, &payload)?;
             engine.upkeep.garbage_blocks.fetch_add(state.tree.mapped_blocks(), Relaxed);
             state.tree = from.tree.clone();
             state.meta.size_bytes = from.meta.size_bytes;
             state.applied = lsn;
-            volume.0.publish(&state);
+            volume.inner.publish(&state);
             Ok(())
         };
         self.0.change(restore).await
@@ -139,15 +139,15 @@ impl Store {
     /// [`crate::Kind::NotFound`].
     pub fn snapshots(&self, volume: Uuid) -> Result<Vec<Volume>> {
         let lines = self.0.lock();
-        let number = lines.volume(volume)?.0.number;
-        Ok(lines.all().filter(|line| line.0.snapshot_of == Some(number)).cloned().collect())
+        let number = lines.volume(volume)?.inner.number;
+        Ok(lines.all().filter(|line| line.inner.snapshot_of == Some(number)).cloned().collect())
     }
 
     /// All snapshots of all volumes, each with its volume's id, in no order.
     pub fn all_snapshots(&self) -> Vec<(Uuid, Volume)> {
         let lines = self.0.lock();
-        let volumes: HashMap<_, _> = lines.all().map(|line| (line.0.number, line.id())).collect();
-        let of = |line: &Volume| Some((*volumes.get(&line.0.snapshot_of?)?, line.clone()));
+        let volumes: HashMap<_, _> = lines.all().map(|line| (line.inner.number, line.id())).collect();
+        let of = |line: &Volume| Some((*volumes.get(&line.inner.snapshot_of?)?, line.clone()));
         lines.all().filter_map(of).collect()
     }
 }

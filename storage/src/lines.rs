@@ -74,7 +74,7 @@ impl Lines {
     /// # Errors
     /// [`Kind::NotFound`].
     pub(crate) fn volume(&self, id: Uuid) -> Result<Volume> {
-        let found = self.by_id.get(&id).filter(|line| line.0.snapshot_of.is_none()).cloned();
+        let found = self.by_id.get(&id).filter(|line| line.inner.snapshot_of.is_none()).cloned();
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no volume {id}")))
     }
 
@@ -83,7 +83,8 @@ impl Lines {
     /// # Errors
     /// [`Kind::NotFound`].
     pub(crate) fn snapshot(&self, volume: &Volume, id: Uuid) -> Result<Volume> {
-        let found = self.by_id.get(&id).filter(|line| line.0.snapshot_of == Some(volume.0.number)).cloned();
+        let found =
+            self.by_id.get(&id).filter(|line| line.inner.snapshot_of == Some(volume.inner.number)).cloned();
         found
             .ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} has no snapshot {id}", volume.id())))
     }
@@ -101,14 +102,14 @@ impl Lines {
 
     /// Takes in a line that was logged under the next number.
     pub(crate) fn add(&mut self, line: Volume) -> Volume {
-        self.next = line.0.number.0 + 1;
+        self.next = line.inner.number.0 + 1;
         self.by_id.insert(line.id(), line.clone());
         line
     }
 
     /// Lets go of a line and, with a volume, of its snapshots.
     pub(crate) fn remove(&mut self, number: VolumeNumber) -> Vec<Volume> {
-        let goes = |line: &Volume| line.0.number == number || line.0.snapshot_of == Some(number);
+        let goes = |line: &Volume| line.inner.number == number || line.inner.snapshot_of == Some(number);
         let gone: Vec<_> = self.all().filter(|line| goes(line)).cloned().collect();
         gone.iter().for_each(|line| drop(self.by_id.remove(&line.id())));
         gone

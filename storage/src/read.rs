@@ -10,11 +10,14 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
 use smallvec::SmallVec;
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::atomic::Ordering::Relaxed};
 
 /// Requests of this many bytes are streams: they do not fill the cache. Filling it costs a third of a core at the rate
 /// of a fast disk (measured with perf: 29 of 100 samples), and a stream is seldom read twice. A guess, not tuned.
 const STREAM_BYTES: u32 = 128 << 10;
+
+/// Most bytes that are brought into the cache at a time.
+pub(crate) const FETCH_BYTES: u64 = 1 << 20;
 
 /// A stretch of what was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,12 +67,7 @@ impl Volume {
     /// [`crate::Kind::OutOfRange`], [`crate::Kind::NotFound`]; [`crate::Kind::Io`] and [`crate::Kind::Corrupt`] for
     /// bytes that cannot be had, after a second try. The volume goes on serving.
     pub async fn read(&self, offset: u64, len: u32) -> Result<Vec<Piece>> {
-        let fill = if len >= STREAM_BYTES { Fill::Bypass } else { Fill::Cache };
-        self.read_with(offset, len, fill).await
-    }
-
-    async fn read_with(&self, offset: u64, len: u32, fill: Fill) -> Result<Vec<Piece>> {
-        let volume = &*self.0;
+        let volume = &*self.inner;
         volume.check_range(offset, u64::from(len))?;
         if len == 0 {
             return Ok(Vec::new());
@@ -94,23 +92,15 @@ impl Volume {
                     );
                 }
                 MappingState::Data(address, checksums) => {
-                    volume.gather(address, checksums, &mut pieces, &mut misses);
+                    self.gather(address, checksums, &mut pieces, &mut misses);
                 }
             }
         }
-        match misses.len() {
-            0 => {}
-            1 => {
-                let miss = &misses[0];
-                pieces[miss.piece] =
-                    Piece::Data(volume.engine.disk.read_data(miss.address, &miss.checksums, fill).await?);
-            }
-            _ => {
-                let reads =
-                    misses.iter().map(|m| volume.engine.disk.read_data(m.address, &m.checksums, fill));
-                for (miss, data) in misses.iter().zip(try_join_all(reads).await?) {
-                    pieces[miss.piece] = Piece::Data(data);
-                }
+        if !misses.is_empty() {
+            let fill = if len >= STREAM_BYTES { Fill::Bypass } else { Fill::Cache(&self.knobs.account) };
+            let _first = volume.engine.disk.demand.begin();
+            for (miss, data) in misses.iter().zip(self.fetch(&misses, fill).await?) {
+                pieces[miss.piece] = Piece::Data(data);
             }
         }
         trim_to(&mut pieces, (offset % block_bytes) as u32, len);
@@ -123,7 +113,7 @@ impl Volume {
     /// # Errors
     /// As [`Self::read`].
     pub async fn block_status(&self, offset: u64, len: u64, entries_max: usize) -> Result<Vec<Extent>> {
-        let volume = &*self.0;
+        let volume = &*self.inner;
         volume.check_range(offset, len)?;
         let block_bytes = BLOCK_BYTES as u64;
         let _token = volume.engine.readers.enter();
@@ -176,15 +166,109 @@ impl Volume {
     /// # Errors
     /// As [`Self::read`].
     pub async fn prefetch(&self, offset: u64, len: u64) -> Result<()> {
-        const STEP_BYTES: u64 = 1 << 20;
-        self.0.check_range(offset, len)?;
+        self.inner.check_range(offset, len)?;
         let mut at = offset;
         while at < offset + len {
-            let step = (STEP_BYTES - at % STEP_BYTES).min(offset + len - at);
-            self.read_with(at, step as u32, Fill::Cache).await?;
+            let step = (FETCH_BYTES - at % FETCH_BYTES).min(offset + len - at);
+            self.bring_in(at, step, Fill::Cache(&self.knobs.account)).await?;
             at += step;
         }
         Ok(())
+    }
+
+    /// Brings into the cache what of a range (at most [`FETCH_BYTES`]) is in no memory. Gives the bytes that were read.
+    pub(crate) async fn bring_in(&self, offset: u64, len: u64, fill: Fill<'_>) -> Result<u64> {
+        let (volume, block_bytes) = (&*self.inner, BLOCK_BYTES as u64);
+        let (first, end) = (offset / block_bytes, (offset + len).div_ceil(block_bytes));
+        let _token = volume.engine.readers.enter();
+        let mut misses = Vec::new();
+        for Mapping { state, .. } in volume.mappings(first, end - first).await? {
+            if let MappingState::Data(address, checksums) = state {
+                for (i, sum) in checksums.iter().enumerate() {
+                    let here = address.plus(i as u32);
+                    if !volume.engine.log.staging.holds(here) && !volume.engine.disk.blocks.contains(here) {
+                        let last = misses.last_mut();
+                        if !last.is_some_and(|last: &mut Miss| last.extend(here, *sum)) {
+                            misses.push(Miss::new(0, here, *sum));
+                        }
+                    }
+                }
+            }
+        }
+        let fetched = self.fetch(&misses, fill).await?;
+        Ok(fetched.iter().map(|data| data.len() as u64).sum())
+    }
+
+    /// Reads what is not in memory. Hold a read token.
+    async fn fetch(&self, misses: &[Miss], fill: Fill<'_>) -> Result<SmallVec<[Bytes; 1]>> {
+        let disk = &self.inner.engine.disk;
+        if let [miss] = misses {
+            return Ok(SmallVec::from_elem(disk.read_data(miss.address, &miss.checksums, fill).await?, 1));
+        }
+        let reads = misses.iter().map(|miss| disk.read_data(miss.address, &miss.checksums, fill));
+        Ok(try_join_all(reads).await?.into())
+    }
+
+    /// Takes what is in memory of a run of data, and notes the rest.
+    fn gather(
+        &self,
+        address: Address,
+        checksums: SmallVec<[u32; 8]>,
+        pieces: &mut Vec<Piece>,
+        misses: &mut Vec<Miss>,
+    ) {
+        let engine = &self.inner.engine;
+        let blocks = checksums.len() as u32;
+        let mut found = BytesMut::new();
+        let (mut at, mut missed) = (0, 0);
+        while at < blocks {
+            let here = address.plus(at);
+            if found.capacity() == 0 {
+                found.reserve((blocks - at) as usize * BLOCK_BYTES);
+            }
+            let staged = engine.log.staging.read(here, blocks - at, &mut found);
+            if staged > 0 {
+                at += staged;
+            } else if engine.disk.blocks.get(here, |block| found.extend_from_slice(block)).is_some() {
+                at += 1;
+            } else {
+                if !found.is_empty() {
+                    pieces.push(Piece::Data(found.split().freeze()));
+                }
+                // The next block of the miss that was noted last, with nothing in between.
+                let last = misses.last_mut().filter(|last| last.piece + 1 == pieces.len());
+                let sum = checksums[at as usize];
+                if !last.is_some_and(|last| last.extend(here, sum)) {
+                    misses.push(Miss::new(pieces.len(), here, sum));
+                    pieces.push(Piece::Data(Bytes::new()));
+                }
+                missed += 1;
+                at += 1;
+            }
+        }
+        if !found.is_empty() {
+            pieces.push(Piece::Data(found.freeze()));
+        }
+        let (hits, misses) = (u64::from(blocks - missed), u64::from(missed));
+        for usage in [&*self.inner.usage, &engine.disk.usage] {
+            usage.cache_hits.fetch_add(hits, Relaxed);
+            usage.cache_misses.fetch_add(misses, Relaxed);
+        }
+    }
+}
+
+impl Miss {
+    fn new(piece: usize, address: Address, checksum: u32) -> Self {
+        Self { piece, address, checksums: SmallVec::from_slice(&[checksum]) }
+    }
+
+    /// Takes a block in if it lies right behind.
+    fn extend(&mut self, address: Address, checksum: u32) -> bool {
+        let follows = self.address.raw() + self.checksums.len() as u64 == address.raw();
+        if follows {
+            self.checksums.push(checksum);
+        }
+        follows
     }
 }
 
@@ -203,54 +287,6 @@ impl Inner {
             };
             out.clear();
             nodes.load(missing).await?;
-        }
-    }
-
-    /// Takes what is in memory of a run of data, and notes the rest.
-    fn gather(
-        &self,
-        address: Address,
-        checksums: SmallVec<[u32; 8]>,
-        pieces: &mut Vec<Piece>,
-        misses: &mut Vec<Miss>,
-    ) {
-        let blocks = checksums.len() as u32;
-        let mut found = BytesMut::new();
-        let mut at = 0;
-        while at < blocks {
-            let here = address.plus(at);
-            if found.capacity() == 0 {
-                found.reserve((blocks - at) as usize * BLOCK_BYTES);
-            }
-            let staged = self.engine.log.staging.read(here, blocks - at, &mut found);
-            if staged > 0 {
-                at += staged;
-            } else if self.engine.disk.blocks.get(here, |block| found.extend_from_slice(block)).is_some() {
-                at += 1;
-            } else {
-                if !found.is_empty() {
-                    pieces.push(Piece::Data(found.split().freeze()));
-                }
-                let sum = checksums[at as usize];
-                match misses.last_mut() {
-                    // The next block of the miss that was noted last, with nothing in between.
-                    Some(miss)
-                        if miss.piece + 1 == pieces.len()
-                            && miss.address.raw() + miss.checksums.len() as u64 == here.raw() =>
-                    {
-                        miss.checksums.push(sum);
-                    }
-                    _ => {
-                        let checksums = SmallVec::from_slice(&[sum]);
-                        misses.push(Miss { piece: pieces.len(), address: here, checksums });
-                        pieces.push(Piece::Data(Bytes::new()));
-                    }
-                }
-                at += 1;
-            }
-        }
-        if !found.is_empty() {
-            pieces.push(Piece::Data(found.freeze()));
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     StoreOptions,
     address::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot},
     bitmap,
-    cache::Clock,
+    cache::Cache,
     checksum::Secret,
     disk::Disk,
     engine::{Engine, Upkeep},
@@ -34,10 +34,12 @@ use crate::{
     health::{Health, HealthCell},
     io::{File, SharedMemory, WriteBuf, aligned},
     log::{Leftover, Log, Staging, Start},
+    reader::Demand,
     readers::Readers,
     runtime,
     segments::{Need, Segments},
     store::RecoveryReport,
+    usage::Usage,
 };
 use apply::Volumes;
 use bytes::BytesMut;
@@ -62,6 +64,16 @@ pub(crate) struct Recovered {
     pub(crate) applied: Lsn,
     pub(crate) next_volume: u32,
     pub(crate) report: RecoveryReport,
+}
+
+/// What became of what the last server had staged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StagingFate {
+    /// It was replayed, or there was none: nothing that was acknowledged is missing.
+    Kept,
+    /// The last server did not close the store, and its staging buffer was gone, as after a crash of the host: the last
+    /// writes to volumes with write-back may be.
+    Lost,
 }
 
 /// What a store is opened on, apart from its path: the seam for simulated disks.
@@ -175,8 +187,10 @@ pub(crate) async fn recover(
     let disk = Arc::new(Disk {
         file: file.clone(),
         segments: Arc::clone(&segments),
-        blocks: Clock::new(cache_bytes),
-        nodes: Clock::new(metadata_bytes),
+        blocks: Cache::new(cache_bytes),
+        nodes: Cache::new(metadata_bytes),
+        usage: Usage::default(),
+        demand: Demand::default(),
         corrupt: AtomicU64::new(0),
     });
     let identity = superblock.identity;
@@ -189,6 +203,7 @@ pub(crate) async fn recover(
             |l| l.inspect_err(|why| tracing::info!(why = why.0, "the staging buffer is not replayed")).ok(),
         );
 
+    let (was_closed, has_leftover) = (superblock.closed, leftover.is_some());
     let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
     let mut walk = Walk::new(&disk, &identity, leftover, &superblock);
     let health = match walk.run(&mut volumes).await {
@@ -213,6 +228,12 @@ pub(crate) async fn recover(
         staged_records: end.staged_records,
         volumes: volumes.len(),
         clean: !created && end.records == 0,
+        staging: if created || has_leftover || (was_closed && end.records == 0) {
+            StagingFate::Kept
+        } else {
+            StagingFate::Lost
+        },
+        epoch: superblock.epoch,
     };
     let start = Start {
         identity,
@@ -249,6 +270,7 @@ async fn settle(
     file.sync().await.map_err(context)?;
     superblock.epoch += 1;
     superblock.generation += 1;
+    superblock.closed = false;
     superblock.synced = at.lsn;
     // An end of the log that was not found may have used numbers up: as many as there are slots, at most, because a
     // slot is freed only by a checkpoint, whose superblock says how far it got.
@@ -337,6 +359,7 @@ async fn make(file: &File, geometry: Geometry) -> Result<Superblock> {
         next_volume: 1,
         node_tail: None,
         catalog: None,
+        closed: false,
     };
     for generation in [0, 1] {
         write_superblock(file, &Superblock { generation, ..superblock.clone() }).await?;

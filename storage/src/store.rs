@@ -3,6 +3,7 @@
 use crate::{
     address::VOLUME_BYTES_MAX,
     checkpoint::Checkpointer,
+    distribution::Distribution,
     engine::Engine,
     error::{Error, Kind, Result},
     exclusive::Exclusive,
@@ -14,7 +15,7 @@ use crate::{
     log::Refused,
     map::Tree,
     reclaim::{self, ReclaimProgress},
-    recovery::{self, Parts, Recovered},
+    recovery::{self, Parts, Recovered, StagingFate},
     runtime::{self, TurnEnd},
     scrub::ScrubProgress,
     volume::{ATTRIBUTES_BYTES_MAX, Settings, Volume},
@@ -91,10 +92,14 @@ pub struct RecoveryReport {
     pub volumes: usize,
     /// The last server had closed it.
     pub clean: bool,
+    /// What became of what it had staged.
+    pub staging: StagingFate,
+    /// Number of this start; the first is 1.
+    pub epoch: u32,
 }
 
 /// Numbers for metrics.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct StoreStats {
     /// Bytes that segments can take.
     pub capacity_bytes: u64,
@@ -108,12 +113,20 @@ pub struct StoreStats {
     pub log_batches: u64,
     /// Bytes of them, headers included.
     pub log_bytes: u64,
+    /// How large those writes were, in bytes.
+    pub batch_bytes: Distribution,
+    /// Bytes that are staged and not in the store yet, of all volumes.
+    pub buffered_bytes: u64,
     /// Device syncs since the start.
     pub syncs: u64,
     /// Flushes and the like that they served.
     pub sync_requests: u64,
+    /// How many waited for each sync together.
+    pub sync_sharing: Distribution,
     /// Checkpoints since the start.
     pub checkpoints: u64,
+    /// What they took, all together.
+    pub checkpoint_time: Duration,
     /// Rounds of reclaim since the start.
     pub reclaims: u64,
     /// Look-ups of data blocks that the cache had.
@@ -145,6 +158,7 @@ pub(crate) struct Shared {
     /// Held for a thorough reclaim, so that closing can wait for it.
     pub(crate) reclaiming_all: tokio::sync::Mutex<()>,
     checkpoints: AtomicU64,
+    checkpoint_us: AtomicU64,
     /// The keeper has ended.
     pub(crate) kept: Notify,
     /// What deletion would give back, as of the last time that somebody asked.
@@ -195,6 +209,7 @@ impl Store {
             checkpointer: tokio::sync::Mutex::new(Checkpointer::new(superblock)),
             reclaiming: tokio::sync::Mutex::default(),
             checkpoints: AtomicU64::new(0),
+            checkpoint_us: AtomicU64::new(0),
             reclaiming_all: tokio::sync::Mutex::default(),
             kept: Notify::new(),
             exclusive: Mutex::default(),
@@ -243,7 +258,7 @@ impl Store {
 
     /// All volumes, in no order.
     pub fn volumes(&self) -> Vec<Volume> {
-        self.0.lock().all().filter(|line| line.0.snapshot_of.is_none()).cloned().collect()
+        self.0.lock().all().filter(|line| line.inner.snapshot_of.is_none()).cloned().collect()
     }
 
     /// Changes a volume. The change is durable when this returns.
@@ -256,7 +271,7 @@ impl Store {
         }
         let update = |lines: &mut Lines| {
             let volume = lines.volume(id)?;
-            let mut state = volume.0.lock();
+            let mut state = volume.inner.lock();
             let mut meta = state.meta.clone();
             if let Some(size) = change.size_bytes {
                 meta.size_bytes = grown(meta.size_bytes, size)?;
@@ -267,10 +282,12 @@ impl Store {
             }
             lines.log_meta(&self.0.engine.log, meta.number, RecordKind::VolumePut, &meta)?;
             state.meta = meta;
-            volume.0.publish(&state);
-            Ok(())
+            volume.inner.publish(&state);
+            drop(state);
+            Ok(volume)
         };
-        self.0.change(update).await
+        self.0.change(update).await?.inner.keep_to_cap();
+        Ok(())
     }
 
     /// Deletes a volume and its snapshots; `false` when there was none. Its forks live on. It is durable when this
@@ -287,7 +304,7 @@ impl Store {
     pub fn stats(&self) -> StoreStats {
         let engine = &self.0.engine;
         let (segments, counters) = (&engine.disk.segments, &engine.log.counters);
-        let (cache_hits, cache_misses) = engine.disk.blocks.hits_and_misses();
+        let cache = engine.disk.usage.stats();
         let geometry = segments.geometry;
         StoreStats {
             capacity_bytes: u64::from(geometry.slots) * geometry.segment_bytes(),
@@ -296,12 +313,16 @@ impl Store {
             log_records: counters.records.load(Relaxed),
             log_batches: counters.batches.load(Relaxed),
             log_bytes: counters.bytes.load(Relaxed),
+            batch_bytes: counters.batch_bytes.distribution(),
+            buffered_bytes: self.0.lines().iter().map(|line| line.stats().buffered_bytes).sum(),
             syncs: counters.syncs.load(Relaxed),
             sync_requests: counters.sync_requests.load(Relaxed),
+            sync_sharing: counters.sync_sharing.distribution(),
             checkpoints: self.0.checkpoints.load(Relaxed),
+            checkpoint_time: Duration::from_micros(self.0.checkpoint_us.load(Relaxed)),
             reclaims: engine.upkeep.reclaims.load(Relaxed),
-            cache_hits,
-            cache_misses,
+            cache_hits: cache.cache_hits,
+            cache_misses: cache.cache_misses,
             cache_bytes: engine.disk.blocks.bytes(),
             metadata_bytes: engine.disk.nodes.bytes(),
             corrupt_blocks: engine.disk.corrupt.load(Relaxed),
@@ -366,7 +387,9 @@ impl Store {
         if self.0.engine.health.is_stopped() {
             return Ok(());
         }
-        self.checkpoint().await
+        self.checkpoint().await?;
+        let shared = Arc::clone(&self.0);
+        to_its_end(async move { shared.checkpointer.lock().await.close(&shared.engine).await }).await
     }
 }
 
@@ -423,9 +446,9 @@ impl Shared {
 
     /// Logs that a volume with its snapshots, or a snapshot, is gone, and lets go of them.
     pub(crate) fn delete(&self, lines: &mut Lines, line: &Volume) -> Result<(), NotChanged> {
-        lines.log(&self.engine.log, line.0.number, RecordKind::VolumeDelete, &[])?;
-        for gone in lines.remove(line.0.number) {
-            let mut state = gone.0.lock();
+        lines.log(&self.engine.log, line.inner.number, RecordKind::VolumeDelete, &[])?;
+        for gone in lines.remove(line.inner.number) {
+            let mut state = gone.inner.lock();
             state.deleted = true;
             let tree = std::mem::take(&mut state.tree);
             self.engine.upkeep.garbage_blocks.fetch_add(tree.mapped_blocks(), Relaxed);
@@ -470,12 +493,13 @@ impl Shared {
         if due == Due::IfChanged && retired.is_empty() && unchanged {
             return Ok(());
         }
+        let began = runtime::now();
         engine.upkeep.take_dirty();
         let replay = engine.log.cut();
         let (next_volume, catalog) = {
             let lines = self.lock();
             let entry = |line: &Volume| {
-                let state = line.0.lock();
+                let state = line.inner.lock();
                 VolumeEntry { meta: state.meta.clone(), applied: state.applied, tree: state.tree.clone() }
             };
             let volumes = lines.all().map(entry).collect();
@@ -484,9 +508,11 @@ impl Shared {
         let result = checkpointer.run(engine, next_volume, &retired, replay, catalog).await;
         if result.is_ok() {
             self.checkpoints.fetch_add(1, Relaxed);
+            let took = runtime::now().saturating_sub(began);
+            self.checkpoint_us.fetch_add(took.as_micros() as u64, Relaxed);
             engine.upkeep.taken_is_durable();
             for line in self.lines() {
-                line.0.lock().tree.prune();
+                line.inner.lock().tree.prune();
             }
             if !retired.is_empty() {
                 engine.readers.drain().await;

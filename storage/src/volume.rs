@@ -5,12 +5,13 @@ use crate::{
     engine::Engine,
     error::{Error, Kind, Result},
     format::VolumeMeta,
-    log::Gauge,
+    knobs::{Knobs, Overrides},
     map::Tree,
+    usage::{Usage, VolumeStats},
 };
 use std::sync::{
     Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, Ordering::*},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*},
 };
 use uuid::Uuid;
 
@@ -20,7 +21,8 @@ pub const ATTRIBUTES_BYTES_MAX: usize = 2048;
 /// The four tuning knobs of a volume (DESIGN section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Most bytes of clean blocks that this volume may keep in the cache.
+    /// Most bytes of memory that clean blocks which this volume brought into the cache may take, within the cache's own
+    /// size.
     pub cache_bytes: u64,
     /// Most bytes accepted but not yet in the store file.
     pub buffer_bytes: u64,
@@ -41,7 +43,11 @@ pub enum Durability {
 
 /// A volume, open for reading and writing; or a snapshot, which refuses to change. Cheap to clone.
 #[derive(Clone)]
-pub struct Volume(pub(crate) Arc<Inner>);
+pub struct Volume {
+    pub(crate) inner: Arc<Inner>,
+    /// How this handle and its clones use it.
+    pub(crate) knobs: Arc<Knobs>,
+}
 
 pub(crate) struct Inner {
     pub(crate) engine: Arc<Engine>,
@@ -52,9 +58,12 @@ pub(crate) struct Inner {
     pub(crate) state: Mutex<State>,
     /// Copies of what the data path looks at all the time; `state` is the truth.
     size_bytes: AtomicU64,
-    buffer_bytes: AtomicU64,
-    writeback: AtomicBool,
-    pub(crate) gauge: Arc<Gauge>,
+    pub(crate) buffer_bytes: AtomicU64,
+    pub(crate) prefetch_mib: AtomicU32,
+    pub(crate) writeback: AtomicBool,
+    /// The knobs of all handles that have none of their own.
+    knobs: Arc<Knobs>,
+    pub(crate) usage: Arc<Usage>,
 }
 
 pub(crate) struct State {
@@ -67,49 +76,65 @@ pub(crate) struct State {
 
 impl Volume {
     pub(crate) fn new(engine: Arc<Engine>, meta: VolumeMeta, tree: Tree, applied: Lsn) -> Self {
-        let volume = Inner {
+        let usage = Arc::<Usage>::default();
+        let knobs = Knobs::of_volume(&meta.settings, &usage);
+        let inner = Inner {
             engine,
             number: meta.number,
             id: meta.id,
             snapshot_of: meta.snapshot_of,
             size_bytes: AtomicU64::new(0),
             buffer_bytes: AtomicU64::new(0),
+            prefetch_mib: AtomicU32::new(0),
             writeback: AtomicBool::new(false),
-            gauge: Arc::default(),
+            knobs: Arc::clone(&knobs),
+            usage,
             state: Mutex::new(State { meta, tree, applied, deleted: false }),
         };
-        volume.publish(&volume.lock());
-        Self(Arc::new(volume))
+        inner.publish(&inner.lock());
+        Self { inner: Arc::new(inner), knobs }
+    }
+
+    /// A handle of the same volume that is tuned otherwise. It and its clones share a buffer and a share of the cache of
+    /// their own where those are overridden. What is not overridden follows the volume, also when that changes.
+    pub fn tuned(&self, overrides: Overrides) -> Self {
+        let knobs = self.inner.knobs.overridden(overrides, &self.inner.usage);
+        Self { inner: Arc::clone(&self.inner), knobs: Arc::new(knobs) }
+    }
+
+    /// Numbers for metrics, of all handles together.
+    pub fn stats(&self) -> VolumeStats {
+        self.inner.usage.stats()
     }
 
     /// The volume's id.
     pub fn id(&self) -> Uuid {
-        self.0.id
+        self.inner.id
     }
 
     /// Its size.
     pub fn size_bytes(&self) -> u64 {
-        self.0.size_bytes.load(Acquire)
+        self.inner.size_bytes.load(Acquire)
     }
 
     /// Its tuning.
     pub fn settings(&self) -> Settings {
-        self.0.lock().meta.settings
+        self.inner.lock().meta.settings
     }
 
     /// The bytes that the caller keeps with it.
     pub fn attributes(&self) -> Arc<[u8]> {
-        Arc::clone(&self.0.lock().meta.attributes)
+        Arc::clone(&self.inner.lock().meta.attributes)
     }
 
     /// Bytes of data mapped: what it would take without sharing. Zeroes and holes take none.
     pub fn used_bytes(&self) -> u64 {
-        self.0.lock().tree.mapped_blocks() * BLOCK_BYTES as u64
+        self.inner.lock().tree.mapped_blocks() * BLOCK_BYTES as u64
     }
 
     /// Whether it is a snapshot.
     pub fn is_snapshot(&self) -> bool {
-        self.0.snapshot_of.is_some()
+        self.inner.snapshot_of.is_some()
     }
 
     /// Waits until everything acknowledged before is on stable storage.
@@ -118,11 +143,11 @@ impl Volume {
     /// [`Kind::Latched`] when a write or sync failed, now or earlier; [`Kind::NotFound`] after deletion.
     pub async fn flush(&self) -> Result<()> {
         let applied = {
-            let state = self.0.lock();
+            let state = self.inner.lock();
             state.check_exists()?;
             state.applied
         };
-        self.0.engine.log.flush(applied).await
+        self.inner.engine.log.flush(applied).await
     }
 }
 
@@ -134,12 +159,16 @@ impl Inner {
     /// Takes over what `state` says for the data path.
     pub(crate) fn publish(&self, state: &State) {
         self.size_bytes.store(state.meta.size_bytes, Release);
-        self.buffer_bytes.store(state.meta.settings.buffer_bytes, Relaxed);
-        self.writeback.store(state.meta.settings.writeback, Relaxed);
+        let settings = &state.meta.settings;
+        self.knobs.account.set_cap(settings.cache_bytes);
+        self.buffer_bytes.store(settings.buffer_bytes, Relaxed);
+        self.prefetch_mib.store(settings.prefetch_mib, Relaxed);
+        self.writeback.store(settings.writeback, Relaxed);
     }
 
-    pub(crate) fn writeback(&self) -> bool {
-        self.writeback.load(Relaxed)
+    /// Lets go of what is cached beyond a share that has become smaller.
+    pub(crate) fn keep_to_cap(&self) {
+        self.engine.disk.blocks.trim(&self.knobs.account);
     }
 
     /// Checks a byte range against the size.
@@ -152,18 +181,6 @@ impl Inner {
             ));
         }
         Ok(())
-    }
-
-    /// Waits while more of the volume is in staging than `buffer_size` allows.
-    pub(crate) async fn wait_buffer(&self) {
-        let max = self.buffer_bytes.load(Relaxed);
-        while self.gauge.unwritten_bytes.load(Relaxed) >= max && !self.engine.health.is_stopped() {
-            let room = self.gauge.room.notified();
-            if self.gauge.unwritten_bytes.load(Relaxed) < max {
-                break;
-            }
-            room.await;
-        }
     }
 }
 

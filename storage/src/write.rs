@@ -22,7 +22,7 @@ use crate::{
     log::{Append, Batch, Refused},
     map::{Grasp, MappingState, NewState},
     segments::Need,
-    volume::{Durability, Inner, State, Volume},
+    volume::{Durability, State, Volume},
 };
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -99,7 +99,7 @@ impl Volume {
     /// else was lost. [`Kind::Latched`], [`Kind::ReadOnly`]: see the store's health. [`Kind::Io`], [`Kind::Corrupt`]:
     /// the rest of a block that is written in part, or the map, could not be read.
     pub async fn write(&self, offset: u64, data: Bytes, durability: Durability) -> Result<()> {
-        self.0.check_range(offset, data.len() as u64)?;
+        self.inner.check_range(offset, data.len() as u64)?;
         if data.is_empty() {
             return Ok(());
         }
@@ -107,15 +107,15 @@ impl Volume {
         let edges = split(offset, data.len() as u64);
         let part = |from: u64, len: u64| data.slice((from - offset) as usize..(from - offset + len) as usize);
         if let Some((at, len)) = edges.head {
-            chunks.push_back(self.0.edge(at, part(at, len)).await?);
+            chunks.push_back(self.edge(at, part(at, len)).await?);
         }
         if let Some((at, len)) = edges.middle {
             whole_blocks(at / BLOCK_BYTES as u64, part(at, len), &mut chunks);
         }
         if let Some((at, len)) = edges.tail {
-            chunks.push_back(self.0.edge(at, part(at, len)).await?);
+            chunks.push_back(self.edge(at, part(at, len)).await?);
         }
-        self.0.commit(chunks, durability).await
+        self.commit(chunks, durability).await
     }
 
     /// Gives a range back: it reads as zeroes. Blocks that the range covers in part stay as they are, as the
@@ -124,7 +124,7 @@ impl Volume {
     /// # Errors
     /// As [`Self::write`], but never [`Kind::NoSpace`].
     pub async fn trim(&self, offset: u64, len: u64, durability: Durability) -> Result<()> {
-        self.0.check_range(offset, len)?;
+        self.inner.check_range(offset, len)?;
         let mut chunks = VecDeque::with_capacity(1);
         let block_bytes = BLOCK_BYTES as u64;
         let first = offset.div_ceil(block_bytes);
@@ -135,7 +135,7 @@ impl Volume {
             let content = Content::Range { count: end - first, kind: RecordKind::Hole };
             chunks.push_back(Chunk { block: first, content, edge: None });
         }
-        self.0.commit(chunks, durability).await
+        self.commit(chunks, durability).await
     }
 
     /// Makes a range zero, to the byte. Costs what the extents cost, not the bytes.
@@ -149,7 +149,7 @@ impl Volume {
         allocation: Allocation,
         durability: Durability,
     ) -> Result<()> {
-        self.0.check_range(offset, len)?;
+        self.inner.check_range(offset, len)?;
         if len == 0 {
             return Ok(());
         }
@@ -157,7 +157,7 @@ impl Volume {
         let edges = split(offset, len);
         let zeroes = |len: u64| Bytes::from(vec![0; len as usize]);
         if let Some((at, len)) = edges.head {
-            chunks.push_back(self.0.edge(at, zeroes(len)).await?);
+            chunks.push_back(self.edge(at, zeroes(len)).await?);
         }
         if let Some((at, len)) = edges.middle {
             let kind = match allocation {
@@ -168,9 +168,9 @@ impl Volume {
             chunks.push_back(Chunk { block: at / BLOCK_BYTES as u64, content, edge: None });
         }
         if let Some((at, len)) = edges.tail {
-            chunks.push_back(self.0.edge(at, zeroes(len)).await?);
+            chunks.push_back(self.edge(at, zeroes(len)).await?);
         }
-        self.0.commit(chunks, durability).await
+        self.commit(chunks, durability).await
     }
 }
 
@@ -219,23 +219,29 @@ fn whole_blocks(first: u64, data: Bytes, chunks: &mut VecDeque<Chunk>) {
     }
 }
 
-impl Inner {
+impl Volume {
     /// Reads the block around a part of it and puts the part over it.
     async fn edge(&self, offset: u64, patch: Bytes) -> Result<Chunk> {
         let (block, at) = (offset / BLOCK_BYTES as u64, (offset % BLOCK_BYTES as u64) as usize);
         // Not held while the write waits for room: a checkpoint that makes room waits for those who read.
-        let _token = self.engine.readers.enter();
-        let mapping = self.mappings(block, 1).await?;
+        let _token = self.inner.engine.readers.enter();
+        let mapping = self.inner.mappings(block, 1).await?;
         let seen = Seen::from(&mapping[0].state);
         let mut bytes = BytesMut::with_capacity(BLOCK_BYTES);
         match &mapping[0].state {
             MappingState::Zero | MappingState::Hole => bytes.resize(BLOCK_BYTES, 0),
             MappingState::Data(address, checksums) => {
-                let staged = self.engine.log.staging.read(*address, 1, &mut bytes) == 1;
-                if !staged && self.engine.disk.blocks.get(*address, |b| bytes.extend_from_slice(b)).is_none()
+                let staged = self.inner.engine.log.staging.read(*address, 1, &mut bytes) == 1;
+                if !staged
+                    && self.inner.engine.disk.blocks.get(*address, |b| bytes.extend_from_slice(b)).is_none()
                 {
                     bytes.extend_from_slice(
-                        &self.engine.disk.read_data(*address, checksums, Fill::Cache).await?,
+                        &self
+                            .inner
+                            .engine
+                            .disk
+                            .read_data(*address, checksums, Fill::Cache(&self.knobs.account))
+                            .await?,
                     );
                 }
             }
@@ -250,11 +256,11 @@ impl Inner {
     /// Logs and maps the chunks, then waits for as much durability as was asked for.
     async fn commit(&self, mut chunks: VecDeque<Chunk>, durability: Durability) -> Result<()> {
         self.wait_buffer().await;
-        self.engine.wait_clean().await;
-        let (mut last, mut nodes) = (None, NodesInHand::new(&self.engine.disk));
+        self.inner.engine.wait_clean().await;
+        let (mut last, mut nodes) = (None, NodesInHand::new(&self.inner.engine.disk));
         while !chunks.is_empty() {
-            let room = self.engine.log.room.notified();
-            let token = self.engine.readers.enter();
+            let room = self.inner.engine.log.room.notified();
+            let token = self.inner.engine.readers.enter();
             let applied = self.apply(&mut chunks, &mut last, &nodes);
             if let Err(Stopped::Missing(missing)) = applied {
                 nodes.load(missing).await?;
@@ -271,23 +277,24 @@ impl Inner {
                     chunks[i] = self.edge(offset, edge.patch).await?;
                 }
                 Err(Stopped::Busy) => {
-                    self.engine.log.pump();
+                    self.inner.engine.log.pump();
                     room.await;
                 }
-                Err(Stopped::NoSpace(need)) => self.engine.wait_reclaim(need).await?,
-                Err(Stopped::Latched) => return Err(self.engine.health.refusal()),
+                Err(Stopped::NoSpace(need)) => self.inner.engine.wait_reclaim(need).await?,
+                Err(Stopped::Latched) => return Err(self.inner.engine.health.refusal()),
                 Err(Stopped::Failed(error)) => return Err(error),
             }
         }
         match (durability, last) {
             (Durability::Fua, _) => {
-                let applied = self.lock().applied;
-                self.engine.log.flush(applied).await
+                let applied = self.inner.lock().applied;
+                self.inner.engine.log.flush(applied).await
             }
             (Durability::Volatile, None) => Ok(()),
             (Durability::Volatile, Some(batch)) => {
+                let log = &self.inner.engine.log;
                 // Only when no other record is half filled in does recovery reach ours in staging.
-                if self.writeback() && self.engine.log.all_committed() {
+                if self.writeback() && log.all_committed() && !log.is_behind() {
                     return Ok(());
                 }
                 batch.written().await
@@ -302,9 +309,9 @@ impl Inner {
         last: &mut Option<Arc<Batch>>,
         nodes: &NodesInHand<'_>,
     ) -> Result<(), Stopped> {
-        let mut state = self.lock();
+        let mut state = self.inner.lock();
         state.check_exists().map_err(Stopped::Failed)?;
-        if self.snapshot_of.is_some() {
+        if self.inner.snapshot_of.is_some() {
             return Err(Stopped::Failed(Error::new(Kind::Invalid, "a snapshot never changes")));
         }
         if chunks.iter().any(|chunk| chunk.end_bytes() > state.meta.size_bytes) {
@@ -319,7 +326,7 @@ impl Inner {
                 Content::Range { .. } => Grasp::Whole,
             };
             let dirtied = state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp);
-            self.engine.upkeep.add_dirty(dirtied.map_err(Stopped::Missing)?);
+            self.inner.engine.upkeep.add_dirty(dirtied.map_err(Stopped::Missing)?);
             if let Some(edge) = &chunk.edge {
                 let mut now = SmallVec::new();
                 state.tree.lookup(nodes, chunk.block, 1, &mut now).map_err(Stopped::Missing)?;
@@ -336,7 +343,7 @@ impl Inner {
                 if matches!(chunk.content, Content::Data { .. }) { (done, 0) } else { (0, 1) };
             // A record without data is garbage itself after the next checkpoint, about a header block.
             let garbage = spent + (mapped + added).saturating_sub(state.tree.mapped_blocks());
-            self.engine.upkeep.garbage_blocks.fetch_add(garbage, Relaxed);
+            self.inner.engine.upkeep.garbage_blocks.fetch_add(garbage, Relaxed);
             state.applied = lsn.plus(1);
             *last = Some(batch);
             if done == chunk.blocks() {
@@ -354,19 +361,23 @@ impl Inner {
         state: &mut State,
         chunk: &Chunk,
     ) -> Result<(u64, Arc<Batch>, crate::address::Lsn), Stopped> {
-        let log = &self.engine.log;
+        let log = &self.inner.engine.log;
         let (appended, done) = match &chunk.content {
             Content::Data { data, checksums } => {
-                let record = Append::Data { volume: self.number, block: chunk.block, data, checksums };
-                let appended = log.append(record, Some(&self.gauge))?;
+                let record = Append::Data { volume: self.inner.number, block: chunk.block, data, checksums };
+                let appended = log.append(record, Some(&self.knobs.gauge))?;
                 let done = u64::from(appended.blocks);
                 let new = NewState::Data(appended.address, &checksums[..appended.blocks as usize]);
                 self.map(state, chunk.block, done, new);
                 (appended, done)
             }
             Content::Range { count, kind } => {
-                let record =
-                    Append::Range { volume: self.number, block: chunk.block, count: *count, kind: *kind };
+                let record = Append::Range {
+                    volume: self.inner.number,
+                    block: chunk.block,
+                    count: *count,
+                    kind: *kind,
+                };
                 let appended = log.append(record, None)?;
                 let new = if *kind == RecordKind::Zero { NewState::Zero } else { NewState::Hole };
                 self.map(state, chunk.block, *count, new);
@@ -377,8 +388,8 @@ impl Inner {
     }
 
     fn map(&self, state: &mut State, block: u64, blocks: u64, new: NewState<'_>) {
-        let dirtied = state.tree.replace(&self.engine.disk.nodes, block, blocks, new);
-        self.engine.upkeep.add_dirty(dirtied.expect("prepared under this lock"));
+        let dirtied = state.tree.replace(&self.inner.engine.disk.nodes, block, blocks, new);
+        self.inner.engine.upkeep.add_dirty(dirtied.expect("prepared under this lock"));
     }
 }
 

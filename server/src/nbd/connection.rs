@@ -20,7 +20,7 @@ use super::{
 };
 use bytes::{Buf, Bytes, BytesMut};
 use sandstone_protocol::{Checked, Request, Terms, WireError};
-use sandstone_storage::{Socket, Volume, runtime};
+use sandstone_storage::{Reader, Socket, Volume, runtime};
 use std::{fmt, io, rc::Rc};
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +53,7 @@ impl fmt::Display for Ending {
 pub(super) struct Connection {
     socket: Rc<Socket>,
     volume: Volume,
+    reader: Reader,
     terms: Terms,
     agreed: Agreed,
     outbox: Rc<Outbox>,
@@ -72,6 +73,7 @@ impl Connection {
     ) -> Rc<Self> {
         Rc::new(Self {
             socket: Rc::new(socket),
+            reader: Reader::new(volume.clone()),
             volume,
             terms,
             agreed,
@@ -148,7 +150,7 @@ impl Connection {
     fn begin(self: &Rc<Self>, request: Request, checked: Checked, payload: Bytes, share: Share) {
         let this = Rc::clone(self);
         runtime::spawn(async move {
-            let serving = serve(&this.volume, &this.agreed, checked, payload);
+            let serving = serve(&this.volume, &this.reader, &this.agreed, checked, payload);
             let outcome = if let Checked::Cache { .. } = checked {
                 // It promises nothing, and may read gigabytes that nobody waits for any more.
                 this.leaving.run_until_cancelled(serving).await.unwrap_or(Outcome::Done)

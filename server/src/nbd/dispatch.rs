@@ -8,7 +8,7 @@ use sandstone_protocol::{
     SelectedContext, WireError, encode_block_status, encode_failure, encode_hole, encode_none,
     encode_offset_data, encode_success, limits,
 };
-use sandstone_storage::{Allocation, Changes, Durability, Error, Extent, ExtentState, Piece, Volume};
+use sandstone_storage::{Allocation, Changes, Durability, Error, Extent, ExtentState, Piece, Reader, Volume};
 use uuid::Uuid;
 
 /// Zeroes for simple replies, which have no holes.
@@ -89,10 +89,16 @@ fn durability(fua: bool) -> Durability {
 }
 
 /// Does what a request asks for. `payload` is the data of a WRITE, and empty for the others.
-pub(super) async fn serve(volume: &Volume, agreed: &Agreed, request: Checked, payload: Bytes) -> Outcome {
+pub(super) async fn serve(
+    volume: &Volume,
+    reader: &Reader,
+    agreed: &Agreed,
+    request: Checked,
+    payload: Bytes,
+) -> Outcome {
     let done = match request {
         Checked::Read { offset, len, df } => {
-            return match volume.read(offset, len).await {
+            return match reader.read(offset, len).await {
                 Ok(pieces) => Outcome::Read { offset, df, pieces },
                 Err(error) => error.into(),
             };

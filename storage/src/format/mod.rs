@@ -24,7 +24,7 @@ pub(crate) use superblock::{Geometry, ReplayStart, SUPERBLOCK_SLOTS, Superblock,
 use bytes::TryGetError;
 
 /// Version of everything on disk. A change comes with FORMAT.md, a fixture and a recovery test.
-pub(crate) const VERSION: u16 = 3;
+pub(crate) const VERSION: u16 = 4;
 
 /// Bytes that are not what they should be, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

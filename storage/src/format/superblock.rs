@@ -108,6 +108,8 @@ pub(crate) struct Superblock {
     /// Where the next map node goes.
     pub(crate) node_tail: Option<(SegmentId, Slot, u32)>,
     pub(crate) catalog: Option<CatalogRef>,
+    /// The server that wrote it was closing the store: the checkpoint holds everything, and nothing was staged any more.
+    pub(crate) closed: bool,
 }
 
 impl Superblock {
@@ -142,6 +144,7 @@ impl Superblock {
         out.put_u32_le(catalog.map_or(0, |c| c.slot.0));
         out.put_u32_le(catalog.map_or(0, |c| c.blocks));
         out.put_u32_le(catalog.map_or(0, |c| c.checksum));
+        out.put_u32_le(u32::from(self.closed));
         out.resize(CHECKED_BYTES, 0);
         out.put_u32_le(checksum::plain(&out));
         out
@@ -194,6 +197,11 @@ impl Superblock {
         let node_tail = (SegmentId(b.get_u64_le()), Slot(b.get_u32_le()), b.get_u32_le());
         let (address, slot) = (b.get_u64_le(), Slot(b.get_u32_le()));
         let (blocks, checksum) = (b.get_u32_le(), b.get_u32_le());
+        let closed = match b.get_u32_le() {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed("the superblock is neither of an open nor of a closed store")),
+        };
         let inside = |slot: Slot, block: u32| slot.0 < geometry.slots && block <= geometry.segment_blocks;
         if !inside(replay.slot, replay.block) || !inside(node_tail.1, node_tail.2) {
             return Err(Malformed("the superblock points outside the store"));
@@ -209,6 +217,7 @@ impl Superblock {
             next_volume,
             node_tail: (node_tail.0.0 != 0).then_some(node_tail),
             catalog: Address::from_raw(address).map(|address| CatalogRef { address, slot, blocks, checksum }),
+            closed,
         })
     }
 }

@@ -72,6 +72,7 @@ fn superblock() -> Superblock {
             blocks: 0x1a,
             checksum: 0x1b1c_1d1e,
         }),
+        closed: true,
     }
 }
 
@@ -79,7 +80,7 @@ fn superblock() -> Superblock {
 fn superblock_is_laid_out_as_told() {
     let mut golden = golden![BLOCK_BYTES - 4;
         *b"SANDSTN\x01",                                    // 0: magic
-        [3, 0, 0, 0],                                       // 8: version
+        [4, 0, 0, 0],                                       // 8: version
         [0, 0, 0, 0],                                       // 12: features that a reader must know
         [0, 0, 0, 0],                                       // 16: features that a writer must know
         [0x04, 0x03, 0, 0],                                 // 20: epoch
@@ -104,6 +105,7 @@ fn superblock_is_laid_out_as_told() {
         [0x19, 0, 0, 0],                                    // 152: catalog: slot
         [0x1a, 0, 0, 0],                                    // 156: catalog: blocks
         [0x1e, 0x1d, 0x1c, 0x1b],                           // 160: catalog: checksum
+        [1, 0, 0, 0],                                       // 164: closed
     ];
     golden.extend_from_slice(&crc(&golden)); // 4092: crc32 of all before
     assert_bytes(&superblock().encode(), &golden);
@@ -181,7 +183,7 @@ fn batch_header_and_records_are_laid_out_as_told() {
     assert_bytes(&records(), &golden_records());
     let open = golden![80;
         *b"SSB1",                                           // 0: magic
-        [3, 0],                                             // 4: version
+        [4, 0],                                             // 4: version
         [106, 0],                                           // 6: bytes of records
         [0x51; 8],                                          // 8: first half of the store id
         [0x02, 0x01, 0, 0, 0, 0, 0, 0],                     // 16: segment
@@ -267,7 +269,7 @@ fn footer_and_trailer_are_laid_out_as_told() {
     .concat();
     let mut trailer_bytes = golden![104;
         *b"SSF1",                                           // 0: magic
-        [3, 0],                                             // 4: version
+        [4, 0],                                             // 4: version
         [0, 0],                                             // 6: reserved
         [0x51; 8],                                          // 8: first half of the store id
         [0x02, 0x01, 0, 0, 0, 0, 0, 0],                     // 16: segment

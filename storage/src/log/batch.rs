@@ -3,6 +3,8 @@
 use crate::{
     address::{Lsn, SegmentId, Slot},
     error::{Error, Kind, Result},
+    runtime,
+    usage::Usage,
 };
 use std::{
     future,
@@ -11,6 +13,7 @@ use std::{
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::*},
     },
     task::{Poll, Waker},
+    time::Duration,
 };
 use tokio::sync::Notify;
 
@@ -18,12 +21,34 @@ const ON_ITS_WAY: u8 = 0;
 const WRITTEN: u8 = 1;
 const FAILED: u8 = 2;
 
-/// What a volume has in staging that is not in the store yet: the measure of `buffer_size`.
-#[derive(Debug, Default)]
+/// What a volume, or an attachment with a buffer of its own, has in staging that is not in the store yet: the measure of
+/// `buffer_size`.
+#[derive(Debug)]
 pub(crate) struct Gauge {
-    pub(crate) unwritten_bytes: AtomicU64,
+    unwritten_bytes: AtomicU64,
     /// Something was written.
     pub(crate) room: Notify,
+    usage: Arc<Usage>,
+}
+
+impl Gauge {
+    pub(crate) fn new(usage: &Arc<Usage>) -> Arc<Self> {
+        Arc::new(Self { unwritten_bytes: AtomicU64::new(0), room: Notify::new(), usage: Arc::clone(usage) })
+    }
+
+    pub(crate) fn unwritten_bytes(&self) -> u64 {
+        self.unwritten_bytes.load(Relaxed)
+    }
+
+    fn add(&self, bytes: u64) {
+        self.unwritten_bytes.fetch_add(bytes, Relaxed);
+        self.usage.buffered_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    fn sub(&self, bytes: u64) {
+        self.unwritten_bytes.fetch_sub(bytes, Relaxed);
+        self.usage.buffered_bytes.fetch_sub(bytes, Relaxed);
+    }
 }
 
 /// One device write: its place, and who waits for it.
@@ -36,6 +61,8 @@ pub(crate) struct Batch {
     pub(crate) window: usize,
     pub(crate) first_lsn: Lsn,
     pub(crate) previous: Lsn,
+    /// When it was opened.
+    pub(crate) since: Duration,
     /// Records whose place is taken but which are not filled in yet.
     pub(crate) leases: AtomicU32,
     state: AtomicU8,
@@ -62,6 +89,7 @@ impl Batch {
             window,
             first_lsn,
             previous,
+            since: runtime::now(),
             leases: AtomicU32::new(0),
             state: AtomicU8::new(ON_ITS_WAY),
             waiting: Mutex::default(),
@@ -74,7 +102,7 @@ impl Batch {
 
     /// Counts bytes of a volume that this batch carries.
     pub(crate) fn charge(&self, gauge: &Arc<Gauge>, bytes: u64) {
-        gauge.unwritten_bytes.fetch_add(bytes, Relaxed);
+        gauge.add(bytes);
         self.waiting().gauges.push((Arc::clone(gauge), bytes));
     }
 
@@ -83,7 +111,7 @@ impl Batch {
         self.state.store(if written { WRITTEN } else { FAILED }, Release);
         let Waiting { wakers, gauges } = std::mem::take(&mut *self.waiting());
         for (gauge, bytes) in gauges {
-            gauge.unwritten_bytes.fetch_sub(bytes, Relaxed);
+            gauge.sub(bytes);
             gauge.room.notify_waiters();
         }
         wakers.into_iter().for_each(Waker::wake);

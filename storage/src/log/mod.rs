@@ -27,10 +27,12 @@ pub(crate) use staging::{Leftover, Staging, WINDOWS};
 
 use crate::{
     address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber},
+    distribution::Counting,
     error::Result,
     format::{Identity, RECORD_HEAD_BYTES, RecordHead, RecordKind, ReplayStart, Trailer},
     health::HealthCell,
     io::File,
+    runtime,
     segments::{Need, Segments},
 };
 use std::{
@@ -39,6 +41,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*},
     },
+    time::Duration,
 };
 use sync::Syncs;
 use tokio::sync::Notify;
@@ -46,6 +49,10 @@ use tokio::sync::Notify;
 /// Device writes of batches under way at once. With one, a second connection's lone write waits for the first's; with
 /// many, batches stay small and each costs a header block.
 const WRITES_MAX: u32 = 2;
+
+/// Longest time that writes are acknowledged from staging while an older one is not in the store: what a crash of the host
+/// takes of a volume with write-back, at most.
+const BEHIND_MAX: Duration = Duration::from_secs(1);
 
 /// Most blocks that one data record carries, so that three fit a header.
 const RECORD_BLOCKS_MAX: u32 = 256;
@@ -83,16 +90,40 @@ pub(crate) enum Refused {
     Stopped,
 }
 
+/// Bounds of the buckets of device writes, in bytes: from a lone block with its header to a whole window.
+const BATCH_BOUNDS: [u64; 8] =
+    [8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20];
+/// Bounds of the buckets of those who share a sync.
+const SHARING_BOUNDS: [u64; 7] = [1, 2, 4, 8, 16, 32, 64];
+
 /// Counters, for metrics.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) records: AtomicU64,
     pub(crate) batches: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    pub(crate) batch_bytes: Counting<8>,
     pub(crate) syncs: AtomicU64,
     /// Flushes of clients, and writes with FUA.
     pub(crate) flushes: AtomicU64,
     pub(crate) sync_requests: AtomicU64,
+    /// Of those who had to wait for a sync, how many each served.
+    pub(crate) sync_sharing: Counting<7>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            records: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            batch_bytes: Counting::new(&BATCH_BOUNDS),
+            syncs: AtomicU64::new(0),
+            flushes: AtomicU64::new(0),
+            sync_requests: AtomicU64::new(0),
+            sync_sharing: Counting::new(&SHARING_BOUNDS),
+        }
+    }
 }
 
 struct Segment {
@@ -158,6 +189,8 @@ pub(crate) struct Log {
     health: Arc<HealthCell>,
     /// Every record below is in the store.
     written: AtomicU64,
+    /// When the oldest batch that is not in the store was opened, in microseconds; `u64::MAX` when all are.
+    unwritten_since_us: AtomicU64,
     /// Records whose place is taken but which are not filled in yet, in all batches.
     leases: AtomicU32,
     /// Something was written, or there is space again.
@@ -219,6 +252,7 @@ impl Log {
             epoch: start.epoch,
             health,
             written: AtomicU64::new(start.at.lsn.0),
+            unwritten_since_us: AtomicU64::new(u64::MAX),
             leases: AtomicU32::new(0),
             room: Notify::new(),
             syncs: Syncs::new(start.synced),
@@ -239,6 +273,12 @@ impl Log {
     /// Every record below is in the store.
     pub(crate) fn written(&self) -> Lsn {
         Lsn(self.written.load(Acquire))
+    }
+
+    /// Whether a record waits for the store longer than writes may be acknowledged ahead of it.
+    pub(crate) fn is_behind(&self) -> bool {
+        let since = self.unwritten_since_us.load(Relaxed);
+        since < (runtime::now().saturating_sub(BEHIND_MAX)).as_micros() as u64
     }
 
     /// Whether every record that was given a place is filled in: then what is in staging survives the process.
@@ -311,6 +351,18 @@ struct Place {
     blocks: u32,
     /// Byte of the record in the header block.
     at: usize,
+}
+
+impl State {
+    /// When the oldest batch that is not in the store was opened, in microseconds.
+    fn unwritten_since_us(&self) -> u64 {
+        let under_way = self.under_way.iter().find_map(|entry| match entry {
+            Entry::Batch { open, .. } => Some(open),
+            Entry::Footer { .. } => None,
+        });
+        let oldest = under_way.or(self.open.as_ref());
+        oldest.map_or(u64::MAX, |open| open.batch.since.as_micros() as u64)
+    }
 }
 
 impl Entry {

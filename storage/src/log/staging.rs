@@ -43,6 +43,13 @@ struct Held {
     from: u32,
 }
 
+impl Held {
+    fn covers(&self, address: Address, geometry: &Geometry) -> bool {
+        let blocks = self.from..self.start + geometry.window_blocks;
+        self.segment == address.segment() && blocks.contains(&address.block())
+    }
+}
+
 /// The staging buffer.
 pub(crate) struct Staging {
     memory: Arc<SharedMemory>,
@@ -107,6 +114,15 @@ impl Staging {
         &self.memory
     }
 
+    /// Whether a block is staged.
+    pub(crate) fn holds(&self, address: Address) -> bool {
+        let is_here = |window: &RwLock<Option<Held>>| {
+            let held = *window.read().expect("no panics under this lock");
+            held.is_some_and(|held| held.covers(address, &self.geometry))
+        };
+        address.raw() >= self.oldest.load(Ordering::Acquire) && self.windows.iter().any(is_here)
+    }
+
     /// Appends staged blocks to `out`: as many as are there from `address` on, at most `blocks`. Gives the number.
     pub(crate) fn read(&self, address: Address, blocks: u32, out: &mut BytesMut) -> u32 {
         if address.raw() < self.oldest.load(Ordering::Acquire) {
@@ -116,9 +132,8 @@ impl Staging {
             // Held while copying, so that the window does not change hands underneath.
             let held = window.read().expect("no panics under this lock");
             let Some(held) = *held else { continue };
-            let end = held.start + self.geometry.window_blocks;
-            if held.segment == address.segment() && (held.from..end).contains(&address.block()) {
-                let blocks = blocks.min(end - address.block());
+            if held.covers(address, &self.geometry) {
+                let blocks = blocks.min(held.start + self.geometry.window_blocks - address.block());
                 let range = self.range(i, address.block(), blocks);
                 self.memory.append_to(range.start, range.len(), out);
                 return blocks;

@@ -74,7 +74,9 @@ impl Log {
             };
             state.writing += 1;
             self.counters.batches.fetch_add(1, Relaxed);
-            self.counters.bytes.fetch_add(buffer.len_bytes() as u64, Relaxed);
+            let bytes = buffer.len_bytes() as u64;
+            self.counters.bytes.fetch_add(bytes, Relaxed);
+            self.counters.batch_bytes.add(bytes);
             let log = Arc::clone(self);
             runtime::spawn(async move {
                 let result = log.file.write(offset, buffer).await;
@@ -142,6 +144,7 @@ impl Log {
             Self::close(&mut state);
         }
         self.submit(&mut state);
+        self.unwritten_since_us.store(state.unwritten_since_us(), Relaxed);
         drop(state);
         finished.iter().for_each(|batch| batch.finish(good));
         for trailer in sealed {

@@ -25,6 +25,8 @@ pub(super) struct Syncs {
 #[derive(Default)]
 struct Turns {
     running: bool,
+    /// Those who wait for the sync that begins next.
+    waiting: u64,
     /// Syncs that have ended.
     ended: u64,
 }
@@ -75,6 +77,7 @@ impl Log {
     pub(crate) async fn sync(self: &Arc<Self>, lsn: Lsn) -> Result<()> {
         self.counters.sync_requests.fetch_add(1, Relaxed);
         self.wait_written(lsn).await?;
+        let mut joined = false;
         loop {
             let done = self.syncs.done.notified();
             if self.health.is_stopped() {
@@ -82,6 +85,9 @@ impl Log {
             }
             if self.syncs.synced() >= lsn {
                 return Ok(());
+            }
+            if !std::mem::replace(&mut joined, true) {
+                self.syncs.turns().waiting += 1;
             }
             self.begin_sync();
             done.await;
@@ -94,7 +100,8 @@ impl Log {
     /// [`Kind::Latched`].
     pub(crate) async fn sync_file(self: &Arc<Self>) -> Result<()> {
         let wanted = {
-            let turns = self.syncs.turns();
+            let mut turns = self.syncs.turns();
+            turns.waiting += 1;
             turns.ended + if turns.running { 2 } else { 1 }
         };
         loop {
@@ -121,8 +128,10 @@ impl Log {
             let log = &running.0;
             // What is in the store now is what this sync covers (I3).
             let covered = log.written();
+            let served = std::mem::take(&mut log.syncs.turns().waiting);
             let result = log.file.sync().await;
             log.counters.syncs.fetch_add(1, Relaxed);
+            log.counters.sync_sharing.add(served);
             match result {
                 Ok(()) => {
                     log.syncs.synced.fetch_max(covered.0, AcqRel);

@@ -175,7 +175,7 @@ impl Shared {
             engine.upkeep.garbage_blocks.store(0, Relaxed);
             let mark = Mark::new(&segments.candidates(), &residents, segments.geometry.segment_blocks);
             // All under the one lock: a line that began meanwhile may hold what its source has let go of.
-            let roots: Vec<_> = self.lock().all().map(|line| line.0.lock().tree.clone()).collect();
+            let roots: Vec<_> = self.lock().all().map(|line| line.inner.lock().tree.clone()).collect();
             (mark, roots)
         };
         let began = runtime::now();

@@ -96,7 +96,7 @@ impl<'a> Pass<'a> {
     async fn step(&mut self, line: &Volume, from: u64, spent: &mut Spent) -> Option<u64> {
         let _token = self.engine.readers.enter();
         let root = {
-            let state = line.0.lock();
+            let state = line.inner.lock();
             if state.deleted {
                 return None;
             }

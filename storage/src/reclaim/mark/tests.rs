@@ -29,7 +29,7 @@ impl Found {
         let mut found = Self::default();
         let _token = store.0.engine.readers.enter();
         for line in store.0.lines() {
-            let tree = line.0.lock().tree.clone();
+            let tree = line.inner.lock().tree.clone();
             found.look(&store.0.engine.disk, tree.root(), ROOT_LEVEL).await;
         }
         found
@@ -86,7 +86,7 @@ async fn check(store: &Store) {
     let segments = &engine.disk.segments;
     let candidates = segments.candidates();
     let found = Found::of(store).await;
-    let roots: Vec<_> = store.0.lines().iter().map(|line| line.0.lock().tree.clone()).collect();
+    let roots: Vec<_> = store.0.lines().iter().map(|line| line.inner.lock().tree.clone()).collect();
     for to_move in [&candidates[..], &[]] {
         let _token = engine.readers.enter();
         let mut mark = Mark::new(&candidates, to_move, segments.geometry.segment_blocks);
@@ -121,7 +121,7 @@ async fn step(store: &Store, (kind, n, at, len): (u8, usize, u64, u64), fresh: u
         return;
     };
     let (offset, len) = (at * BLOCK, len.min(VOLUME_BLOCKS - at) * BLOCK);
-    let volume = lines.iter().find(|v| Some(v.0.number) == line.0.snapshot_of).unwrap_or(line).id();
+    let volume = lines.iter().find(|v| Some(v.inner.number) == line.inner.snapshot_of).unwrap_or(line).id();
     let done = match kind {
         0 => store.create_snapshot(volume, id(fresh), Vec::new()).await.map(|_| ()),
         1 | 2 => {
@@ -150,7 +150,7 @@ async fn step(store: &Store, (kind, n, at, len): (u8, usize, u64, u64), fresh: u
 async fn delete(store: &Store, line: &crate::Volume) {
     let said = store.exclusive_bytes(Some(line.id())).await.expect("the sums")[&line.id()];
     let before = Found::of(store).await.data.len();
-    let volume = store.0.lines().into_iter().find(|v| Some(v.0.number) == line.0.snapshot_of);
+    let volume = store.0.lines().into_iter().find(|v| Some(v.inner.number) == line.inner.snapshot_of);
     let deleted = match volume {
         Some(volume) => store.delete_snapshot(volume.id(), line.id()).await,
         None => store.delete_volume(line.id()).await,

@@ -1,0 +1,301 @@
+//! A part of the cache with a lock of its own: its entries and the queues that they wait in.
+
+use super::{Account, ENTRY_BYTES, Newcomer};
+use foldhash::fast::FixedState;
+use slab::Slab;
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+/// Uses of an entry that are remembered, at most. Source: S3-FIFO, section 4.
+const USES_MAX: u8 = 3;
+/// The small queue's part of the shard: one in this many bytes. Source: S3-FIFO, section 4.
+const SMALL_PART: usize = 10;
+
+pub(super) struct Shard<V> {
+    index: HashMap<u64, usize, FixedState>,
+    entries: Slab<Entry<V>>,
+    small: Queue,
+    main: Queue,
+    /// Keys that left the small queue without having been used again, oldest first.
+    ghosts: VecDeque<u64>,
+    ghost_index: HashSet<u64, FixedState>,
+    /// The entries of each account, newest first.
+    owned: HashMap<u64, List, FixedState>,
+    bytes_max: usize,
+}
+
+struct Entry<V> {
+    key: u64,
+    value: V,
+    bytes: u32,
+    /// Looks at it since it came into its queue.
+    uses: u8,
+    /// Read ahead, and nobody has asked for it yet.
+    is_guess: bool,
+    place: Place,
+    owner: Option<Arc<Account>>,
+    /// Neighbours in its queue, and among its owner's entries.
+    links: [Links; 2],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Small,
+    Main,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Links {
+    newer: Option<u32>,
+    older: Option<u32>,
+}
+
+/// Which links of an entry.
+#[derive(Clone, Copy)]
+enum Chain {
+    Queue = 0,
+    Owner = 1,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct List {
+    newest: Option<u32>,
+    oldest: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Queue {
+    list: List,
+    bytes: usize,
+}
+
+impl List {
+    fn push<V>(&mut self, entries: &mut Slab<Entry<V>>, chain: Chain, at: usize) {
+        let number = u32::try_from(at).expect("fewer than 2^32 entries");
+        entries[at].links[chain as usize] = Links { newer: None, older: self.newest };
+        match self.newest.replace(number) {
+            Some(next) => entries[next as usize].links[chain as usize].newer = Some(number),
+            None => self.oldest = Some(number),
+        }
+    }
+
+    fn unlink<V>(&mut self, entries: &mut Slab<Entry<V>>, chain: Chain, at: usize) {
+        let Links { newer, older } = std::mem::take(&mut entries[at].links[chain as usize]);
+        match newer {
+            Some(newer) => entries[newer as usize].links[chain as usize].older = older,
+            None => self.newest = older,
+        }
+        match older {
+            Some(older) => entries[older as usize].links[chain as usize].newer = newer,
+            None => self.oldest = newer,
+        }
+    }
+}
+
+impl<V> Shard<V> {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            index: HashMap::default(),
+            entries: Slab::new(),
+            small: Queue::default(),
+            main: Queue::default(),
+            ghosts: VecDeque::new(),
+            ghost_index: HashSet::default(),
+            owned: HashMap::default(),
+            bytes_max,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.small.bytes + self.main.bytes
+    }
+
+    pub(super) fn contains(&self, key: u64) -> bool {
+        self.index.contains_key(&key)
+    }
+
+    /// An entry, without counting as a use of it.
+    pub(super) fn peek(&self, key: u64) -> Option<&V> {
+        self.index.get(&key).map(|at| &self.entries[*at].value)
+    }
+
+    /// An entry that is used.
+    pub(super) fn get(&mut self, key: u64) -> Option<&V> {
+        let entry = &mut self.entries[*self.index.get(&key)?];
+        if std::mem::take(&mut entry.is_guess) {
+            // Somebody wanted it once, which is what every block in the small queue can say of itself.
+            if let Some(owner) = &entry.owner {
+                owner
+                    .usage
+                    .prefetch_used_bytes
+                    .fetch_add(u64::from(entry.bytes) - ENTRY_BYTES as u64, Relaxed);
+            }
+        } else {
+            entry.uses = (entry.uses + 1).min(USES_MAX);
+        }
+        Some(&entry.value)
+    }
+
+    /// Makes room for `bytes` more. Gives a value that had to go, to be used again; `None` where a guess finds nothing that
+    /// may go for it.
+    pub(super) fn make_room(&mut self, bytes: usize, newcomer: Newcomer) -> Option<Option<V>> {
+        let mut spare = None;
+        while self.bytes() + bytes > self.bytes_max {
+            spare = Some(self.evict(newcomer)?);
+        }
+        Some(spare)
+    }
+
+    pub(super) fn push(
+        &mut self,
+        key: u64,
+        value: V,
+        bytes: usize,
+        owner: Option<Arc<Account>>,
+        newcomer: Newcomer,
+    ) {
+        let is_guess = newcomer == Newcomer::Guess;
+        let place = if self.ghost_index.contains(&key) && !is_guess { Place::Main } else { Place::Small };
+        let number = owner.as_ref().map(|owner| owner.number());
+        let bytes = u32::try_from(bytes).expect("an entry is below 4 GiB");
+        let entry = Entry { key, value, bytes, uses: 0, is_guess, place, owner, links: Default::default() };
+        let at = self.entries.insert(entry);
+        self.index.insert(key, at);
+        self.enqueue(at, place);
+        if let Some(number) = number {
+            self.owned.entry(number).or_default().push(&mut self.entries, Chain::Owner, at);
+        }
+    }
+
+    /// Lets go of the account's oldest entry that was not used lately.
+    pub(super) fn evict_owned(&mut self, account: &Account) -> Option<V> {
+        let list = self.owned.get_mut(&account.number())?;
+        let mut at = list.oldest? as usize;
+        while self.entries[at].uses > 0 {
+            self.entries[at].uses -= 1;
+            list.unlink(&mut self.entries, Chain::Owner, at);
+            list.push(&mut self.entries, Chain::Owner, at);
+            at = list.oldest.expect("one was just put back") as usize;
+        }
+        Some(self.remove(at))
+    }
+
+    fn queue(&mut self, place: Place) -> &mut Queue {
+        match place {
+            Place::Small => &mut self.small,
+            Place::Main => &mut self.main,
+        }
+    }
+
+    fn enqueue(&mut self, at: usize, place: Place) {
+        self.entries[at].place = place;
+        let bytes = self.entries[at].bytes as usize;
+        let mut queue = *self.queue(place);
+        queue.bytes += bytes;
+        queue.list.push(&mut self.entries, Chain::Queue, at);
+        *self.queue(place) = queue;
+    }
+
+    fn dequeue(&mut self, at: usize) {
+        let (place, bytes) = (self.entries[at].place, self.entries[at].bytes as usize);
+        let mut queue = *self.queue(place);
+        queue.bytes -= bytes;
+        queue.list.unlink(&mut self.entries, Chain::Queue, at);
+        *self.queue(place) = queue;
+    }
+
+    /// Lets go of what is least worth keeping.
+    fn evict(&mut self, newcomer: Newcomer) -> Option<V> {
+        loop {
+            let small_is_large = self.small.bytes > self.bytes_max / SMALL_PART;
+            let oldest = match (newcomer, self.main.list.oldest) {
+                (Newcomer::Wanted, Some(oldest)) if !small_is_large => oldest,
+                // A guess looks no further than the small queue (keeps I3).
+                (Newcomer::Guess | Newcomer::Wanted, _) => self.small.list.oldest?,
+            } as usize;
+            let Entry { uses, place, .. } = self.entries[oldest];
+            match (place, uses) {
+                (Place::Small, 0) => {
+                    let (key, is_guess) = (self.entries[oldest].key, self.entries[oldest].is_guess);
+                    if !is_guess {
+                        self.remember(key);
+                    }
+                    return Some(self.remove(oldest));
+                }
+                (Place::Main, 0) => return Some(self.remove(oldest)),
+                (Place::Small, _) => {
+                    self.dequeue(oldest);
+                    self.entries[oldest].uses = 0;
+                    self.enqueue(oldest, Place::Main);
+                }
+                (Place::Main, uses) => {
+                    self.dequeue(oldest);
+                    self.entries[oldest].uses = uses - 1;
+                    self.enqueue(oldest, Place::Main);
+                }
+            }
+        }
+    }
+
+    /// Remembers a key that left unused, as many of them as there are entries.
+    fn remember(&mut self, key: u64) {
+        if self.ghost_index.insert(key) {
+            self.ghosts.push_back(key);
+        }
+        while self.ghosts.len() > self.entries.len() {
+            if let Some(forgotten) = self.ghosts.pop_front() {
+                self.ghost_index.remove(&forgotten);
+            }
+        }
+    }
+
+    fn remove(&mut self, at: usize) -> V {
+        self.dequeue(at);
+        if let Some(number) = self.entries[at].owner.as_ref().map(|owner| owner.number())
+            && let Some(list) = self.owned.get_mut(&number)
+        {
+            list.unlink(&mut self.entries, Chain::Owner, at);
+            if list.oldest.is_none() {
+                self.owned.remove(&number);
+            }
+        }
+        let entry = self.entries.remove(at);
+        self.index.remove(&entry.key);
+        if let Some(owner) = &entry.owner {
+            owner.give_back(u64::from(entry.bytes));
+            if entry.is_guess {
+                let bytes = u64::from(entry.bytes) - ENTRY_BYTES as u64;
+                owner.usage.prefetch_wasted_bytes.fetch_add(bytes, Relaxed);
+            }
+        }
+        entry.value
+    }
+
+    /// Holds the books against each other.
+    #[cfg(test)]
+    pub(super) fn self_check(&self) {
+        let walk = |list: List, chain: Chain| {
+            let (mut found, mut at) = (Vec::new(), list.newest);
+            while let Some(here) = at {
+                found.push(here as usize);
+                at = self.entries[here as usize].links[chain as usize].older;
+            }
+            assert_eq!(found.last().map(|at| *at as u32), list.oldest);
+            found
+        };
+        let mut queued = 0;
+        for (queue, place) in [(self.small, Place::Small), (self.main, Place::Main)] {
+            let here = walk(queue.list, Chain::Queue);
+            assert!(here.iter().all(|at| self.entries[*at].place == place));
+            assert_eq!(here.iter().map(|at| self.entries[*at].bytes as usize).sum::<usize>(), queue.bytes);
+            queued += here.len();
+        }
+        assert_eq!((queued, self.index.len()), (self.entries.len(), self.entries.len()));
+        assert!(self.index.iter().all(|(key, at)| self.entries[*at].key == *key));
+        let owned: usize = self.owned.values().map(|list| walk(*list, Chain::Owner).len()).sum();
+        assert_eq!(owned, self.entries.iter().filter(|(_, entry)| entry.owner.is_some()).count());
+        assert!(self.bytes() <= self.bytes_max && self.ghosts.len() == self.ghost_index.len());
+    }
+}

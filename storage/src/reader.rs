@@ -1,0 +1,207 @@
+//! The reads of one connection: they show where it reads in sequence, and what comes next is read ahead (`prefetch`).
+//!
+//! ```text
+//!   reads   |====|====|====|                      the third in a row makes a stream
+//!   fetch                  |~~~~ window: N MiB ~~~~|   in steps, one under way at a time
+//! ```
+//!
+//! I1  A stream is where reads follow each other; what is read elsewhere belongs to another stream or to none. A stream that
+//!     nobody goes on with gives its place up to the next, and its fetch ends at its next step.
+//! I2  What is fetched comes into the cache as a guess, which takes no place of anything that is used again.
+//! I3  A step begins only while nobody waits for a read of the disk, or after [`DEFER_MAX`], so that it delays nobody by
+//!     more than the step that is under way.
+//!
+//! It belongs to one thread, as its connection does.
+
+use crate::{
+    disk::Fill,
+    error::Result,
+    read::{FETCH_BYTES, Piece},
+    runtime,
+    volume::Volume,
+};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Streams of a connection that are told apart, at most. A guess: more than a file system reads at once for one process.
+const STREAMS_MAX: usize = 8;
+/// Reads in a row that make a stream.
+const STREAM_READS: u32 = 3;
+/// Least bytes of a step, but for the last of a volume.
+const STEP_BYTES_MIN: u64 = 128 << 10;
+/// Longest wait of a step for reads that somebody waits for. A guess: some reads of a slow disk.
+const DEFER_MAX: Duration = Duration::from_millis(5);
+/// How often it looks.
+const DEFER_STEP: Duration = Duration::from_micros(100);
+
+/// Reads a volume for one connection.
+pub struct Reader {
+    volume: Volume,
+    streams: RefCell<Vec<Stream>>,
+}
+
+/// Reads in sequence.
+#[derive(Debug)]
+struct Stream {
+    /// Where the next read would begin.
+    next: u64,
+    reads: u32,
+    /// The fetch that runs ahead, or ran.
+    fetch: Option<Rc<Fetch>>,
+}
+
+/// What is fetched for one stream.
+#[derive(Debug)]
+struct Fetch {
+    /// Up to where it was asked for.
+    at: Cell<u64>,
+    /// Up to where it shall be.
+    goal: Cell<u64>,
+    is_running: Cell<bool>,
+    is_given_up: Cell<bool>,
+}
+
+impl Reader {
+    /// For a new connection to the volume.
+    pub fn new(volume: Volume) -> Self {
+        Self { volume, streams: RefCell::default() }
+    }
+
+    /// Reads as [`Volume::read`] does, and has what comes next read ahead where the volume's `prefetch` says so.
+    ///
+    /// # Errors
+    /// As [`Volume::read`]. What fails ahead fails in silence: whoever reads it will be told.
+    pub async fn read(&self, offset: u64, len: u32) -> Result<Vec<Piece>> {
+        let window = self.window_bytes();
+        if window > 0 {
+            self.notice(offset, u64::from(len), window);
+        }
+        self.volume.read(offset, len).await
+    }
+
+    /// Bytes to be ahead: as the knob says, and no more than may stay in the cache until they are read.
+    fn window_bytes(&self) -> u64 {
+        match self.volume.prefetch_mib() {
+            0 => 0,
+            mib => {
+                let cache = self.volume.inner.engine.disk.blocks.bytes_max() / 16;
+                (u64::from(mib) << 20).min(cache).min(self.volume.knobs.account.cap_bytes() / 2)
+            }
+        }
+    }
+
+    /// Takes note of a read, and sends out a fetch if it goes on with a stream.
+    fn notice(&self, offset: u64, len: u64, window: u64) {
+        let mut streams = self.streams.borrow_mut();
+        let Some(found) = streams.iter().position(|stream| stream.next == offset) else {
+            if streams.len() == STREAMS_MAX {
+                streams.remove(0).give_up(); // keeps I1
+            }
+            return streams.push(Stream { next: offset + len, reads: 1, fetch: None });
+        };
+        // The one that was used last stands at the end.
+        let mut stream = streams.remove(found);
+        stream.next = offset + len;
+        stream.reads = (stream.reads + 1).min(STREAM_READS);
+        if stream.reads == STREAM_READS {
+            let goal = (stream.next + window).min(self.volume.size_bytes());
+            let fetch = stream.fetch.get_or_insert_with(|| Rc::new(Fetch::new(stream.next)));
+            fetch.at.set(fetch.at.get().max(stream.next));
+            let step = step_bytes(window).min(self.volume.size_bytes().saturating_sub(fetch.at.get()));
+            if step > 0 && goal.saturating_sub(fetch.at.get()) >= step {
+                fetch.goal.set(goal);
+                if !fetch.is_running.replace(true) {
+                    runtime::spawn(Rc::clone(fetch).run(self.volume.clone(), step_bytes(window)));
+                }
+            }
+        }
+        streams.push(stream);
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.streams.borrow().iter().for_each(Stream::give_up);
+    }
+}
+
+impl Stream {
+    fn give_up(&self) {
+        if let Some(fetch) = &self.fetch {
+            fetch.is_given_up.set(true);
+        }
+    }
+}
+
+fn step_bytes(window: u64) -> u64 {
+    (window / 4).clamp(STEP_BYTES_MIN, FETCH_BYTES)
+}
+
+impl Fetch {
+    fn new(at: u64) -> Self {
+        Self {
+            at: Cell::new(at),
+            goal: Cell::new(at),
+            is_running: Cell::new(false),
+            is_given_up: Cell::new(false),
+        }
+    }
+
+    /// Fetches up to the goal, which may move meanwhile.
+    async fn run(self: Rc<Self>, volume: Volume, step_bytes: u64) {
+        let inner = &volume.inner;
+        while self.at.get() < self.goal.get() && !self.is_given_up.get() {
+            inner.engine.disk.demand.wait_idle().await;
+            let at = self.at.get();
+            let len = step_bytes.min(self.goal.get().saturating_sub(at));
+            if len == 0 || self.is_given_up.get() {
+                break;
+            }
+            self.at.set(at + len);
+            match volume.bring_in(at, len, Fill::Guess(&volume.knobs.account)).await {
+                Ok(bytes) => {
+                    inner.usage.prefetched_bytes.fetch_add(bytes, Relaxed);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, at, "reading ahead failed");
+                    break;
+                }
+            }
+        }
+        self.is_running.set(false);
+    }
+}
+
+/// Reads of the disk that somebody waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Demand {
+    under_way: AtomicU32,
+}
+
+/// One of them.
+pub(crate) struct Demanded<'a>(&'a Demand);
+
+impl Demand {
+    pub(crate) fn begin(&self) -> Demanded<'_> {
+        self.under_way.fetch_add(1, Relaxed);
+        Demanded(self)
+    }
+
+    /// Keeps I3.
+    async fn wait_idle(&self) {
+        let give_up_at = runtime::now() + DEFER_MAX;
+        while self.under_way.load(Relaxed) > 0 && runtime::now() < give_up_at {
+            runtime::sleep(DEFER_STEP).await;
+        }
+    }
+}
+
+impl Drop for Demanded<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,369 @@
+//! The four knobs of a volume: each does what it says, and the test fails where it does nothing.
+
+mod world;
+
+use futures_util::poll;
+use sandstone_storage::{
+    Durability, Kind, OpKind, Overrides, Reader, Runtime, Settings, StagingFate, Volume, VolumeChange,
+    runtime,
+};
+use std::time::Duration;
+use world::{BLOCK, Death, Random, Shape, World, assert_holds, filled, name, shape, volume, write};
+
+/// What an entry of the cache takes: a block and its books.
+const ENTRY: u64 = BLOCK + 160;
+const BLOCKS: u64 = 2048;
+
+fn roomy() -> Shape {
+    Shape { slots: 120, cache_bytes: 16 << 20, ..shape() }
+}
+
+/// Writes a volume full and lets the log leave staging, so that its blocks are read from the disk.
+async fn full(store: &sandstone_storage::Store, number: u128, blocks: u64) -> Volume {
+    let volume = volume(store, number, blocks, false).await;
+    for block in (0..blocks).step_by(16) {
+        write(&volume, block, &filled(16, number as u8)).await;
+    }
+    let other = world::volume(store, number + 1000, 200, false).await;
+    write(&other, 0, &filled(200, 1)).await;
+    volume
+}
+
+async fn touch(volume: &Volume, blocks: impl Iterator<Item = u64>) {
+    for block in blocks {
+        volume.read(block * BLOCK, BLOCK as u32).await.expect("a read");
+    }
+}
+
+async fn change(store: &sandstone_storage::Store, number: u128, change: impl FnOnce(&mut Settings)) {
+    let mut settings = store.volume(name(number)).expect("the volume").settings();
+    change(&mut settings);
+    let change = VolumeChange { settings: Some(settings), ..VolumeChange::default() };
+    store.update_volume(name(number), change).await.expect("a change");
+}
+
+#[test]
+fn cache_size_bounds_what_a_volume_keeps_and_changes_at_once() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let (one, two) = (full(&store, 1, BLOCKS).await, full(&store, 2, 512).await);
+        change(&store, 2, |s| s.cache_bytes = 8 << 20).await;
+        change(&store, 1, |s| s.cache_bytes = 100 * ENTRY).await;
+        touch(&two, 0..200).await;
+        touch(&one, 0..BLOCKS).await;
+        assert_eq!(one.stats().cache_bytes, 100 * ENTRY, "as much as it may have");
+        let before = two.stats();
+        assert_eq!(before.cache_bytes, 200 * ENTRY);
+        touch(&two, 0..200).await;
+        let after = two.stats();
+        assert_eq!(after.cache_misses, before.cache_misses, "the other volume's are left alone");
+        assert_eq!(after.cache_hits, before.cache_hits + 200);
+        change(&store, 1, |s| s.cache_bytes = 10 * ENTRY).await;
+        assert_eq!(one.stats().cache_bytes, 10 * ENTRY);
+        change(&store, 1, |s| s.cache_bytes = 0).await;
+        touch(&one, 0..100).await;
+        assert_eq!(one.stats().cache_bytes, 0);
+        assert!(store.stats().cache_bytes <= 16 << 20);
+    });
+}
+
+#[test]
+fn forks_find_what_another_brought_in() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let base = full(&store, 1, 256).await;
+        touch(&base, 0..256).await;
+        let held = store.stats().cache_bytes;
+        for number in 10..20 {
+            let spec = sandstone_storage::ForkSpec {
+                id: name(number),
+                size_bytes: None,
+                settings: None,
+                attributes: Vec::new(),
+            };
+            let fork = store.create_fork(name(1), spec).await.expect("a fork");
+            touch(&fork, 0..256).await;
+            assert_eq!((fork.stats().cache_hits, fork.stats().cache_misses), (256, 0));
+        }
+        assert_eq!(store.stats().cache_bytes, held, "each block is held once");
+    });
+}
+
+#[test]
+fn reading_a_large_volume_once_leaves_a_hot_set_in_the_cache() {
+    let world = World::new(Shape { cache_bytes: 2 << 20, ..roomy() }, 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let (hot, large) = (full(&store, 1, 128).await, full(&store, 2, BLOCKS).await);
+        change(&store, 2, |s| s.cache_bytes = 1 << 30).await;
+        for _ in 0..3 {
+            touch(&hot, 0..128).await;
+        }
+        touch(&large, 0..BLOCKS).await;
+        let before = hot.stats().cache_misses;
+        touch(&hot, 0..128).await;
+        let missed = hot.stats().cache_misses - before;
+        assert!(missed <= 6, "{missed} of 128 hot blocks are gone");
+    });
+}
+
+/// Reads in sequence from `from`, each request after a pause in which a fetch can run ahead.
+async fn stream(reader: &Reader, from: u64, blocks: u64) {
+    for block in (from..from + blocks).step_by(4) {
+        reader.read(block * BLOCK, 4 * BLOCK as u32).await.expect("a read");
+        runtime::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[test]
+fn prefetch_has_what_comes_next_in_the_cache_and_nothing_else() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = full(&store, 1, BLOCKS).await;
+        change(&store, 1, |s| s.cache_bytes = 1 << 30).await;
+        let reader = Reader::new(volume.clone());
+        stream(&reader, 0, 256).await;
+        assert_eq!(volume.stats().prefetched_bytes, 0, "it is off");
+        assert_eq!(volume.stats().cache_misses, 256);
+
+        change(&store, 1, |s| s.prefetch_mib = 1).await;
+        let before = volume.stats();
+        stream(&reader, 512, 512).await;
+        let after = volume.stats();
+        let missed = after.cache_misses - before.cache_misses;
+        assert!(missed <= 16, "{missed} blocks of a stream of 512 had to be waited for");
+        assert!(after.prefetch_used_bytes >= 490 * BLOCK, "{after:?}");
+        assert!(after.prefetched_bytes <= (512 + 256) * BLOCK, "a MiB ahead and no more: {after:?}");
+
+        let mut random = Random::new(1);
+        for _ in 0..100 {
+            let block = random.below(BLOCKS / 4) * 4;
+            reader.read(block * BLOCK, BLOCK as u32).await.expect("a read");
+            runtime::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(volume.stats().prefetched_bytes, after.prefetched_bytes, "random reads are no stream");
+    });
+}
+
+#[test]
+fn several_streams_of_a_connection_are_told_apart() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = full(&store, 1, BLOCKS).await;
+        change(&store, 1, |s| (s.cache_bytes, s.prefetch_mib) = (1 << 30, 1)).await;
+        let reader = Reader::new(volume.clone());
+        for step in 0..32 {
+            for start in [0, 600, 1200, 1800] {
+                reader.read((start + step * 4) * BLOCK, 4 * BLOCK as u32).await.expect("a read");
+                runtime::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        let stats = volume.stats();
+        assert!(stats.cache_misses <= 4 * 16, "{stats:?}");
+        assert!(stats.prefetch_used_bytes >= 4 * 110 * BLOCK, "{stats:?}");
+    });
+}
+
+#[test]
+fn reading_ahead_throws_out_nothing_that_is_used() {
+    let world = World::new(Shape { cache_bytes: 2 << 20, ..roomy() }, 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let (hot, streamed) = (full(&store, 1, 256).await, full(&store, 2, BLOCKS).await);
+        change(&store, 2, |s| (s.cache_bytes, s.prefetch_mib) = (1 << 30, 64)).await;
+        for _ in 0..3 {
+            touch(&hot, 0..256).await;
+        }
+        stream(&Reader::new(streamed.clone()), 0, BLOCKS).await;
+        assert!(streamed.stats().prefetch_used_bytes > 0);
+        let before = hot.stats().cache_misses;
+        touch(&hot, 0..256).await;
+        let missed = hot.stats().cache_misses - before;
+        assert!(missed <= 8, "{missed} of 256 hot blocks are gone");
+    });
+}
+
+/// A disk that is slow for one step of the fetch keeps a demanded read waiting for nothing.
+#[test]
+fn demanded_read_does_not_wait_for_what_is_read_ahead() {
+    const LATE: Duration = Duration::from_secs(2);
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = full(&store, 1, BLOCKS).await;
+        change(&store, 1, |s| (s.cache_bytes, s.prefetch_mib) = (1 << 30, 1)).await;
+        let reader = Reader::new(volume.clone());
+        // The fourth read of the disk is the first of the fetch.
+        world.disk.delay_next(OpKind::Read, 3, LATE);
+        stream(&reader, 0, 12).await;
+        let began = runtime::now();
+        stream(&reader, 12, 16).await;
+        touch(&volume, 1000..1010).await;
+        assert!(runtime::now() - began < LATE / 4, "{:?}", runtime::now() - began);
+    });
+}
+
+#[test]
+fn cache_command_brings_a_range_in() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = full(&store, 1, BLOCKS).await;
+        change(&store, 1, |s| s.cache_bytes = 1 << 30).await;
+        volume.prefetch(100, 1000 * BLOCK).await.expect("a prefetch");
+        touch(&volume, 0..1000).await;
+        assert_eq!((volume.stats().cache_hits, volume.stats().cache_misses), (1000, 0));
+        assert_eq!(volume.stats().prefetched_bytes, 0, "it was asked for, not guessed");
+    });
+}
+
+/// Writes while the disk hangs: with write-back they are acknowledged from staging, up to the bound of `buffer_size`.
+#[test]
+fn buffer_size_bounds_what_is_not_in_the_store() {
+    const LATE: Duration = Duration::from_millis(800);
+    for (writeback, buffer_blocks, expected) in [(false, 8, 0), (true, 8, 8), (true, 4, 4)] {
+        let world = World::new(roomy(), 1);
+        Runtime::simulated(1).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = volume(&store, 1, 64, writeback).await;
+            change(&store, 1, |s| s.buffer_bytes = buffer_blocks * BLOCK).await;
+            (0..4).for_each(|nth| world.disk.delay_next(OpKind::Write, nth, LATE));
+            let mut acknowledged = 0;
+            for block in 0..12 {
+                let write = volume.write(block * BLOCK, filled(1, 7), Durability::Volatile);
+                let deadline = runtime::sleep(Duration::from_millis(20));
+                match futures_util::future::select(std::pin::pin!(write), deadline).await {
+                    futures_util::future::Either::Left((written, _)) => written.expect("a write"),
+                    futures_util::future::Either::Right(_) => break,
+                }
+                acknowledged += 1;
+            }
+            assert_eq!(acknowledged, expected, "writeback {writeback}, buffer of {buffer_blocks} blocks");
+            assert_eq!(volume.stats().buffered_bytes, expected.max(1) * BLOCK);
+            runtime::sleep(3 * LATE).await;
+            assert_eq!(volume.stats().buffered_bytes, 0);
+        });
+    }
+}
+
+#[test]
+fn write_back_acknowledges_at_most_a_second_ahead_of_the_store() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, 64, true).await;
+        const LATE: Duration = Duration::from_secs(5);
+        world.disk.delay_next(OpKind::Write, 0, LATE);
+        let began = runtime::now();
+        let mut last = began;
+        for round in 0..2000 {
+            write(&volume, round % 8, &filled(1, 3)).await;
+            if runtime::now() - began > LATE / 2 {
+                break;
+            }
+            last = runtime::now();
+            runtime::sleep(Duration::from_millis(10)).await;
+        }
+        let ahead = last - began;
+        assert!(ahead > Duration::from_millis(900) && ahead <= Duration::from_millis(1100), "{ahead:?}");
+        assert!(runtime::now() - began >= LATE, "the next one waited for the store");
+    });
+}
+
+#[test]
+fn attachments_override_what_they_name_and_follow_in_the_rest() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = full(&store, 1, BLOCKS).await;
+        change(&store, 1, |s| s.cache_bytes = 1 << 30).await;
+        let overrides =
+            Overrides { cache_bytes: Some(20 * ENTRY), writeback: Some(true), ..Overrides::default() };
+        let tuned = volume.tuned(overrides);
+        touch(&tuned, 0..200).await;
+        assert_eq!(volume.stats().cache_bytes, 20 * ENTRY, "numbers are of all handles");
+        touch(&volume, 300..400).await;
+        assert_eq!(volume.stats().cache_bytes, 120 * ENTRY, "shares are each handle's own");
+        change(&store, 1, |s| s.cache_bytes = 50 * ENTRY).await;
+        assert_eq!(tuned.stats().cache_bytes, 70 * ENTRY);
+
+        world.disk.delay_next(OpKind::Write, 0, Duration::from_millis(500));
+        let mut through = Box::pin(volume.write(0, filled(1, 1), Durability::Volatile));
+        assert!(poll!(&mut through).is_pending());
+        let began = runtime::now();
+        write(&tuned, 4, &filled(1, 2)).await;
+        assert_eq!(runtime::now(), began, "acknowledged from staging");
+        change(&store, 1, |s| s.prefetch_mib = 1).await;
+        stream(&Reader::new(tuned.clone()), 512, 64).await;
+        assert!(volume.stats().prefetched_bytes > 0, "what is not overridden follows the volume");
+        through.await.expect("a write");
+    });
+}
+
+#[test]
+fn start_tells_whether_staged_writes_may_be_missing() {
+    let mut world = World::new(roomy(), 1);
+    let mut random = Random::new(5);
+    for (epoch, close, death, fate) in [
+        (1, false, Death::Process, StagingFate::Kept), // a new store
+        (2, true, Death::Host, StagingFate::Kept),     // after the death of the process
+        (3, false, Death::Power, StagingFate::Kept),   // after a close, though the host was switched off
+        (4, true, Death::Process, StagingFate::Lost),  // after a power loss
+        (5, false, Death::Host, StagingFate::Kept),
+        (6, false, Death::Host, StagingFate::Lost),
+    ] {
+        let simulation = Runtime::simulated(epoch.into());
+        simulation.block_on(async {
+            let (store, report) = world.open().await.expect("the store");
+            assert_eq!((report.epoch, report.staging), (epoch, fate));
+            let volume = match store.volume(name(1)) {
+                Some(volume) => volume,
+                None => volume(&store, 1, 64, true).await,
+            };
+            write(&volume, 0, &filled(1, epoch as u8)).await;
+            if close {
+                store.close().await.expect("an end");
+            }
+        });
+        drop(simulation);
+        world.die(death, &mut random);
+    }
+}
+
+/// A block that is lost on the disk is not brought in ahead, and told to whoever reads it.
+#[test]
+fn rot_met_while_reading_ahead_is_told_to_the_reader() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = full(&store, 1, BLOCKS).await;
+        change(&store, 1, |s| (s.cache_bytes, s.prefetch_mib) = (1 << 30, 1)).await;
+        for byte in 0..100 {
+            world.disk.flip_bit((1 << 20) + (300 + byte * 7) * BLOCK, 1);
+        }
+        let reader = Reader::new(volume.clone());
+        let mut lost = 0;
+        for block in 0..BLOCKS {
+            match reader.read(block * BLOCK, BLOCK as u32).await {
+                Ok(_) => {
+                    assert_holds(
+                        &volume,
+                        block,
+                        &filled(16, 1)
+                            .slice((block % 16 * BLOCK) as usize..(block % 16 * BLOCK + BLOCK) as usize),
+                    )
+                    .await
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Corrupt);
+                    lost += 1;
+                }
+            }
+        }
+        assert!(lost > 50, "{lost}");
+    });
+}

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import time
 
-from .harness import VOLUMES, Sandstone, fill, need_disk, resident_bytes, say
+from .harness import VOLUMES, Sandstone, fill, need_disk, say
+from .processes import resident_bytes
 
 VOLUME_MIB = 1024
 FORKS = 1000

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # Connections that make volumes at once where only their number counts: they share the store's syncs.
 MAKERS = 8
 # Looks, a tenth of a second apart, at a store that does not change any more.
@@ -49,52 +48,12 @@ def need_disk(directory, mib, what):
                          f"give a smaller --size or another --dir")
 
 
-def process_tree(pid):
-    """The process and its descendants."""
-    parents = {}
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{entry}/stat") as stat:
-                parents[int(entry)] = int(stat.read().rpartition(")")[2].split()[1])
-    tree = {pid}
-    while more := {child for child, parent in parents.items() if parent in tree} - tree:
-        tree |= more
-    return tree
-
-
-def cpu_seconds(pid):
-    ticks = 0
-    for member in process_tree(pid):
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{member}/stat") as stat:
-                fields = stat.read().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICKS_PER_SECOND
-
-
-def resident_bytes(pid):
-    """Resident memory of a process, and how much of it is shared memory."""
-    with open(f"/proc/{pid}/status") as status:
-        rows = dict(line.split(":", 1) for line in status)
-    return tuple(int(rows[key].split()[0]) * 1024 for key in ("VmRSS", "RssShmem"))
-
-
 class Served:
     """Something fio can be pointed at."""
 
     def __init__(self, name, kind, process, sock, export=""):
         self.name, self.kind, self.process, self.sock, self.export = name, kind, process, sock, export
         self.uri = f"nbd+unix:///{export}?socket={sock}"
-
-    def takes(self, phase):
-        """Which rows make sense here."""
-        match self.kind:
-            case "writeback":
-                return phase == "write"
-            case "memory":
-                return phase == "cached"
-            case "sandstone" | "direct" | "page cache":
-                return True
 
 
 class Api:
@@ -316,18 +275,21 @@ def fio_command(served, size_mib, arguments):
             f"--size={size_mib}M", "--randrepeat=0", *arguments]
 
 
+def fio_process(command, directory):
+    """Runs fio and gives the one job of its report."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3600, cwd=directory)
+    if done.returncode:
+        raise SystemExit(f"bench: {' '.join(command)}\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
+
+
 def fio(served, size_mib, arguments, seconds=None, each_once=False):
-    """Runs fio and gives the one job of its report. Random places are met again, unless it shall do each once."""
+    """fio against a server. Random places are met again, unless it shall do each once."""
     if not each_once:
         arguments = ["--norandommap", *arguments]
     if seconds is not None:
         arguments = [*arguments, "--time_based", f"--runtime={seconds}"]
-    command = fio_command(served, size_mib, arguments)
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          timeout=600 + (seconds or 0), cwd=os.path.dirname(served.sock))
-    if done.returncode:
-        raise SystemExit(f"bench: {' '.join(command)}\n{done.stdout}{done.stderr}")
-    return json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
+    return fio_process(fio_command(served, size_mib, arguments), os.path.dirname(served.sock))
 
 
 def fill(served, size_mib):
@@ -339,8 +301,9 @@ def machine():
     with open("/proc/cpuinfo") as info:
         model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "?")
     versions = []
-    for command in (["fio", "--version"], ["nbdkit", "--version"], ["qemu-nbd", "--version"]):
+    for command in (["fio", "--version"], ["nbdkit", "--version"], ["qemu-nbd", "--version"], ["nbd-server", "-V"]):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            versions.append(subprocess.check_output(command, text=True).splitlines()[0].split(" (")[0])
+            said = subprocess.check_output(command, stderr=subprocess.STDOUT, text=True)
+            versions.append(said.splitlines()[0].removeprefix("This is ").split(" (")[0])
     print(f"{os.cpu_count()} × {model}, Linux {platform.release()}; {', '.join(versions)}; "
           f"`tests/bench {' '.join(sys.argv[1:])}`\n".replace(" `\n", "`\n"))

@@ -4,7 +4,8 @@ import signal
 import statistics
 import time
 
-from .harness import Nbd, Sandstone, fio, resident_bytes
+from .harness import Nbd, Sandstone, fio
+from .processes import resident_bytes
 
 CONNECTS = 200
 IDLE_VOLUMES = 1000

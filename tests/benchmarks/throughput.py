@@ -1,135 +1,190 @@
-"""The big table: reads and writes beside the peers."""
+"""The big table: reads and writes beside the peers and the floor."""
 
 import contextlib
 import itertools
-import os
-import shutil
-import statistics
-import subprocess
 
-from .harness import Sandstone, Served, cpu_seconds, fill, fio, say, wait_for
+from . import goals, rows, servers
+from .figures import Figures
+from .harness import Sandstone, fill, need_disk, say
+from .patterns import Pattern, load, measure
+from .servers import Contender
 
-CACHED_MIB = 256
-
-# In the order in which they are measured, all rounds of one before the next: of volumes written once and in sequence,
-# of the cache, of writes, and of volumes after those writes.
-PHASES = ("read", "cached", "write", "overwritten")
-# name, fio's arguments, unit, phase
-ROWS = [
-    ("4 KiB random read, depth 1", ["--rw=randread", "--bs=4k", "--iodepth=1"], "IOPS", "read"),
-    ("4 KiB random read, depth 32", ["--rw=randread", "--bs=4k", "--iodepth=32"], "IOPS", "read"),
-    ("256 KiB sequential read, depth 16", ["--rw=read", "--bs=256k", "--iodepth=16"], "MiB/s", "read"),
-    ("4 KiB random write, depth 1", ["--rw=randwrite", "--bs=4k", "--iodepth=1"], "IOPS", "write"),
-    ("4 KiB random write, depth 32", ["--rw=randwrite", "--bs=4k", "--iodepth=32"], "IOPS", "write"),
-    ("256 KiB sequential write, depth 16", ["--rw=write", "--bs=256k", "--iodepth=16"], "MiB/s", "write"),
-    ("4 KiB random write + flush, depth 1", ["--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1"], "IOPS", "write"),
-    ("4 KiB random read in cache, depth 1", ["--rw=randread", "--bs=4k", "--iodepth=1"], "IOPS", "cached"),
-    ("4 KiB random read in cache, depth 32", ["--rw=randread", "--bs=4k", "--iodepth=32"], "IOPS", "cached"),
-    ("256 KiB sequential read after random writes, depth 16", ["--rw=read", "--bs=256k", "--iodepth=16"], "MiB/s",
-     "overwritten"),
-]
+# So small beside a volume that nearly every read of it goes to the disk.
+COLD_CACHE = "64M"
 
 
-def measure(served, row, size_mib, seconds):
-    """One cell: rate, p50 and p99 in microseconds, CPU microseconds a request."""
-    _, arguments, unit, phase = row
-    if phase == "cached":
-        size_mib = min(size_mib, CACHED_MIB)
-        fio(served, size_mib, ["--rw=read", "--bs=64k", "--iodepth=16", "--loops=2"])
-    before = cpu_seconds(served.process.pid)
-    job = fio(served, size_mib, arguments, seconds)
-    cpu = cpu_seconds(served.process.pid) - before
-    way = job["write" if "write" in arguments[0] else "read"]
-    rate = way["iops"] if unit == "IOPS" else way["bw_bytes"] / (1 << 20)
-    # With a flush each, what the caller waits for is the write and then the flush.
-    parts = [way["clat_ns"], job["sync"]["lat_ns"]] if "--fsync=1" in arguments else [way["clat_ns"]]
-    p50, p99 = (sum(part["percentile"][key] for part in parts) / 1000 for key in ("50.000000", "99.000000"))
-    return rate, p50, p99, cpu * 1e6 / max(1, way["total_ios"])
+class Lineup:
+    """Who takes part in which phase. Only what a phase of this run needs is started and filled."""
+
+    def __init__(self, options, stack, directory, staging, phases):
+        self.options, self.stack, self.directory, self.staging = options, stack, directory, staging
+        self.phases = {phase: [] for phase in rows.PHASES if phase in phases}
+        self.disk = None
+        self.starter = servers.Starter(stack, directory)
+        if options.binary:
+            self.enter_ours()
+        self.enter_others()
+
+    def needs(self, *phases):
+        return any(phase in self.phases for phase in phases)
+
+    def enter(self, contender, *phases, mib=None):
+        """Takes part in these phases, after its volume was written once."""
+        say(f"writing once: {contender.name}")
+        for target in contender.targets:
+            fill(target, min(self.options.size, mib or self.options.size))
+        for phase in self.phases.keys() & phases:
+            self.phases[phase].append(contender)
+
+    def start_ours(self, name, settings=None):
+        return self.stack.enter_context(
+            Sandstone(self.options.binary, f"{self.directory}/{name}", self.staging, settings))
+
+    def enter_ours(self):
+        size = f"{self.options.size}M"
+        if self.needs(rows.CACHED, rows.MIXED, rows.WRITE):
+            self.ours = self.start_ours("sandstone")
+            target = self.ours.served(self.ours.volume(size))
+            self.enter(Contender(goals.OURS, "sandstone", [target], self.ours), rows.CACHED, rows.MIXED, rows.WRITE)
+        if self.needs(rows.WRITE):
+            target = self.ours.served(self.ours.volume(size, writeback=True))
+            self.enter(Contender(goals.BUFFERING, "writeback", [target], self.ours), rows.WRITE)
+        if self.needs(rows.MIXED):
+            ours = self.start_ours("one-worker", {"nbd": {"workers": 1}})
+            target = ours.served(ours.volume(size))
+            self.enter(Contender(goals.ONE_WORKER, "sandstone", [target], ours), rows.MIXED, mib=rows.CACHED_MIB)
+        if self.needs(rows.READ, rows.OVERWRITTEN, rows.RECLAIMED):
+            self.cold = self.start_ours("cold", {"cache": {"memory": COLD_CACHE}})
+            target = self.cold.served(self.cold.volume(size))
+            contender = Contender(goals.OURS, "sandstone", [target], self.cold)
+            self.enter(contender, rows.READ, rows.OVERWRITTEN, rows.RECLAIMED)
+        if self.needs(rows.TOGETHER_PHASE):
+            ours = self.start_ours("together")
+            targets = [ours.served(ours.volume(f"{rows.TOGETHER_MIB}M")) for _ in range(rows.TOGETHER)]
+            self.phases[rows.TOGETHER_PHASE].append(Contender(goals.OURS, "sandstone", targets, ours))
+
+    def enter_others(self):
+        if self.needs(rows.CACHED, rows.MIXED, rows.WRITE):
+            floor = Contender.peer(servers.floor(self.starter, self.options.tools, self.options.size))
+            for phase in self.phases.keys() & {rows.CACHED, rows.MIXED, rows.WRITE}:
+                self.phases[phase].append(floor)
+        if self.needs(rows.READ, rows.WRITE):
+            self.disk = servers.Disk(self.directory, self.options.size)
+            self.disk.prepare()
+        if self.needs(rows.CACHED, rows.READ, rows.MIXED, rows.WRITE, rows.OVERWRITTEN):
+            for peer in servers.peers(self.starter, self.options.size, min(rows.CACHED_MIB, self.options.size)):
+                if peer.kind == "memory":
+                    self.enter(Contender.peer(peer), rows.CACHED, mib=rows.CACHED_MIB)
+                else:
+                    self.enter(Contender.peer(peer), rows.CACHED, rows.READ, rows.MIXED, rows.WRITE, rows.OVERWRITTEN)
+
+    def prepare(self, phase):
+        """What is done once before the first round of a phase."""
+        load_tool = self.options.tools.load
+        match phase:
+            case rows.TOGETHER_PHASE:
+                if servers.qemu_installed():
+                    group = servers.qemu_group(self.starter, rows.TOGETHER, rows.TOGETHER_MIB)
+                    self.phases[phase].append(Contender(f"{rows.TOGETHER} × qemu-nbd qcow2, none", "direct", group))
+                for contender in self.phases[phase]:
+                    say(f"writing once: {contender.name}, {rows.TOGETHER} volumes")
+                    load(load_tool, Pattern(2, 256, sequential=True), contender.targets, rows.TOGETHER_MIB,
+                         f"--mib={rows.TOGETHER_MIB}")
+            case rows.OVERWRITTEN:
+                for contender in self.phases[phase]:
+                    say(f"overwriting at random: {contender.name}")
+                    overwrite(load_tool, contender, self.region(phase))
+            case rows.RECLAIMED:
+                if not self.needs(rows.OVERWRITTEN):
+                    for contender in self.phases[phase]:
+                        overwrite(load_tool, contender, self.region(phase))
+                if self.phases[phase]:
+                    say("reclaiming")
+                    self.cold.reclaim_twice()
+
+    def region(self, phase):
+        """MiB of each volume that a phase uses."""
+        match phase:
+            case rows.CACHED | rows.MIXED:
+                return min(self.options.size, rows.CACHED_MIB)
+            case rows.TOGETHER_PHASE:
+                return rows.TOGETHER_MIB
+            case rows.OVERWRITTEN | rows.RECLAIMED:
+                return min(self.options.size, rows.OVERWRITTEN_MIB)
+        return self.options.size
+
+    def warm(self, phase, contender):
+        """Reads into its cache what a phase reads from there."""
+        if phase in (rows.CACHED, rows.MIXED) and contender.kind != "floor":
+            region = self.region(phase)
+            load(self.options.tools.load, Pattern(16, 64, reads=100, sequential=True), contender.targets, region,
+                 f"--mib={2 * region}")
 
 
-def peers(stack, directory, size_mib):
-    """Starts every peer that is installed."""
-
-    def run(name, kind, command, sock):
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        wait_for(f"the start of {name}", lambda: os.path.exists(sock) or process.poll() is not None)
-        if process.poll() is not None:
-            raise SystemExit(f"bench: {' '.join(command)} ended by itself")
-        return Served(name, kind, process, sock)
-
-    found = []
-    if shutil.which("nbdkit"):
-        disk, sock = f"{directory}/nbdkit.raw", f"{directory}/nbdkit.sock"
-        with open(disk, "w") as out:
-            out.truncate(size_mib << 20)
-        found.append(run("nbdkit file", "page cache", ["nbdkit", "-f", "-U", sock, "file", disk], sock))
-        sock = f"{directory}/memory.sock"
-        command = ["nbdkit", "-f", "-U", sock, "memory", f"{min(CACHED_MIB, size_mib)}M"]
-        found.append(run("nbdkit memory", "memory", command, sock))
-    else:
-        say("left out, not installed: nbdkit")
-    if shutil.which("qemu-nbd") and shutil.which("qemu-img"):
-        for form in ("raw", "qcow2"):
-            disk, sock = f"{directory}/qemu.{form}", f"{directory}/qemu-{form}.sock"
-            subprocess.run(["qemu-img", "create", "-q", "-f", form, disk, f"{size_mib}M"], check=True)
-            command = ["qemu-nbd", "-t", "-e", "16", "-k", sock, "-f", form, "--cache=none", "--aio=io_uring", disk]
-            found.append(run(f"qemu-nbd {form}", "direct", command, sock))
-    else:
-        say("left out, not installed: qemu-nbd")
-    return found
+def overwrite(load_tool, contender, region_mib):
+    load(load_tool, Pattern(32), contender.targets, region_mib, f"--mib={region_mib}")
 
 
-def table(cells, units):
-    """The Markdown of all rows. `cells` is row -> server -> list of measurements."""
-    lines = [
-        "| | server | rate | p50 µs | p99 µs | CPU µs/request | × best peer of its kind | × best peer |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row, by_server in cells.items():
-        medians = {served: [statistics.median(column) for column in zip(*rounds)]
-                   for served, rounds in by_server.items()}
-        everyone = ("direct", "page cache", "memory")
-        # Reads from a warm cache are reads from memory whoever serves them.
-        of_kind = {"sandstone": everyone if "in cache" in row else ("direct",), "writeback": everyone}
+class Syncs:
+    """What our servers did for the operations of a row with flushes."""
 
-        def ratio(served, kinds):
-            rates = [m[0] for s, m in medians.items() if s.kind in kinds]
-            return f"{medians[served][0] / max(rates):.2f}" if rates and max(rates) else ""
+    COUNTERS = {"device syncs": "store_syncs", "log batches": "store_log_batches"}
 
-        for served, (rate, p50, p99, cpu) in medians.items():
-            ours = served.kind in of_kind
-            kind = ratio(served, of_kind[served.kind]) if ours else ""
-            all_peers = ratio(served, everyone) if ours else ""
-            name = f"**{served.name}**" if ours else served.name
-            lines.append(f"| {row} | {name} | {rate:,.0f} {units[row]} | {p50:,.0f} | {p99:,.0f} | {cpu:.1f} "
-                         f"| {kind} | {all_peers} |")
-    return "\n".join(lines)
+    def __init__(self):
+        self.lines = {}
+
+    @classmethod
+    def look(cls, contender):
+        return {name: contender.ours.metric(metric) for name, metric in cls.COUNTERS.items()}
+
+    def count(self, row, contender, before, operations):
+        after = self.look(contender)
+        total, done = self.lines.setdefault((row, contender.name), (0, dict.fromkeys(before, 0)))
+        done = {name: done[name] + after[name] - before[name] for name in before}
+        self.lines[row, contender.name] = (total + operations, done)
+
+    def text(self):
+        return "\n".join(f"- {row.name}, {name}: " + ", ".join(f"{count / max(1, total):.3f} {what}" for what, count
+                                                               in done.items()) + " for each write."
+                         for (row, name), (total, done) in self.lines.items())
 
 
 def throughput(options, directory, staging):
-    """The big table."""
-    rows = [row for row in ROWS if any(word in row[0] for word in options.words or [""])]
+    """The big table, and its goals."""
+    chosen = [row for row in rows.ROWS if any(word in row.name for word in options.words or [""])]
+    need_disk(directory, 11 * options.size + (16 << 10), "the big table")
+    syncs = Syncs()
     with contextlib.ExitStack() as stack:
-        servers = peers(stack, directory, options.size)
-        if options.binary:
-            ours = stack.enter_context(Sandstone(options.binary, f"{directory}/sandstone", staging))
-            volumes = [("sandstone", "sandstone", False), ("sandstone, writeback", "writeback", True)]
-            servers[:0] = [
-                Served(name, kind, ours.process, ours.sock, ours.volume(f"{options.size}M", writeback))
-                for name, kind, writeback in volumes
-            ]
-        for served in servers:
-            say(f"writing once: {served.name}")
-            size = min(options.size, CACHED_MIB) if served.kind == "memory" else options.size
-            fill(served, size)
-        cells = {row[0]: {s: [] for s in servers if s.takes(row[3])} for row in rows}
-        for phase, number in itertools.product(PHASES, range(options.rounds)):
-            for row in (row for row in rows if row[3] == phase):
-                for served, measured in cells[row[0]].items():
-                    cell = measure(served, row, options.size, options.seconds)
-                    measured.append(cell)
-                    say(f"round {number + 1}/{options.rounds}  {row[0]:54} {served.name:22} "
-                        f"{cell[0]:10,.0f} {row[2]:5}  p99 {cell[2]:8,.0f} µs  CPU {cell[3]:6.1f} µs")
-    print(table(cells, {row[0]: row[2] for row in rows}))
+        lineup = Lineup(options, stack, directory, staging, {row.phase for row in chosen})
+        cells = {row: {} for row in chosen}
+        for phase in lineup.phases:
+            lineup.prepare(phase)
+            of_phase = [row for row in chosen if row.phase == phase]
+            for number, row in itertools.product(range(options.rounds), of_phase):
+                one_round(options, lineup, row, cells[row], syncs, f"round {number + 1}/{options.rounds}")
+    figures = Figures(cells)
+    print(figures.table())
+    if syncs.lines:
+        print(f"\n{syncs.text()}")
+    goals.throughput(options.goals, figures)
+
+
+def one_round(options, lineup, row, cells, syncs, title):
+    """One measurement of everyone who takes part in a row."""
+    size_mib = lineup.region(row.phase)
+    contenders = [contender for contender in lineup.phases[row.phase]
+                  if contender.ours or row.others is None or contender.name in row.others]
+    if row.disk:
+        contenders.insert(min(1, len(contenders)), lineup.disk)
+    for contender in contenders:
+        if contender.kind == "disk":
+            cell = row.disk(lineup.disk, options.seconds)
+        else:
+            lineup.warm(row.phase, contender)
+            before = Syncs.look(contender) if row.pattern.flush and contender.ours else None
+            cell = measure(options.tools, row.client, row.pattern, contender.targets, size_mib, options.seconds)
+            if before:
+                syncs.count(row, contender, before, cell.operations)
+        cells.setdefault(contender, []).append(cell)
+        cpu = "" if cell.cpu is None else f"  CPU {cell.cpu:6.1f} µs"
+        say(f"{title}  {row.name:52} {contender.name:30} {cell.rate:10,.0f} {row.pattern.unit:5}  p99 {cell.p99:8,.0f} µs{cpu}")

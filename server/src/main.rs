@@ -31,6 +31,10 @@ mod token;
 
 use std::process::ExitCode;
 
+/// A worker allocates and frees a few kilobytes for each request.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main()
 }

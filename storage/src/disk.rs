@@ -196,13 +196,8 @@ impl Disk {
 
     fn cache_blocks(&self, first: Address, bytes: &[u8], account: &Arc<Account>, newcomer: Newcomer) {
         for (i, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
-            let make = |spare: Option<Box<[u8]>>| match spare {
-                Some(mut spare) => {
-                    spare.copy_from_slice(block);
-                    spare
-                }
-                None => block.into(),
-            };
+            // A copy, because the block is a small part of what was read.
+            let make = || Bytes::copy_from_slice(block);
             self.blocks.insert(first.plus(i as u32), BLOCK_BYTES, Some(account), newcomer, make);
         }
     }

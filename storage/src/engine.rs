@@ -10,8 +10,9 @@ use std::sync::{
 };
 use tokio::sync::Notify;
 
-/// A guess of a dirty node's bytes in memory, for the metadata budget.
-const NODE_MEMORY_BYTES: u64 = 4096;
+/// A changed node's bytes in memory, for the metadata budget: a leaf written at random has up to 256 runs of 16 bytes, in a
+/// list with room for more, and 1 KiB of checksums; an inner node has 256 children.
+const NODE_MEMORY_BYTES: u64 = 8192;
 
 pub(crate) struct Engine {
     pub(crate) disk: Arc<Disk>,

@@ -58,6 +58,15 @@ struct Miss {
     checksums: SmallVec<[u32; 8]>,
 }
 
+/// What of a read was in memory.
+struct Found {
+    /// In order; those of misses are empty.
+    pieces: Vec<Piece>,
+    misses: Vec<Miss>,
+    /// Blocks of data that were there.
+    hits: usize,
+}
+
 impl Volume {
     /// Reads `len` bytes from `offset`: pieces in order that add up to `len`.
     ///
@@ -72,30 +81,11 @@ impl Volume {
         if len == 0 {
             return Ok(Vec::new());
         }
-        let block_bytes = BLOCK_BYTES as u64;
-        let (first, end) = (offset / block_bytes, (offset + u64::from(len)).div_ceil(block_bytes));
+        let (first, blocks) = whole_blocks(offset, len);
         // Held until the bytes are here: no slot that they are read from is reused meanwhile.
         let _token = volume.engine.readers.enter();
-        let mappings = volume.mappings(first, end - first).await?;
-
-        let mut pieces = Vec::with_capacity(mappings.len());
-        let mut misses = Vec::new();
-        for Mapping { blocks, state } in mappings {
-            match state {
-                MappingState::Zero | MappingState::Hole => {
-                    // A request is below 4 GiB, but not the whole blocks around it.
-                    let (half, len) = (1 << 31, blocks * block_bytes);
-                    pieces.extend(
-                        (0..len)
-                            .step_by(half)
-                            .map(|at| Piece::Zero { len: (len - at).min(half as u64) as u32 }),
-                    );
-                }
-                MappingState::Data(address, checksums) => {
-                    self.gather(address, checksums, &mut pieces, &mut misses);
-                }
-            }
-        }
+        let Found { mut pieces, misses, hits } = self.from_memory(volume.mappings(first, blocks).await?);
+        self.count(hits, misses.iter().map(|miss| miss.checksums.len()).sum());
         if !misses.is_empty() {
             let fill = if len >= STREAM_BYTES { Fill::Bypass } else { Fill::Cache(&self.knobs.account) };
             let _first = volume.engine.disk.demand.begin();
@@ -103,8 +93,31 @@ impl Volume {
                 pieces[miss.piece] = Piece::Data(data);
             }
         }
-        trim_to(&mut pieces, (offset % block_bytes) as u32, len);
+        trim_to(&mut pieces, (offset % BLOCK_BYTES as u64) as u32, len);
         Ok(pieces)
+    }
+
+    /// The same at once, where all of it is in memory; else `None`, and nothing was done. It needs no read token: what is in
+    /// memory is found under its address or not at all, and an address is never reused.
+    pub fn read_now(&self, offset: u64, len: u32) -> Option<Vec<Piece>> {
+        let volume = &*self.inner;
+        if len == 0 || volume.check_range(offset, u64::from(len)).is_err() {
+            return None;
+        }
+        let (first, blocks) = whole_blocks(offset, len);
+        let mut mappings = SmallVec::new();
+        {
+            let state = volume.lock();
+            state.check_exists().ok()?;
+            state.tree.lookup(&volume.engine.disk.nodes, first, blocks, &mut mappings).ok()?;
+        }
+        let Found { mut pieces, misses, hits } = self.from_memory(mappings);
+        if !misses.is_empty() {
+            return None;
+        }
+        self.count(hits, 0);
+        trim_to(&mut pieces, (offset % BLOCK_BYTES as u64) as u32, len);
+        Some(pieces)
     }
 
     /// What the range is, as extents: at most `entries_max` (at least one), so they may end before the range does.
@@ -209,32 +222,59 @@ impl Volume {
         Ok(try_join_all(reads).await?.into())
     }
 
+    /// Takes what is in memory, and notes the rest.
+    fn from_memory(&self, mappings: SmallVec<[Mapping; 4]>) -> Found {
+        let mut found = Found { pieces: Vec::with_capacity(mappings.len()), misses: Vec::new(), hits: 0 };
+        for Mapping { blocks, state } in mappings {
+            match state {
+                MappingState::Zero | MappingState::Hole => {
+                    // A request is below 4 GiB, but not the whole blocks around it.
+                    let (half, len) = (1 << 31, blocks * BLOCK_BYTES as u64);
+                    let zeroes = (0..len).step_by(half);
+                    let piece = |at: u64| Piece::Zero { len: (len - at).min(half as u64) as u32 };
+                    found.pieces.extend(zeroes.map(piece));
+                }
+                MappingState::Data(address, checksums) => self.gather(address, checksums, &mut found),
+            }
+        }
+        found
+    }
+
+    /// Counts blocks that were in memory, and those that were not.
+    fn count(&self, hits: usize, misses: usize) {
+        for usage in [&*self.inner.usage, &self.inner.engine.disk.usage] {
+            if hits > 0 {
+                usage.cache_hits.fetch_add(hits as u64, Relaxed);
+            }
+            if misses > 0 {
+                usage.cache_misses.fetch_add(misses as u64, Relaxed);
+            }
+        }
+    }
+
     /// Takes what is in memory of a run of data, and notes the rest.
     fn gather(
         &self,
         address: Address,
         checksums: SmallVec<[u32; 8]>,
-        pieces: &mut Vec<Piece>,
-        misses: &mut Vec<Miss>,
+        Found { pieces, misses, hits }: &mut Found,
     ) {
         let engine = &self.inner.engine;
         let blocks = checksums.len() as u32;
-        let mut found = BytesMut::new();
-        let (mut at, mut missed) = (0, 0);
+        let mut at = 0;
         while at < blocks {
             let here = address.plus(at);
-            if found.capacity() == 0 {
-                found.reserve((blocks - at) as usize * BLOCK_BYTES);
-            }
-            let staged = engine.log.staging.read(here, blocks - at, &mut found);
+            let mut copied = BytesMut::new();
+            let staged = engine.log.staging.read(here, blocks - at, &mut copied);
             if staged > 0 {
+                pieces.push(Piece::Data(copied.freeze()));
+                *hits += staged as usize;
                 at += staged;
-            } else if engine.disk.blocks.get(here, |block| found.extend_from_slice(block)).is_some() {
+            } else if let Some(block) = engine.disk.blocks.get(here, Bytes::clone) {
+                pieces.push(Piece::Data(block));
+                *hits += 1;
                 at += 1;
             } else {
-                if !found.is_empty() {
-                    pieces.push(Piece::Data(found.split().freeze()));
-                }
                 // The next block of the miss that was noted last, with nothing in between.
                 let last = misses.last_mut().filter(|last| last.piece + 1 == pieces.len());
                 let sum = checksums[at as usize];
@@ -242,17 +282,8 @@ impl Volume {
                     misses.push(Miss::new(pieces.len(), here, sum));
                     pieces.push(Piece::Data(Bytes::new()));
                 }
-                missed += 1;
                 at += 1;
             }
-        }
-        if !found.is_empty() {
-            pieces.push(Piece::Data(found.freeze()));
-        }
-        let (hits, misses) = (u64::from(blocks - missed), u64::from(missed));
-        for usage in [&*self.inner.usage, &engine.disk.usage] {
-            usage.cache_hits.fetch_add(hits, Relaxed);
-            usage.cache_misses.fetch_add(misses, Relaxed);
         }
     }
 }
@@ -289,6 +320,12 @@ impl Inner {
             nodes.load(missing).await?;
         }
     }
+}
+
+/// The blocks around a range of bytes: the first, and how many.
+fn whole_blocks(offset: u64, len: u32) -> (u64, u64) {
+    let (block, end) = (BLOCK_BYTES as u64, offset + u64::from(len));
+    (offset / block, end.div_ceil(block) - offset / block)
 }
 
 /// Cuts block-aligned pieces down to the bytes asked for.

@@ -14,6 +14,7 @@
 //! It belongs to one thread, as its connection does.
 
 use crate::{
+    address::BLOCK_BYTES,
     disk::Fill,
     error::Result,
     read::{FETCH_BYTES, Piece},
@@ -31,8 +32,10 @@ use std::{
 const STREAMS_MAX: usize = 8;
 /// Reads in a row that make a stream.
 const STREAM_READS: u32 = 3;
-/// Least bytes of a step, but for the last of a volume.
+/// Least bytes of a step where the window has room for two.
 const STEP_BYTES_MIN: u64 = 128 << 10;
+/// Most bytes that are copied out of memory at once, while the connections of the thread wait.
+const NOW_BYTES_MAX: u32 = 64 << 10;
 /// Longest wait of a step for reads that somebody waits for. A guess: some reads of a slow disk.
 const DEFER_MAX: Duration = Duration::from_millis(5);
 /// How often it looks.
@@ -81,6 +84,19 @@ impl Reader {
             self.notice(offset, u64::from(len), window);
         }
         self.volume.read(offset, len).await
+    }
+
+    /// The same at once, where all of it is in memory and is not much; else `None`, and nothing was done.
+    pub fn read_now(&self, offset: u64, len: u32) -> Option<Vec<Piece>> {
+        if len > NOW_BYTES_MAX {
+            return None;
+        }
+        let pieces = self.volume.read_now(offset, len)?;
+        let window = self.window_bytes();
+        if window > 0 {
+            self.notice(offset, u64::from(len), window);
+        }
+        Some(pieces)
     }
 
     /// Bytes to be ahead: as the knob says, and no more than may stay in the cache until they are read.
@@ -137,8 +153,10 @@ impl Stream {
     }
 }
 
+/// Whole blocks, of which the window holds two steps at least.
 fn step_bytes(window: u64) -> u64 {
-    (window / 4).clamp(STEP_BYTES_MIN, FETCH_BYTES)
+    let step = (window / 4).clamp(STEP_BYTES_MIN, FETCH_BYTES).min(window / 2);
+    step / BLOCK_BYTES as u64 * BLOCK_BYTES as u64
 }
 
 impl Fetch {

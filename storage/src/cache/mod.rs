@@ -27,14 +27,15 @@ use crate::{
     address::Address,
     map::{Node, NodeRef, Nodes},
 };
+use bytes::Bytes;
 use shard::Shard;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const SHARDS: usize = 16;
 
-/// What an entry takes beside its content: its place in table and queues, a remembered key, the allocator's head (counted
-/// on a 64-bit machine, rounded up).
-const ENTRY_BYTES: usize = 160;
+/// What an entry takes beside its content: its place in table and queues, a remembered key, the counter of those who hold
+/// it, the allocator's heads (counted on a 64-bit machine, rounded up).
+const ENTRY_BYTES: usize = 192;
 
 /// Why something comes into the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,37 +87,33 @@ impl<V> Cache<V> {
         self.shard(key).contains(key.raw())
     }
 
-    /// Puts an entry in whose content takes `bytes`. `make` may reuse a value that had to go. It is left out where the
-    /// account's cap, or what is worth more, leaves it no room.
+    /// Puts an entry in whose content takes `bytes`. It is left out where the account's cap, or what is worth more, leaves it
+    /// no room; then `make` is not called.
     pub(crate) fn insert(
         &self,
         key: Address,
         bytes: usize,
         owner: Option<&Arc<Account>>,
         newcomer: Newcomer,
-        make: impl FnOnce(Option<V>) -> V,
+        make: impl FnOnce() -> V,
     ) {
         let bytes = bytes + ENTRY_BYTES;
         if bytes > self.shard_bytes_max || self.contains(key) {
             return;
         }
-        let mut spare = None;
         if let Some(owner) = owner {
             while !owner.try_take(bytes as u64) {
-                let Some(gone) = self.evict_owned(owner, Self::shard_number(key.raw())) else { return };
-                spare = Some(gone);
+                if self.evict_owned(owner, Self::shard_number(key.raw())).is_none() {
+                    return;
+                }
             }
         }
         let mut shard = self.shard(key);
         // Another worker may have put it in meanwhile.
-        let room = if shard.contains(key.raw()) { None } else { shard.make_room(bytes, newcomer) };
-        match room {
-            Some(gone) => shard.push(key.raw(), make(gone.or(spare)), bytes, owner.cloned(), newcomer),
-            None => {
-                if let Some(owner) = owner {
-                    owner.give_back(bytes as u64);
-                }
-            }
+        if !shard.contains(key.raw()) && shard.make_room(bytes, newcomer) {
+            shard.push(key.raw(), make(), bytes, owner.cloned(), newcomer);
+        } else if let Some(owner) = owner {
+            owner.give_back(bytes as u64);
         }
     }
 
@@ -138,7 +135,7 @@ impl<V> Cache<V> {
 }
 
 /// The cache of data blocks.
-pub(crate) type BlockCache = Cache<Box<[u8]>>;
+pub(crate) type BlockCache = Cache<Bytes>;
 
 /// The cache of map nodes.
 pub(crate) type NodeCache = Cache<Arc<Node>>;
@@ -158,6 +155,6 @@ impl NodeCache {
     /// Puts a node in under the address it has on disk.
     pub(crate) fn put(&self, node: Arc<Node>) {
         let home = node.home().expect("only nodes that are on disk are cached");
-        self.insert(home.address, node.memory_bytes(), None, Newcomer::Wanted, |_| node);
+        self.insert(home.address, node.memory_bytes(), None, Newcomer::Wanted, || node);
     }
 }

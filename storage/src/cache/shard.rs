@@ -138,14 +138,14 @@ impl<V> Shard<V> {
         Some(&entry.value)
     }
 
-    /// Makes room for `bytes` more. Gives a value that had to go, to be used again; `None` where a guess finds nothing that
-    /// may go for it.
-    pub(super) fn make_room(&mut self, bytes: usize, newcomer: Newcomer) -> Option<Option<V>> {
-        let mut spare = None;
+    /// Makes room for `bytes` more; `false` where a guess finds nothing that may go for it.
+    pub(super) fn make_room(&mut self, bytes: usize, newcomer: Newcomer) -> bool {
         while self.bytes() + bytes > self.bytes_max {
-            spare = Some(self.evict(newcomer)?);
+            if self.evict(newcomer).is_none() {
+                return false;
+            }
         }
-        Some(spare)
+        true
     }
 
     pub(super) fn push(

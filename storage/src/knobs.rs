@@ -70,15 +70,19 @@ impl Volume {
         self.knobs.overrides.buffer_bytes.unwrap_or_else(|| self.inner.buffer_bytes.load(Relaxed))
     }
 
-    /// Waits while more is in staging than `buffer_size` allows.
+    /// Waits while more is in staging than `buffer_size` allows, or than others who write leave room for.
     pub(crate) async fn wait_buffer(&self) {
-        let gauge = &self.knobs.gauge;
-        while gauge.unwritten_bytes() >= self.buffer_bytes() && !self.inner.engine.health.is_stopped() {
-            let room = gauge.room.notified();
-            if gauge.unwritten_bytes() < self.buffer_bytes() {
+        while self.is_full() && !self.inner.engine.health.is_stopped() {
+            let room = self.knobs.gauge.room.notified();
+            if !self.is_full() {
                 break;
             }
             room.await;
         }
+    }
+
+    fn is_full(&self) -> bool {
+        let own_bytes = self.knobs.gauge.unwritten_bytes();
+        own_bytes >= self.buffer_bytes() || self.inner.engine.log.is_others_turn(own_bytes)
     }
 }

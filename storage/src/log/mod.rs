@@ -17,6 +17,7 @@
 //! Lock order: a volume's state, then the log's, then windows and segments.
 
 mod batch;
+mod crowd;
 mod place;
 mod staging;
 mod submit;
@@ -53,6 +54,10 @@ const WRITES_MAX: u32 = 2;
 /// Longest time that writes are acknowledged from staging while an older one is not in the store: what a crash of the host
 /// takes of a volume with write-back, at most.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
+
+/// A batch with so many blocks of data takes no more. The device gets at most [`WRITES_MAX`] batches at once, so this bounds
+/// what a read waits for that comes behind them, and it is large enough that their headers cost nothing: a megabyte.
+const BATCH_BLOCKS: u32 = 256;
 
 /// Most blocks that one data record carries, so that three fit a header.
 const RECORD_BLOCKS_MAX: u32 = 256;
@@ -176,6 +181,8 @@ struct State {
     /// In log order; leaves from the front when written.
     under_way: VecDeque<Entry>,
     writing: u32,
+    /// Whose data came last.
+    last_writer: Option<VolumeNumber>,
 }
 
 /// The log.
@@ -196,6 +203,10 @@ pub(crate) struct Log {
     /// Something was written, or there is space again.
     pub(crate) room: Notify,
     syncs: Syncs,
+    /// Data that was given a place and is not in the store yet.
+    unwritten_bytes: AtomicU64,
+    /// Several volumes write until the log has sent out this many batches.
+    crowded_until: AtomicU64,
     /// A client flushed since the log last looked.
     leave_raw: AtomicBool,
     pub(crate) counters: Counters,
@@ -244,6 +255,7 @@ impl Log {
                 open: None,
                 under_way: VecDeque::new(),
                 writing: 0,
+                last_writer: None,
             }),
             staging,
             file,
@@ -256,6 +268,8 @@ impl Log {
             leases: AtomicU32::new(0),
             room: Notify::new(),
             syncs: Syncs::new(start.synced),
+            unwritten_bytes: AtomicU64::new(0),
+            crowded_until: AtomicU64::new(0),
             leave_raw: AtomicBool::new(false),
             counters: Counters::default(),
         }

@@ -3,7 +3,8 @@
 //! All of it happens under the log's lock, and nothing of it waits: what is in the way is told to the caller.
 
 use super::{
-    Append, Batch, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, Segment, Stage, State, WINDOWS,
+    Append, BATCH_BLOCKS, Batch, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, Segment, Stage, State,
+    WINDOWS,
 };
 use crate::{
     address::{BLOCK_BYTES, Lsn, SegmentId},
@@ -45,7 +46,8 @@ impl Log {
                 let header_room = HEADER_RECORDS_BYTES - open.records_bytes;
                 // A record without data makes the footer longer too, which must not grow into the last batch.
                 let data_room = self.data_room(state, open, least);
-                if header_room >= least && data_room.is_some_and(|room| room >= offered.min(1)) {
+                let has_room = header_room >= least && data_room.is_some_and(|room| room >= offered.min(1));
+                if has_room && open.data_blocks < BATCH_BLOCKS {
                     break;
                 }
                 Self::close(state);
@@ -72,7 +74,12 @@ impl Log {
         open.data_blocks += blocks;
         open.batch.leases.fetch_add(1, AcqRel);
         self.leases.fetch_add(1, AcqRel);
-        Ok(Place { lsn, batch: Arc::clone(&open.batch), data_offset, blocks, at })
+        let batch = Arc::clone(&open.batch);
+        self.unwritten_bytes.fetch_add(u64::from(blocks) * BLOCK_BYTES as u64, Relaxed);
+        if let Append::Data { volume, .. } = record {
+            self.note_writer(state, *volume);
+        }
+        Ok(Place { lsn, batch, data_offset, blocks, at })
     }
 
     /// Blocks of data that the open batch can still take, if a record of `record_bytes` comes with them; `None` when the

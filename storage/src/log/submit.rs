@@ -2,7 +2,7 @@
 
 use super::{Entry, Log, Open, Stage, State, WRITES_MAX};
 use crate::{
-    address::{Lsn, SegmentId},
+    address::{BLOCK_BYTES, Lsn, SegmentId},
     error::{Error, Kind, Result},
     format::{BatchHeader, Footer, FooterBatch, ReplayStart, footer_blocks},
     io::{WriteBuf, aligned},
@@ -35,10 +35,14 @@ impl Log {
         self.submit(&mut state);
     }
 
-    /// Seals and writes closed batches whose records are all filled in, and footers whose batches are all sealed.
+    /// Seals and writes closed batches whose records are all filled in, and footers whose batches are all sealed, as many as
+    /// may be under way at once.
     pub(super) fn submit(self: &Arc<Self>, state: &mut State) {
         let mut all_sealed = true;
         for i in 0..state.under_way.len() {
+            if state.writing >= WRITES_MAX {
+                return;
+            }
             let entry = &mut state.under_way[i];
             let (buffer, offset, key) = match entry {
                 Entry::Batch { open, footer, stage } if *stage == Stage::Closed => {
@@ -131,6 +135,8 @@ impl Log {
         while state.under_way.front().is_some_and(|entry| entry.stage() == Stage::Written) {
             match state.under_way.pop_front() {
                 Some(Entry::Batch { open, .. }) => {
+                    let bytes = u64::from(open.data_blocks) * BLOCK_BYTES as u64;
+                    self.unwritten_bytes.fetch_sub(bytes, Relaxed);
                     if good {
                         self.written.store(open.batch.first_lsn.0 + u64::from(open.records), Release);
                     }

@@ -47,6 +47,14 @@ pub const VOLUME_BUFFER: SizeRange = SizeRange::new(MIB..=GIB);
 /// `prefetch` of a volume, in MiB. The most is a guess, not tuned.
 pub const VOLUME_PREFETCH_MIB: RangeInclusive<u32> = 0..=1024;
 
+/// `iops_max` of a volume, beside 0 for no limit. With fewer a file system's journal alone takes longer than the kernel's
+/// client waits; the most is a guess, past what one volume gets today.
+pub const VOLUME_IOPS: RangeInclusive<u64> = 10..=10_000_000;
+
+/// `bytes_per_second_max` of a volume, beside 0 for no limit. With less the largest request, 64 MiB, would keep the next one
+/// waiting for more than a minute; the most is a guess, past any disk today.
+pub const VOLUME_BYTES_PER_SECOND: SizeRange = SizeRange::new(MIB..=TIB);
+
 /// Size of the store. Eight segments of 64 MiB are the least that leaves room beside the reserve; the most is a guess.
 pub const STORE: SizeRange = SizeRange::new(512 * MIB..=1024 * TIB);
 

@@ -5,6 +5,7 @@
 //!   serve    start and stop: configuration, token, keeper, registry, listeners
 //!   keeper   the thread whose runtime owns the open store
 //!   registry which volumes and snapshots there are, by id and name, and who is attached to them
+//!   traffic  what passes between them and their clients: counted, and limited
 //!   nbd      clients: accept, handshake, and the workers with the data path
 //!   admin    the HTTP API over registry and keeper
 //! ```
@@ -28,6 +29,7 @@ mod serve;
 mod show;
 mod startup;
 mod token;
+mod traffic;
 
 use std::process::ExitCode;
 

@@ -4,6 +4,7 @@
 //! that could disagree. Sizes that the engine acts on live in the engine's own settings; the texts here are what the
 //! caller wrote ("1G" stays "1G").
 
+use crate::traffic::Rates;
 use jiff::{Timestamp, Unit};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -41,9 +42,20 @@ pub(crate) struct VolumeRecord {
     /// The snapshot of that volume, where it was one that this one was forked from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source_snapshot_id: Option<Uuid>,
+    /// Operations a second that its clients may have together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) iops_max: Option<u64>,
+    /// Bytes read and written a second that they may have together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_per_second_max: Option<u64>,
 }
 
 impl VolumeRecord {
+    /// Its limits.
+    pub(crate) fn rates(&self) -> Rates {
+        Rates { iops_max: self.iops_max, bytes_per_second_max: self.bytes_per_second_max }
+    }
+
     pub(crate) fn from_attributes(bytes: &[u8]) -> Result<VolumeRecord, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
@@ -185,6 +197,8 @@ mod tests {
             updated_at: Timestamp::MAX,
             source_volume_id: Some(Uuid::max()),
             source_snapshot_id: Some(Uuid::max()),
+            iops_max: Some(u64::MAX),
+            bytes_per_second_max: Some(u64::MAX),
         }
     }
 
@@ -231,6 +245,7 @@ mod tests {
         let stored = br#"{"team_id":"default","user_id":"admin","cache_size":"1G","buffer_size":"32M",
             "access_mode":"RWO","created_at":"2026-01-02T03:04:05.000006Z","updated_at":"2026-01-02T03:04:05Z"}"#;
         let record = VolumeRecord::from_attributes(stored).unwrap();
+        assert_eq!(record.rates(), Rates::default());
         assert_eq!((record.name, record.source_volume_id, record.source_snapshot_id), (None, None, None));
         assert_eq!(record.access_mode, AccessMode::Rwo);
         let stored = br#"{"name":"before","created_at":"2026-01-02T03:04:05.000006Z"}"#;

@@ -10,6 +10,7 @@ use crate::{
     attachments::{Access, Attachments},
     names::Names,
     record::{AccessMode, SnapshotRecord, VolumeRecord, parse_id},
+    traffic::{Rates, Traffic, TrafficTable},
 };
 use dashmap::{DashMap, Entry as Place};
 use jiff::Timestamp;
@@ -30,6 +31,8 @@ pub(crate) struct Registry {
     /// The same as the volumes' own lists.
     snapshots: DashMap<Uuid, Arc<SnapshotEntry>>,
     names: Names,
+    /// Of those that were attached since the start.
+    pub(crate) traffic: TrafficTable,
 }
 
 /// One volume. An entry does not change: a new record is a new entry that shares the rest.
@@ -118,11 +121,19 @@ impl Export {
         }
     }
 
+    /// Its name; empty where it has none.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Export::Volume(entry) => entry.name.as_deref().unwrap_or_default().to_owned(),
+            Export::Snapshot(entry) => entry.record().name,
+        }
+    }
+
     /// For people; empty where there is nothing to say.
     pub(crate) fn description(&self) -> String {
         match self {
-            Export::Volume(entry) => entry.name.as_deref().unwrap_or_default().to_owned(),
-            Export::Snapshot(entry) => format!("{}, snapshot of {}", entry.record().name, entry.volume_id),
+            Export::Volume(_) => self.name(),
+            Export::Snapshot(entry) => format!("{}, snapshot of {}", self.name(), entry.volume_id),
         }
     }
 }
@@ -186,6 +197,9 @@ impl Registry {
     /// Adds a volume that the store has made.
     pub(crate) fn insert(&self, volume: Volume, record: VolumeRecord) -> Arc<Entry> {
         let entry = Entry::new(volume, record, Attachments::new(), Arc::default(), Arc::default());
+        if let Some(older) = self.traffic.get(entry.volume.id()) {
+            self.traffic.forget(entry.volume.id(), &older); // keeps I1
+        }
         self.put(Arc::clone(&entry));
         entry
     }
@@ -194,24 +208,31 @@ impl Registry {
     pub(crate) fn replace(&self, changed: &Alone, record: VolumeRecord) -> Arc<Entry> {
         let old = &changed.entry;
         let (attachments, snapshots) = (Arc::clone(&old.attachments), Arc::clone(&old.snapshots));
+        let rates = record.rates();
         let new = Entry::new(old.volume.clone(), record, attachments, snapshots, Arc::clone(&old.turn));
         self.put(Arc::clone(&new));
+        self.traffic.limit(new.volume.id(), rates);
         new
     }
 
     /// Forgets a volume that the store has deleted, and its snapshots.
     pub(crate) fn remove(&self, deleted: &Alone) {
         let entry = &deleted.entry;
+        // Before the volume goes: afterwards it may be another's.
+        let traffic = self.traffic.get(entry.volume.id());
         // keeps I1; names change under the lock of their volume's place, as in `put`.
-        self.volumes.remove_if(&entry.volume.id(), |id, found| {
+        let removed = self.volumes.remove_if(&entry.volume.id(), |id, found| {
             let same = Arc::ptr_eq(&found.turn, &entry.turn);
             if let (true, Some(name)) = (same, &found.name) {
                 self.names.remove(name, *id);
             }
             same
         });
+        if let (Some((id, _)), Some(traffic)) = (removed, traffic) {
+            self.traffic.forget(id, &traffic);
+        }
         for snapshot in entry.snapshots.list() {
-            self.snapshots.remove(&snapshot.snapshot.id());
+            self.forget_snapshot(snapshot.snapshot.id());
         }
     }
 
@@ -256,7 +277,21 @@ impl Registry {
     /// Forgets a snapshot that the store has deleted.
     pub(crate) fn remove_snapshot(&self, of: &Alone, snapshot: Uuid) {
         of.entry.snapshots.lock().remove(&snapshot);
+        self.forget_snapshot(snapshot);
+    }
+
+    fn forget_snapshot(&self, snapshot: Uuid) {
         self.snapshots.remove(&snapshot);
+        if let Some(traffic) = self.traffic.get(snapshot) {
+            self.traffic.forget(snapshot, &traffic);
+        }
+    }
+
+    /// What passes between a volume or snapshot and its clients. To be asked for by who is attached to it, so that it
+    /// cannot be deleted meanwhile.
+    pub(crate) fn traffic(&self, export: Uuid) -> Arc<Traffic> {
+        let rates = || self.get(export).map_or_else(Rates::default, |entry| entry.record().rates());
+        self.traffic.of(export, rates)
     }
 
     /// Waits for the right to change a volume: nobody changes or copies it until the guard is dropped, so two changes
@@ -293,6 +328,11 @@ impl Registry {
     /// What an export name means: the id of a volume or snapshot, or a volume's name while no other has the same.
     pub(crate) fn resolve(&self, export_name: &str) -> Option<Export> {
         let id = parse_id(export_name).or_else(|| self.names.only(export_name))?;
+        self.find(id)
+    }
+
+    /// The volume or snapshot of that id.
+    pub(crate) fn find(&self, id: Uuid) -> Option<Export> {
         self.get(id).map(Export::Volume).or_else(|| self.snapshot(id).map(Export::Snapshot))
     }
 

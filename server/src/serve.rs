@@ -155,8 +155,8 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
     let workers = Workers::start(config.nbd.workers as usize, engine, &store)
         .map_err(|error| ServeError::Engine(config.store.io, error))?;
     let workers = Arc::new(workers);
-    let metrics =
-        Metrics::new(prometheus_client::registry::Registry::default(), store.clone(), Arc::clone(&registry));
+    let exported = prometheus_client::registry::Registry::default();
+    let metrics = Metrics::new(exported, store.clone(), Arc::clone(&registry), workers.loads());
     let admin = Arc::new(Admin {
         store: store.clone(),
         keeper: keeper.handle(),

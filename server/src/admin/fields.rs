@@ -25,6 +25,10 @@ pub(super) struct VolumeFields {
     pub(super) buffer_size: Option<GivenSize>,
     pub(super) prefetch_mib: Option<u32>,
     pub(super) writeback: Option<bool>,
+    /// 0 for no limit.
+    pub(super) iops_max: Option<u64>,
+    /// 0 for no limit.
+    pub(super) bytes_per_second_max: Option<u64>,
 }
 
 /// A size with the text it was given as, which is what it is echoed as.
@@ -46,6 +50,8 @@ impl VolumeFields {
             buffer_size: fields.size("buffer_size", &ranges::VOLUME_BUFFER)?,
             prefetch_mib: fields.prefetch("prefetch")?,
             writeback: fields.boolean("writeback")?,
+            iops_max: fields.iops("iops_max")?,
+            bytes_per_second_max: fields.bytes_per_second("bytes_per_second_max")?,
         })
     }
 }
@@ -151,6 +157,28 @@ impl Fields<'_> {
         self.get(field).map(checked).transpose()
     }
 
+    fn iops(&self, field: &str) -> Result<Option<u64>, ApiError> {
+        let range = ranges::VOLUME_IOPS;
+        let allowed = format!("a whole number from {} to {}, or 0 for no limit", range.start(), range.end());
+        let checked = |value: &Value| {
+            let limit = value.as_u64().filter(|limit| *limit == 0 || range.contains(limit));
+            limit.ok_or_else(|| self.refused(field, &allowed))
+        };
+        self.get(field).map(checked).transpose()
+    }
+
+    /// A size, or a bare number of bytes as answers show it.
+    fn bytes_per_second(&self, field: &str) -> Result<Option<u64>, ApiError> {
+        let range = ranges::VOLUME_BYTES_PER_SECOND;
+        let allowed = format!("{range}, such as \"100M\", or 0 for no limit");
+        let checked = |value: &Value| {
+            let written = value.as_str().and_then(|text| text.parse().ok()).map(ByteSize::bytes);
+            let bytes = value.as_u64().or(written).filter(|bytes| *bytes == 0 || range.contains(*bytes));
+            bytes.ok_or_else(|| self.refused(field, &allowed))
+        };
+        self.get(field).map(checked).transpose()
+    }
+
     fn boolean(&self, field: &str) -> Result<Option<bool>, ApiError> {
         self.get(field)
             .map(|value| value.as_bool().ok_or_else(|| self.refused(field, &"true or false")))
@@ -183,6 +211,7 @@ mod tests {
         let fields = object(json!({
             "name": null, "size": null, "access_mode": null, "cache_size": null, "buffer_size": null,
             "prefetch": null, "writeback": null, "id": null, "default_posix_uid": 1000,
+            "iops_max": null, "bytes_per_second_max": null,
         }));
         assert_eq!(VolumeFields::from_body(&fields).unwrap(), VolumeFields::default());
         assert_eq!(id_from_body(&fields).unwrap(), None);
@@ -201,6 +230,17 @@ mod tests {
 
         let in_bytes = VolumeFields::from_body(&object(json!({"size": 10_u64 << 30}))).unwrap();
         assert_eq!(in_bytes.size_bytes, Some(10 << 30));
+    }
+
+    #[test]
+    fn limits_are_numbers_and_0_is_none() {
+        let limits = |value| {
+            let fields = VolumeFields::from_body(&object(value)).unwrap();
+            (fields.iops_max, fields.bytes_per_second_max)
+        };
+        assert_eq!(limits(json!({"iops_max": 10, "bytes_per_second_max": "1M"})), (Some(10), Some(1 << 20)));
+        assert_eq!(limits(json!({"bytes_per_second_max": 5 << 20})), (None, Some(5 << 20)));
+        assert_eq!(limits(json!({"iops_max": 0, "bytes_per_second_max": "0"})), (Some(0), Some(0)));
     }
 
     #[test]
@@ -239,6 +279,16 @@ mod tests {
         check_refused(json!({"writeback": "yes"}), "writeback", "true or false");
         check_refused(json!({"access_mode": "RW"}), "access_mode", "RWO, ROX or RWX");
         check_refused(json!({"access_mode": ["RWO"]}), "access_mode", "an array");
+        check_refused(json!({"iops_max": 9}), "iops_max", "from 10 to 10000000, or 0");
+        check_refused(json!({"iops_max": "100"}), "iops_max", "a whole number");
+        check_refused(json!({"iops_max": -1}), "iops_max", "a whole number");
+        check_refused(
+            json!({"bytes_per_second_max": "1K"}),
+            "bytes_per_second_max",
+            "from 1M to 1T, such as",
+        );
+        check_refused(json!({"bytes_per_second_max": 1.5}), "bytes_per_second_max", "or 0 for no limit");
+        check_refused(json!({"bytes_per_second_max": "fast"}), "bytes_per_second_max", "from 1M to 1T");
         check_refused(json!({"name": ""}), "name", "1 to 128");
         check_refused(json!({"name": "a/b"}), "name", "without");
         check_refused(json!({"id": "7"}), "id", "a UUID");

@@ -56,6 +56,8 @@ pub(super) async fn create(
         updated_at: created_at,
         source_volume_id: None,
         source_snapshot_id: None,
+        iops_max: limit(fields.iops_max, None),
+        bytes_per_second_max: limit(fields.bytes_per_second_max, None),
     };
     let spec = VolumeSpec {
         id: id.unwrap_or_else(Uuid::new_v4),
@@ -119,6 +121,8 @@ fn changed(entry: &Entry, fields: VolumeFields) -> (VolumeChange, VolumeRecord) 
         text_and_bytes(fields.cache_size, &record.cache_size, settings.cache_bytes);
     (record.buffer_size, settings.buffer_bytes) =
         text_and_bytes(fields.buffer_size, &record.buffer_size, settings.buffer_bytes);
+    record.iops_max = limit(fields.iops_max, record.iops_max);
+    record.bytes_per_second_max = limit(fields.bytes_per_second_max, record.bytes_per_second_max);
     settings.prefetch_mib = fields.prefetch_mib.unwrap_or(settings.prefetch_mib);
     settings.writeback = fields.writeback.unwrap_or(settings.writeback);
     let change = VolumeChange {
@@ -147,6 +151,11 @@ pub(super) async fn delete(admin: &Shared, id: Uuid, force: Force) -> Result<(),
         Ok(())
     })
     .await
+}
+
+/// The limit that a volume has from now on: as given, where 0 is none, else as before.
+pub(super) fn limit(given: Option<u64>, before: Option<u64>) -> Option<u64> {
+    given.or(before).filter(|limit| *limit > 0)
 }
 
 pub(super) fn text_and_bytes(given: Option<GivenSize>, text: &str, bytes: u64) -> (String, u64) {

@@ -14,7 +14,7 @@ use super::{
     body::Force,
     error::ApiError,
     fields::{SnapshotFields, VolumeFields},
-    lifecycle::{refuse_shrinking, text_and_bytes},
+    lifecycle::{limit, refuse_shrinking, text_and_bytes},
     state::Shared,
     steps::{alone, close, finished, in_the_way_of_deletion, together},
 };
@@ -79,7 +79,8 @@ pub(super) async fn fork(
     .await
 }
 
-/// What a fork is from the start. Name and access mode are not inherited.
+/// What a fork is from the start. Name and access mode are not inherited; limits are, as all tuning: else a fork would be
+/// the way around them.
 fn forked(source: &Entry, fields: VolumeFields) -> (VolumeRecord, Settings) {
     let (record, settings) = (source.record(), source.volume.settings());
     let created_at = now();
@@ -98,6 +99,8 @@ fn forked(source: &Entry, fields: VolumeFields) -> (VolumeRecord, Settings) {
         updated_at: created_at,
         source_volume_id: Some(source.volume.id()),
         source_snapshot_id: None,
+        iops_max: limit(fields.iops_max, record.iops_max),
+        bytes_per_second_max: limit(fields.bytes_per_second_max, record.bytes_per_second_max),
     };
     let settings = Settings {
         cache_bytes,

@@ -1,4 +1,4 @@
-//! The admin API over HTTP: volumes' lifecycle and lineage, reclaim, scrub, probes and metrics.
+//! The admin API over HTTP: volumes' lifecycle and lineage, reclaim, scrub, probes, statistics and metrics.
 //!
 //! ```text
 //!  request ─► observe (request id, log line, metrics) ─► authorize ─► route ─► handler ─► lifecycle, lineage ─► keeper, registry
@@ -9,6 +9,7 @@
 //! Each group of routes is a file with a `routes()` function; `routes` puts them together, and `openapi.json` describes
 //! them (a test holds the two against each other).
 
+mod at_work;
 mod body;
 mod diff;
 mod envelope;
@@ -25,6 +26,7 @@ mod scrub;
 mod snapshot_view;
 mod snapshots;
 mod state;
+mod stats;
 mod steps;
 mod volume_view;
 mod volumes;

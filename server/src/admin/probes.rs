@@ -51,10 +51,13 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Value>, ApiError>
     }
 }
 
-async fn metrics(State(admin): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
+async fn metrics(State(admin): State<Shared>, headers: HeaderMap) -> Result<impl IntoResponse, ApiError> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let exposition = Exposition::asked_for_by(accept);
-    ([(header::CONTENT_TYPE, exposition.content_type())], admin.metrics.exposition(exposition))
+    // Off the control threads: with thousands of volumes at work it is a long text, and clients wait there to be let in.
+    let text = tokio::task::spawn_blocking(move || admin.metrics.exposition(exposition)).await;
+    let text = text.map_err(|_| ApiError::new(Code::Unavailable, "the server is stopping"))?;
+    Ok(([(header::CONTENT_TYPE, exposition.content_type())], text))
 }
 
 async fn openapi() -> impl IntoResponse {

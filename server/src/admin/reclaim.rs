@@ -146,7 +146,7 @@ impl Progress {
         };
         Progress {
             running: matches!(*run, Run::Running { .. }),
-            phase: name(phase),
+            phase: phase_name(phase),
             counted: run.counted(&now),
             store_allocated_bytes,
             error,
@@ -154,7 +154,7 @@ impl Progress {
     }
 }
 
-fn name(phase: ReclaimPhase) -> &'static str {
+pub(super) fn phase_name(phase: ReclaimPhase) -> &'static str {
     match phase {
         ReclaimPhase::Idle => "idle",
         ReclaimPhase::Marking => "marking",

@@ -6,7 +6,7 @@ use super::{
     observe::observe,
     probes, reclaim, scrub, snapshots,
     state::{Admin, Shared},
-    volumes,
+    stats, volumes,
 };
 use axum::{
     Router,
@@ -42,6 +42,7 @@ pub(super) fn all() -> Vec<Route> {
         diff::routes(),
         reclaim::routes(),
         scrub::routes(),
+        stats::routes(),
         probes::routes(),
     ]
     .into_iter()

@@ -28,6 +28,10 @@ pub(super) struct VolumeView {
     buffer_size: String,
     prefetch: u32,
     writeback: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iops_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_per_second_max: Option<u64>,
     access_mode: AccessMode,
     created_at: Timestamp,
     updated_at: Timestamp,
@@ -92,6 +96,8 @@ impl VolumeView {
             buffer_size: record.buffer_size,
             prefetch: settings.prefetch_mib,
             writeback: settings.writeback,
+            iops_max: record.iops_max,
+            bytes_per_second_max: record.bytes_per_second_max,
             access_mode: record.access_mode,
             created_at: record.created_at,
             updated_at: record.updated_at,

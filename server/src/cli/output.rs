@@ -85,6 +85,8 @@ pub(super) fn volume_details(volume: &Value) -> String {
         ("buffer size", text(&volume["buffer_size"])),
         ("prefetch", format!("{}M", text(&volume["prefetch"]))),
         ("writeback", writeback.to_owned()),
+        ("most iops", text(&volume["iops_max"])),
+        ("most bytes/s", size(&volume["bytes_per_second_max"])),
         ("forked from", text(&volume["source_volume_id"])),
         ("of snapshot", text(&volume["source_snapshot_id"])),
         ("created", seconds(&volume["created_at"])),

@@ -14,7 +14,7 @@ pub(super) enum VolumeCommand {
     /// Make a volume
     #[command(
         after_help = "Not said: the size is the server's defaults.volume_size; the mode RWO, 1G of cache, 32M of \
-                            buffer, no reading ahead and no writeback."
+                            buffer, no reading ahead, no writeback and no limits."
     )]
     Create(VolumeFields),
     /// List all volumes, newest first
@@ -42,6 +42,14 @@ pub(super) enum VolumeCommand {
         /// Its new size, such as 20G
         #[arg(value_parser = size)]
         size: String,
+    },
+    /// Limit what the clients of a volume may do a second, those too that are connected
+    Limit {
+        /// Its id, or its name where no other volume has the same
+        #[arg(value_name = "ID|NAME")]
+        volume: String,
+        #[command(flatten)]
+        limits: Limits,
     },
 }
 
@@ -72,6 +80,19 @@ pub(super) struct VolumeFields {
     /// Acknowledge writes from the staging buffer, which a host crash may lose
     #[arg(long)]
     writeback: bool,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+/// What a volume may use.
+#[derive(Debug, Args)]
+pub(super) struct Limits {
+    /// Most operations a second of all its clients; 0 for no limit
+    #[arg(long, value_name = "IOPS")]
+    iops_max: Option<u64>,
+    /// Most bytes that they may read and write a second; 0 for no limit
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    bytes_per_second_max: Option<String>,
 }
 
 /// Checks a size and keeps its text: the server echoes it as given.
@@ -104,6 +125,11 @@ pub(super) fn run(command: VolumeCommand, context: &Context) -> Result<(), CliEr
             let volume = client.patch(&path, &json!({ "size": size }))?;
             context.answer(&volume, || output::volume_details(&volume))
         }
+        VolumeCommand::Limit { volume, limits } => {
+            let path = path_of(&find(&client, &volume)?);
+            let volume = client.patch(&path, &Value::Object(limits.fields()))?;
+            context.answer(&volume, || output::volume_details(&volume))
+        }
     }
 }
 
@@ -130,7 +156,17 @@ impl VolumeFields {
         if self.writeback {
             fields.insert("writeback".to_owned(), json!(true));
         }
+        fields.append(&mut self.limits.fields());
         Value::Object(fields)
+    }
+}
+
+impl Limits {
+    fn fields(&self) -> Map<String, Value> {
+        let iops_max = self.iops_max.map(|iops| ("iops_max".to_owned(), json!(iops)));
+        let bytes = self.bytes_per_second_max.as_ref();
+        let bytes_per_second_max = bytes.map(|size| ("bytes_per_second_max".to_owned(), json!(size)));
+        iops_max.into_iter().chain(bytes_per_second_max).collect()
     }
 }
 

@@ -5,7 +5,14 @@
 //! them can take all of the worker's budget and keep it. So each connection has a little of its own besides: with that
 //! the others go on, if not with requests of any size.
 
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 use tokio::sync::Notify;
 
 /// Requests of a connection in flight, at most. The kernel's client has 128, libnbd's copy 64.
@@ -20,6 +27,39 @@ const WORKER_REQUESTS_MAX: u32 = 16_384;
 /// Bytes of a worker's connections in flight, at most.
 const WORKER_BYTES_MAX: u64 = 512 << 20;
 
+/// What a worker has to do, for other threads to look at.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    connections: AtomicU64,
+    requests: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Load {
+    pub(super) fn connection_came(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn connection_went(&self) {
+        self.connections.fetch_sub(1, Relaxed);
+    }
+
+    /// Connections that are its own.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+
+    /// Requests taken in whose replies have not been sent yet.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// Bytes of their payloads and replies, at most.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+}
+
 /// What is in flight of one connection, or of one worker.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -29,22 +69,31 @@ pub(super) struct Budget {
     bytes_max: u64,
     /// Needs no room above.
     bytes_own: u64,
-    above: Option<Rc<Budget>>,
+    above: Above,
     /// Something was given back.
     freed: Notify,
 }
 
+#[derive(Debug)]
+enum Above {
+    /// That of the connection's worker.
+    Worker(Rc<Budget>),
+    /// Nothing: this is a worker's, which shows it here.
+    Shown(Arc<Load>),
+}
+
 impl Budget {
-    pub(super) fn worker() -> Rc<Self> {
-        Self::new(WORKER_REQUESTS_MAX, WORKER_BYTES_MAX, 0, None)
+    /// A worker's, which shows itself in `load`.
+    pub(super) fn worker(load: Arc<Load>) -> Rc<Self> {
+        Self::new(WORKER_REQUESTS_MAX, WORKER_BYTES_MAX, 0, Above::Shown(load))
     }
 
     pub(super) fn connection(worker: &Rc<Self>) -> Rc<Self> {
-        let worker = Some(Rc::clone(worker));
+        let worker = Above::Worker(Rc::clone(worker));
         Self::new(CONNECTION_REQUESTS_MAX, CONNECTION_BYTES_MAX, CONNECTION_BYTES_OWN, worker)
     }
 
-    fn new(requests_max: u32, bytes_max: u64, bytes_own: u64, above: Option<Rc<Self>>) -> Rc<Self> {
+    fn new(requests_max: u32, bytes_max: u64, bytes_own: u64, above: Above) -> Rc<Self> {
         let (requests, bytes) = (Cell::new(0), Cell::new(0));
         Rc::new(Self { requests, bytes, requests_max, bytes_max, bytes_own, above, freed: Notify::new() })
     }
@@ -60,14 +109,31 @@ impl Budget {
             return Some(self);
         }
         let is_own = self.bytes.get() + bytes <= self.bytes_own;
-        self.above.as_deref().filter(|above| !is_own && !above.fits(bytes))
+        match &self.above {
+            Above::Worker(worker) if !is_own && !worker.fits(bytes) => Some(worker.as_ref()),
+            Above::Worker(_) | Above::Shown(_) => None,
+        }
     }
 
     fn add(&self, bytes: u64) {
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + bytes);
-        if let Some(above) = &self.above {
-            above.add(bytes);
+        match &self.above {
+            Above::Worker(worker) => worker.add(bytes),
+            Above::Shown(load) => self.show(load),
+        }
+    }
+
+    fn show(&self, load: &Load) {
+        load.requests.store(self.requests.get().into(), Relaxed);
+        load.bytes.store(self.bytes.get(), Relaxed);
+    }
+
+    /// Whether others have requests in flight on the same worker.
+    pub(super) fn is_shared(&self) -> bool {
+        match &self.above {
+            Above::Worker(worker) => worker.requests.get() > self.requests.get(),
+            Above::Shown(_) => false,
         }
     }
 
@@ -106,8 +172,9 @@ impl Budget {
         self.freed.notify_waiters();
         // For the one that is just about to wait.
         self.freed.notify_one();
-        if let Some(above) = &self.above {
-            above.give_back(bytes);
+        match &self.above {
+            Above::Worker(worker) => worker.give_back(bytes),
+            Above::Shown(load) => self.show(load),
         }
     }
 }
@@ -138,9 +205,13 @@ mod tests {
         }
     }
 
+    fn worker(load: &Arc<Load>) -> Rc<Budget> {
+        Budget::new(3, 150, 0, Above::Shown(Arc::clone(load)))
+    }
+
     #[test]
     fn bytes_and_requests_are_bounded_and_a_lone_request_passes() {
-        let connection = Budget::new(2, 100, 0, Some(Budget::new(3, 150, 0, None)));
+        let connection = Budget::new(2, 100, 0, Above::Worker(worker(&Arc::default())));
         let large = ready(connection.take(1000)).expect("alone");
         assert!(ready(connection.take(1)).is_none());
         drop(large);
@@ -154,14 +225,18 @@ mod tests {
 
     #[test]
     fn the_worker_bounds_all_its_connections() {
-        let worker = Budget::new(3, 150, 0, None);
-        let [one, two] = [(); 2].map(|()| Budget::new(9, 100, 10, Some(Rc::clone(&worker))));
+        let load = Arc::default();
+        let worker = worker(&load);
+        let [one, two] = [(); 2].map(|()| Budget::new(9, 100, 10, Above::Worker(Rc::clone(&worker))));
         let held = ready(one.take(100)).expect("fits");
+        assert_eq!((load.requests(), load.bytes()), (1, 100));
+        assert_eq!((one.is_shared(), two.is_shared()), (false, true));
         assert!(ready(two.take(60)).is_none());
         let own = ready(two.take(10)).expect("its own");
         assert!(ready(two.take(51)).is_none());
         drop(own);
         drop(held);
         assert!(ready(two.take(60)).is_some());
+        assert_eq!((load.requests(), load.bytes()), (0, 0));
     }
 }

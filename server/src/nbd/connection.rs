@@ -1,14 +1,16 @@
 //! One connection in transmission, on its worker's thread.
 //!
 //! ```text
-//!   recv ─► requests ─► check ─► budget ─► a task each: dispatch ─► outbox ─► send
+//!   recv ─► requests ─► check ─► limits ─► budget ─► a task each: dispatch ─► outbox ─► send
 //! ```
 //!
 //! I1  Requests begin in the order they came; replies leave as they are done.
 //! I2  Every request that was taken in is answered before the connection closes: after DISC, after the end of the
 //!     stream, and when the server stops.
-//!     What a CACHE would still have read is left out then: nobody comes back for it.
+//!     What a CACHE would still have read is left out then: nobody comes back for it. Limits end when the server stops.
 //! I3  A refused WRITE's payload is thrown away, so that the next request is found where it is.
+//! I4  A request is counted when it is taken in and when its answer is ready, with the time since the receive that brought
+//!     its head. So its waits for limits and for room are in that time, and a turn's requests share a look at the clock.
 //!
 //! Source: "Transmission", "Terminating the transmission phase".
 
@@ -18,14 +20,19 @@ use super::{
     outbox::Outbox,
     wire::Wire,
 };
+use crate::traffic::{Cost, Operation, Success, Traffic};
 use bytes::{Buf, Bytes, BytesMut};
 use sandstone_protocol::{Checked, Request, Terms, WireError};
 use sandstone_storage::{Reader, Socket, Volume, runtime};
-use std::{fmt, io, rc::Rc};
+use std::{cell::Cell, fmt, io, rc::Rc, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Room for one receive: some dozens of small writes.
 const RECEIVE_BYTES: usize = 128 << 10;
+
+/// Requests that a connection begins in a row while others of its worker have some in flight: then it is their turn. One
+/// receive may bring thirty, and each costs its worker up to 10 µs, which a lone request of another client would wait for.
+const REQUESTS_IN_A_ROW: u32 = 8;
 
 /// How a connection ended.
 pub(super) enum Ending {
@@ -54,12 +61,17 @@ pub(super) struct Connection {
     socket: Rc<Socket>,
     volume: Volume,
     reader: Reader,
+    traffic: Arc<Traffic>,
     terms: Terms,
     agreed: Agreed,
     outbox: Rc<Outbox>,
     budget: Rc<Budget>,
+    /// When the last receive ended, by the runtime's clock.
+    received_at: Cell<Duration>,
     /// Cancelled when no more requests are taken in, or when the connection is cut off.
     leaving: CancellationToken,
+    /// Cancelled when what has arrived is to be answered soon.
+    stopping: CancellationToken,
 }
 
 impl Connection {
@@ -67,6 +79,7 @@ impl Connection {
         socket: Socket,
         wire: &Wire,
         volume: Volume,
+        traffic: Arc<Traffic>,
         terms: Terms,
         agreed: Agreed,
         worker: &Rc<Budget>,
@@ -75,16 +88,20 @@ impl Connection {
             socket: Rc::new(socket),
             reader: Reader::new(volume.clone()),
             volume,
+            traffic,
             terms,
             agreed,
             outbox: Rc::default(),
             budget: Budget::connection(worker),
+            received_at: Cell::new(runtime::now()),
             leaving: wire.cut().child_token(),
+            stopping: wire.stopping().clone(),
         })
     }
 
     /// Serves the connection to its end. `received` are bytes that came with the end of the handshake.
     pub(super) async fn run(self: Rc<Self>, received: BytesMut) -> Ending {
+        let _connected = self.traffic.meter.connected();
         let (ended, sender_ended) = tokio::sync::oneshot::channel();
         let sending = Rc::clone(&self.outbox).send(Rc::clone(&self.socket));
         runtime::spawn(async move {
@@ -104,22 +121,28 @@ impl Connection {
 
     /// Takes requests in until there are no more.
     async fn receive(self: &Rc<Self>, mut buf: BytesMut) -> Ending {
+        let mut in_a_row = 0;
         loop {
             let request = match Request::decode(&mut buf) {
                 Ok(Some(request)) => request,
                 Ok(None) => match self.more(&mut buf, RECEIVE_BYTES).await {
                     Ok(0) if buf.is_empty() => return Ending::Closed,
                     Ok(0) => return Ending::Broken("the stream ends within a request".into()),
-                    Ok(_) => continue,
+                    Ok(_) => {
+                        in_a_row = 0;
+                        continue;
+                    }
                     Err(error) => return Ending::Failed(error),
                 },
                 Err(error) => return Ending::Broken(error.to_string()),
             };
+            let arrived = self.received_at.get();
             // A volume may have grown since the handshake.
             let terms = Terms { size_bytes: self.volume.size_bytes(), ..self.terms };
             match request.check(&terms) {
                 Ok(Checked::Disconnect) => return Ending::Disconnected,
                 Ok(checked) => {
+                    self.keep_limits(&checked).await;
                     let Some(share) = self.room(bytes_in_flight(&checked, &self.agreed)).await else {
                         return Ending::Closed;
                     };
@@ -128,7 +151,12 @@ impl Connection {
                         Ok(None) => return Ending::Broken("the stream ends within a payload".into()),
                         Err(error) => return Ending::Failed(error),
                     };
-                    self.begin(request, checked, payload, share);
+                    self.begin(request, checked, payload, share, arrived);
+                    in_a_row += 1;
+                    if in_a_row >= REQUESTS_IN_A_ROW && self.budget.is_shared() {
+                        runtime::yield_now().await;
+                        in_a_row = 0;
+                    }
                 }
                 Err(reject) => {
                     let Some(share) = self.room(0).await else { return Ending::Closed };
@@ -138,7 +166,8 @@ impl Connection {
                         Err(error) => return Ending::Failed(error),
                     }
                     let outcome = Outcome::Failed { error: reject.error, text: reject.reason.into() };
-                    self.outbox.put(share, |reply| answer(reply, &self.agreed, request.cookie, outcome));
+                    self.traffic.meter.taken_in();
+                    self.answer(&request, outcome, share, arrived);
                     if reject.fatal {
                         return Ending::Broken(reject.reason.into());
                     }
@@ -147,7 +176,15 @@ impl Connection {
         }
     }
 
-    fn begin(self: &Rc<Self>, request: Request, checked: Checked, payload: Bytes, share: Share) {
+    fn begin(
+        self: &Rc<Self>,
+        request: Request,
+        checked: Checked,
+        payload: Bytes,
+        share: Share,
+        arrived: Duration,
+    ) {
+        self.traffic.meter.taken_in();
         let this = Rc::clone(self);
         runtime::spawn(async move {
             let serving = serve(&this.volume, &this.reader, &this.agreed, checked, payload);
@@ -167,8 +204,28 @@ impl Connection {
                 }
                 Outcome::Done | Outcome::Read { .. } | Outcome::Status(_) => {}
             }
-            this.outbox.put(share, |reply| answer(reply, &this.agreed, request.cookie, outcome));
+            this.answer(&request, outcome, share, arrived);
         });
+    }
+
+    /// Puts the reply into the outbox and counts it (I4).
+    fn answer(&self, request: &Request, outcome: Outcome, share: Share, arrived: Duration) {
+        let success = match &outcome {
+            Outcome::Failed { .. } => Success::Failed,
+            Outcome::Done | Outcome::Read { .. } | Outcome::Status(_) => Success::Done,
+        };
+        self.outbox.put(share, |reply| answer(reply, &self.agreed, request.cookie, outcome));
+        let took = runtime::now().saturating_sub(arrived);
+        self.traffic.meter.answered(Operation::of(request.command), request.len, took, success);
+    }
+
+    /// Waits as long as the volume's limits ask for, before anything of the budget is taken that others could use.
+    async fn keep_limits(&self, request: &Checked) {
+        let limits = &self.traffic.limits;
+        if !limits.are_none() {
+            let admitted = limits.admit(Cost::of(request), runtime::now, runtime::sleep);
+            self.stopping.run_until_cancelled(admitted).await;
+        }
     }
 
     /// Waits for room in the budget; `None` when the connection was cut off before there was any.
@@ -186,6 +243,7 @@ impl Connection {
         }
         let (result, back) = self.socket.recv(std::mem::take(buf)).await;
         *buf = back;
+        self.received_at.set(runtime::now());
         result
     }
 

@@ -220,8 +220,11 @@ async fn greet<S: Stream>(mut stream: S, peer: String, registry: Arc<Registry>, 
         Err(_elapsed) => return tracing::info!(peer, "a client did not finish its handshake in time"),
     };
     let Attached { negotiated, volume, guard, older, received } = attached;
+    let traffic = registry.traffic(volume.id());
     match stream.into_descriptor() {
-        Ok(socket) => workers.serve(Ready { socket, wire, received, negotiated, volume, guard, older, peer }),
+        Ok(socket) => {
+            workers.serve(Ready { socket, wire, received, negotiated, volume, traffic, guard, older, peer });
+        }
         Err(error) => tracing::warn!(%error, peer, "a client could not be served"),
     }
 }

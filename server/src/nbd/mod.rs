@@ -17,5 +17,6 @@ mod outbox;
 mod wire;
 mod workers;
 
+pub(crate) use budget::Load;
 pub(crate) use listener::{ListenError, bind};
 pub(crate) use workers::Workers;

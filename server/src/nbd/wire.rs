@@ -9,17 +9,21 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Wire {
     socket: OwnedFd,
     cut: CancellationToken,
+    /// A child of `cut`.
+    stopping: CancellationToken,
 }
 
 impl Wire {
     pub(super) fn new(descriptor: OwnedFd) -> Self {
-        Self { socket: descriptor, cut: CancellationToken::new() }
+        let cut = CancellationToken::new();
+        Self { socket: descriptor, stopping: cut.child_token(), cut }
     }
 
     /// The server is stopping: no more is received than has arrived, and what has is answered.
     pub(super) fn stop_receiving(&self) {
         // It fails only where the peer was faster.
         let _ = shutdown(&self.socket, Shutdown::Read);
+        self.stopping.cancel();
     }
 
     /// The connection ends now.
@@ -31,5 +35,10 @@ impl Wire {
     /// Cancelled when the connection is cut off, for what waits elsewhere than at the socket.
     pub(super) fn cut(&self) -> &CancellationToken {
         &self.cut
+    }
+
+    /// Cancelled when no more is received, or the connection is cut off: what has arrived is to be answered soon.
+    pub(super) fn stopping(&self) -> &CancellationToken {
+        &self.stopping
     }
 }

@@ -1,18 +1,24 @@
 //! The workers: one thread, one runtime, one ring each. A connection goes to the one that has fewest.
 
-use super::{budget::Budget, connection::Connection, dispatch::Agreed, wire::Wire};
-use crate::attachments::AttachedGuard;
+use super::{
+    budget::{Budget, Load},
+    connection::Connection,
+    dispatch::Agreed,
+    wire::Wire,
+};
+use crate::{attachments::AttachedGuard, traffic::Traffic};
 use bytes::BytesMut;
 use dashmap::DashMap;
 use sandstone_protocol::Negotiated;
 use sandstone_storage::{Engine, Handle, Runtime, Socket, Store, Volume};
 use std::{
+    cell::OnceCell,
     io,
     os::fd::OwnedFd,
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::*},
+        atomic::{AtomicU64, Ordering::*},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -34,7 +40,7 @@ pub(crate) struct Workers {
 
 struct Worker {
     handle: Handle,
-    connections: Arc<AtomicUsize>,
+    load: Arc<Load>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -53,6 +59,7 @@ pub(super) struct Ready {
     pub(super) received: BytesMut,
     pub(super) negotiated: Negotiated,
     pub(super) volume: Volume,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) guard: AttachedGuard,
     pub(super) older: Vec<Volume>,
     pub(super) peer: String,
@@ -75,19 +82,25 @@ impl Workers {
         self.live.wires.len()
     }
 
+    /// What each worker has to do, in their order; to be looked at again and again.
+    pub(crate) fn loads(&self) -> Vec<Arc<Load>> {
+        self.workers.iter().map(|worker| Arc::clone(&worker.load)).collect()
+    }
+
     /// Gives a connection to a worker.
     pub(super) fn serve(&self, ready: Ready) {
-        let worker =
-            self.workers.iter().min_by_key(|w| w.connections.load(Relaxed)).expect("there is a worker");
-        let place = Place::take(&self.live, &worker.connections, &ready.wire);
+        let worker = self.workers.iter().min_by_key(|w| w.load.connections()).expect("there is a worker");
+        let place = Place::take(&self.live, &worker.load, &ready.wire);
+        let load = Arc::clone(&worker.load);
         worker.handle.spawn(move || async move {
-            let Ready { socket, received, negotiated, volume, guard, older, peer, wire } = ready;
+            let Ready { socket, received, negotiated, volume, traffic, guard, older, peer, wire } = ready;
             let id = volume.id();
             tracing::debug!(volume = %id, peer, "attached");
-            let budget = WORKER_BUDGET.with(Rc::clone);
+            let budget = WORKER_BUDGET.with(|budget| Rc::clone(budget.get_or_init(|| Budget::worker(load))));
             let agreed = Agreed::new(&negotiated, older);
+            let socket = Socket::new(socket);
             let connection =
-                Connection::new(Socket::new(socket), &wire, volume, negotiated.terms, agreed, &budget);
+                Connection::new(socket, &wire, volume, traffic, negotiated.terms, agreed, &budget);
             let ending = connection.run(received).await;
             tracing::debug!(volume = %id, peer, reason = %ending, "detached");
             drop(guard);
@@ -128,7 +141,7 @@ impl Workers {
 
 thread_local! {
     /// What this worker's connections have in flight together.
-    static WORKER_BUDGET: Rc<Budget> = Budget::worker();
+    static WORKER_BUDGET: OnceCell<Rc<Budget>> = const { OnceCell::new() };
 }
 
 impl Worker {
@@ -151,8 +164,7 @@ impl Worker {
         })?;
         let died = || io::Error::other("a worker ended before it had started");
         let handle = starting.recv().map_err(|_| died())??;
-        let connections = Arc::new(AtomicUsize::new(0));
-        Ok(Self { handle, connections, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { handle, load: Arc::default(), stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -160,22 +172,22 @@ impl Worker {
 struct Place {
     live: Arc<Live>,
     number: u64,
-    worker: Arc<AtomicUsize>,
+    worker: Arc<Load>,
 }
 
 impl Place {
-    fn take(live: &Arc<Live>, worker: &Arc<AtomicUsize>, wire: &Arc<Wire>) -> Self {
+    fn take(live: &Arc<Live>, worker: &Arc<Load>, wire: &Arc<Wire>) -> Self {
         let number = live.next.fetch_add(1, Relaxed);
         live.wires.insert(number, Arc::clone(wire));
         live.count.send_modify(|n| *n += 1);
-        worker.fetch_add(1, Relaxed);
+        worker.connection_came();
         Self { live: Arc::clone(live), number, worker: Arc::clone(worker) }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.worker.fetch_sub(1, Relaxed);
+        self.worker.connection_went();
         self.live.wires.remove(&self.number);
         self.live.count.send_modify(|n| *n -= 1);
     }

@@ -57,7 +57,7 @@ impl Server {
         let registry = Arc::new(Registry::load(store.volumes(), store.all_snapshots()).unwrap());
         let exported = prometheus_client::registry::Registry::default();
         let admin = Arc::new(Admin {
-            metrics: Metrics::new(exported, store.clone(), Arc::clone(&registry)),
+            metrics: Metrics::new(exported, store.clone(), Arc::clone(&registry), Vec::new()),
             store,
             keeper: keeper.handle(),
             registry,

@@ -41,16 +41,24 @@ fn every_reference_of_the_description_has_its_target() {
 #[tokio::test]
 async fn described_answers_have_the_fields_of_real_ones() {
     let server = Server::start().await;
-    let volume = server.create(serde_json::json!({ "name": "disk" })).await;
+    let volume = server
+        .create(serde_json::json!({ "name": "disk", "iops_max": 10, "bytes_per_second_max": "1M" }))
+        .await;
     let body = serde_json::json!({ "name": "s", "description": "d" }).to_string();
     let snapshot = server.call("POST", &format!("{}/snapshots", path(&volume)), &body).await.data(201);
     let fork = server.call("POST", &format!("{}/fork", path(&snapshot)), "").await.data(201);
     let reclaim = server.call("GET", "/api/v1/admin/reclaim", "").await.data(200);
     let scrub = server.call("GET", "/api/v1/admin/scrub", "").await.data(200);
+    let stats = server.call("GET", "/api/v1/admin/stats", "").await.data(200);
     let document = server.call("GET", "/openapi.json", "").await.json();
-    for (schema, answer) in
-        [("Volume", volume), ("Volume", fork), ("Snapshot", snapshot), ("Reclaim", reclaim), ("Scrub", scrub)]
-    {
+    for (schema, answer) in [
+        ("Volume", volume),
+        ("Volume", fork),
+        ("Snapshot", snapshot),
+        ("Reclaim", reclaim),
+        ("Scrub", scrub),
+        ("Stats", stats),
+    ] {
         let schema = &document["components"]["schemas"][schema];
         for required in schema["required"].as_array().unwrap() {
             assert!(answer.get(required.as_str().unwrap()).is_some(), "{required} is missing in {answer}");

@@ -1,0 +1,71 @@
+//! The store's own numbers.
+
+use super::families::Families;
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
+use sandstone_storage::{Health, Store};
+use std::fmt;
+
+pub(super) struct StoreNumbers {
+    pub(super) store: Store,
+}
+
+impl fmt::Debug for StoreNumbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreNumbers")
+    }
+}
+
+impl Collector for StoreNumbers {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families::new(encoder);
+        let stats = self.store.stats();
+        let reclaim = self.store.reclaim_progress();
+        let scrub = self.store.scrub_progress();
+        let ready = u64::from(matches!(self.store.health(), Health::Ready));
+        for (name, help, value) in [
+            ("store_capacity_bytes", "Bytes that the store can hold", stats.capacity_bytes),
+            ("store_free_bytes", "Bytes of it that are free", stats.free_bytes),
+            (
+                "store_file_allocated_bytes",
+                "Bytes that the store's file takes on its file system",
+                stats.file_allocated_bytes,
+            ),
+            ("store_ready", "1 while the store takes writes", ready),
+            ("scrub_running", "1 while the scrub reads", u64::from(scrub.running)),
+            ("cache_bytes", "Bytes of data in the cache", stats.cache_bytes),
+            ("store_buffered_bytes", "Bytes accepted and not in the store yet", stats.buffered_bytes),
+            ("cache_metadata_bytes", "Bytes of maps in the cache", stats.metadata_bytes),
+        ] {
+            families.gauge(name, help, value)?;
+        }
+        for (name, help, value) in [
+            ("store_log_records", "Records logged", stats.log_records),
+            ("store_log_batches", "Batches written to the log", stats.log_batches),
+            ("store_log_bytes", "Bytes written to the log", stats.log_bytes),
+            ("store_syncs", "Device syncs", stats.syncs),
+            (
+                "store_sync_requests",
+                "Flushes and the like that waited for a device sync",
+                stats.sync_requests,
+            ),
+            ("store_checkpoints", "Checkpoints", stats.checkpoints),
+            ("reclaim_rounds", "Rounds of reclaim", reclaim.rounds),
+            ("reclaim_marked_nodes", "Map nodes that reclaim visited", reclaim.marked_nodes),
+            ("reclaim_freed_bytes", "Bytes of segments that reclaim made free", reclaim.freed_bytes),
+            ("reclaim_forwarded_bytes", "Bytes moved out of sparse segments", reclaim.forwarded_bytes),
+            ("reclaim_punched_bytes", "Bytes given back to the file system", reclaim.punched_bytes),
+            ("scrub_passes", "Times that all maps and data were read and compared", scrub.passes),
+            ("scrub_checked_bytes", "Bytes that the scrub read and compared", scrub.checked_bytes_total),
+            ("scrub_rotten_bytes", "Bytes of them that are lost", scrub.rotten_bytes_total),
+            ("store_corrupt_blocks", "Blocks that were not what was written there", stats.corrupt_blocks),
+            ("cache_hits", "Blocks that reads found in the cache", stats.cache_hits),
+            ("cache_misses", "Blocks that reads had to fetch", stats.cache_misses),
+        ] {
+            families.counter(name, help, value)?;
+        }
+        families.seconds("store_checkpoint_seconds", "Time that checkpoints took", stats.checkpoint_time)?;
+        let (batches, sharing) = (stats.batch_bytes.into(), stats.sync_sharing.into());
+        families.histogram("store_log_batch_bytes", "How large the batches of the log were", batches)?;
+        families.histogram("store_sync_callers", "How many waited for each device sync together", sharing)
+    }
+}

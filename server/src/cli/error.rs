@@ -75,6 +75,8 @@ pub(crate) enum CliError {
         volume: String,
         source: io::Error,
     },
+    /// What is drawn again and again needs a terminal.
+    NoTerminal,
     /// The reader of our output went away.
     OutputClosed,
     /// Our output cannot be written.
@@ -152,6 +154,9 @@ impl fmt::Display for CliError {
             CliError::Nbd { volume, source } => {
                 write!(f, "volume {volume:?} cannot be copied over NBD: {source}")
             }
+            CliError::NoTerminal => f.write_str(
+                "this is no terminal to draw on: use --once for one table, or --json for a line each time",
+            ),
             CliError::OutputClosed => f.write_str("nobody reads the output"),
             CliError::Output(error) => write!(f, "the output cannot be written: {error}"),
         }
@@ -183,6 +188,7 @@ impl error::Error for CliError {
             | CliError::TooSmall { .. }
             | CliError::QemuImgMissing { .. }
             | CliError::QemuImg { .. }
+            | CliError::NoTerminal
             | CliError::OutputClosed => None,
         }
     }

@@ -4,7 +4,7 @@
 //!   serve, check-config, version   here
 //!   volume …                       volume      over the admin API
 //!   snapshot …, fork, tree         snapshot, fork, tree   the same
-//!   reclaim, scrub                 reclaim, scrub   the same
+//!   reclaim, scrub, top            reclaim, scrub, top   the same
 //!   import, export                 image       raw images through transfer, others through qemu-img
 //!   import --onto, export --since  increment   changes alone, in a format of their own
 //! ```
@@ -29,6 +29,7 @@ mod raw_image;
 mod reclaim;
 mod scrub;
 mod snapshot;
+mod top;
 mod transfer;
 mod tree;
 mod volume;
@@ -50,6 +51,7 @@ Examples:
   sandstone snapshot create agent-1 --name before  Keep what a volume holds now
   sandstone snapshot restore agent-1 before        Go back to it
   sandstone tree                                   See which volume came from where
+  sandstone top                                    See what the volumes do now
   sandstone export base mon.inc --since sunday     Write what changed since a snapshot
   sandstone import mon.inc base-copy --onto        Apply that to a copy elsewhere
   nbd-client -unix sandstone-data/nbd.sock -name disk /dev/nbd0
@@ -111,6 +113,8 @@ enum Command {
     Reclaim,
     /// Have the server read everything, and say what is not what was written
     Scrub,
+    /// Watch what the volumes do
+    Top(top::TopArgs),
     /// Print the version
     Version,
 }
@@ -142,6 +146,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Export(args) => image::export(&args, &context),
         Command::Reclaim => reclaim::run(&context),
         Command::Scrub => scrub::run(&context),
+        Command::Top(args) => top::run(&args, &context),
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
             context.answer(&serde_json::json!({ "version": version }), || format!("sandstone {version}"))

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 /// How long each fio runs: long against the tenth of a second that a volume may have at once.
 const SECONDS: f64 = 5.0;
+/// How often a machine that was busy with something else may try again.
+const TRIES: usize = 3;
 
 /// fio at depth 16 on `connections` connections.
 fn fio(server: &Server, volume: &Volume, rw: &str, block: &str, connections: u32) -> Running {
@@ -35,8 +37,19 @@ fn rates(fio: Running) -> (f64, f64) {
     (sum("iops"), sum("bw_bytes"))
 }
 
-fn assert_near(what: &str, rate: f64, limit: f64) {
-    assert!((0.9..1.1).contains(&(rate / limit)), "{what} is {rate:.0}, the limit {limit:.0}");
+/// Insists that a rate stays within a tenth of its limit. A machine that is busy with other things may leave fio less, so
+/// that it may try again; what it gets is never more.
+fn assert_near(what: &str, limit: f64, mut run: impl FnMut() -> f64) {
+    let mut rates = Vec::new();
+    for _ in 0..TRIES {
+        let rate = run();
+        assert!(rate < limit * 1.1, "{what} is {rate:.0}, the limit {limit:.0}");
+        if rate > limit * 0.9 {
+            return;
+        }
+        rates.push(rate);
+    }
+    panic!("{what} is {rates:.0?}, the limit {limit:.0}");
 }
 
 #[test]
@@ -47,12 +60,13 @@ fn operations_stay_within_the_limit_on_all_connections_and_others_are_not_slowed
     let server = Server::start();
     let limited = server.create_volume(&json!({ "size": "256M", "iops_max": 500 }));
     let free = server.volume("256M");
-    // Four connections, so that both workers have some.
-    let (slow, fast) =
-        (fio(&server, &limited, "randwrite", "4k", 4), fio(&server, &free, "randwrite", "4k", 1));
-    let ((iops, _), (other, _)) = (rates(slow), rates(fast));
-    assert_near("operations a second", iops, 500.0);
-    assert!(other > 2000.0, "the volume without a limit got {other:.0} operations a second");
+    assert_near("operations a second", 500.0, || {
+        // Four connections, so that both workers have some.
+        let slow = fio(&server, &limited, "randwrite", "4k", 4);
+        let (other, _) = rates(fio(&server, &free, "randwrite", "4k", 1));
+        assert!(other > 2000.0, "the volume without a limit got {other:.0} operations a second");
+        rates(slow).0
+    });
 }
 
 #[test]
@@ -62,8 +76,8 @@ fn bytes_stay_within_the_limit() {
     }
     let server = Server::start();
     let limited = server.create_volume(&json!({ "size": "256M", "bytes_per_second_max": "8M" }));
-    let (_, bytes) = rates(fio(&server, &limited, "randrw", "64k", 2));
-    assert_near("bytes a second", bytes, f64::from(8 << 20));
+    let run = || rates(fio(&server, &limited, "randrw", "64k", 2)).1;
+    assert_near("bytes a second", f64::from(8 << 20), run);
 }
 
 #[test]

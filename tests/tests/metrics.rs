@@ -5,10 +5,11 @@ use std::{thread, time::Duration};
 use sandstone_tests::{Program, Running, Server, Volume, needs};
 use serde_json::Value;
 
-/// fio, writing and reading 4 KiB at this depth until it is killed or the time is over.
+/// fio, writing and reading 4 KiB at this depth until it is killed or the time is over. As a thread: a process of its own
+/// would live on.
 fn busy(server: &Server, volume: &Volume, rw: &str, depth: u32, seconds: u32) -> Running {
     Program::new("fio")
-        .args(["--name=busy", "--ioengine=nbd", "--bs=4k", "--time_based", "--norandommap"])
+        .args(["--name=busy", "--thread", "--ioengine=nbd", "--bs=4k", "--time_based", "--norandommap"])
         .args([format!("--uri={}", server.uri(volume)), format!("--rw={rw}"), format!("--iodepth={depth}")])
         .args([format!("--size={}", volume.size_bytes), format!("--runtime={seconds}")])
         .dir(server.dir())

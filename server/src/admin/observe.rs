@@ -1,6 +1,6 @@
 //! Around every request: its id, its log line, its numbers.
 
-use super::{error::LoggedError, state::Shared};
+use super::{error::LoggedError, state::Shared, stats::STATS};
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method},
@@ -44,7 +44,7 @@ fn log(id: &str, method: &Method, path: &str, route: &str, response: &Response, 
     let status = response.status().as_u16();
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     // Probes come every few seconds. A store that is not ready has said so once; they would repeat it for ever.
-    if !route.starts_with("/api/") {
+    if !route.starts_with("/api/") || route == STATS {
         return tracing::debug!(request_id = id, %method, path, status, took_us, "probe");
     }
     match response.extensions().get::<LoggedError>() {

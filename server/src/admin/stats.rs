@@ -21,8 +21,11 @@ use uuid::Uuid;
 /// The beginning of `at_us`.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// Asked for again and again, as the probes are.
+pub(super) const STATS: &str = "/api/v1/admin/stats";
+
 pub(super) fn routes() -> Vec<Route> {
-    vec![Route::new("GET", "/api/v1/admin/stats", get(stats))]
+    vec![Route::new("GET", STATS, get(stats))]
 }
 
 async fn stats(State(admin): State<Shared>) -> Success<Stats> {

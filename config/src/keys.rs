@@ -100,7 +100,7 @@ impl Reach {
 }
 
 /// All keys, in the order of the documentation, a section's keys together.
-pub static KEYS: [Key; 16] = [
+pub static KEYS: [Key; 17] = [
     Key {
         name: "data_dir",
         about: "directory of all that the server makes; made with mode 0700",
@@ -174,6 +174,12 @@ pub static KEYS: [Key; 16] = [
         about: "threads that serve NBD connections; by default one a core",
         rule: Rule::Count(ranges::WORKERS, |c, v| c.nbd.workers = v),
         show: |c| c.nbd.workers.to_string(),
+    },
+    Key {
+        name: "attach.grace",
+        about: "seconds that a mount may be without a connection before it ends by itself",
+        rule: Rule::Count(ranges::GRACE_SECS, |c, v| c.attach.grace_secs = v),
+        show: |c| c.attach.grace_secs.to_string(),
     },
     Key {
         name: "admin.listen",

@@ -25,4 +25,4 @@ mod settings;
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use keys::{KEYS, Key};
 pub use problem::{Problem, Problems};
-pub use settings::{Admin, Cache, Config, Defaults, IoEngine, Log, LogFormat, LogLevel, Nbd, Store};
+pub use settings::{Admin, Attach, Cache, Config, Defaults, IoEngine, Log, LogFormat, LogLevel, Nbd, Store};

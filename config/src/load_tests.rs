@@ -29,6 +29,7 @@ fn no_file_gives_the_documented_defaults() {
     assert_eq!(config.nbd.listen, ["127.0.0.1:10809".parse().unwrap()]);
     assert_eq!(config.nbd.unix.as_deref(), Some(Path::new("sandstone-data/nbd.sock")));
     assert_eq!(config.nbd.workers as usize, std::thread::available_parallelism().unwrap().get());
+    assert_eq!(config.attach.grace_secs, 60);
     assert_eq!(config.admin.listen, "127.0.0.1:8810".parse().unwrap());
     assert_eq!(config.cache.memory_bytes, 1 << 30);
     assert_eq!(config.cache.metadata_bytes, 256 << 20);
@@ -51,6 +52,8 @@ fn every_key_is_taken() {
         listen = ["127.0.0.1:1", "[::1]:2"]
         unix = ""
         workers = 2
+        [attach]
+        grace = 86400
         [admin]
         listen = "0.0.0.0:80"
         [cache]
@@ -71,6 +74,7 @@ fn every_key_is_taken() {
     assert_eq!(config.nbd.listen.len(), 2);
     assert_eq!(config.nbd.unix, None);
     assert_eq!(config.nbd.workers, 2);
+    assert_eq!(config.attach.grace_secs, 86_400);
     assert_eq!(config.cache.memory_bytes, 1 << 30);
     assert_eq!(config.cache.metadata_bytes, 16 << 20);
     assert_eq!(config.defaults.volume_size_bytes, 1 << 20);
@@ -108,6 +112,7 @@ fn values_outside_their_range_name_key_value_and_range() {
     check("[cache]\nmemory = \"1M\"\nmetadata = 1.5", &[&["cache.memory"], &["cache.metadata = 1.5"]]);
     check("[defaults]\nvolume_size = \"17T\"", &[&["defaults.volume_size", "a size from 1 to 16T"]]);
     check("[nbd]\nworkers = 1025", &[&["nbd.workers = 1025"]]);
+    check("[attach]\ngrace = 0", &[&["attach.grace = 0", "a whole number from 1 to 86400"]]);
     check("[nbd]\nworkers = \"2\"", &[&["nbd.workers = \"2\"", "whole number"]]);
     check("[nbd]\nlisten = \"127.0.0.1:1\"", &[&["nbd.listen", "a list of"]]);
     check("[admin]\nlisten = \"localhost:8810\"", &[&["admin.listen", "IP:port"]]);

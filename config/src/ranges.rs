@@ -70,6 +70,9 @@ pub const CACHE: SizeRange = SizeRange::new(16 * MIB..=16 * TIB);
 /// Worker threads. The most is a guess: more workers than cores only take turns.
 pub const WORKERS: RangeInclusive<u32> = 1..=1024;
 
+/// `attach.grace`, in seconds. A day is for those who move a sandbox by hand; past it a mount is forgotten, not moved.
+pub const GRACE_SECS: RangeInclusive<u32> = 1..=86_400;
+
 /// Longest path of a Unix socket, in bytes. Source: `sun_path` of unix(7), 108 with its final zero.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 

@@ -14,6 +14,8 @@ pub struct Config {
     pub store: Store,
     /// `[nbd]`
     pub nbd: Nbd,
+    /// `[attach]`
+    pub attach: Attach,
     /// `[admin]`
     pub admin: Admin,
     /// `[cache]`
@@ -62,6 +64,13 @@ pub struct Nbd {
     pub unix: Option<PathBuf>,
     /// Threads that serve connections, in [`ranges::WORKERS`](crate::ranges::WORKERS).
     pub workers: u32,
+}
+
+/// How long attachments last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// Seconds that a mount may be without a connection, in [`ranges::GRACE_SECS`](crate::ranges::GRACE_SECS).
+    pub grace_secs: u32,
 }
 
 /// Where the admin API is.
@@ -143,6 +152,9 @@ impl Config {
                 unix: Some(format!("{DATA_DIR_WORD}/nbd.sock").into()),
                 workers: u32::try_from(cores).unwrap_or(u32::MAX).min(*crate::ranges::WORKERS.end()),
             },
+            // A guess: longer than a sandbox takes to boot or a server to be started anew, and short enough to wait for
+            // where a sandbox died.
+            attach: Attach { grace_secs: 60 },
             admin: Admin { listen: SocketAddr::from(([127, 0, 0, 1], 8810)) },
             cache: Cache { memory_bytes: 1 << 30, metadata_bytes: 256 << 20 },
             defaults: Defaults { volume_size_bytes: 64 << 30 },

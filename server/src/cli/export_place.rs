@@ -40,6 +40,7 @@ pub(super) fn blame(error: CopyError, image: &Path, volume: &str) -> CliError {
     match error {
         CopyError::Image(error) => CliError::Image(image.to_path_buf(), error),
         CopyError::Device(source) => CliError::Nbd { volume: volume.to_owned(), source },
+        CopyError::Interrupted => CliError::Interrupted,
     }
 }
 

@@ -5,14 +5,20 @@ use super::{
     error::CliError,
     export_place::{blame, connect, reachable_export, reachable_snapshot},
     increment::{self, Since},
+    interrupt::Interrupt,
     progress::Progress,
     qemu_img::{self, ImageInfo, Onto},
     raw_image::{Partial, Source, Target},
     snapshot,
+    temporary::Temporary,
     transfer::{self, Before, Device},
     volume::{self, path_of},
 };
-use crate::{client::AdminClient, record::parse_id, show};
+use crate::{
+    client::{AdminClient, ClientError},
+    record::parse_id,
+    show,
+};
 use clap::Args;
 use sandstone_config::ranges;
 use serde_json::{Value, json};
@@ -98,25 +104,23 @@ pub(super) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
     let volume = volume::find(&client, &args.volume)?;
     let snapshot = args.snapshot.as_deref().map(|name| snapshot::find(&client, &volume, &args.volume, name));
     let snapshot = snapshot.transpose()?;
-    let address = match &snapshot {
-        None => reachable_export(&volume, &args.volume)?,
-        Some(snapshot) => reachable_snapshot(&volume, &args.volume, snapshot)?,
-    };
-    let bytes = size_of(snapshot.as_ref().unwrap_or(&volume));
-    let progress = Progress::new(bytes, context.audience());
-    let image_failed = |error| CliError::Image(args.image.clone(), error);
-    if format == RAW {
-        let mut device = connect(&address, &args.volume)?;
-        let target = Target::create(&args.image, device.size_bytes()).map_err(image_failed)?;
-        transfer::export(&mut device, &target, &progress)
-            .map_err(|error| blame(error, &args.image, &args.volume))?;
-        target.finish().map_err(image_failed)?;
-    } else {
-        let partial = Partial::beside(&args.image).map_err(image_failed)?;
-        qemu_img::from_export(&address.uri(), format, partial.path(), &args.image, &progress)?;
-        partial.finish().map_err(image_failed)?;
+    let interrupt = Interrupt::listen()?;
+    let job = Export { args, volume: &volume, format, interrupt: &interrupt, context };
+    match &snapshot {
+        Some(snapshot) => job.run(Some(snapshot))?,
+        None => match Temporary::take(&client, &volume, "export") {
+            Ok(still) => {
+                let exported = job.run(Some(still.snapshot()));
+                let deleted = still.delete();
+                // Of two failures the first counts.
+                exported.and_then(|()| deleted)?;
+            }
+            // A store that takes no change is still to be read.
+            Err(CliError::Client(ClientError::Refused { status: 503 | 507, .. })) => job.run(None)?,
+            Err(error) => return Err(error),
+        },
     }
-    drop(progress);
+    let bytes = size_of(snapshot.as_ref().unwrap_or(&volume));
     let answer = json!({ "volume": volume, "snapshot": snapshot, "image": args.image, "format": format });
     context.answer(&answer, || {
         let (size, image) = (show::rounded(bytes), args.image.display());
@@ -126,6 +130,39 @@ pub(super) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
         };
         format!("Exported {what} ({size}) to {image} ({format}).")
     })
+}
+
+/// An export under way.
+struct Export<'a> {
+    args: &'a ExportArgs,
+    volume: &'a Value,
+    format: &'a str,
+    interrupt: &'a Interrupt,
+    context: &'a Context,
+}
+
+impl Export<'_> {
+    /// Copies a snapshot, which holds still and is in no writer's way, or the volume itself.
+    fn run(&self, snapshot: Option<&Value>) -> Result<(), CliError> {
+        let ExportArgs { volume: name, image, .. } = self.args;
+        let address = match snapshot {
+            None => reachable_export(self.volume, name)?,
+            Some(snapshot) => reachable_snapshot(self.volume, name, snapshot)?,
+        };
+        let progress = Progress::new(size_of(snapshot.unwrap_or(self.volume)), self.context.audience());
+        let image_failed = |error| CliError::Image(image.clone(), error);
+        if self.format == RAW {
+            let mut device = connect(&address, name)?;
+            let target = Target::create(image, device.size_bytes()).map_err(image_failed)?;
+            transfer::export(&mut device, &target, &progress, self.interrupt)
+                .map_err(|error| blame(error, image, name))?;
+            target.finish().map_err(image_failed)
+        } else {
+            let partial = Partial::beside(image).map_err(image_failed)?;
+            qemu_img::from_export(&address.uri(), self.format, partial.path(), image, &progress)?;
+            partial.finish().map_err(image_failed)
+        }
+    }
 }
 
 /// What an image is, by its `--format`, by qemu-img, or by its first bytes.

@@ -17,7 +17,8 @@ use tokio::{
 /// Exit code of a program that Ctrl-C ended, as shells have it: 128 and the signal's number.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// Whether somebody wants us to end. Work asks in between its steps; who does not want to wait for that asks twice.
+/// Whether somebody wants us to end; by default nobody is listened to. Work asks in between its steps; who does not want to wait for that asks twice.
+#[derive(Default)]
 pub(super) struct Interrupt {
     came: Arc<AtomicBool>,
 }
@@ -33,7 +34,11 @@ impl Interrupt {
     /// # Errors
     /// [`CliError::Interrupted`].
     pub(super) fn check(&self) -> Result<(), CliError> {
-        if self.came.load(Relaxed) { Err(CliError::Interrupted) } else { Ok(()) }
+        if self.has_come() { Err(CliError::Interrupted) } else { Ok(()) }
+    }
+
+    pub(super) fn has_come(&self) -> bool {
+        self.came.load(Relaxed)
     }
 }
 

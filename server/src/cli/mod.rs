@@ -29,6 +29,7 @@ mod raw_image;
 mod reclaim;
 mod scrub;
 mod snapshot;
+mod temporary;
 mod top;
 mod transfer;
 mod tree;

@@ -544,7 +544,7 @@ fn an_image_goes_in_and_comes_out_over_the_wire() {
         let progress = Progress::new(SIZE, Audience::Programs);
         transfer::import(&Source::open(&path).unwrap(), &mut device, Before::Anything, &progress).unwrap();
         let target = Target::create(&out, device.size_bytes()).unwrap();
-        transfer::export(&mut device, &target, &progress).unwrap();
+        transfer::export(&mut device, &target, &progress, &Interrupt::default()).unwrap();
         target.finish().unwrap();
     });
     let (wanted, came) = (fs::read(&path).unwrap(), fs::read(&out).unwrap());

@@ -8,6 +8,7 @@
 //! The loops think in one request after the other; [`Device`] keeps several of them in flight.
 
 use super::{
+    interrupt::Interrupt,
     progress::Progress,
     raw_image::{Segment, Source, Target},
 };
@@ -91,6 +92,8 @@ pub(super) trait Device {
 pub(super) enum CopyError {
     Image(io::Error),
     Device(io::Error),
+    /// Neither: somebody wants us to end.
+    Interrupted,
 }
 
 impl fmt::Display for CopyError {
@@ -98,6 +101,7 @@ impl fmt::Display for CopyError {
         match self {
             CopyError::Image(error) => write!(f, "image: {error}"),
             CopyError::Device(error) => write!(f, "volume: {error}"),
+            CopyError::Interrupted => f.write_str("interrupted"),
         }
     }
 }
@@ -106,6 +110,7 @@ impl std::error::Error for CopyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             CopyError::Image(error) | CopyError::Device(error) => Some(error),
+            CopyError::Interrupted => None,
         }
     }
 }
@@ -211,12 +216,16 @@ pub(super) fn export(
     device: &mut impl Device,
     target: &Target,
     progress: &Progress,
+    interrupt: &Interrupt,
 ) -> Result<Copied, CopyError> {
     let whole = Span { offset: 0, len: device.size_bytes() };
     let mut copied = Copied::default();
     for window in whole.pieces(WINDOW_BYTES) {
         let spans = data_spans(device, window, target, progress)?;
         let mut take = |offset: u64, data: Bytes| {
+            if interrupt.has_come() {
+                return Err(CopyError::Interrupted);
+            }
             for run in runs(&data) {
                 let at = offset + run.start as u64;
                 match run.content {

@@ -121,7 +121,7 @@ fn export_makes_a_sparse_file_of_the_volumes_size() {
     device.bytes[(3 * BLOCK) as usize..(5 * BLOCK) as usize].fill(1);
     device.bytes[(10 * CHUNK_BYTES) as usize..(12 * CHUNK_BYTES) as usize].fill(2);
     let target = Target::create(&path, len).unwrap();
-    let copied = export(&mut device, &target, &quiet(len)).unwrap();
+    let copied = export(&mut device, &target, &quiet(len), &Interrupt::default()).unwrap();
     assert!(!path.exists(), "nothing stands in its place before it is whole");
     target.finish().unwrap();
 
@@ -150,7 +150,7 @@ fn what_goes_in_comes_out() {
     import(&source, &mut device, Before::Zeroes, &quiet(0)).unwrap();
     let out = directory.path().join("out.raw");
     let target = Target::create(&out, device.size_bytes()).unwrap();
-    export(&mut device, &target, &quiet(0)).unwrap();
+    export(&mut device, &target, &quiet(0), &Interrupt::default()).unwrap();
     target.finish().unwrap();
     assert_eq!(fs::read(&out).unwrap()[..bytes.len()], bytes);
 }
@@ -184,7 +184,10 @@ fn a_block_status_without_entries_ends_the_export() {
     }
     let directory = tempfile::tempdir().unwrap();
     let target = Target::create(&directory.path().join("out.raw"), BLOCK).unwrap();
-    assert!(matches!(export(&mut Silent, &target, &quiet(0)), Err(CopyError::Device(_))));
+    assert!(matches!(
+        export(&mut Silent, &target, &quiet(0), &Interrupt::default()),
+        Err(CopyError::Device(_))
+    ));
 }
 
 #[test]

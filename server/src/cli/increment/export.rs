@@ -3,7 +3,6 @@
 use super::{
     checksums::checksums,
     format::{Header, Now, Record, Totals, Writer},
-    temporary::Temporary,
 };
 use crate::{
     cli::{
@@ -14,6 +13,7 @@ use crate::{
         progress::Progress,
         raw_image::Partial,
         snapshot,
+        temporary::Temporary,
         transfer::{CHUNK_BYTES, CopyError, Device, Span, ZERO_BYTES_MAX},
         volume,
     },

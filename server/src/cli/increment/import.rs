@@ -3,7 +3,6 @@
 use super::{
     checksums::checksums,
     format::{Now, ReadError, Reader, Record, Totals},
-    temporary::Temporary,
 };
 use crate::{
     cli::{
@@ -13,6 +12,7 @@ use crate::{
         interrupt::Interrupt,
         progress::Progress,
         raw_image::refuse_others,
+        temporary::Temporary,
         transfer::{CHUNK_BYTES, CopyError, Device, Span, ZERO_BYTES_MAX},
         volume,
     },

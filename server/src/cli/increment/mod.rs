@@ -17,7 +17,6 @@ mod checksums;
 mod export;
 mod format;
 mod import;
-mod temporary;
 
 pub(super) use export::{Since, export};
 pub(super) use format::{MAGIC, ReadError};

@@ -1,37 +1,43 @@
-//! Who is attached to an export, and how they are cut off.
+//! Who is attached to an export, who else may be, and how they are cut off.
 //!
-//! One `Attachments` belongs to one volume or snapshot. Connections come in on worker threads and leave by dropping their
-//! guard; the admin side counts them, closes the door, cuts them off and waits. Door and list are one state under one
-//! lock, so a client either is in the list that a deletion looks at, or finds the door closed: it cannot slip in between.
+//! ```text
+//!   mount ──────► a right, with a secret session ──► connections that name the session
+//!   plain name ─────────────────────────────────► connections of one peer: a right while there are some
+//! ```
+//!
+//! One `Attachments` belongs to one volume or snapshot. Connections come in during their handshake and leave by dropping
+//! their guard; the admin side mounts, counts, closes the door, cuts off and waits.
+//!
+//! I1  Door, access mode, mounts and connections are one state under one lock, so that the check and the grant are one
+//!     step: of two writers that come at once one is refused, and nobody slips in behind a deletion's look.
+//! I2  All connections of one holder are one attachment, so that several connections of one client do not shut each
+//!     other out.
+//! I3  A connection that was cut off counts until it is gone: its last writes may still be under way.
+//! I4  A mount's right lasts without a connection until it is given back, or has been without one for the grace.
 
+mod state;
+
+use crate::{mounts::Session, record::AccessMode};
 use jiff::Timestamp;
 use serde::Serialize;
+use state::{Door, Right, Standing, State};
 use std::{
-    collections::BTreeMap,
-    fmt,
+    error, fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 
-/// The live connections of one export.
+/// Longest wait for a holder that has closed its connections while what it sent is still being answered. Far more than
+/// that takes on a disk that works. A guess, not tuned.
+const LEAVING_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The attachments of one export.
 #[derive(Debug)]
 pub(crate) struct Attachments {
     state: Mutex<State>,
-    /// Told when the last live connection has gone.
-    emptied: Notify,
-}
-
-#[derive(Debug)]
-struct State {
-    door: Door,
-    key_next: u64,
-    live: BTreeMap<u64, Connection>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
-    Open,
-    Closed(Closing),
+    /// Told whenever a connection has gone.
+    left: Notify,
 }
 
 /// Why an export takes no new connection.
@@ -51,17 +57,33 @@ pub(crate) enum InTheWay {
     Nobody,
 }
 
-/// One live NBD connection.
-pub(crate) struct Connection {
-    /// Who it is: all connections of one holder are one attachment (a Unix peer's process, a TCP peer's address).
-    pub(crate) holder: String,
-    /// The export name it asked for.
-    pub(crate) export_name: String,
-    pub(crate) access: Access,
-    pub(crate) since: Timestamp,
-    /// Ends the connection soon, without waiting. Called from any thread, perhaps more than once, under this export's
+/// Whose a connection is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Holder {
+    /// Somebody who named the export and nothing else: a Unix peer's process, a TCP peer's address.
+    Peer(String),
+    /// Whoever knows the session of a mount.
+    Mount(Session),
+}
+
+/// A connection's socket, as others see it.
+pub(crate) trait Line: Send + Sync {
+    /// Ends the connection soon, without waiting. Called from any thread, perhaps more than once, under the export's
     /// lock: it must neither block nor come back here.
-    pub(crate) cut_off: Arc<dyn Fn() + Send + Sync>,
+    fn cut_off(&self);
+
+    /// Whether the peer, or we, have closed it, so that it ends soon. The same holds for it.
+    fn is_ending(&self) -> bool;
+}
+
+/// An NBD connection that asks to be let in.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) holder: Holder,
+    /// The export name it asked for, without a session.
+    pub(crate) export_name: String,
+    pub(crate) since: Timestamp,
+    pub(crate) line: Arc<dyn Line>,
 }
 
 /// What a connection may do.
@@ -71,16 +93,70 @@ pub(crate) enum Access {
     ReadOnly,
 }
 
-/// One attachment: the connections of one holder.
+/// What a mount is told to others as.
+#[derive(Clone, Debug)]
+pub(crate) struct Mounting {
+    /// Whose it is: `sandbox agent-1`.
+    pub(crate) holder: String,
+    pub(crate) export_name: String,
+    pub(crate) since: Timestamp,
+}
+
+/// How far a mount is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MountState {
+    /// No connection has come yet.
+    Pending,
+    Mounted,
+    /// A host crash took acknowledged writes: it takes no connection, and is in nobody's way.
+    Stale,
+}
+
+impl MountState {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            MountState::Pending => "pending",
+            MountState::Mounted => "mounted",
+            MountState::Stale => "stale",
+        }
+    }
+}
+
+/// A mount as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MountStatus {
+    pub(crate) state: MountState,
+    pub(crate) access: Access,
+    pub(crate) connections: usize,
+}
+
+/// One attachment: a mount, or the connections of one peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Attachment {
     pub(crate) holder: String,
     pub(crate) export_name: String,
-    /// When its oldest live connection came.
+    /// When it was mounted, or its oldest live connection came.
     pub(crate) mounted_at: Timestamp,
     /// Whether none of its connections may write.
     pub(crate) read_only: bool,
     pub(crate) connections: usize,
+    pub(crate) state: MountState,
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Closed(Closing),
+    /// One may write, and that is another.
+    Held {
+        by: Attachment,
+        /// Whether it is just going.
+        leaving: bool,
+    },
+    /// There is no mount of that session, any more.
+    NoMount,
+    Stale,
 }
 
 impl fmt::Display for Closing {
@@ -92,48 +168,146 @@ impl fmt::Display for Closing {
     }
 }
 
-impl std::error::Error for Closing {}
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Closed(why) => why.fmt(f),
+            Refused::Held { by, leaving: _ } => write!(
+                f,
+                "the volume is RWO and attached by {} since {:.0}: it takes one writer at a time",
+                by.holder, by.mounted_at
+            ),
+            Refused::NoMount => f.write_str(
+                "there is no such mount: it was unmounted, or was without a connection for too long; mount the volume again",
+            ),
+            Refused::Stale => f.write_str(
+                "this mount is from before a host crash that lost up to a second of writes: unmount the volume and mount it \
+                 again",
+            ),
+        }
+    }
+}
+
+impl error::Error for Refused {}
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("holder", &self.holder)
-            .field("access", &self.access)
-            .finish_non_exhaustive()
+        f.debug_struct("Connection").field("holder", &self.holder).finish_non_exhaustive()
     }
 }
 
 impl Attachments {
-    pub(crate) fn new() -> Arc<Attachments> {
-        let state = State { door: Door::Open, key_next: 0, live: BTreeMap::new() };
-        Arc::new(Attachments { state: Mutex::new(state), emptied: Notify::new() })
+    pub(crate) fn new(mode: AccessMode) -> Arc<Attachments> {
+        Arc::new(Attachments { state: Mutex::new(State::new(mode)), left: Notify::new() })
     }
 
-    /// Lets a connection in; it is gone when the guard is dropped.
+    /// Lets a connection in; it is gone when the guard is dropped. One that stands in the way and is just going is waited
+    /// for: a program that ends and its successor that starts at once would else meet here. Dropping the future is safe.
     ///
     /// # Errors
-    /// Why the door is closed; nothing was done.
-    pub(crate) fn attach(self: &Arc<Attachments>, connection: Connection) -> Result<AttachedGuard, Closing> {
+    /// Why not; nothing was done.
+    pub(crate) async fn attach(
+        self: &Arc<Attachments>,
+        connection: Connection,
+    ) -> Result<AttachedGuard, Refused> {
+        let (key, access) = self
+            .in_turn(|state| {
+                let access = state.admits(&connection.holder)?;
+                Ok((state.enter(connection.clone(), access), access))
+            })
+            .await?;
+        Ok(AttachedGuard { attachments: Arc::clone(self), key, access })
+    }
+
+    /// What [`Attachments::attach`] would say, for a client that only asks.
+    pub(crate) async fn would_attach(&self, holder: &Holder) -> Result<Access, Refused> {
+        self.in_turn(|state| state.admits(holder)).await
+    }
+
+    /// Gives a right to a session that has none yet. Those who are just going are waited for.
+    ///
+    /// # Errors
+    /// Why not; nothing was done.
+    pub(crate) async fn mount(&self, session: Session, mounting: Mounting) -> Result<Access, Refused> {
+        let holder = Holder::Mount(session);
+        self.in_turn(|state| {
+            let access = state.has_room_for(&holder)?;
+            state.rights.insert(
+                session,
+                Right { mounting: mounting.clone(), access, standing: Standing::Pending(Instant::now()) },
+            );
+            Ok(access)
+        })
+        .await
+    }
+
+    /// Gives a right that an earlier start of the server has given: `state` is pending or stale.
+    pub(crate) fn mount_again(
+        &self,
+        session: Session,
+        mounting: Mounting,
+        access: Access,
+        state: MountState,
+    ) {
+        let standing = match state {
+            MountState::Pending | MountState::Mounted => Standing::Pending(Instant::now()),
+            MountState::Stale => Standing::Stale,
+        };
+        self.lock().rights.insert(session, Right { mounting, access, standing });
+    }
+
+    /// Takes a right back and cuts its connections off; they leave a little later, see [`Attachments::gone`].
+    pub(crate) fn unmount(&self, session: Session) {
         let mut state = self.lock();
-        match state.door {
-            Door::Closed(why) => Err(why),
-            Door::Open => {
-                let key = state.key_next;
-                state.key_next += 1;
-                state.live.insert(key, connection);
-                Ok(AttachedGuard { attachments: Arc::clone(self), key })
-            }
+        state.rights.remove(&session);
+        state.of(&Holder::Mount(session)).for_each(|live| live.connection.line.cut_off());
+    }
+
+    /// Takes all rights back, of an export whose door is closed and that nobody is connected to.
+    pub(crate) fn unmount_all(&self) -> Vec<Session> {
+        std::mem::take(&mut self.lock().rights).into_keys().collect()
+    }
+
+    /// Takes a right back that has been without a connection for `grace`. Whether it was.
+    pub(crate) fn expire(&self, session: Session, grace: Duration) -> bool {
+        let mut state = self.lock();
+        let since = match state.rights.get(&session).map(|right| &right.standing) {
+            Some(Standing::Pending(since) | Standing::Idle(since)) => *since,
+            Some(Standing::Connected | Standing::Stale) | None => return false,
+        };
+        since.elapsed() >= grace && state.rights.remove(&session).is_some()
+    }
+
+    /// A mount as it is now.
+    pub(crate) fn mount_status(&self, session: Session) -> Option<MountStatus> {
+        let state = self.lock();
+        let right = state.rights.get(&session)?;
+        let connections = state.of(&Holder::Mount(session)).count();
+        Some(MountStatus { state: right.state(), access: right.access, connections })
+    }
+
+    /// Changes who may attach from now on.
+    ///
+    /// # Errors
+    /// Those whose attachment it would break; nothing was done.
+    pub(crate) fn set_mode(&self, mode: AccessMode) -> Result<(), Vec<Attachment>> {
+        let mut state = self.lock();
+        let writers = state.writers();
+        if writers.len() > mode.writers_max() {
+            return Err(writers.into_values().collect());
         }
+        state.mode = mode;
+        Ok(())
     }
 
     /// Who is attached now, by holder.
     pub(crate) fn list(&self) -> Vec<Attachment> {
-        self.lock().attachments()
+        self.lock().attachments().into_values().collect()
     }
 
     /// How many are attached now.
     pub(crate) fn count(&self) -> usize {
-        self.list().len()
+        self.lock().attachments().len()
     }
 
     /// Closes the door and cuts off everyone inside, unless somebody is in the way. They leave a little later: see
@@ -143,18 +317,16 @@ impl Attachments {
     /// Those who are in the way; the door stays open, and nobody was cut off.
     pub(crate) fn close(&self, why: Closing, in_the_way: InTheWay) -> Result<(), Vec<Attachment>> {
         let mut state = self.lock();
-        let mut blocking = match in_the_way {
+        let blocking = match in_the_way {
             InTheWay::Nobody => Vec::new(),
-            InTheWay::Everyone | InTheWay::Writers => state.attachments(),
+            InTheWay::Everyone => state.attachments().into_values().collect(),
+            InTheWay::Writers => state.writers().into_values().collect(),
         };
-        if in_the_way == InTheWay::Writers {
-            blocking.retain(|attachment| !attachment.read_only);
-        }
         if !blocking.is_empty() {
             return Err(blocking);
         }
         state.door = Door::Closed(why);
-        state.live.values().for_each(|connection| (connection.cut_off)());
+        state.live.values().for_each(|live| live.connection.line.cut_off());
         Ok(())
     }
 
@@ -173,13 +345,35 @@ impl Attachments {
 
     /// Waits until nobody is inside. Dropping the future is safe.
     pub(crate) async fn empty(&self) {
+        self.until(|state| state.live.is_empty()).await;
+    }
+
+    /// Waits until no connection of that holder is inside. Dropping the future is safe.
+    pub(crate) async fn gone(&self, holder: &Holder) {
+        self.until(|state| state.of(holder).next().is_none()).await;
+    }
+
+    async fn until(&self, met: impl Fn(&State) -> bool) {
         loop {
             // Before the look, so that who leaves behind it is noticed.
-            let emptied = self.emptied.notified();
-            if self.lock().live.is_empty() {
+            let left = self.left.notified();
+            if met(&self.lock()) {
                 return;
             }
-            emptied.await;
+            left.await;
+        }
+    }
+
+    /// Tries again whenever a connection has gone, as long as who is in the way is going.
+    async fn in_turn<T>(&self, attempt: impl Fn(&mut State) -> Result<T, Refused>) -> Result<T, Refused> {
+        let deadline = tokio::time::Instant::now() + LEAVING_TIME_MAX;
+        loop {
+            let left = self.left.notified();
+            let outcome = attempt(&mut self.lock());
+            let may_succeed_soon = matches!(outcome, Err(Refused::Held { leaving: true, .. }));
+            if !may_succeed_soon || tokio::time::timeout_at(deadline, left).await.is_err() {
+                return outcome;
+            }
         }
     }
 
@@ -189,133 +383,27 @@ impl Attachments {
     }
 }
 
-impl State {
-    fn attachments(&self) -> Vec<Attachment> {
-        let mut by_holder: BTreeMap<&str, Attachment> = BTreeMap::new();
-        for connection in self.live.values() {
-            let read_only = connection.access == Access::ReadOnly;
-            by_holder
-                .entry(&connection.holder)
-                .and_modify(|attachment| {
-                    attachment.connections += 1;
-                    attachment.read_only &= read_only;
-                    attachment.mounted_at = attachment.mounted_at.min(connection.since);
-                })
-                .or_insert_with(|| Attachment {
-                    holder: connection.holder.clone(),
-                    export_name: connection.export_name.clone(),
-                    mounted_at: connection.since,
-                    read_only,
-                    connections: 1,
-                });
-        }
-        by_holder.into_values().collect()
-    }
-}
-
 /// A connection's place in the list.
 #[derive(Debug)]
 pub(crate) struct AttachedGuard {
     attachments: Arc<Attachments>,
     key: u64,
+    access: Access,
+}
+
+impl AttachedGuard {
+    /// What the connection may do.
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
 }
 
 impl Drop for AttachedGuard {
     fn drop(&mut self) {
-        let mut state = self.attachments.lock();
-        state.live.remove(&self.key);
-        if state.live.is_empty() {
-            self.attachments.emptied.notify_waiters();
-        }
+        self.attachments.lock().leave(self.key);
+        self.attachments.left.notify_waiters();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    fn connection(holder: &str, access: Access, cut_off: Arc<dyn Fn() + Send + Sync>) -> Connection {
-        Connection {
-            holder: holder.into(),
-            export_name: "disk".into(),
-            access,
-            since: crate::record::now(),
-            cut_off,
-        }
-    }
-
-    fn quiet(holder: &str) -> Connection {
-        connection(holder, Access::ReadWrite, Arc::new(|| ()))
-    }
-
-    #[test]
-    fn connections_of_one_holder_are_one_attachment() {
-        let attachments = Attachments::new();
-        let first = attachments.attach(quiet("pid 1")).unwrap();
-        let _second = attachments.attach(connection("pid 1", Access::ReadOnly, Arc::new(|| ()))).unwrap();
-        let _other = attachments.attach(connection("pid 2", Access::ReadOnly, Arc::new(|| ()))).unwrap();
-        let list = attachments.list();
-        assert_eq!(list.len(), 2);
-        assert_eq!((list[0].connections, list[0].read_only), (2, false));
-        assert_eq!((list[1].connections, list[1].read_only), (1, true));
-        drop(first);
-        assert_eq!(attachments.list()[0].connections, 1);
-    }
-
-    #[test]
-    fn a_closed_door_lets_nobody_in_until_it_is_opened_again() {
-        let attachments = Attachments::new();
-        attachments.close(Closing::Restore, InTheWay::Everyone).unwrap();
-        assert_eq!(attachments.attach(quiet("a")).unwrap_err(), Closing::Restore);
-        assert_eq!(attachments.closing(), Some(Closing::Restore));
-        attachments.reopen();
-        assert_eq!(attachments.closing(), None);
-        let inside = attachments.attach(quiet("a")).unwrap();
-        assert_eq!(attachments.close(Closing::Deletion, InTheWay::Everyone).unwrap_err().len(), 1);
-        assert!(attachments.attach(quiet("b")).is_ok(), "the door stayed open");
-        drop(inside);
-    }
-
-    #[test]
-    fn readers_are_cut_off_where_only_writers_are_in_the_way() {
-        let attachments = Attachments::new();
-        let calls = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&calls);
-        let cut_off = move || {
-            count.fetch_add(1, Ordering::Relaxed);
-        };
-        let _reader = attachments.attach(connection("r", Access::ReadOnly, Arc::new(cut_off))).unwrap();
-        let writer = attachments.attach(quiet("w")).unwrap();
-        let blocking = attachments.close(Closing::Restore, InTheWay::Writers).unwrap_err();
-        assert_eq!((blocking.len(), blocking[0].holder.as_str()), (1, "w"));
-        assert_eq!(calls.load(Ordering::Relaxed), 0);
-        drop(writer);
-        attachments.close(Closing::Restore, InTheWay::Writers).unwrap();
-        assert_eq!(calls.load(Ordering::Relaxed), 1);
-    }
-
-    #[tokio::test]
-    async fn cutting_off_reaches_everyone_and_waiting_ends_when_they_are_gone() {
-        let attachments = Attachments::new();
-        let calls = Arc::new(AtomicUsize::new(0));
-        let guards: Vec<AttachedGuard> = (0..3)
-            .map(|i| {
-                let calls = Arc::clone(&calls);
-                let cut_off = move || {
-                    calls.fetch_add(1, Ordering::Relaxed);
-                };
-                attachments
-                    .attach(connection(&format!("pid {i}"), Access::ReadWrite, Arc::new(cut_off)))
-                    .unwrap()
-            })
-            .collect();
-        attachments.close(Closing::Deletion, InTheWay::Nobody).unwrap();
-        assert_eq!(calls.load(Ordering::Relaxed), 3);
-        let leaving = tokio::task::spawn_blocking(move || drop(guards));
-        attachments.empty().await;
-        leaving.await.unwrap();
-        assert_eq!(attachments.count(), 0);
-        attachments.empty().await;
-    }
-}
+mod tests;

@@ -44,7 +44,7 @@ pub(crate) enum Place {
 
 impl ExportAddress {
     pub(crate) fn uri(&self) -> String {
-        let export = escaped(self.export_name.as_bytes(), Escape::Slash);
+        let export = escaped_segment(&self.export_name);
         match &self.place {
             Place::Tcp(address) => format!("nbd://{address}/{export}"),
             Place::Unix(path) => format!("nbd+unix:///{export}?socket={}", escaped_path(path)),
@@ -61,6 +61,11 @@ impl ExportAddress {
         let (address, export) = uri.strip_prefix("nbd://")?.split_once('/')?;
         Some(ExportAddress { place: Place::Tcp(address.to_owned()), export_name: unescaped_text(export)? })
     }
+}
+
+/// A text as one segment of a path, in a URI of any kind.
+pub(crate) fn escaped_segment(text: &str) -> String {
+    escaped(text.as_bytes(), Escape::Slash)
 }
 
 fn unescaped_text(text: &str) -> Option<String> {

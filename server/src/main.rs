@@ -5,6 +5,7 @@
 //!   serve    start and stop: configuration, token, keeper, registry, listeners
 //!   keeper   the thread whose runtime owns the open store
 //!   registry which volumes and snapshots there are, by id and name, and who is attached to them
+//!   mounts   the attachments that outlive connections and restarts
 //!   traffic  what passes between them and their clients: counted, and limited
 //!   nbd      clients: accept, handshake, and the workers with the data path
 //!   admin    the HTTP API over registry and keeper
@@ -21,6 +22,7 @@ mod descriptors;
 mod endpoints;
 mod keeper;
 mod logging;
+mod mounts;
 mod names;
 mod nbd;
 mod record;

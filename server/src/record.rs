@@ -20,6 +20,9 @@ pub(crate) const NAME_CHARS_MAX: usize = 128;
 /// Most characters of a snapshot's description: what fits into the attributes when every one of them takes four bytes.
 pub(crate) const DESCRIPTION_CHARS_MAX: usize = 320;
 
+/// Most bytes of a mount point. Source: Linux' `PATH_MAX`, 4096 with its final zero.
+pub(crate) const MOUNT_POINT_BYTES_MAX: usize = 4095;
+
 /// Attributes of one volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VolumeRecord {
@@ -112,6 +115,15 @@ impl AccessMode {
             AccessMode::Rwx => "RWX",
         }
     }
+
+    /// How many attachments may write at a time.
+    pub(crate) fn writers_max(self) -> usize {
+        match self {
+            AccessMode::Rwo => 1,
+            AccessMode::Rox => 0,
+            AccessMode::Rwx => usize::MAX,
+        }
+    }
 }
 
 impl fmt::Display for AccessMode {
@@ -172,6 +184,21 @@ pub(crate) fn is_snapshot_name(text: &str) -> bool {
     (1..=NAME_CHARS_MAX).contains(&text.chars().count())
         && !text.chars().any(char::is_control)
         && !text.trim().is_empty()
+}
+
+/// Whether that may be the id of a sandbox, which is its owner's to choose.
+pub(crate) fn is_sandbox_id(text: &str) -> bool {
+    is_snapshot_name(text)
+}
+
+/// Whether that may be a place where a sandbox mounts a file system: absolute, not the root, and without a way out of it.
+pub(crate) fn is_mount_point(text: &str) -> bool {
+    let mut components = text.split('/').filter(|component| !component.is_empty());
+    text.starts_with('/')
+        && text.len() <= MOUNT_POINT_BYTES_MAX
+        && !text.chars().any(char::is_control)
+        && components.clone().next().is_some()
+        && components.all(|component| component != "..")
 }
 
 /// Whether that may be a snapshot's description: printable, in lines.
@@ -237,6 +264,16 @@ mod tests {
             [("", true), ("one\n\ttwo", true), ("bell\u{7}", false), (&"d".repeat(321), false)]
         {
             assert_eq!(is_description(text), allowed, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn mount_points_are_absolute_and_lead_nowhere_else() {
+        for path in ["/a", "/a/b", "/a/./b/", "//a", "/..a", "/größe", &format!("/{}", "p".repeat(4094))] {
+            assert!(is_mount_point(path), "{path}");
+        }
+        for path in ["", "a", "a/b", "/", "//", "/..", "/a/../b", "/a\n", &format!("/{}", "p".repeat(4095))] {
+            assert!(!is_mount_point(path), "{path}");
         }
     }
 

@@ -7,7 +7,8 @@
 //! I1  A volume made under the id of one that is just being deleted is another one: to forget the old does not touch it.
 
 use crate::{
-    attachments::{Access, Attachments},
+    attachments::Attachments,
+    mounts::{Mounts, Session},
     names::Names,
     record::{AccessMode, SnapshotRecord, VolumeRecord, parse_id},
     traffic::{Rates, Traffic, TrafficTable},
@@ -24,8 +25,7 @@ use std::{
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
 
-/// All volumes, and all snapshots.
-#[derive(Default)]
+/// All volumes, all snapshots, and the mounts of volumes.
 pub(crate) struct Registry {
     volumes: DashMap<Uuid, Arc<Entry>>,
     /// The same as the volumes' own lists.
@@ -33,6 +33,7 @@ pub(crate) struct Registry {
     names: Names,
     /// Of those that were attached since the start.
     pub(crate) traffic: TrafficTable,
+    pub(crate) mounts: Mounts,
 }
 
 /// One volume. An entry does not change: a new record is a new entry that shares the rest.
@@ -41,9 +42,9 @@ pub(crate) struct Entry {
     /// What connections and lists look at. The rest of the record is read from the attributes when it is asked for: there
     /// may be ten thousand forks, and each is little more than what is kept of it here.
     name: Option<Box<str>>,
-    access_mode: AccessMode,
     created_at: Timestamp,
     attributes: Arc<[u8]>,
+    /// They know the access mode too: who may attach is decided under their lock.
     pub(crate) attachments: Arc<Attachments>,
     pub(crate) snapshots: Arc<Snapshots>,
     /// See [`Registry::alone`] and [`Registry::together`].
@@ -68,9 +69,9 @@ impl Entry {
         turn: Arc<RwLock<()>>,
     ) -> Arc<Entry> {
         let attributes = volume.attributes();
-        let VolumeRecord { name, access_mode, created_at, .. } = record;
+        let VolumeRecord { name, created_at, .. } = record;
         let name = name.map(String::into_boxed_str);
-        Arc::new(Entry { volume, name, access_mode, created_at, attributes, attachments, snapshots, turn })
+        Arc::new(Entry { volume, name, created_at, attributes, attachments, snapshots, turn })
     }
 
     /// Its whole record.
@@ -107,17 +108,6 @@ impl Export {
         match self {
             Export::Volume(entry) => &entry.attachments,
             Export::Snapshot(entry) => &entry.attachments,
-        }
-    }
-
-    /// What a new client may do.
-    pub(crate) fn access(&self) -> Access {
-        match self {
-            Export::Volume(entry) => match entry.access_mode {
-                AccessMode::Rwo | AccessMode::Rwx => Access::ReadWrite,
-                AccessMode::Rox => Access::ReadOnly,
-            },
-            Export::Snapshot(_) => Access::ReadOnly,
         }
     }
 
@@ -170,15 +160,18 @@ impl error::Error for UnreadableRecord {
 }
 
 impl Registry {
-    /// The volumes of a store that was just opened, and the snapshots with the ids of their volumes.
+    /// The volumes of a store that was just opened, and the snapshots with the ids of their volumes. `mounts` are empty as
+    /// yet.
     ///
     /// # Errors
     /// [`UnreadableRecord`]. Going on would lose the record at the next change.
     pub(crate) fn load(
         volumes: Vec<Volume>,
         snapshots: Vec<(Uuid, Volume)>,
+        mounts: Mounts,
     ) -> Result<Registry, UnreadableRecord> {
-        let registry = Registry::default();
+        let registry =
+            Registry { volumes: DashMap::new(), snapshots: DashMap::new(), names: Names::default(), mounts };
         for volume in volumes {
             let record = VolumeRecord::from_attributes(&volume.attributes())
                 .map_err(|source| UnreadableRecord { id: volume.id(), source })?;
@@ -196,7 +189,8 @@ impl Registry {
 
     /// Adds a volume that the store has made.
     pub(crate) fn insert(&self, volume: Volume, record: VolumeRecord) -> Arc<Entry> {
-        let entry = Entry::new(volume, record, Attachments::new(), Arc::default(), Arc::default());
+        let attachments = Attachments::new(record.access_mode);
+        let entry = Entry::new(volume, record, attachments, Arc::default(), Arc::default());
         if let Some(older) = self.traffic.get(entry.volume.id()) {
             self.traffic.forget(entry.volume.id(), &older); // keeps I1
         }
@@ -267,7 +261,7 @@ impl Registry {
             created_at: record.created_at,
             attributes: snapshot.attributes(),
             snapshot,
-            attachments: Attachments::new(),
+            attachments: Attachments::new(AccessMode::Rox),
         });
         of.snapshots.lock().insert(id, Arc::clone(&entry));
         self.snapshots.insert(id, Arc::clone(&entry));
@@ -325,7 +319,13 @@ impl Registry {
         self.volumes.get(&id).map(|entry| Arc::clone(&entry))
     }
 
-    /// What an export name means: the id of a volume or snapshot, or a volume's name while no other has the same.
+    /// What an export name with a session means: `<volume>/<session>`. Names of volumes have no `/` in them.
+    pub(crate) fn resolve_mount(&self, export_name: &str) -> Option<(Export, Session)> {
+        let (volume, session) = export_name.split_once('/')?;
+        Some((self.resolve(volume)?, Session::parse(session)?))
+    }
+
+    /// What a plain export name means: the id of a volume or snapshot, or a volume's name while no other has the same.
     pub(crate) fn resolve(&self, export_name: &str) -> Option<Export> {
         let id = parse_id(export_name).or_else(|| self.names.only(export_name))?;
         self.find(id)

@@ -1,7 +1,7 @@
 //! Start and stop of the server.
 //!
 //! ```text
-//!   start   log ─► data directory, token ─► listeners bound ─► keeper ─► store (recovery) ─► registry ─► workers
+//!   start   log ─► data directory, token ─► listeners bound ─► keeper ─► store (recovery) ─► registry, mounts ─► workers
 //!           ─► NBD and admin served ─► start-up lines
 //!   stop    readiness red ─► nobody new is let in ─► what has arrived over NBD is answered ─► admin ends
 //!           ─► store closed (a reclaim ended, flush, checkpoint) ─► workers end ─► keeper ends ─► exit 0
@@ -15,6 +15,7 @@ use crate::{
     descriptors,
     keeper::Keeper,
     logging,
+    mounts::{self, Mounts, MountsError},
     nbd::{self, ListenError, Workers},
     registry::{Registry, UnreadableRecord},
     startup,
@@ -54,6 +55,7 @@ pub(crate) enum ServeError {
     Control(io::Error),
     Open(PathBuf, sandstone_storage::Error),
     Record(UnreadableRecord),
+    Mounts(MountsError),
     AdminListen(SocketAddr, io::Error),
     NbdListen(ListenError),
     Close(sandstone_storage::Error),
@@ -81,6 +83,7 @@ impl fmt::Display for ServeError {
                 write!(f, "the store {} cannot be opened: {error}", path.display())
             }
             ServeError::Record(error) => error.fmt(f),
+            ServeError::Mounts(error) => error.fmt(f),
             ServeError::AdminListen(address, error) => {
                 write!(
                     f,
@@ -106,6 +109,7 @@ impl error::Error for ServeError {
             ServeError::NbdListen(error) => Some(error),
             ServeError::Open(_, error) | ServeError::Close(error) => Some(error),
             ServeError::Record(error) => Some(error),
+            ServeError::Mounts(error) => Some(error),
         }
     }
 }
@@ -148,7 +152,10 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
         admin_listener.local_addr().map_err(|error| ServeError::AdminListen(config.admin.listen, error))?;
     let bound = nbd::bind(&config.nbd).await.map_err(ServeError::NbdListen)?;
     let (store, recovery) = open_store(config, keeper).await?;
-    let registry = Registry::load(store.volumes(), store.all_snapshots()).map_err(ServeError::Record)?;
+    let mounts = Mounts::new(config.data_dir.join(mounts::FILE_NAME), recovery.epoch);
+    let registry =
+        Registry::load(store.volumes(), store.all_snapshots(), mounts).map_err(ServeError::Record)?;
+    registry.mounts.recover(&registry, recovery.staging).await.map_err(ServeError::Mounts)?;
     let registry = Arc::new(registry);
 
     let endpoints = bound.endpoints.clone();
@@ -170,6 +177,10 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
         under_way: TaskTracker::new(),
     });
     let accepting = bound.accept(&registry, &workers);
+    let expiry = tokio::spawn({
+        let (registry, grace) = (Arc::clone(&registry), config.attach.grace_secs);
+        async move { registry.mounts.expire(Duration::from_secs(grace.into())).await }
+    });
     startup::announce(&startup::Started {
         config,
         endpoints: &endpoints,
@@ -192,6 +203,8 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
     });
     admin.begin_stopping();
     drop(accepting);
+    // Who is only waiting for the next server keeps its mount.
+    expiry.abort();
     workers.drain().await;
     drop(stop);
     end_admin(serving, &admin.under_way).await;

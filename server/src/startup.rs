@@ -113,6 +113,7 @@ fn recovery(started: &Started<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sandstone_storage::StagingFate;
     use std::time::Duration;
 
     fn report() -> RecoveryReport {
@@ -124,6 +125,8 @@ mod tests {
             staged_records: 5,
             volumes: 2,
             clean: false,
+            staging: StagingFate::Kept,
+            epoch: 2,
         }
     }
 

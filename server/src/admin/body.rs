@@ -1,7 +1,10 @@
 //! Reading what a request brings along: path, query and body, each refused in the envelope.
 
 use super::{error::ApiError, state::Admin};
-use crate::{record::parse_id, registry::Entry};
+use crate::{
+    record::{NAME_CHARS_MAX, is_sandbox_id, parse_id},
+    registry::Entry,
+};
 use axum::{
     body::{self, Bytes},
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
@@ -142,6 +145,24 @@ impl<S: Send + Sync> FromRequestParts<S> for SnapshotId {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<SnapshotId, ApiError> {
         let text = captured(parts, state, "snapshot_id").await?;
         Ok(SnapshotId { id: parse_id(&text), text })
+    }
+}
+
+/// `{sandbox_id}` of a path: whatever names a sandbox to its owner.
+pub(super) struct SandboxId(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for SandboxId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<SandboxId, ApiError> {
+        let text = captured(parts, state, "sandbox_id").await?;
+        if is_sandbox_id(&text) {
+            Ok(SandboxId(text))
+        } else {
+            let allowed = format!("1 to {NAME_CHARS_MAX} printable characters, not all of them blank");
+            Err(ApiError::bad_request(format!("the sandbox's id must be {allowed}, not {text:?}"))
+                .with_details(json!({ "field": "sandbox_id", "allowed": allowed })))
+        }
     }
 }
 

@@ -1,11 +1,15 @@
-//! The request fields of volumes and snapshots, from JSON to checked values.
+//! The request fields of volumes, snapshots and mounts, from JSON to checked values.
 //!
 //! Unknown fields are ignored and `null` means absent, as the contract says. A wrong value is told with its field and
 //! what is allowed, both in the sentence and in `details`.
 
 use super::{body::type_of, error::ApiError};
-use crate::record::{
-    AccessMode, DESCRIPTION_CHARS_MAX, NAME_CHARS_MAX, is_description, is_name, is_snapshot_name, parse_id,
+use crate::{
+    mounts::{Session, Tuning},
+    record::{
+        AccessMode, DESCRIPTION_CHARS_MAX, MOUNT_POINT_BYTES_MAX, NAME_CHARS_MAX, is_description,
+        is_mount_point, is_name, is_snapshot_name, parse_id,
+    },
 };
 use sandstone_config::{
     ByteSize,
@@ -90,6 +94,58 @@ impl SnapshotFields {
     }
 }
 
+/// What a mount is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MountFields {
+    pub(super) volume_id: Uuid,
+    pub(super) mount_point: String,
+    pub(super) tuning: Tuning,
+}
+
+impl MountFields {
+    /// Takes the known fields out of a body for the sandbox of that id.
+    pub(super) fn from_body(body: &Map<String, Value>, sandbox: &str) -> Result<MountFields, ApiError> {
+        let fields = Fields(body);
+        let volume = fields.required("sandboxvolume_id", VOLUME_ID_ALLOWED)?;
+        let allowed = "that of the path, or absent";
+        if fields.text("sandbox_id", &allowed)?.is_some_and(|id| id != sandbox) {
+            return Err(fields.refused("sandbox_id", &allowed));
+        }
+        let allowed = format!(
+            "an absolute path of at most {MOUNT_POINT_BYTES_MAX} bytes, not \"/\" and without a \"..\" in it"
+        );
+        let mount_point = fields.text("mount_point", &allowed)?.filter(|path| is_mount_point(path));
+        let mount_point = mount_point.ok_or_else(|| fields.refused("mount_point", &allowed))?.to_owned();
+        let tuning = match fields.get("volume_config") {
+            None => Tuning::default(),
+            Some(Value::Object(config)) => Fields(config).tuning()?,
+            Some(_) => return Err(fields.refused("volume_config", &"an object")),
+        };
+        let volume_id = parse_id(volume).ok_or_else(|| ApiError::no_volume(volume))?;
+        Ok(MountFields { volume_id, mount_point, tuning })
+    }
+}
+
+/// Which mount is to end; what cannot be an id is that of none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UnmountFields {
+    pub(super) volume_id: Option<Uuid>,
+    pub(super) session: Option<Session>,
+}
+
+impl UnmountFields {
+    /// Takes the known fields out of a body.
+    pub(super) fn from_body(body: &Map<String, Value>) -> Result<UnmountFields, ApiError> {
+        let fields = Fields(body);
+        let volume = fields.required("sandboxvolume_id", VOLUME_ID_ALLOWED)?;
+        let session =
+            fields.required("mount_session_id", "the mount_session_id that the mount was answered with")?;
+        Ok(UnmountFields { volume_id: parse_id(volume), session: Session::parse(session) })
+    }
+}
+
+const VOLUME_ID_ALLOWED: &str = "the id of a volume";
+
 struct Fields<'a>(&'a Map<String, Value>);
 
 impl Fields<'_> {
@@ -111,6 +167,21 @@ impl Fields<'_> {
 
     fn text(&self, field: &str, allowed: &dyn fmt::Display) -> Result<Option<&str>, ApiError> {
         self.get(field).map(|value| value.as_str().ok_or_else(|| self.refused(field, allowed))).transpose()
+    }
+
+    fn required(&self, field: &str, allowed: &str) -> Result<&str, ApiError> {
+        self.text(field, &allowed)?.ok_or_else(|| self.refused(field, &allowed))
+    }
+
+    /// The four knobs, where they are set otherwise than the volume's.
+    fn tuning(&self) -> Result<Tuning, ApiError> {
+        let bytes = |size: GivenSize| size.bytes;
+        Ok(Tuning {
+            cache_bytes: self.size("cache_size", &ranges::VOLUME_CACHE)?.map(bytes),
+            buffer_bytes: self.size("buffer_size", &ranges::VOLUME_BUFFER)?.map(bytes),
+            prefetch_mib: self.prefetch("prefetch")?,
+            writeback: self.boolean("writeback")?,
+        })
     }
 
     fn name(&self, field: &str) -> Result<Option<String>, ApiError> {

@@ -19,9 +19,10 @@ use super::{
     fields::{GivenSize, VolumeFields},
     state::Shared,
     steps::{alone, close, finished, in_the_way_of_deletion},
+    volume_view::in_use_details,
 };
 use crate::{
-    attachments::Closing,
+    attachments::{Attachment, Closing},
     record::{AccessMode, TEAM_ID, USER_ID, VolumeRecord, now},
     registry::Entry,
 };
@@ -90,12 +91,29 @@ pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Re
             return Ok(Arc::clone(&turn.entry));
         }
         refuse_shrinking(turn.entry.volume.size_bytes(), &fields)?;
+        let before = turn.entry.record().access_mode;
         let (change, record) = changed(&turn.entry, fields);
+        let (after, attachments) = (record.access_mode, &turn.entry.attachments);
+        // Whether the store takes the change or not, until then no more may attach than either mode allows.
+        let meanwhile = if after.writers_max() < before.writers_max() { after } else { before };
+        attachments.set_mode(meanwhile).map_err(|writers| would_break(id, after, &writers))?;
         let store = admin.store.clone();
-        admin.keeper.run(move || async move { store.update_volume(id, change).await }).await?;
+        let updated = admin.keeper.run(move || async move { store.update_volume(id, change).await }).await;
+        let settled = if updated.is_ok() { after } else { before };
+        attachments.set_mode(settled).expect("it is as wide as the mode meanwhile, or wider");
+        updated?;
         Ok(admin.registry.replace(&turn, record))
     })
     .await
+}
+
+fn would_break(volume: Uuid, mode: AccessMode, writers: &[Attachment]) -> ApiError {
+    let message = format!(
+        "volume {volume} is attached read-write by {} client(s), and {mode} allows {}",
+        writers.len(),
+        mode.writers_max()
+    );
+    ApiError::conflict(message).with_details(in_use_details(volume, writers, "detach the clients first"))
 }
 
 /// Refuses a size below that of the volume, or of a fork's source.
@@ -146,6 +164,10 @@ pub(super) async fn delete(admin: &Shared, id: Uuid, force: Force) -> Result<(),
         let closed = close(doors, Closing::Deletion, in_the_way_of_deletion(force), (id, &what)).await?;
         let store = admin.store.clone();
         admin.keeper.run(move || async move { store.delete_volume(id).await }).await?;
+        if let Err(error) = closed.unmount(&admin).await {
+            // The volume is gone, and the next start drops mounts of what is not there.
+            tracing::warn!(volume = %id, ?error, "mounts of a deleted volume stay in the list");
+        }
         closed.for_ever();
         admin.registry.remove(&turn);
         Ok(())

@@ -129,7 +129,8 @@ pub(super) async fn restore(
         };
         let doors = vec![Arc::clone(&turn.entry.attachments)];
         let what = format!("volume {volume}");
-        let _closed = close(doors, Closing::Restore, in_the_way, (volume, &what)).await?;
+        let closed = close(doors, Closing::Restore, in_the_way, (volume, &what)).await?;
+        closed.unmount(&admin).await?; // keeps I2: a client that connects again on its own is one of before
         let store = admin.store.clone();
         Ok(admin.keeper.run(move || async move { store.restore(volume, snapshot).await }).await?)
     })

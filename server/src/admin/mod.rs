@@ -1,4 +1,4 @@
-//! The admin API over HTTP: volumes' lifecycle and lineage, reclaim, scrub, probes, statistics and metrics.
+//! The admin API over HTTP: volumes' lifecycle and lineage, mounts, reclaim, scrub, probes, statistics and metrics.
 //!
 //! ```text
 //!  request ─► observe (request id, log line, metrics) ─► authorize ─► route ─► handler ─► lifecycle, lineage ─► keeper, registry
@@ -18,6 +18,8 @@ mod fields;
 mod lifecycle;
 mod lineage;
 mod metrics;
+mod mounting;
+mod mounts;
 mod observe;
 mod probes;
 mod reclaim;

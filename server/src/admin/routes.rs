@@ -3,6 +3,7 @@
 use super::{
     diff,
     error::{ApiError, Code},
+    mounts,
     observe::observe,
     probes, reclaim, scrub, snapshots,
     state::{Admin, Shared},
@@ -40,6 +41,7 @@ pub(super) fn all() -> Vec<Route> {
         volumes::routes(),
         snapshots::routes(),
         diff::routes(),
+        mounts::routes(),
         reclaim::routes(),
         scrub::routes(),
         stats::routes(),

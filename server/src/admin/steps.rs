@@ -3,11 +3,12 @@
 use super::{
     body::Force,
     error::{ApiError, Code},
-    state::Shared,
+    state::{Admin, Shared},
     volume_view::in_use_details,
 };
 use crate::{
     attachments::{Attachments, Closing, InTheWay},
+    mounts::Session,
     registry::{Alone, Together},
 };
 use std::{future::Future, sync::Arc, time::Duration};
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 /// Longest wait for clients that were cut off to be gone. Far more than a connection takes to notice; past it something
 /// is stuck, and the caller is told instead of kept.
-const CUT_OFF_SECS_MAX: u64 = 10;
+pub(super) const CUT_OFF_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Runs a step to its end even if its caller goes away: axum drops a handler when its client hangs up.
 pub(super) async fn finished<T, F>(admin: &Shared, step: F) -> Result<T, ApiError>
@@ -44,6 +45,15 @@ pub(super) async fn together(admin: &Shared, id: Uuid) -> Result<Together, ApiEr
 pub(super) struct ClosedDoors(Vec<Arc<Attachments>>);
 
 impl ClosedDoors {
+    /// Ends the mounts that lead to them, durably: whoever comes back under one of their sessions is a stranger.
+    pub(super) async fn unmount(&self, admin: &Admin) -> Result<(), ApiError> {
+        let sessions: Vec<Session> = self.0.iter().flat_map(|door| door.unmount_all()).collect();
+        let forgotten = admin.registry.mounts.forget(&sessions).await;
+        forgotten.map_err(|error| {
+            ApiError::new(Code::InternalError, format!("the list of mounts cannot be written: {error}"))
+        })
+    }
+
     /// What is behind them is gone, so they stay closed.
     pub(super) fn for_ever(mut self) {
         self.0.clear();
@@ -78,17 +88,21 @@ pub(super) async fn close(
             InTheWay::Everyone | InTheWay::Nobody => "in use",
         };
         return Err(ApiError::conflict(format!("{what} is {how} by {} client(s)", blocking.len()))
-            .with_details(in_use_details(volume, &blocking)));
+            .with_details(in_use_details(
+                volume,
+                &blocking,
+                "detach the clients, or repeat with ?force=true to cut them off",
+            )));
     }
     let gone = async {
         for door in &closed.0 {
             door.empty().await;
         }
     };
-    match tokio::time::timeout(Duration::from_secs(CUT_OFF_SECS_MAX), gone).await {
+    match tokio::time::timeout(CUT_OFF_TIME_MAX, gone).await {
         Ok(()) => Ok(closed),
         Err(_elapsed) => {
-            let message = format!("clients were cut off but not gone after {CUT_OFF_SECS_MAX} s: try again");
+            let message = format!("clients were cut off but not gone after {CUT_OFF_TIME_MAX:?}: try again");
             Err(ApiError::new(Code::Unavailable, message))
         }
     }

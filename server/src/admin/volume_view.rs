@@ -48,6 +48,8 @@ pub(super) struct VolumeView {
     export_name: String,
     uris: Vec<String>,
     attachments: usize,
+    /// Those attachments.
+    mounts: Vec<Value>,
 }
 
 #[derive(Serialize)]
@@ -86,6 +88,7 @@ impl VolumeView {
         let settings = volume.settings();
         // The id and not the name: it stays right when another volume takes the same name.
         let export_name = volume.id().to_string();
+        let attachments = entry.attachments.list();
         VolumeView {
             id: volume.id(),
             team_id: record.team_id,
@@ -109,29 +112,28 @@ impl VolumeView {
             state: VolumeState::of(entry),
             uris: admin.endpoints.uris(&export_name),
             export_name,
-            attachments: entry.attachments.count(),
+            attachments: attachments.len(),
+            mounts: attachments.iter().map(|attachment| attachment_view(volume.id(), attachment)).collect(),
         }
     }
 }
 
 /// What a caller is told when a volume or snapshot is in use.
-pub(super) fn in_use_details(volume: Uuid, attachments: &[Attachment]) -> Value {
-    let mounts: Vec<Value> = attachments
-        .iter()
-        .map(|attachment| {
-            json!({
-                "sandboxvolume_id": volume,
-                "holder": attachment.holder,
-                "export_name": attachment.export_name,
-                "mounted_at": attachment.mounted_at,
-                "read_only": attachment.read_only,
-                "connections": attachment.connections,
-            })
-        })
-        .collect();
+pub(super) fn in_use_details(volume: Uuid, attachments: &[Attachment], hint: &str) -> Value {
+    let mounts: Vec<Value> =
+        attachments.iter().map(|attachment| attachment_view(volume, attachment)).collect();
+    json!({ "active_mounts": attachments.len(), "mounts": mounts, "hint": hint })
+}
+
+/// An attachment as those see it who are not it.
+pub(super) fn attachment_view(volume: Uuid, attachment: &Attachment) -> Value {
     json!({
-        "active_mounts": attachments.len(),
-        "mounts": mounts,
-        "hint": "detach the clients, or repeat with ?force=true to cut them off",
+        "sandboxvolume_id": volume,
+        "holder": attachment.holder,
+        "export_name": attachment.export_name,
+        "mounted_at": attachment.mounted_at,
+        "read_only": attachment.read_only,
+        "connections": attachment.connections,
+        "state": attachment.state,
     })
 }

@@ -17,6 +17,8 @@ pub(crate) enum CliError {
     NoVolume(String),
     /// Several volumes have that name.
     AmbiguousName(String, Vec<String>),
+    /// There is no mount of that session.
+    NoMount(String),
     /// The volume has no such snapshot.
     NoSnapshot {
         volume: String,
@@ -99,6 +101,11 @@ impl fmt::Display for CliError {
             CliError::AmbiguousName(name, ids) => {
                 write!(f, "several volumes are named {name:?}: say which by its id ({})", ids.join(", "))
             }
+            CliError::NoMount(session) => write!(
+                f,
+                "there is no mount with the session {session:?}: `{} mounts` shows those there are",
+                show::own_command()
+            ),
             CliError::NoSnapshot { volume, snapshot } => write!(
                 f,
                 "volume {volume:?} has no snapshot {snapshot:?}: `{} snapshot list {}` shows those it has",
@@ -178,6 +185,7 @@ impl error::Error for CliError {
             CliError::HalfApplied { source, .. } => Some(source),
             CliError::NoVolume(_)
             | CliError::AmbiguousName(..)
+            | CliError::NoMount(_)
             | CliError::NoSnapshot { .. }
             | CliError::AmbiguousSnapshot { .. }
             | CliError::IsIncrement(_)

@@ -4,6 +4,7 @@
 //!   serve, check-config, version   here
 //!   volume …                       volume      over the admin API
 //!   snapshot …, fork, tree         snapshot, fork, tree   the same
+//!   mount, unmount, mounts         mount       the same
 //!   reclaim, scrub, top            reclaim, scrub, top   the same
 //!   import, export                 image       raw images through transfer, others through qemu-img
 //!   import --onto, export --since  increment   changes alone, in a format of their own
@@ -19,6 +20,7 @@ mod fork;
 mod image;
 mod increment;
 mod interrupt;
+mod mount;
 mod nbd_client;
 mod nbd_handshake;
 mod nbd_stream;
@@ -53,6 +55,7 @@ Examples:
   sandstone snapshot restore agent-1 before        Go back to it
   sandstone tree                                   See which volume came from where
   sandstone top                                    See what the volumes do now
+  sandstone mount agent-1 --sandbox a1 --at /work  Attach it for one sandbox, under a secret name
   sandstone export base mon.inc --since sunday     Write what changed since a snapshot
   sandstone import mon.inc base-copy --onto        Apply that to a copy elsewhere
   nbd-client -unix sandstone-data/nbd.sock -name disk /dev/nbd0
@@ -106,6 +109,12 @@ enum Command {
     Fork(fork::ForkArgs),
     /// Draw which volumes and snapshots came from which
     Tree,
+    /// Let a sandbox attach a volume, and say under which export name
+    Mount(mount::MountArgs),
+    /// End a mount; its clients are cut off
+    Unmount(mount::UnmountArgs),
+    /// List all mounts, newest first
+    Mounts(mount::MountsArgs),
     /// Copy a disk image into a volume
     Import(image::ImportArgs),
     /// Copy a volume, or a snapshot of it, into a disk image
@@ -143,6 +152,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Snapshot(command) => snapshot::run(command, &context),
         Command::Fork(args) => fork::run(&args, &context),
         Command::Tree => tree::run(&context),
+        Command::Mount(args) => mount::mount(&args, &context),
+        Command::Unmount(args) => mount::unmount(&args, &context),
+        Command::Mounts(args) => mount::mounts(&args, &context),
         Command::Import(args) => image::import(&args, &context),
         Command::Export(args) => image::export(&args, &context),
         Command::Reclaim => reclaim::run(&context),

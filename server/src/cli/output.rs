@@ -1,4 +1,4 @@
-//! Volumes and snapshots as tables for people.
+//! Volumes, snapshots and mounts as tables for people.
 
 use crate::show;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -28,8 +28,19 @@ const SNAPSHOT_COLUMNS: [(&str, Cell); 5] = [
     ("DESCRIPTION", |snapshot| text(&snapshot["description"])),
 ];
 
+/// The same of a list of mounts.
+const MOUNT_COLUMNS: [(&str, Cell); 7] = [
+    ("SANDBOX", |mount| text(&mount["sandbox_id"])),
+    ("VOLUME", |mount| text(&mount["sandboxvolume_id"])),
+    ("AT", |mount| text(&mount["mount_point"])),
+    ("STATE", |mount| text(&mount["state"])),
+    ("CONNECTIONS", |mount| text(&mount["connections"])),
+    ("SINCE", |mount| seconds(&mount["mounted_at"])),
+    ("SESSION", |mount| text(&mount["mount_session_id"])),
+];
+
 /// Columns whose numbers end in line.
-const RIGHT_ALIGNED: [&str; 3] = ["SIZE", "USED", "CLIENTS"];
+const RIGHT_ALIGNED: [&str; 4] = ["SIZE", "USED", "CLIENTS", "CONNECTIONS"];
 
 /// One line a volume.
 pub(super) fn volume_list(volumes: &Value) -> String {
@@ -51,6 +62,15 @@ pub(super) fn snapshot_list(snapshots: &Value, volume: &str) -> String {
         return format!("No snapshots yet. Take one: {command} snapshot create {volume} --name before");
     }
     list(snapshots, &SNAPSHOT_COLUMNS)
+}
+
+/// One line a mount.
+pub(super) fn mount_list(mounts: &Value) -> String {
+    let mounts = mounts.as_array().map(Vec::as_slice).unwrap_or_default();
+    if mounts.is_empty() {
+        return format!("No mounts. Make one: {} mount VOLUME --sandbox ID --at /work", show::own_command());
+    }
+    list(mounts, &MOUNT_COLUMNS)
 }
 
 fn list(items: &[Value], columns: &[(&str, Cell)]) -> String {
@@ -81,6 +101,7 @@ pub(super) fn volume_details(volume: &Value) -> String {
         ("state", text(&volume["state"])),
         ("access mode", text(&volume["access_mode"])),
         ("clients", text(&volume["attachments"])),
+        ("attached by", attachments(volume).join("\n")),
         ("cache size", text(&volume["cache_size"])),
         ("buffer size", text(&volume["buffer_size"])),
         ("prefetch", format!("{}M", text(&volume["prefetch"]))),
@@ -111,6 +132,36 @@ pub(super) fn snapshot_details(snapshot: &Value) -> String {
         ("clients", text(&snapshot["attachments"])),
         ("attach", uris(snapshot).join("\n")),
     ])
+}
+
+/// One line a field.
+pub(super) fn mount_details(mount: &Value) -> String {
+    details(&[
+        ("sandbox", text(&mount["sandbox_id"])),
+        ("volume", text(&mount["sandboxvolume_id"])),
+        ("at", text(&mount["mount_point"])),
+        ("state", text(&mount["state"])),
+        ("read only", text(&mount["read_only"])),
+        ("since", seconds(&mount["mounted_at"])),
+        ("session", text(&mount["mount_session_id"])),
+        ("attach", uris(mount).join("\n")),
+    ])
+}
+
+/// A volume's attachments, in words.
+fn attachments(volume: &Value) -> Vec<String> {
+    let mounts = volume["mounts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let words = |mount: &Value| {
+        let access = if mount["read_only"] == true { "read-only" } else { "read-write" };
+        format!(
+            "{}, {}, {access}, {} connection(s), since {}",
+            text(&mount["holder"]),
+            text(&mount["state"]),
+            text(&mount["connections"]),
+            seconds(&mount["mounted_at"])
+        )
+    };
+    mounts.iter().map(words).collect()
 }
 
 fn details(rows: &[(&str, String)]) -> String {
@@ -202,6 +253,23 @@ mod tests {
         }
         assert!(!details.contains("expires") && !details.contains("attach"), "{details}");
         assert!(snapshot_list(&json!([]), "my disk").contains("snapshot create 'my disk'"));
+    }
+
+    #[test]
+    fn mounts_have_their_own_table_and_stand_with_their_volume() {
+        let mount = json!({ "sandbox_id": "agent-1", "sandboxvolume_id": "0b54ae6c", "mount_point": "/work",
+            "state": "mounted", "connections": 2, "mounted_at": "2026-01-02T03:04:05.678Z", "read_only": false,
+            "mount_session_id": "5e55", "uris": ["nbd://127.0.0.1:1/0b54ae6c%2F5e55"], "holder": "sandbox agent-1" });
+        let (list, details) = (mount_list(&json!([mount])), mount_details(&mount));
+        for part in ["agent-1", "0b54ae6c", "/work", "mounted", "2026-01-02 03:04:05Z", "5e55"] {
+            assert!(list.contains(part) && details.contains(part), "{part} is not in {list}\n{details}");
+        }
+        assert!(mount_list(&json!([])).contains("mount VOLUME --sandbox"));
+        let mut volume = volume();
+        volume["mounts"] = json!([mount]);
+        let text = volume_details(&volume);
+        let line = "sandbox agent-1, mounted, read-write, 2 connection(s), since 2026-01-02 03:04:05Z";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

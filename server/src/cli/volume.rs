@@ -96,7 +96,7 @@ pub(super) struct Limits {
 }
 
 /// Checks a size and keeps its text: the server echoes it as given.
-fn size(text: &str) -> Result<String, ByteSizeError> {
+pub(super) fn size(text: &str) -> Result<String, ByteSizeError> {
     text.parse::<ByteSize>().map(|_| text.to_owned())
 }
 

@@ -2,7 +2,7 @@
 
 use super::wire::Wire;
 use crate::{
-    attachments::{self, AttachedGuard, Connection},
+    attachments::{self, AttachedGuard, Connection, Holder, Line, Refused},
     record,
     registry::{Export, Registry},
 };
@@ -88,7 +88,7 @@ where
                 Said::Option(option) => negotiation.handle(option),
                 Said::Flags(_) => unreachable!("flags come once"),
             },
-            Next::LookUp(lookup) => match look_up(&lookup, registry, wire, peer) {
+            Next::LookUp(lookup) => match look_up(&lookup, registry, wire, peer).await {
                 Ok((info, grant)) => {
                     granted = grant.or(granted);
                     negotiation.export_found(lookup, &info)
@@ -151,49 +151,77 @@ async fn next<R: AsyncRead + Unpin>(said: &mut FramedRead<R, Codec>) -> Result<S
 
 type Grant = (Volume, AttachedGuard);
 
-fn look_up(
+async fn look_up(
     lookup: &Lookup,
     registry: &Registry,
     wire: &Arc<Wire>,
     peer: &str,
 ) -> Result<(ExportInfo, Option<Grant>), Refusal> {
-    let export =
-        registry.resolve(lookup.name().as_str()).ok_or_else(|| Refusal::unknown_export(lookup.name()))?;
-    let (blocks, access) = (export.blocks(), export.access());
-    let ListedExport { name, description } = listed(&export);
-    let info = ExportInfo {
+    let name = lookup.name().as_str();
+    let (export, holder) = match registry.resolve_mount(name) {
+        Some((export, session)) => (export, Holder::Mount(session)),
+        None => {
+            let export = registry.resolve(name).ok_or_else(|| Refusal::unknown_export(lookup.name()))?;
+            (export, Holder::Peer(peer.to_owned()))
+        }
+    };
+    let attachments = export.attachments();
+    match lookup.purpose() {
+        Purpose::Inspect => {
+            // GO must not refuse what INFO has granted. Source: "NBD_OPT_INFO".
+            let access = attachments.would_attach(&holder).await.map_err(|why| refusal(&why))?;
+            let snapshots = registry.snapshots_before(&export);
+            let snapshots = snapshots.iter().map(|entry| entry.snapshot.id()).collect();
+            Ok((ExportInfo { snapshots, ..info(&export, lookup.name(), &holder, access) }, None))
+        }
+        Purpose::Attach => {
+            let connection = Connection {
+                holder: holder.clone(),
+                export_name: without_session(name).to_owned(),
+                since: record::now(),
+                line: Arc::clone(wire) as Arc<dyn Line>,
+            };
+            let guard = attachments.attach(connection).await.map_err(|why| refusal(&why))?;
+            let blocks = match &holder {
+                Holder::Peer(_) => export.blocks().clone(),
+                Holder::Mount(session) => match registry.mounts.get(*session) {
+                    Some(mount) => mount.volume.clone(),
+                    // It has just ended; its connections are cut off.
+                    None => return Err(refusal(&Refused::NoMount)),
+                },
+            };
+            Ok((info(&export, lookup.name(), &holder, guard.access()), Some((blocks, guard))))
+        }
+    }
+}
+
+fn info(export: &Export, asked: &Text, holder: &Holder, access: attachments::Access) -> ExportInfo {
+    let ListedExport { name, description } = listed(export);
+    let name = match holder {
+        Holder::Peer(_) => name,
+        // Who comes again under the name that it is told is still the same attachment.
+        Holder::Mount(_) => asked.clone(),
+    };
+    ExportInfo {
         name,
         description,
-        size_bytes: blocks.size_bytes(),
+        size_bytes: export.blocks().size_bytes(),
         flags: TransmissionFlags::for_export(match access {
             attachments::Access::ReadWrite => Access::ReadWrite,
             attachments::Access::ReadOnly => Access::ReadOnly,
         }),
         block_sizes: BlockSizes::BYTE_ALIGNED,
         snapshots: Vec::new(),
-    };
-    match lookup.purpose() {
-        Purpose::Inspect => {
-            let snapshots = registry.snapshots_before(&export);
-            let snapshots = snapshots.iter().map(|entry| entry.snapshot.id()).collect();
-            Ok((ExportInfo { snapshots, ..info }, None))
-        }
-        Purpose::Attach => {
-            let wire = Arc::clone(wire);
-            let connection = Connection {
-                holder: peer.into(),
-                export_name: lookup.name().as_str().into(),
-                access,
-                since: record::now(),
-                cut_off: Arc::new(move || wire.cut_off()),
-            };
-            let guard = export
-                .attachments()
-                .attach(connection)
-                .map_err(|closing| Refusal::new(OptionError::Policy, closing.to_string()))?;
-            Ok((info, Some((blocks.clone(), guard))))
-        }
     }
+}
+
+fn refusal(why: &Refused) -> Refusal {
+    Refusal::new(OptionError::Policy, why.to_string())
+}
+
+/// What others may see of an export name.
+fn without_session(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(volume, _)| volume)
 }
 
 fn older(negotiated: &Negotiated, registry: &Registry) -> Vec<Volume> {

@@ -141,7 +141,7 @@ async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc
                 if let Err(error) = notice_death(&stream) {
                     tracing::warn!(%error, "a client that dies will not be noticed");
                 }
-                let peer = format!("{}", peer.ip());
+                let peer = peer.ip().to_canonical().to_string();
                 handshakes.spawn(greet(stream, peer, Arc::clone(&registry), Arc::clone(&workers)));
             }
             Err(error) => pause(&error).await,
@@ -161,11 +161,20 @@ fn notice_death(stream: &TcpStream) -> Result<(), Errno> {
 
 async fn accept_unix(listener: UnixListener, registry: Arc<Registry>, workers: Arc<Workers>) {
     let mut handshakes = JoinSet::new();
+    let mut nameless = 0;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let process = stream.peer_cred().ok().and_then(|cred| cred.pid());
-                let peer = process.map_or_else(|| "a local process".into(), |pid| format!("process {pid}"));
+                // A process of a PID namespace that we do not see into has the number 0 here, as all others of its kind:
+                // none of them is taken for another.
+                let process = stream.peer_cred().ok().and_then(|cred| cred.pid()).filter(|pid| *pid > 0);
+                let peer = process.map_or_else(
+                    || {
+                        nameless += 1;
+                        format!("a process of another PID namespace (its connection {nameless})")
+                    },
+                    |pid| format!("process {pid}"),
+                );
                 handshakes.spawn(greet(stream, peer, Arc::clone(&registry), Arc::clone(&workers)));
             }
             Err(error) => pause(&error).await,

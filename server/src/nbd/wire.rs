@@ -1,6 +1,10 @@
 //! The socket of a connection as others see it: to stop its requests, or to cut it off.
 
-use rustix::net::{Shutdown, shutdown};
+use crate::attachments::Line;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{Shutdown, shutdown},
+};
 use std::os::fd::OwnedFd;
 use tokio_util::sync::CancellationToken;
 
@@ -26,12 +30,6 @@ impl Wire {
         self.stopping.cancel();
     }
 
-    /// The connection ends now.
-    pub(super) fn cut_off(&self) {
-        let _ = shutdown(&self.socket, Shutdown::Both);
-        self.cut.cancel();
-    }
-
     /// Cancelled when the connection is cut off, for what waits elsewhere than at the socket.
     pub(super) fn cut(&self) -> &CancellationToken {
         &self.cut
@@ -40,5 +38,46 @@ impl Wire {
     /// Cancelled when no more is received, or the connection is cut off: what has arrived is to be answered soon.
     pub(super) fn stopping(&self) -> &CancellationToken {
         &self.stopping
+    }
+}
+
+impl Line for Wire {
+    fn cut_off(&self) {
+        let _ = shutdown(&self.socket, Shutdown::Both);
+        self.cut.cancel();
+    }
+
+    fn is_ending(&self) -> bool {
+        const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Hung up and failed are told unasked.
+        let mut asked = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        // What cannot be asked is taken to stay, which keeps others out.
+        poll(&mut asked, Some(&AT_ONCE)).is_ok_and(|told| told > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{net::Shutdown as Half, os::unix::net::UnixStream};
+
+    #[test]
+    fn a_connection_is_ending_once_either_side_has_closed_it() {
+        let pair = || {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            (Wire::new(ours.into()), theirs)
+        };
+        let (wire, theirs) = pair();
+        assert!(!wire.is_ending());
+        theirs.shutdown(Half::Write).unwrap();
+        assert!(wire.is_ending(), "it says no more, and waits for its replies");
+        let (wire, theirs) = pair();
+        std::io::Write::write_all(&mut &theirs, b"unread").unwrap();
+        assert!(!wire.is_ending());
+        drop(theirs);
+        assert!(wire.is_ending(), "what it has sent does not hide its end");
+        let (wire, _theirs) = pair();
+        wire.cut_off();
+        assert!(wire.is_ending() && wire.cut().is_cancelled());
     }
 }

@@ -6,7 +6,10 @@ use super::{
     dispatch::Agreed,
     wire::Wire,
 };
-use crate::{attachments::AttachedGuard, traffic::Traffic};
+use crate::{
+    attachments::{AttachedGuard, Line},
+    traffic::Traffic,
+};
 use bytes::BytesMut;
 use dashmap::DashMap;
 use sandstone_protocol::Negotiated;

@@ -1,4 +1,4 @@
-//! Requests of NBD clients: of all exports together, by worker, and by volume or snapshot.
+//! Attachments, and the requests of NBD clients: of all exports together, by worker, and by volume or snapshot.
 //!
 //! Of the volumes and snapshots only those are shown that have had a connection since the start, and of the commands only
 //! those that a client has used: a server with ten thousand volumes has a few hundred lines for those at work.
@@ -53,6 +53,9 @@ impl TrafficNumbers {
         ] {
             families.gauge(name, help, value)?;
         }
+        let mounts = registry.mounts.count_by_state().into_iter();
+        let mounts = mounts.map(|(state, count)| ([("state", state.as_str())], as_u64(count)));
+        families.gauges("mounts", "Mounts, by state", mounts)?;
         let by_command = |value: Number<OperationTally>| {
             total.used().map(move |(command, tally)| ([("command", command.name())], value(tally)))
         };

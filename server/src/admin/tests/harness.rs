@@ -2,9 +2,10 @@
 
 use crate::{
     admin::{Admin, Metrics, Reclaim, router},
-    attachments::{AttachedGuard, Connection},
+    attachments::{AttachedGuard, Connection, Holder, Line, Refused},
     endpoints::Endpoints,
     keeper::Keeper,
+    mounts::Mounts,
     record::now,
     registry::{Entry, Export, Registry},
     token::Token,
@@ -16,7 +17,13 @@ use axum::{
 };
 use sandstone_storage::{Durability, Engine, Piece, Store, StoreOptions};
 use serde_json::Value;
-use std::sync::{Arc, Mutex, atomic::AtomicBool};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -30,7 +37,9 @@ pub(super) struct Server {
     pub(super) admin: Arc<Admin>,
     router: Router,
     keeper: Option<Keeper>,
-    _directory: tempfile::TempDir,
+    /// The number of the store's start.
+    pub(super) epoch: u32,
+    directory: tempfile::TempDir,
 }
 
 pub(super) struct Answer {
@@ -53,8 +62,9 @@ impl Server {
             scrub_rate: 0,
         };
         let handle = keeper.handle();
-        let (store, _report) = handle.run(move || async move { Store::open(options).await }).await.unwrap();
-        let registry = Arc::new(Registry::load(store.volumes(), store.all_snapshots()).unwrap());
+        let (store, report) = handle.run(move || async move { Store::open(options).await }).await.unwrap();
+        let mounts = Mounts::new(directory.path().join("mounts.json"), report.epoch);
+        let registry = Arc::new(Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap());
         let exported = prometheus_client::registry::Registry::default();
         let admin = Arc::new(Admin {
             metrics: Metrics::new(exported, store.clone(), Arc::clone(&registry), Vec::new()),
@@ -71,7 +81,13 @@ impl Server {
             stopping: AtomicBool::new(false),
             under_way: TaskTracker::new(),
         });
-        Server { router: router(Arc::clone(&admin)), admin, keeper: Some(keeper), _directory: directory }
+        let router = router(Arc::clone(&admin));
+        Server { router, admin, keeper: Some(keeper), epoch: report.epoch, directory }
+    }
+
+    /// Where the mounts are kept.
+    pub(super) fn mounts_path(&self) -> PathBuf {
+        self.directory.path().join("mounts.json")
     }
 
     /// Any request.
@@ -138,29 +154,61 @@ impl Server {
         }
     }
 
-    /// Attaches a client to a volume or snapshot; `on_cut_off` is called when it is to go.
-    pub(super) fn attach(&self, to: &Value, on_cut_off: Arc<dyn Fn() + Send + Sync>) -> AttachedGuard {
+    /// Attaches a client to a volume or snapshot, as process 7.
+    pub(super) async fn attach(&self, to: &Value, line: Arc<dyn Line>) -> AttachedGuard {
+        self.attach_as("process 7", to, line).await.unwrap()
+    }
+
+    /// Attaches a client of that name.
+    pub(super) async fn attach_as(
+        &self,
+        holder: &str,
+        to: &Value,
+        line: Arc<dyn Line>,
+    ) -> Result<AttachedGuard, Refused> {
         let export_name = to["export_name"].as_str().unwrap();
-        let export = self.admin.registry.resolve(export_name).unwrap();
-        let connection = Connection {
-            holder: "process 7".into(),
-            export_name: export_name.into(),
-            access: export.access(),
-            since: now(),
-            cut_off: on_cut_off,
+        let (export, holder) = match self.admin.registry.resolve_mount(export_name) {
+            Some((export, session)) => (export, Holder::Mount(session)),
+            None => (self.admin.registry.resolve(export_name).unwrap(), Holder::Peer(holder.into())),
         };
-        export.attachments().attach(connection).unwrap()
+        let connection = Connection { holder, export_name: export_name.into(), since: now(), line };
+        export.attachments().attach(connection).await
     }
 
     /// Attaches a client that goes a little after it was told to, as a connection does.
-    pub(super) fn attach_obedient(&self, to: &Value) {
-        let inside = Arc::new(Mutex::new(None));
-        let leave = Arc::clone(&inside);
-        let cut_off = move || {
-            let guard = leave.lock().unwrap().take();
-            std::thread::spawn(move || drop(guard));
-        };
-        *inside.lock().unwrap() = Some(self.attach(to, Arc::new(cut_off)));
+    pub(super) async fn attach_obedient(&self, to: &Value) {
+        let line = Arc::new(Obedient::default());
+        let guard = self.attach(to, Arc::clone(&line) as Arc<dyn Line>).await;
+        *line.0.lock().unwrap() = Some(guard);
+    }
+}
+
+/// A line of a client that stays whatever it is told, and counts how often it was.
+#[derive(Default)]
+pub(super) struct Deaf(pub(super) AtomicUsize);
+
+impl Line for Deaf {
+    fn cut_off(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn is_ending(&self) -> bool {
+        false
+    }
+}
+
+/// A line of a client that holds its place until it is told to go.
+#[derive(Default)]
+struct Obedient(Mutex<Option<AttachedGuard>>);
+
+impl Line for Obedient {
+    fn cut_off(&self) {
+        let guard = self.0.lock().unwrap().take();
+        std::thread::spawn(move || drop(guard));
+    }
+
+    fn is_ending(&self) -> bool {
+        self.0.lock().unwrap().is_none()
     }
 }
 

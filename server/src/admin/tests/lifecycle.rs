@@ -176,7 +176,7 @@ async fn a_volume_made_anew_while_its_deletion_ends_is_kept() {
 async fn a_volume_in_use_is_deleted_only_by_force() {
     let server = Server::start().await;
     let volume = server.create(json!({})).await;
-    server.attach_obedient(&volume);
+    server.attach_obedient(&volume).await;
 
     assert_eq!(server.call("GET", &path(&volume), "").await.data(200)["attachments"], 1);
     for query in ["", "?force=false"] {

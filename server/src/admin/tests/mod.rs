@@ -4,6 +4,7 @@ mod diff;
 mod forks;
 mod harness;
 mod lifecycle;
+mod mounts;
 mod openapi;
 mod reclaim;
 mod refusals;

@@ -50,11 +50,18 @@ async fn described_answers_have_the_fields_of_real_ones() {
     let reclaim = server.call("GET", "/api/v1/admin/reclaim", "").await.data(200);
     let scrub = server.call("GET", "/api/v1/admin/scrub", "").await.data(200);
     let stats = server.call("GET", "/api/v1/admin/stats", "").await.data(200);
+    let body = serde_json::json!({ "sandboxvolume_id": fork["id"], "mount_point": "/work" }).to_string();
+    let mount = server.call("POST", "/api/v1/sandboxes/agent-1/sandboxvolumes/mount", &body).await.data(200);
+    let mounted = server.call("GET", &path(&fork), "").await.data(200);
+    let attachment = mounted["mounts"][0].clone();
     let document = server.call("GET", "/openapi.json", "").await.json();
     for (schema, answer) in [
         ("Volume", volume),
         ("Volume", fork),
+        ("Volume", mounted),
         ("Snapshot", snapshot),
+        ("Mount", mount),
+        ("Attachment", attachment),
         ("Reclaim", reclaim),
         ("Scrub", scrub),
         ("Stats", stats),
@@ -74,7 +81,8 @@ async fn every_route_is_really_there() {
     let server = Server::start().await;
     for route in routes::all() {
         let id = "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de";
-        let path = route.path.replace("{id}", id).replace("{snapshot_id}", id);
+        let path =
+            route.path.replace("{id}", id).replace("{snapshot_id}", id).replace("{sandbox_id}", "agent-1");
         let answer = server.call(route.method, &path, "{}").await;
         assert_ne!(answer.status.as_u16(), 405, "{} {}", route.method, route.path);
         assert!(!answer.text.contains("there is no route"), "{} {}", route.method, route.path);

@@ -1,13 +1,10 @@
 //! Snapshots made, read, restored and deleted.
 
-use super::harness::{Server, path};
+use super::harness::{Deaf, Server, path};
 use crate::{admin::walks::while_wanted, attachments::Access};
 use serde_json::{Value, json};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -125,7 +122,7 @@ async fn writers_are_in_the_way_of_a_restore_and_are_cut_off_by_force() {
     let server = Server::start().await;
     let volume = server.create(json!({})).await;
     let snapshot = server.snapshot(&volume, "before").await;
-    server.attach_obedient(&volume);
+    server.attach_obedient(&volume).await;
     let restore = format!("{}/restore", path(&snapshot));
     let error = server.call("POST", &restore, "").await.error(409, "conflict");
     assert_eq!(error["details"]["active_mounts"], 1);
@@ -134,7 +131,7 @@ async fn writers_are_in_the_way_of_a_restore_and_are_cut_off_by_force() {
     server.call("POST", &format!("{restore}?force=true"), "").await.data(200);
     let now = server.call("GET", &path(&volume), "").await.data(200);
     assert_eq!((&now["attachments"], &now["state"]), (&json!(0), &json!("ready")));
-    server.attach_obedient(&volume);
+    server.attach_obedient(&volume).await;
 }
 
 #[tokio::test]
@@ -142,16 +139,12 @@ async fn readers_are_cut_off_by_a_restore_and_nobody_comes_in_meanwhile() {
     let server = Server::start().await;
     let volume = server.create(json!({ "access_mode": "ROX" })).await;
     let snapshot = server.snapshot(&volume, "before").await;
-    let told = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&told);
-    let cut_off = move || {
-        count.fetch_add(1, Ordering::SeqCst);
-    };
-    let reader = server.attach(&volume, Arc::new(cut_off));
-    let of_snapshot = server.attach(&snapshot, Arc::new(|| panic!("a snapshot stays what it is")));
+    let (told, not_told) = (Arc::new(Deaf::default()), Arc::new(Deaf::default()));
+    let reader = server.attach(&volume, told.clone()).await;
+    let of_snapshot = server.attach(&snapshot, not_told.clone()).await;
     let restore = format!("{}/restore", path(&snapshot));
     let meanwhile = async {
-        while told.load(Ordering::SeqCst) == 0 {
+        while told.0.load(Ordering::SeqCst) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert_eq!(server.call("GET", &path(&volume), "").await.data(200)["state"], "restoring");
@@ -162,6 +155,7 @@ async fn readers_are_cut_off_by_a_restore_and_nobody_comes_in_meanwhile() {
     let (restored, ()) = tokio::join!(server.call("POST", &restore, ""), meanwhile);
     restored.data(200);
     assert_eq!(server.call("GET", &path(&snapshot), "").await.data(200)["attachments"], 1);
+    assert_eq!(not_told.0.load(Ordering::SeqCst), 0, "a snapshot stays what it is");
     drop(of_snapshot);
 }
 
@@ -171,17 +165,18 @@ async fn clients_of_a_snapshot_are_in_the_way_of_its_deletion_and_of_its_volumes
     let volume = server.create(json!({})).await;
     let snapshot = server.snapshot(&volume, "read").await;
     let idle = server.snapshot(&volume, "idle").await;
-    let export = server.admin.registry.resolve(snapshot["id"].as_str().unwrap()).unwrap();
-    assert_eq!(export.access(), Access::ReadOnly);
-    server.attach_obedient(&snapshot);
+    let reader = server.attach(&snapshot, Arc::new(Deaf::default())).await;
+    assert_eq!(reader.access(), Access::ReadOnly);
+    drop(reader);
+    server.attach_obedient(&snapshot).await;
     for of in [&snapshot, &volume] {
         let details = server.call("DELETE", &path(of), "").await.error(409, "conflict")["details"].take();
         assert_eq!(details["mounts"][0]["export_name"], snapshot["id"]);
         assert_eq!(details["mounts"][0]["sandboxvolume_id"], volume["id"]);
     }
     // The doors that were closed on the way are open again.
-    server.attach_obedient(&volume);
-    server.attach_obedient(&idle);
+    server.attach_obedient(&volume).await;
+    server.attach_obedient(&idle).await;
     assert_eq!(server.admin.registry.attachments(), 3);
     server.call("DELETE", &format!("{}?force=true", path(&snapshot)), "").await.data(200);
     assert_eq!(server.admin.registry.attachments(), 2);

@@ -1,0 +1,204 @@
+//! What [`Attachments`](super::Attachments) keeps under its lock: rights, connections, and who may have which.
+
+use super::{Access, Attachment, Closing, Connection, Holder, MountState, Mounting, Refused};
+use crate::{mounts::Session, record::AccessMode};
+use std::{collections::BTreeMap, time::Instant};
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) door: Door,
+    pub(super) mode: AccessMode,
+    key_next: u64,
+    pub(super) live: BTreeMap<u64, Live>,
+    pub(super) rights: BTreeMap<Session, Right>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    Open,
+    Closed(Closing),
+}
+
+/// A connection that was let in.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) connection: Connection,
+    access: Access,
+}
+
+/// What a mount may do, whether somebody is connected or not.
+#[derive(Debug)]
+pub(super) struct Right {
+    pub(super) mounting: Mounting,
+    pub(super) access: Access,
+    pub(super) standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// No connection yet, since then.
+    Pending(Instant),
+    Connected,
+    /// No connection any more, since then.
+    Idle(Instant),
+    /// See [`MountState::Stale`].
+    Stale,
+}
+
+impl Right {
+    pub(super) fn state(&self) -> MountState {
+        match self.standing {
+            Standing::Pending(_) => MountState::Pending,
+            Standing::Connected | Standing::Idle(_) => MountState::Mounted,
+            Standing::Stale => MountState::Stale,
+        }
+    }
+}
+
+impl State {
+    pub(super) fn new(mode: AccessMode) -> State {
+        State { door: Door::Open, mode, key_next: 0, live: BTreeMap::new(), rights: BTreeMap::new() }
+    }
+
+    /// What a connection of that holder may do.
+    ///
+    /// # Errors
+    /// Why it may not come in.
+    pub(super) fn admits(&self, holder: &Holder) -> Result<Access, Refused> {
+        let session = match holder {
+            Holder::Peer(_) => return self.has_room_for(holder),
+            Holder::Mount(session) => session,
+        };
+        self.is_open()?;
+        let right = self.rights.get(session).ok_or(Refused::NoMount)?;
+        match right.state() {
+            MountState::Pending | MountState::Mounted => Ok(right.access),
+            MountState::Stale => Err(Refused::Stale),
+        }
+    }
+
+    /// What a new attachment of that holder may do, beside those of others.
+    ///
+    /// # Errors
+    /// Why there may be none.
+    pub(super) fn has_room_for(&self, holder: &Holder) -> Result<Access, Refused> {
+        self.is_open()?;
+        match self.mode {
+            AccessMode::Rox => Ok(Access::ReadOnly),
+            AccessMode::Rwx => Ok(Access::ReadWrite),
+            AccessMode::Rwo => match self.writers().into_iter().find(|(other, _)| other != holder) {
+                Some((other, by)) => Err(Refused::Held { leaving: self.is_leaving(&other), by }),
+                None => Ok(Access::ReadWrite),
+            },
+        }
+    }
+
+    /// Whether nothing is left of a holder but connections that end.
+    fn is_leaving(&self, holder: &Holder) -> bool {
+        let lasts = match holder {
+            Holder::Peer(_) => false,
+            Holder::Mount(session) => self.rights.contains_key(session),
+        };
+        !lasts && self.of(holder).all(|live| live.connection.line.is_ending())
+    }
+
+    fn is_open(&self) -> Result<(), Refused> {
+        match self.door {
+            Door::Open => Ok(()),
+            Door::Closed(why) => Err(Refused::Closed(why)),
+        }
+    }
+
+    /// Takes in a connection that [`State::admits`] has let in. Its key.
+    pub(super) fn enter(&mut self, connection: Connection, access: Access) -> u64 {
+        if let Some(right) = self.right_of(&connection.holder) {
+            right.standing = Standing::Connected;
+        }
+        let key = self.key_next;
+        self.key_next += 1;
+        self.live.insert(key, Live { connection, access });
+        key
+    }
+
+    /// Forgets a connection that has gone.
+    pub(super) fn leave(&mut self, key: u64) {
+        let Some(Live { connection: Connection { holder, .. }, .. }) = self.live.remove(&key) else { return };
+        if self.of(&holder).next().is_none()
+            && let Some(right) = self.right_of(&holder)
+        {
+            right.standing = Standing::Idle(Instant::now());
+        }
+    }
+
+    fn right_of(&mut self, holder: &Holder) -> Option<&mut Right> {
+        match holder {
+            Holder::Peer(_) => None,
+            Holder::Mount(session) => self.rights.get_mut(session),
+        }
+    }
+
+    /// The connections of a holder.
+    pub(super) fn of<'a>(&'a self, holder: &'a Holder) -> impl Iterator<Item = &'a Live> {
+        self.live.values().filter(move |live| live.connection.holder == *holder)
+    }
+
+    /// Those of whom at least one connection may write, and mounts that give the right to.
+    pub(super) fn writers(&self) -> BTreeMap<Holder, Attachment> {
+        let mut writers = self.attachments();
+        writers.retain(|_, attachment| !attachment.read_only);
+        writers
+    }
+
+    /// Everyone. Stale mounts give no right, so they are not among them.
+    pub(super) fn attachments(&self) -> BTreeMap<Holder, Attachment> {
+        let mut attachments: BTreeMap<Holder, Attachment> = self
+            .rights
+            .iter()
+            .filter(|(_, right)| right.standing != Standing::Stale)
+            .map(|(session, right)| (Holder::Mount(*session), right.attachment()))
+            .collect();
+        for Live { connection, access } in self.live.values() {
+            let read_only = *access == Access::ReadOnly;
+            attachments
+                .entry(connection.holder.clone())
+                .and_modify(|attachment| {
+                    attachment.connections += 1;
+                    attachment.read_only &= read_only;
+                    attachment.mounted_at = attachment.mounted_at.min(connection.since);
+                })
+                .or_insert_with(|| connection.attachment(read_only));
+        }
+        attachments
+    }
+}
+
+impl Right {
+    fn attachment(&self) -> Attachment {
+        let Mounting { holder, export_name, since } = self.mounting.clone();
+        Attachment {
+            holder,
+            export_name,
+            mounted_at: since,
+            read_only: self.access == Access::ReadOnly,
+            connections: 0,
+            state: self.state(),
+        }
+    }
+}
+
+impl Connection {
+    /// What it is an attachment as, alone.
+    fn attachment(&self, read_only: bool) -> Attachment {
+        Attachment {
+            holder: match &self.holder {
+                Holder::Peer(peer) => peer.clone(),
+                Holder::Mount(_) => "a sandbox that is being unmounted".to_owned(),
+            },
+            export_name: self.export_name.clone(),
+            mounted_at: self.since,
+            read_only,
+            connections: 1,
+            state: MountState::Mounted,
+        }
+    }
+}

@@ -29,6 +29,6 @@ pub use journal::{Ended, Writer};
 pub use ledger::{BLOCK_BYTES, Floor, Ledger, Stored};
 pub use program::{Finished, Program, Running};
 pub use random::Random;
-pub use server::{Builder, Server, StartError, Volume};
+pub use server::{Builder, MountedVolume, Server, StartError, Volume};
 pub use skip::{ci, find_program, long, needs, skip};
 pub use witness::Witness;

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Answer};
 use crate::binary::sandstone;
 use crate::program::{Program, tail};
 use crate::raw::{Connection, Handshake};
@@ -32,6 +32,7 @@ pub struct Builder {
     io: String,
     volume_size: String,
     reclaim_rate: String,
+    grace_secs: u32,
 }
 
 impl Builder {
@@ -56,6 +57,12 @@ impl Builder {
     /// `[store] reclaim_rate`.
     pub fn reclaim_rate(mut self, rate: &str) -> Self {
         self.reclaim_rate = rate.to_owned();
+        self
+    }
+
+    /// `[attach] grace`, seconds.
+    pub fn grace(mut self, secs: u32) -> Self {
+        self.grace_secs = secs;
         self
     }
 
@@ -110,6 +117,19 @@ pub struct Volume {
     pub size_bytes: u64,
 }
 
+/// A mount as the harness made it.
+#[derive(Clone, Debug)]
+pub struct MountedVolume {
+    /// The volume's id.
+    pub volume: String,
+    /// The sandbox's.
+    pub sandbox: String,
+    /// Its secret.
+    pub session: String,
+    /// What an NBD client asks for.
+    pub export_name: String,
+}
+
 /// The ports of one start.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
@@ -138,6 +158,7 @@ impl Server {
             io: "auto".to_owned(),
             volume_size: "1G".to_owned(),
             reclaim_rate: "256M".to_owned(),
+            grace_secs: 60,
         }
     }
 
@@ -230,6 +251,9 @@ reclaim_rate = {reclaim_rate:?}
 listen = ["{nbd}"]
 unix = {unix:?}
 
+[attach]
+grace = {grace_secs}
+
 [admin]
 listen = "{admin}"
 
@@ -252,6 +276,7 @@ level = "info"
             cache = self.builder.cache,
             volume_size = self.builder.volume_size,
             reclaim_rate = self.builder.reclaim_rate,
+            grace_secs = self.builder.grace_secs,
         )
     }
 
@@ -334,6 +359,42 @@ level = "info"
         self.create_volume(&json!({ "size": size, "writeback": writeback }))
     }
 
+    /// Mounts a volume for a sandbox.
+    pub fn mount(&self, volume: &Volume, sandbox: &str) -> MountedVolume {
+        let answer = self.try_mount(volume, sandbox, &json!({})).data(200);
+        let text = |field: &str| answer[field].as_str().expect("a mount has this field").to_owned();
+        MountedVolume {
+            volume: volume.id.clone(),
+            sandbox: sandbox.to_owned(),
+            session: text("mount_session_id"),
+            export_name: text("export_name"),
+        }
+    }
+
+    /// What the admin port says to a mount with these knobs.
+    pub fn try_mount(&self, volume: &Volume, sandbox: &str, config: &Value) -> Answer {
+        let body = json!({ "sandboxvolume_id": volume.id, "mount_point": "/work", "volume_config": config });
+        let path = format!("/api/v1/sandboxes/{sandbox}/sandboxvolumes/mount");
+        self.admin().post(&path, &body).expect("the admin port answers")
+    }
+
+    /// Ends a mount.
+    pub fn unmount(&self, mount: &MountedVolume) {
+        let body = json!({ "sandboxvolume_id": mount.volume, "mount_session_id": mount.session });
+        let path = format!("/api/v1/sandboxes/{}/sandboxvolumes/unmount", mount.sandbox);
+        let answer = self.admin().post(&path, &body).expect("the admin port answers").data(200);
+        assert_eq!(answer, json!({ "unmounted": true }));
+    }
+
+    /// The state of a mount; empty when there is none.
+    pub fn mount_state(&self, mount: &MountedVolume) -> String {
+        let path = format!("/api/v1/sandboxes/{}/sandboxvolumes/status", mount.sandbox);
+        let answer = self.admin().get(&path).expect("the admin port answers").data(200);
+        let mounts = answer["mounts"].as_array().expect("a status has mounts");
+        let found = mounts.iter().find(|m| m["mount_session_id"] == mount.session.as_str());
+        found.and_then(|m| m["state"].as_str()).unwrap_or_default().to_owned()
+    }
+
     /// What the admin port says of a volume now.
     pub fn describe(&self, volume: &Volume) -> Value {
         let path = format!("/api/v1/sandboxvolumes/{}", volume.id);
@@ -343,6 +404,12 @@ level = "info"
     /// The volume's address over the Unix socket.
     pub fn uri(&self, volume: &Volume) -> String {
         format!("nbd+unix:///{}?socket={}", volume.id, self.socket_path().display())
+    }
+
+    /// The address of a mount over the Unix socket.
+    pub fn mount_uri(&self, mount: &MountedVolume) -> String {
+        let name = mount.export_name.replace('/', "%2F");
+        format!("nbd+unix:///{name}?socket={}", self.socket_path().display())
     }
 
     /// The volume's address over TCP.

@@ -95,6 +95,7 @@ fn map_shows_data_zeroes_and_holes() {
     let mut client = server.connect(&volume);
     client.write(8 << 20, &Random::new(1).bytes(1 << 20)).unwrap();
     client.write_zeroes(sandstone_tests::raw::flag::NO_HOLE, 16 << 20, 1 << 20).unwrap();
+    drop(client);
     let map = nbdinfo(["--map", "--json", &server.uri(&volume)]);
     let row = |offset: u64, length: u64, kind: u64| (json!(offset), json!(length), json!(kind));
     let rows: Vec<_> = map

@@ -15,6 +15,7 @@ from sandbox0.apispec.models.create_sandbox_volume_request import CreateSandboxV
 from sandbox0.apispec.models.create_snapshot_request import CreateSnapshotRequest
 from sandbox0.apispec.models.fork_volume_request import ForkVolumeRequest
 from sandbox0.apispec.models.success_sandbox_volume_response import SuccessSandboxVolumeResponse
+from sandbox0.apispec.models.volume_config import VolumeConfig
 from sandbox0.errors import APIError
 from sandbox0.response import ensure_data
 
@@ -67,6 +68,29 @@ except APIError as error:  # without a code: this release does not take the erro
 else:
     raise AssertionError("a deleted snapshot was restored")
 
+one, two = client.sandbox("agent-1"), client.sandbox("agent-2")
+disk = client.create_volume(CreateSandboxVolumeRequest())
+assert one.mount_status() == []
+config = VolumeConfig.from_dict({"cache_size": "64M", "buffer_size": "8M", "prefetch": 2, "writeback": True})
+session = one.mount(disk.id, "/work", config)
+assert (session.volume_id, session.mount_point) == (disk.id, "/work"), vars(session)
+status = one.mount_status()
+assert [m.mount_session_id for m in status] == [session.mount_session_id], status
+assert status[0].sandboxvolume_id == disk.id and status[0].mounted_duration_sec >= 0, status
+assert dateutil.parser.isoparse(status[0].mounted_at), status
+assert two.mount_status() == []
+try:
+    two.mount(disk.id, "/work")
+except APIError as error:
+    assert error.status_code == 409, vars(error)
+else:
+    raise AssertionError("a second sandbox has mounted a volume of one writer")
+unmounted = one.unmount(disk.id, session.mount_session_id)
+assert unmounted.success is True and unmounted.data.unmounted is True, unmounted
+assert one.unmount(disk.id, session.mount_session_id).data.unmounted is True, "unmounting twice is a success"
+assert one.mount_status() == []
+two.unmount(disk.id, two.mount(disk.id, "/work").mount_session_id)
+
 try:
     client.get_volume(plain.id)
 except APIError as error:
@@ -83,7 +107,7 @@ print("agreed")
 "#;
 
 #[test]
-fn published_client_agrees_about_volumes_snapshots_and_forks() {
+fn published_client_agrees_about_volumes_snapshots_forks_and_mounts() {
     let python = env::var("SANDSTONE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has_client = sandstone_tests::find_program(&python).is_some()
         && Program::new(&python).args(["-c", "import sandbox0, dateutil"]).run().status.success();

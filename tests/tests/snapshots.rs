@@ -317,6 +317,7 @@ fn diff_and_changed_since_agree_with_what_was_written() {
     let mut since = BTreeSet::new();
     write_some(&mut since, 9 << 20);
     let both: BTreeSet<u64> = between.union(&since).copied().collect();
+    drop(client);
 
     let check = |of: &Volume, to: &str, from: &Volume, expected: &BTreeSet<u64>| {
         for limit in [65536, 7] {

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     cli::{
         context::Audience,
+        interrupt::Interrupt,
         progress::Progress,
         raw_image::{Source, Target},
         transfer::{self, Before},

@@ -50,7 +50,7 @@ async fn unknown_routes_are_404_in_the_envelope() {
         "/api/v1",
         "/api/v1/nothing",
         "/api/v1/sandboxvolumes/",
-        "/api/v1/sandboxes/sb/sandboxvolumes/mount",
+        "/api/v1/sandboxes/sb",
         &format!("{SOME_VOLUME}/snapshots/"),
         &format!("{SOME_VOLUME}/forks"),
     ] {

@@ -67,7 +67,7 @@ pub use diff::{Change, Changes};
 pub use distribution::Distribution;
 pub use error::{Error, Kind, Result};
 pub use health::Health;
-pub use io::{File, OpKind, SharedMemory, SimDisk, Socket};
+pub use io::{File, Kept, OpKind, SharedMemory, SimDisk, Socket, Unsynced};
 pub use knobs::Overrides;
 pub use lineage::ForkSpec;
 pub use read::{Extent, ExtentState, Piece};

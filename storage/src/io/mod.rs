@@ -18,7 +18,7 @@ mod uring;
 pub use buffer::SharedMemory;
 pub use file::File;
 pub use op::OpKind;
-pub use sim::SimDisk;
+pub use sim::{Kept, SimDisk, Unsynced};
 pub use socket::Socket;
 
 pub(crate) use buffer::{WriteBuf, aligned};

@@ -17,27 +17,29 @@
 //! It also watches its user: direct I/O has to be aligned to sectors, and what a write sends may not change before the
 //! write is done.
 
+mod ends;
+
+pub use ends::Unsynced;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fmt, io};
 
 use rustix::io::Errno;
 
+use super::change::{Change, SECTOR_BYTES};
 use super::fault::{Fault, Faults};
-use super::image::{Image, PAGE_BYTES};
+use super::image::{History, Image, PAGE_BYTES};
 use super::random::Random;
 use crate::io::OpKind;
 use crate::io::op::Op;
-
-/// What a power loss tears at, and what direct I/O is aligned to.
-const SECTOR_BYTES: u64 = 512;
 
 /// A disk in memory with a volatile cache, shared by its clones. See the module for what it promises.
 #[derive(Clone, Debug)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct State {
     random: Random,
     len: u64,
@@ -47,6 +49,8 @@ struct State {
     allocated_pages: u64,
     visible: Image,
     durable: Image,
+    /// What a stale read finds.
+    history: History,
     /// Completed and not yet durable, in order of completion.
     unsynced: Vec<Completed>,
     completed: u64,
@@ -55,6 +59,17 @@ struct State {
     faults: Faults,
     syncs: u64,
     fingerprint: u64,
+    watcher: Option<Watcher>,
+}
+
+/// Is shown the disk before each sync takes effect.
+#[derive(Clone)]
+struct Watcher(Arc<dyn Fn(&SimDisk) + Send + Sync>);
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
+    }
 }
 
 /// Names an operation in flight.
@@ -68,18 +83,12 @@ struct Completed {
 }
 
 #[derive(Clone, Debug)]
-enum Change {
-    Write { offset: u64, data: Vec<u8> },
-    Zero { offset: u64, len: u64 },
-}
-
-#[derive(Debug)]
 struct Begun {
     fault: Option<Fault>,
     effect: Effect,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Effect {
     Read,
     Change(Change),
@@ -88,77 +97,6 @@ enum Effect {
     Allocate,
     /// It was refused at its beginning.
     Refused(Errno),
-}
-
-impl Change {
-    fn apply(&self, image: &mut Image) {
-        match self {
-            Change::Write { offset, data } => image.write(*offset, data),
-            Change::Zero { offset, len } => image.zero(*offset, *len),
-        }
-    }
-
-    /// Puts it over `out`, which was read from `at`.
-    fn overlay(&self, at: u64, out: &mut [u8]) {
-        let from = self.offset().max(at);
-        let to = (self.offset() + self.len()).min(at + out.len() as u64);
-        if from < to {
-            let out = &mut out[(from - at) as usize..(to - at) as usize];
-            match self {
-                Change::Write { offset, data } => {
-                    out.copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
-                }
-                Change::Zero { .. } => out.fill(0),
-            }
-        }
-    }
-
-    fn offset(&self) -> u64 {
-        match self {
-            Change::Write { offset, .. } | Change::Zero { offset, .. } => *offset,
-        }
-    }
-
-    fn len(&self) -> u64 {
-        match self {
-            Change::Write { data, .. } => data.len() as u64,
-            Change::Zero { len, .. } => *len,
-        }
-    }
-
-    /// The part of it that covers `len` bytes from its byte `skip` on.
-    fn part(&self, skip: u64, len: u64) -> Change {
-        match self {
-            Change::Write { offset, data } => Change::Write {
-                offset: offset + skip,
-                data: data[skip as usize..(skip + len) as usize].to_vec(),
-            },
-            Change::Zero { offset, .. } => Change::Zero { offset: offset + skip, len },
-        }
-    }
-
-    /// Its sectors, each as a change. A long run of zeroes is taken in few steps, for it is told, not transferred.
-    fn sectors(&self) -> impl Iterator<Item = Change> {
-        let step = match self {
-            Change::Write { .. } => SECTOR_BYTES,
-            Change::Zero { len, .. } => SECTOR_BYTES.max((len / 16).next_multiple_of(SECTOR_BYTES)),
-        };
-        let len = self.len();
-        (0..len.div_ceil(step)).map(move |index| self.part(index * step, step.min(len - index * step)))
-    }
-
-    /// What an unlucky end leaves of it: all, nothing, a beginning, or any sectors.
-    fn torn(&self, random: &mut Random) -> Vec<Change> {
-        match random.below(4) {
-            0 => Vec::new(),
-            1 => vec![self.clone()],
-            2 => {
-                let len = random.below(self.len() / SECTOR_BYTES + 1) * SECTOR_BYTES;
-                if len == 0 { Vec::new() } else { vec![self.part(0, len)] }
-            }
-            _ => self.sectors().filter(|_| random.coin()).collect(),
-        }
-    }
 }
 
 impl SimDisk {
@@ -171,38 +109,6 @@ impl SimDisk {
 
     fn from_state(state: State) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(state)))
-    }
-
-    /// The disk after a power loss at this moment: what was synced, and of each later change, completed or in flight,
-    /// all, nothing or any sectors, as `seed` decides. This disk goes on as it was.
-    #[must_use]
-    pub fn crash(&self, seed: u64) -> SimDisk {
-        let state = self.state();
-        let mut random = Random::new(seed);
-        let mut image = state.durable.clone();
-        for completed in &state.unsynced {
-            completed.change.torn(&mut random).iter().for_each(|part| part.apply(&mut image));
-        }
-        state.landing(&mut random).iter().for_each(|part| part.apply(&mut image));
-        let mut after = state.successor(&mut random);
-        after.visible = image.clone();
-        after.durable = image;
-        SimDisk::from_state(after)
-    }
-
-    /// The disk after the death of the process that uses it: all that completed, and of each change in flight all,
-    /// nothing or any sectors. What was not synced stays at risk of the next power loss. This disk goes on as it was.
-    #[must_use]
-    pub fn kill(&self, seed: u64) -> SimDisk {
-        let state = self.state();
-        let mut random = Random::new(seed);
-        let mut after = state.successor(&mut random);
-        after.visible = state.visible.clone();
-        after.durable = state.durable.clone();
-        after.unsynced.clone_from(&state.unsynced);
-        after.completed = state.completed;
-        state.landing(&mut random).into_iter().for_each(|part| after.complete(part));
-        SimDisk::from_state(after)
     }
 
     /// Makes the `nth` operation of a kind from now (0 is the next) fail with an errno.
@@ -222,6 +128,27 @@ impl SimDisk {
     /// read sees what is there at its end, and what an end of the machine leaves of a write is open.
     pub fn delay_next(&self, kind: OpKind, nth: u32, delay: Duration) {
         self.state().faults.plan(kind, nth, Fault::Late(delay));
+    }
+
+    /// Makes the `nth` write from now (0 is the next) go well and change nothing.
+    pub fn lose_next(&self, nth: u32) {
+        self.state().faults.plan(OpKind::Write, nth, Fault::Lost);
+    }
+
+    /// Makes the `nth` write from now (0 is the next) go well and land at `offset` instead, where there must be room.
+    pub fn misdirect_next(&self, nth: u32, offset: u64) {
+        self.state().faults.plan(OpKind::Write, nth, Fault::Misdirected(offset));
+    }
+
+    /// Makes the `nth` read from now (0 is the next) go well and find what its pages of 4 KiB held before their last
+    /// change.
+    pub fn stale_next(&self, nth: u32) {
+        self.state().faults.plan(OpKind::Read, nth, Fault::Stale);
+    }
+
+    /// Has `look` shown a copy of the disk just before each sync takes effect, which is when most is at stake.
+    pub fn watch_syncs(&self, look: impl Fn(&SimDisk) + Send + Sync + 'static) {
+        self.state().watcher = Some(Watcher(Arc::new(look)));
     }
 
     /// Flips bit `bit` (0 to 7) of the byte at `offset`, durably and unnoticed.
@@ -274,6 +201,12 @@ impl SimDisk {
         self.state().fingerprint
     }
 
+    /// A number that stands for what is there: equal for equal content.
+    #[must_use]
+    pub fn content_hash(&self) -> u64 {
+        self.state().visible.content_hash()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock is an assertion about the user; the test that caused it may still look around.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -303,6 +236,13 @@ impl SimDisk {
     /// # Panics
     /// Where what a write sends was changed since its beginning.
     pub(super) fn finish(&self, ticket: Ticket, op: &mut Op, now: Duration) -> io::Result<usize> {
+        if matches!(op, Op::Sync { .. }) {
+            // Not under the lock, so that it may look around.
+            let watched = { self.state().watcher.clone() };
+            if let Some(Watcher(look)) = watched {
+                look(&self.copy());
+            }
+        }
         let mut state = self.state();
         let begun = state.in_flight.remove(&ticket).expect("an operation finishes once");
         let result = state.apply(begun, op);
@@ -332,6 +272,7 @@ impl State {
             allocated_pages: 0,
             visible: Image::default(),
             durable: Image::default(),
+            history: History::default(),
             unsynced: Vec::new(),
             completed: 0,
             in_flight: BTreeMap::new(),
@@ -339,6 +280,7 @@ impl State {
             faults: Faults::default(),
             syncs: 0,
             fingerprint: 0xcbf2_9ce4_8422_2325, // FNV-1a's offset basis
+            watcher: None,
         }
     }
 
@@ -388,8 +330,11 @@ impl State {
             (Effect::Refused(errno), _) => Err(errno),
             (Effect::Read | Effect::Allocate, Some(Fault::Error(errno))) => Err(errno),
             (Effect::Read, Some(Fault::Short(len))) => Ok(self.read(op, len)),
-            (Effect::Read, Some(Fault::Late(_)) | None) => Ok(self.read(op, usize::MAX)),
-            (Effect::Allocate, Some(Fault::Short(_) | Fault::Late(_)) | None) => Ok(0),
+            (Effect::Read, Some(Fault::Stale)) => Ok(self.read_stale(op)),
+            (Effect::Read, Some(Fault::Late(_) | Fault::Lost | Fault::Misdirected(_)) | None) => {
+                Ok(self.read(op, usize::MAX))
+            }
+            (Effect::Allocate, _) => Ok(0),
             (Effect::Change(change), Some(Fault::Error(errno))) => {
                 let parts: Vec<Change> = change.sectors().filter(|_| self.random.coin()).collect();
                 parts.into_iter().for_each(|part| self.complete(part)); // keeps I3
@@ -404,15 +349,22 @@ impl State {
                         "written data changed before the write was done"
                     );
                 }
-                let change = match fault {
-                    Some(Fault::Short(len)) => change.part(0, change.len().min(len as u64)),
-                    Some(Fault::Error(_) | Fault::Late(_)) | None => change,
-                };
-                let len = match &change {
+                let transferred = |change: &Change| match change {
                     Change::Write { data, .. } => data.len(),
                     Change::Zero { .. } => 0,
                 };
-                self.complete(change);
+                let (len, change) = match fault {
+                    Some(Fault::Short(len)) => {
+                        let short = change.part(0, change.len().min(len as u64));
+                        (transferred(&short), Some(short))
+                    }
+                    Some(Fault::Lost) => (transferred(&change), None),
+                    Some(Fault::Misdirected(offset)) => (transferred(&change), Some(change.at(offset))),
+                    Some(Fault::Error(_) | Fault::Late(_) | Fault::Stale) | None => {
+                        (transferred(&change), Some(change))
+                    }
+                };
+                change.into_iter().for_each(|change| self.complete(change));
                 Ok(len)
             }
             (Effect::Sync(covered), Some(Fault::Error(errno))) => {
@@ -423,7 +375,7 @@ impl State {
                 }
                 Err(errno)
             }
-            (Effect::Sync(covered), Some(Fault::Short(_) | Fault::Late(_)) | None) => {
+            (Effect::Sync(covered), _) => {
                 for change in self.take_unsynced(covered) {
                     change.apply(&mut self.durable); // keeps I2
                 }
@@ -443,6 +395,15 @@ impl State {
         len
     }
 
+    fn read_stale(&mut self, op: &mut Op) -> usize {
+        let Op::Read { buf, .. } = op else { unreachable!("only reads read") };
+        let from = buf.len();
+        let len = self.read(op, usize::MAX);
+        let Op::Read { offset, buf, .. } = op else { unreachable!("only reads read") };
+        self.history.read(*offset, &mut buf[from..from + len]);
+        len
+    }
+
     /// Reads what is visible, with any sectors of the changes in flight (I1).
     fn read_racing(&mut self, offset: u64, out: &mut [u8]) {
         self.visible.read(offset, out);
@@ -456,6 +417,11 @@ impl State {
     }
 
     fn complete(&mut self, change: Change) {
+        let (offset, len) = (change.offset(), change.len());
+        match change {
+            Change::Write { .. } => self.history.before_write(&self.visible, offset, len),
+            Change::Zero { .. } => self.history.before_zero(&self.visible, offset, len),
+        }
         change.apply(&mut self.visible);
         if let Change::Zero { offset, len } = change {
             self.give_space(offset, offset + len);
@@ -468,21 +434,6 @@ impl State {
     fn take_unsynced(&mut self, covered: u64) -> Vec<Change> {
         let count = self.unsynced.partition_point(|completed| completed.number < covered);
         self.unsynced.drain(..count).map(|completed| completed.change).collect()
-    }
-
-    /// An empty disk of the same size and with the same space taken.
-    fn successor(&self, random: &mut Random) -> State {
-        let mut state = State::new(self.len, random.next_u64());
-        state.space_limit = self.space_limit;
-        state.allocated.clone_from(&self.allocated);
-        state.allocated_pages = self.allocated_pages;
-        state
-    }
-
-    /// What lands of the changes in flight when nobody waits for them any more.
-    fn landing(&self, random: &mut Random) -> Vec<Change> {
-        let changes = self.in_flight.values().filter_map(|begun| begun.effect.change());
-        changes.flat_map(|change| change.torn(random)).collect()
     }
 
     fn resize(&mut self, len: u64) {

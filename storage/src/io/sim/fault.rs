@@ -15,6 +15,12 @@ pub(super) enum Fault {
     Short(usize),
     /// It goes well, this much later than it would have.
     Late(Duration),
+    /// It goes well, and nothing is written.
+    Lost,
+    /// It goes well, and writes to this offset.
+    Misdirected(u64),
+    /// It goes well, and finds what was there before.
+    Stale,
 }
 
 /// Faults to come, each for the nth operation of its kind from when it was planned.

@@ -1,12 +1,41 @@
 //! What a simulated medium holds: pages, shared between the disk and its copies until one of them changes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::hash::BuildHasher;
+use std::sync::{Arc, OnceLock};
+
+use foldhash::quality::FixedState;
 
 /// Unit of sharing and of allocation, in bytes.
 pub(super) const PAGE_BYTES: u64 = 4096;
 
-type Page = [u8; PAGE_BYTES as usize];
+/// A page and, once somebody asked, a number for its content.
+#[derive(Clone, Debug)]
+struct Page {
+    bytes: [u8; PAGE_BYTES as usize],
+    hash: OnceLock<u64>,
+}
+
+impl Page {
+    fn zero() -> Arc<Page> {
+        Arc::new(Page { bytes: [0; PAGE_BYTES as usize], hash: OnceLock::new() })
+    }
+
+    /// The content, to be changed: nobody else sees it.
+    fn change(page: &mut Arc<Page>) -> &mut [u8] {
+        let page = Arc::make_mut(page);
+        page.hash = OnceLock::new();
+        &mut page.bytes
+    }
+
+    /// Zero where all is.
+    fn hash(&self) -> u64 {
+        *self.hash.get_or_init(|| match self.bytes.iter().any(|byte| *byte != 0) {
+            true => FixedState::default().hash_one(&self.bytes[..]),
+            false => 0,
+        })
+    }
+}
 
 /// Absent pages read as zeroes.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +47,7 @@ impl Image {
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) {
         for (page, at, part) in split(offset, out.len()) {
             match self.pages.get(&page) {
-                Some(content) => out[part.clone()].copy_from_slice(&content[at..at + part.len()]),
+                Some(content) => out[part.clone()].copy_from_slice(&content.bytes[at..at + part.len()]),
                 None => out[part].fill(0),
             }
         }
@@ -26,8 +55,8 @@ impl Image {
 
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         for (page, at, part) in split(offset, data.len()) {
-            let content = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE_BYTES as usize]));
-            Arc::make_mut(content)[at..at + part.len()].copy_from_slice(&data[part]);
+            let content = self.pages.entry(page).or_insert_with(Page::zero);
+            Page::change(content)[at..at + part.len()].copy_from_slice(&data[part]);
         }
     }
 
@@ -47,15 +76,52 @@ impl Image {
                 let page_at = edge * PAGE_BYTES;
                 let from = offset.max(page_at) - page_at;
                 let to = end.min(page_at + PAGE_BYTES) - page_at;
-                Arc::make_mut(content)[from as usize..to as usize].fill(0);
+                Page::change(content)[from as usize..to as usize].fill(0);
             }
         }
+    }
+
+    /// A number for what is there: equal for equal content. Pages that did not change since it was asked last cost nothing.
+    pub(super) fn content_hash(&self) -> u64 {
+        let pages = self.pages.iter().map(|(number, page)| (number, page.hash()));
+        let hashes = pages.filter(|(_, hash)| *hash != 0).map(|page| FixedState::default().hash_one(page));
+        hashes.fold(0, u64::wrapping_add)
     }
 
     pub(super) fn flip_bit(&mut self, offset: u64, bit: u8) {
         let mut byte = [0];
         self.read(offset, &mut byte);
         self.write(offset, &[byte[0] ^ 1 << bit]);
+    }
+}
+
+/// What changed pages held before their last change; `None` is all zeroes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History(BTreeMap<u64, Option<Arc<Page>>>);
+
+impl History {
+    /// A write over a range of `image` is about to take effect.
+    pub(super) fn before_write(&mut self, image: &Image, offset: u64, len: u64) {
+        for page in offset / PAGE_BYTES..(offset + len).div_ceil(PAGE_BYTES) {
+            self.0.insert(page, image.pages.get(&page).cloned());
+        }
+    }
+
+    /// A range of `image`, which may be terabytes of nothing, is about to become zero.
+    pub(super) fn before_zero(&mut self, image: &Image, offset: u64, len: u64) {
+        let filled = image.pages.range(offset / PAGE_BYTES..(offset + len).div_ceil(PAGE_BYTES));
+        self.0.extend(filled.map(|(page, content)| (*page, Some(Arc::clone(content)))));
+    }
+
+    /// Puts it over what was read from `offset`.
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) {
+        for (page, at, part) in split(offset, out.len()) {
+            match self.0.get(&page) {
+                Some(Some(content)) => out[part.clone()].copy_from_slice(&content.bytes[at..at + part.len()]),
+                Some(None) => out[part].fill(0),
+                None => {}
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A disk and a clock that a seed decides: the third engine, for tests of what no real disk does on demand.
 
+mod change;
 mod disk;
 mod driver;
 mod fault;
@@ -8,7 +9,8 @@ mod random;
 #[cfg(test)]
 mod tests;
 
-pub use disk::SimDisk;
+pub use change::Kept;
+pub use disk::{SimDisk, Unsynced};
 
 pub(crate) use driver::Simulated;
 pub(crate) use random::Random;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_util::future::join_all;
 
-use super::SimDisk;
+use super::{Kept, SimDisk};
 use crate::io::{File, OpKind, WriteBuf, aligned};
 use crate::runtime::{self, Runtime};
 
@@ -302,4 +302,91 @@ fn data_changed_under_a_write_is_noticed() {
         memory.copy_in(7, &[1]);
         write.await.unwrap();
     });
+}
+
+#[test]
+fn crash_keeps_exactly_what_it_is_told_to() {
+    let disk = SimDisk::new(DISK_BYTES, 3);
+    Runtime::simulated(3).block_on(async {
+        let file = File::simulated(&disk);
+        file.write(0, filled(PAGE, 1)).await.unwrap();
+        file.sync().await.unwrap();
+        file.write(0, filled(PAGE, 2)).await.unwrap();
+        file.write(PAGE as u64, filled(PAGE, 3)).await.unwrap();
+        let mut late = Box::pin(file.write(2 * PAGE as u64, filled(PAGE, 4)));
+        assert!(futures_util::poll!(&mut late).is_pending());
+        let told: Vec<_> = disk.unsynced().iter().map(|u| (u.offset, u.len_bytes, u.in_flight)).collect();
+        let page = PAGE as u64;
+        assert_eq!(told, [(0, page, false), (page, page, false), (2 * page, page, true)]);
+    });
+    let sectors = |disk: &SimDisk| -> Vec<u8> {
+        disk.peek(0, 3 * PAGE).chunks(SECTOR).map(|sector| sector[0]).collect()
+    };
+    let page = |value| [value; PAGE / SECTOR];
+    let nothing = disk.crash_keeping(&[Kept::Nothing; 3]);
+    assert_eq!(sectors(&nothing), [page(1), page(0), page(0)].concat());
+    assert_eq!(nothing.unsynced(), []);
+    let whole = disk.crash_keeping(&[Kept::Whole; 3]);
+    assert_eq!(sectors(&whole), [page(2), page(3), page(4)].concat());
+    let torn = disk.crash_keeping(&[Kept::Nothing, Kept::Beginning(3), Kept::Sectors(0b1000_0001)]);
+    let expected = [page(1), [3, 3, 3, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0, 4]].concat();
+    assert_eq!(sectors(&torn), expected);
+    let killed = disk.kill_keeping(&[Kept::Beginning(1)]);
+    assert_eq!(sectors(&killed), [page(2), page(3), [4, 0, 0, 0, 0, 0, 0, 0]].concat());
+    assert_eq!(killed.unsynced().len(), 3, "the end of a process is no sync");
+    assert_ne!(killed.content_hash(), whole.content_hash());
+    assert_eq!(disk.copy().crash_keeping(&[Kept::Whole; 3]).content_hash(), whole.content_hash());
+}
+
+#[test]
+fn lost_write_changes_nothing_and_a_misdirected_one_something_else() {
+    let disk = SimDisk::new(DISK_BYTES, 1);
+    Runtime::simulated(1).block_on(async {
+        let file = File::simulated(&disk);
+        disk.lose_next(0);
+        file.write(0, filled(PAGE, 1)).await.unwrap();
+        disk.misdirect_next(0, 3 * PAGE as u64);
+        file.write(PAGE as u64, filled(PAGE, 2)).await.unwrap();
+        file.sync().await.unwrap();
+    });
+    let pages: Vec<u8> = disk.peek(0, 4 * PAGE).chunks(PAGE).map(|page| page[0]).collect();
+    assert_eq!(pages, [0, 0, 0, 2]);
+}
+
+#[test]
+fn stale_read_finds_what_was_there_before() {
+    let disk = SimDisk::new(DISK_BYTES, 1);
+    Runtime::simulated(1).block_on(async {
+        let file = File::simulated(&disk);
+        for value in 1..=3 {
+            file.write(PAGE as u64, filled(PAGE, value)).await.unwrap();
+        }
+        file.write(2 * PAGE as u64, filled(PAGE, 9)).await.unwrap();
+        disk.stale_next(0);
+        let stale = content(&disk, 0, 3 * PAGE).await;
+        let pages: Vec<u8> = stale.chunks(PAGE).map(|page| page[0]).collect();
+        assert_eq!(pages, [0, 2, 0]);
+        assert_eq!(content(&disk, PAGE as u64, PAGE).await[0], 3, "once");
+        file.punch(PAGE as u64, PAGE as u64).await.unwrap();
+        disk.stale_next(0);
+        assert_eq!(content(&disk, PAGE as u64, PAGE).await[0], 3);
+    });
+}
+
+#[test]
+fn syncs_are_watched_before_they_take_effect() {
+    let disk = SimDisk::new(DISK_BYTES, 1);
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noted = std::sync::Arc::clone(&seen);
+    disk.watch_syncs(move |disk| noted.lock().unwrap().push(disk.unsynced().len()));
+    Runtime::simulated(1).block_on(async {
+        let file = File::simulated(&disk);
+        for writes in 0..3 {
+            for page in 0..writes {
+                file.write(page * PAGE as u64, filled(PAGE, 1)).await.unwrap();
+            }
+            file.sync().await.unwrap();
+        }
+    });
+    assert_eq!(*seen.lock().unwrap(), [0, 1, 2]);
 }

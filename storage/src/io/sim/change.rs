@@ -1,0 +1,120 @@
+//! A change of a simulated medium, and what an end of the machine leaves of it.
+
+use super::image::Image;
+use super::random::Random;
+
+/// What a power loss tears at, and what direct I/O is aligned to.
+pub(super) const SECTOR_BYTES: u64 = 512;
+
+/// What is left of one change that was not durable when the machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// It never happened.
+    Nothing,
+    /// All of it.
+    Whole,
+    /// Its first sectors of 512 bytes, as many as this.
+    Beginning(u64),
+    /// Its sectors whose bit is set, the first in the lowest bit; the 64 bits repeat.
+    Sectors(u64),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Write { offset: u64, data: Vec<u8> },
+    Zero { offset: u64, len: u64 },
+}
+
+impl Change {
+    pub(super) fn apply(&self, image: &mut Image) {
+        match self {
+            Change::Write { offset, data } => image.write(*offset, data),
+            Change::Zero { offset, len } => image.zero(*offset, *len),
+        }
+    }
+
+    /// Puts it over `out`, which was read from `at`.
+    pub(super) fn overlay(&self, at: u64, out: &mut [u8]) {
+        let from = self.offset().max(at);
+        let to = (self.offset() + self.len()).min(at + out.len() as u64);
+        if from < to {
+            let out = &mut out[(from - at) as usize..(to - at) as usize];
+            match self {
+                Change::Write { offset, data } => {
+                    out.copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
+                }
+                Change::Zero { .. } => out.fill(0),
+            }
+        }
+    }
+
+    pub(super) fn offset(&self) -> u64 {
+        match self {
+            Change::Write { offset, .. } | Change::Zero { offset, .. } => *offset,
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Change::Write { data, .. } => data.len() as u64,
+            Change::Zero { len, .. } => *len,
+        }
+    }
+
+    /// The part of it that covers `len` bytes from its byte `skip` on.
+    pub(super) fn part(&self, skip: u64, len: u64) -> Change {
+        match self {
+            Change::Write { offset, data } => Change::Write {
+                offset: offset + skip,
+                data: data[skip as usize..(skip + len) as usize].to_vec(),
+            },
+            Change::Zero { offset, .. } => Change::Zero { offset: offset + skip, len },
+        }
+    }
+
+    /// Its sectors, each as a change. A long run of zeroes is taken in few steps, for it is told, not transferred.
+    pub(super) fn sectors(&self) -> impl Iterator<Item = Change> {
+        let step = match self {
+            Change::Write { .. } => SECTOR_BYTES,
+            Change::Zero { len, .. } => SECTOR_BYTES.max((len / 16).next_multiple_of(SECTOR_BYTES)),
+        };
+        let len = self.len();
+        (0..len.div_ceil(step)).map(move |index| self.part(index * step, step.min(len - index * step)))
+    }
+
+    /// What an unlucky end leaves of it: all, nothing, a beginning, or any sectors.
+    pub(super) fn torn(&self, random: &mut Random) -> Vec<Change> {
+        match random.below(4) {
+            0 => Vec::new(),
+            1 => vec![self.clone()],
+            2 => {
+                let len = random.below(self.len() / SECTOR_BYTES + 1) * SECTOR_BYTES;
+                if len == 0 { Vec::new() } else { vec![self.part(0, len)] }
+            }
+            _ => self.sectors().filter(|_| random.coin()).collect(),
+        }
+    }
+
+    /// The same somewhere else.
+    pub(super) fn at(self, offset: u64) -> Change {
+        match self {
+            Change::Write { data, .. } => Change::Write { offset, data },
+            Change::Zero { len, .. } => Change::Zero { offset, len },
+        }
+    }
+
+    /// What is left of it.
+    pub(super) fn kept(&self, kept: Kept) -> Vec<Change> {
+        match kept {
+            Kept::Nothing | Kept::Beginning(0) => Vec::new(),
+            Kept::Whole => vec![self.clone()],
+            Kept::Beginning(sectors) => vec![self.part(0, self.len().min(sectors * SECTOR_BYTES))],
+            Kept::Sectors(mask) => {
+                let sectors = self.len().div_ceil(SECTOR_BYTES);
+                let there = (0..sectors).filter(|sector| mask >> (sector % 64) & 1 == 1);
+                let start = |sector| sector * SECTOR_BYTES;
+                there.map(|s| self.part(start(s), SECTOR_BYTES.min(self.len() - start(s)))).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! How a machine ends, and what its disk keeps: as a seed decides, or exactly as told, for those who try everything.
+
+use super::{SimDisk, State};
+use crate::io::sim::change::{Change, Kept};
+use crate::io::sim::random::Random;
+
+/// A change that is not durable: a power loss keeps any of its sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsynced {
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub len_bytes: u64,
+    /// It has not completed: the end of the process keeps any of its sectors too.
+    pub in_flight: bool,
+}
+
+impl SimDisk {
+    /// The disk after a power loss at this moment: what was synced, and of each later change, completed or in flight,
+    /// all, nothing or any sectors, as `seed` decides. This disk goes on as it was.
+    #[must_use]
+    pub fn crash(&self, seed: u64) -> SimDisk {
+        let state = self.state();
+        let mut random = Random::new(seed);
+        let mut parts = Vec::new();
+        for change in state.changes() {
+            parts.extend(change.torn(&mut random));
+        }
+        state.after_power_loss(parts, random.next_u64())
+    }
+
+    /// The disk after the death of the process that uses it: all that completed, and of each change in flight all,
+    /// nothing or any sectors. What was not synced stays at risk of the next power loss. This disk goes on as it was.
+    #[must_use]
+    pub fn kill(&self, seed: u64) -> SimDisk {
+        let state = self.state();
+        let mut random = Random::new(seed);
+        let mut parts = Vec::new();
+        for change in state.in_flight() {
+            parts.extend(change.torn(&mut random));
+        }
+        state.after_death(parts, random.next_u64())
+    }
+
+    /// The changes that are not durable: those that completed, in that order, then those in flight, in the order of their
+    /// beginning.
+    #[must_use]
+    pub fn unsynced(&self) -> Vec<Unsynced> {
+        let state = self.state();
+        let told = |in_flight| {
+            move |change: &Change| Unsynced { offset: change.offset(), len_bytes: change.len(), in_flight }
+        };
+        state.completed().map(told(false)).chain(state.in_flight().map(told(true))).collect()
+    }
+
+    /// The disk after a power loss at this moment that keeps of each of [`Self::unsynced`] what is told, in their order.
+    ///
+    /// # Panics
+    /// Where `kept` has not as many entries.
+    #[must_use]
+    pub fn crash_keeping(&self, kept: &[Kept]) -> SimDisk {
+        let state = self.state();
+        let changes: Vec<_> = state.changes().collect();
+        assert_eq!(changes.len(), kept.len(), "one fate for each change");
+        let parts = changes.iter().zip(kept).flat_map(|(change, kept)| change.kept(*kept)).collect();
+        state.after_power_loss(parts, state.random.clone().next_u64())
+    }
+
+    /// The disk after the death of the process at this moment that keeps of each change in flight what is told, in the
+    /// order of [`Self::unsynced`].
+    ///
+    /// # Panics
+    /// Where `kept` has not as many entries.
+    #[must_use]
+    pub fn kill_keeping(&self, kept: &[Kept]) -> SimDisk {
+        let state = self.state();
+        let changes: Vec<_> = state.in_flight().collect();
+        assert_eq!(changes.len(), kept.len(), "one fate for each change");
+        let parts = changes.iter().zip(kept).flat_map(|(change, kept)| change.kept(*kept)).collect();
+        state.after_death(parts, state.random.clone().next_u64())
+    }
+
+    /// This disk once more, which goes its own way. What is in flight here is in flight there for ever.
+    #[must_use]
+    pub fn copy(&self) -> SimDisk {
+        SimDisk::from_state(self.state().clone())
+    }
+}
+
+impl State {
+    fn completed(&self) -> impl Iterator<Item = &Change> {
+        self.unsynced.iter().map(|completed| &completed.change)
+    }
+
+    fn in_flight(&self) -> impl Iterator<Item = &Change> {
+        self.in_flight.values().filter_map(|begun| begun.effect.change())
+    }
+
+    /// All that is not durable.
+    fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.completed().chain(self.in_flight())
+    }
+
+    fn after_power_loss(&self, kept: Vec<Change>, seed: u64) -> SimDisk {
+        let mut after = self.successor(seed);
+        after.durable = self.durable.clone();
+        kept.iter().for_each(|part| part.apply(&mut after.durable));
+        after.visible = after.durable.clone();
+        SimDisk::from_state(after)
+    }
+
+    fn after_death(&self, landed: Vec<Change>, seed: u64) -> SimDisk {
+        let mut after = self.successor(seed);
+        after.visible = self.visible.clone();
+        after.durable = self.durable.clone();
+        after.unsynced.clone_from(&self.unsynced);
+        after.completed = self.completed;
+        landed.into_iter().for_each(|part| after.complete(part));
+        SimDisk::from_state(after)
+    }
+
+    /// An empty disk of the same size and with the same space taken.
+    fn successor(&self, seed: u64) -> State {
+        let mut state = State::new(self.len, seed);
+        state.space_limit = self.space_limit;
+        state.history.clone_from(&self.history);
+        state.allocated.clone_from(&self.allocated);
+        state.allocated_pages = self.allocated_pages;
+        state
+    }
+}

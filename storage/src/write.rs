@@ -11,6 +11,9 @@
 //! I4  A range is checked against the size once more under the lock: what stood beyond the end after a restore would show
 //!     when the volume grows again.
 //!
+//! I5  The last block of a range that ends with the volume is whole as long as the volume has that size: when it has
+//!     grown, what stands behind the old end is not the range's.
+//!
 //! A write of zeroes becomes a hole: it takes a record, no data.
 
 use crate::{
@@ -46,6 +49,8 @@ struct Chunk {
     content: Content,
     /// Of a block that the request covers in part.
     edge: Option<Edge>,
+    /// The size of the volume with which it ends, in the middle of its last block.
+    ends_at: Option<u64>,
 }
 
 enum Content {
@@ -133,7 +138,8 @@ impl Volume {
         let end = if to_end { (offset + len).div_ceil(block_bytes) } else { (offset + len) / block_bytes };
         if first < end {
             let content = Content::Range { count: end - first, kind: RecordKind::Hole };
-            chunks.push_back(Chunk { block: first, content, edge: None });
+            let ends_at = (end * block_bytes > offset + len).then_some(offset + len);
+            chunks.push_back(Chunk { block: first, content, edge: None, ends_at });
         }
         self.commit(chunks, durability).await
     }
@@ -165,7 +171,7 @@ impl Volume {
                 Allocation::Reserve => RecordKind::Zero,
             };
             let content = Content::Range { count: len / BLOCK_BYTES as u64, kind };
-            chunks.push_back(Chunk { block: at / BLOCK_BYTES as u64, content, edge: None });
+            chunks.push_back(Chunk { block: at / BLOCK_BYTES as u64, content, edge: None, ends_at: None });
         }
         if let Some((at, len)) = edges.tail {
             chunks.push_back(self.edge(at, zeroes(len)).await?);
@@ -215,7 +221,7 @@ fn whole_blocks(first: u64, data: Bytes, chunks: &mut VecDeque<Chunk>) {
         } else {
             Content::Data { data: data.slice(start * BLOCK_BYTES..at * BLOCK_BYTES), checksums }
         };
-        chunks.push_back(Chunk { block: first + start as u64, content, edge: None });
+        chunks.push_back(Chunk { block: first + start as u64, content, edge: None, ends_at: None });
     }
 }
 
@@ -319,6 +325,8 @@ impl Volume {
             let error = Error::new(Kind::OutOfRange, "a restore has made the volume smaller meanwhile");
             return Err(Stopped::Failed(error));
         }
+        chunks.iter_mut().for_each(|chunk| chunk.fit(state.meta.size_bytes));
+        chunks.retain(|chunk| chunk.blocks() > 0);
         for (i, chunk) in chunks.iter().enumerate() {
             // The log may take data in parts, each of which changes the map.
             let grasp = match chunk.content {
@@ -418,6 +426,16 @@ impl Chunk {
             (Some(edge), _) => start + (edge.at + edge.patch.len()) as u64,
             (None, Content::Data { data, .. }) => start + data.len() as u64,
             (None, Content::Range { count, .. }) => start + (count - 1) * BLOCK_BYTES as u64 + 1,
+        }
+    }
+
+    /// Leaves the last block out if it reaches beyond the end that it had in mind and the volume has another one. Keeps I5.
+    fn fit(&mut self, size_bytes: u64) {
+        if let (Some(end), Content::Range { count, .. }) = (self.ends_at, &mut self.content)
+            && end != size_bytes
+        {
+            *count -= 1;
+            self.ends_at = None;
         }
     }
 

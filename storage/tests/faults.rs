@@ -5,8 +5,8 @@ mod world;
 use bytes::Bytes;
 use futures_util::poll;
 use sandstone_storage::{
-    Allocation, Durability, Extent, ExtentState, Health, Kind, OpKind, Runtime, Store, VOLUME_BYTES_MAX,
-    Volume, runtime,
+    Allocation, Durability, Extent, ExtentState, Health, Kind, OpKind, Runtime, SimDisk, Store,
+    VOLUME_BYTES_MAX, Volume, VolumeChange, runtime,
 };
 use std::time::Duration;
 use world::{
@@ -67,26 +67,28 @@ fn failed_write_latches_and_reopening_recovers() {
 
 #[test]
 fn failed_sync_latches_even_when_nobody_waits_for_it() {
-    for dropped in [false, true] {
-        let world = World::new(shape(), 1);
-        Runtime::simulated(1).block_on(async {
-            let (store, _) = world.open().await.expect("a new store");
-            let volume = volume(&store, 1, 64, false).await;
-            write(&volume, 0, &filled(5, 1)).await;
-            world.disk.fail_next(OpKind::Sync, 0, EIO);
-            if dropped {
-                let mut flush = Box::pin(volume.flush());
-                assert!(poll!(&mut flush).is_pending());
-                runtime::yield_now().await;
-                drop(flush);
-                runtime::sleep(Duration::from_millis(50)).await;
-            } else {
-                assert_eq!(volume.flush().await.map_err(|e| e.kind()), Err(Kind::Latched));
-            }
-            assert_latched(&store, &volume).await;
-            assert_holds(&volume, 0, &filled(5, 1)).await;
-        });
-    }
+    [false, true].into_iter().for_each(fail_a_sync);
+}
+
+pub(crate) fn fail_a_sync(dropped: bool) {
+    let world = World::new(shape(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, 64, false).await;
+        write(&volume, 0, &filled(5, 1)).await;
+        world.disk.fail_next(OpKind::Sync, 0, EIO);
+        if dropped {
+            let mut flush = Box::pin(volume.flush());
+            assert!(poll!(&mut flush).is_pending());
+            runtime::yield_now().await;
+            drop(flush);
+            runtime::sleep(Duration::from_millis(50)).await;
+        } else {
+            assert_eq!(volume.flush().await.map_err(|e| e.kind()), Err(Kind::Latched));
+        }
+        assert_latched(&store, &volume).await;
+        assert_holds(&volume, 0, &filled(5, 1)).await;
+    });
 }
 
 #[test]
@@ -147,6 +149,11 @@ fn checkpoint_that_nobody_waits_for_ends_whole() {
 
 /// A store of some segments, all of it synced, that was not closed.
 fn synced_log(rounds: u64) -> (World, Vec<Bytes>) {
+    synced_log_on(rounds, |_, _| {})
+}
+
+/// The same on a disk to which `before` did something before a round.
+fn synced_log_on(rounds: u64, before: impl Fn(u64, &SimDisk)) -> (World, Vec<Bytes>) {
     let mut world = World::new(shape(), 7);
     let written: Vec<_> = (0..rounds).map(|round| filled(4, round as u8 * 2)).collect();
     let simulation = Runtime::simulated(7);
@@ -154,6 +161,7 @@ fn synced_log(rounds: u64) -> (World, Vec<Bytes>) {
         let (store, _) = world.open().await.expect("a new store");
         let volume = volume(&store, 1, 4 * rounds, false).await;
         for (round, data) in written.iter().enumerate() {
+            before(round as u64, &world.disk);
             write(&volume, round as u64 * 4, data).await;
             volume.flush().await.expect("a flush");
         }
@@ -194,7 +202,7 @@ fn opens_ready(world: &World, written: &[Bytes]) -> bool {
 }
 
 #[test]
-fn damage_below_what_was_synced_is_never_taken_for_the_end() {
+pub(crate) fn damage_below_what_was_synced_is_never_taken_for_the_end() {
     let (world, written) = synced_log(30);
     let mut random = Random::new(1);
     // All but the last batch: that nothing behind it was written is what a torn end looks like too.
@@ -238,6 +246,28 @@ fn damaged_trailer_does_not_hide_the_segments_behind_it() {
     assert!(!opens_ready(&world, &written));
 }
 
+/// P8: no header in the damaged segment says that it was synced, because it was only when the log had left it.
+#[test]
+fn damage_is_told_by_what_the_next_segment_knows() {
+    let mut world = World::new(shape(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, 200, false).await;
+        for round in 0..8 {
+            write(&volume, round * 10, &filled(10, round as u8)).await;
+        }
+        volume.flush().await.expect("a flush");
+        write(&volume, 100, &filled(1, 9)).await;
+    });
+    world.die(Death::Host, &mut Random::new(1));
+    // The header of the second batch.
+    world.disk.flip_bit(SLOTS_AT + BLOCK + 17, 0);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("the store");
+        assert!(matches!(store.health(), Health::Corrupt(_)), "{:?}", store.health());
+    });
+}
+
 #[test]
 fn damaged_block_is_an_error_never_wrong_bytes() {
     let (world, written) = synced_log(4);
@@ -251,6 +281,62 @@ fn damaged_block_is_an_error_never_wrong_bytes() {
         let failed = read(&volume, 0, BLOCK).await.map(|_| ()).map_err(|e| e.kind());
         assert_eq!(failed, Err(Kind::Corrupt));
         assert_holds(&volume, 12, &written[3]).await;
+    });
+}
+
+/// P4, P8: the disk says that it has written a batch, and has not, or has written it over another one.
+#[test]
+fn lost_and_misdirected_writes_are_told_and_never_show_wrong_bytes() {
+    let mut told_at_once = 0;
+    for round in 0..24 {
+        let (lost, written) = synced_log_on(30, |at, disk| {
+            if at == round {
+                disk.lose_next(0);
+            }
+        });
+        // A footer may still have its records: then reading them says what is missing.
+        told_at_once += u32::from(!opens_ready(&lost, &written));
+        // Over the header and the data of another round, before it or behind it.
+        let (misdirected, written) = synced_log_on(30, |at, disk| {
+            if at == round {
+                disk.misdirect_next(0, SLOTS_AT + (1 + 5 * (29 - round) % 50) * BLOCK);
+            }
+        });
+        told_at_once += u32::from(!opens_ready(&misdirected, &written));
+    }
+    assert!(told_at_once > 10, "{told_at_once}");
+}
+
+#[test]
+fn lost_checkpoint_is_refused() {
+    let mut world = World::new(shape(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, 64, false).await;
+        write(&volume, 0, &filled(5, 1)).await;
+        volume.flush().await.expect("a flush");
+        world.disk.lose_next(0);
+        store.checkpoint().await.expect("the disk says that all went well");
+    });
+    world.die(Death::Host, &mut Random::new(1));
+    Runtime::simulated(1).block_on(async {
+        assert_eq!(world.open().await.err().map(|e| e.kind()), Some(Kind::Corrupt));
+    });
+}
+
+#[test]
+fn stale_read_is_tried_again_and_never_believed() {
+    let (world, written) = synced_log(4);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("the store");
+        let volume = store.volume(name(1)).expect("the volume");
+        world.disk.stale_next(0);
+        assert_holds(&volume, 0, &written[0]).await;
+        world.disk.stale_next(0);
+        world.disk.stale_next(1);
+        let failed = read(&volume, 0, BLOCK).await.map(drop).map_err(|e| e.kind());
+        assert_eq!(failed, Err(Kind::Corrupt));
+        assert_holds(&volume, 0, &written[0]).await;
     });
 }
 
@@ -292,67 +378,69 @@ fn somebody_elses_disk_is_left_alone() {
 /// that what was lost would fit. Whatever was found at the second start stays, but for what was changed since.
 #[test]
 fn lost_end_of_the_log_does_not_come_back() {
-    for seed in 0..400 {
-        let _seed = Seed(seed);
-        let mut random = Random::new(seed);
-        let mut world = World::new(Shape { slots: 12 + random.below(20), ..shape() }, seed);
-        let blocks = 400;
-        let mut expected = Vec::new();
-        let writes = 1 + random.below(26);
-        let writeback = random.one_in(3);
-        for epoch in 0..5 {
-            let simulation = Runtime::simulated(random.next());
-            simulation.block_on(async {
-                let (store, _) = world.open().await.expect("the store");
-                assert_eq!(store.health(), Health::Ready);
-                let volume = match store.volume(name(1)) {
-                    Some(volume) => volume,
-                    None => volume(&store, 1, blocks, writeback).await,
-                };
-                let found = read(&volume, 0, blocks * BLOCK).await.expect("a read");
-                assert!(epoch < 2 || found == expected, "epoch {epoch}");
-                expected = found;
-                if epoch == 0 {
-                    if random.one_in(2) {
-                        write(&volume, 380, &filled(1, 9)).await;
-                        store.checkpoint().await.expect("a checkpoint");
-                    }
-                    for i in 0..writes {
-                        write(&volume, i * 5, &filled(5, 1)).await;
-                        if random.one_in(4) {
-                            trim(&volume, 370, 1).await;
-                        }
-                    }
-                    // Perhaps until the next segment's beginning has made the last one durable, perhaps not.
-                    runtime::sleep(Duration::from_micros(random.below(600))).await;
-                }
-                if epoch > 0 && random.one_in(2) {
-                    for i in 0..random.below(writes + 1) {
-                        let data = filled(5, 2 + epoch);
-                        write(&volume, i * 5, &data).await;
-                        expected[(i * 5 * BLOCK) as usize..][..data.len()].copy_from_slice(&data);
-                    }
-                }
-                if epoch > 0 && random.one_in(2) {
-                    // Numbers that grow faster than the log.
-                    let count = random.pick(&[1, 10, 150]);
-                    let trims = (0..count).map(|_| trim(&volume, 370, 1));
-                    futures_util::future::join_all(trims).await;
-                }
-                if epoch > 0 && random.one_in(4) {
+    (0..400).for_each(lose_the_end);
+}
+
+pub(crate) fn lose_the_end(seed: u64) {
+    let _seed = Seed(seed);
+    let mut random = Random::new(seed);
+    let mut world = World::new(Shape { slots: 12 + random.below(20), ..shape() }, seed);
+    let blocks = 400;
+    let mut expected = Vec::new();
+    let writes = 1 + random.below(26);
+    let writeback = random.one_in(3);
+    for epoch in 0..5 {
+        let simulation = Runtime::simulated(random.next());
+        simulation.block_on(async {
+            let (store, _) = world.open().await.expect("the store");
+            assert_eq!(store.health(), Health::Ready);
+            let volume = match store.volume(name(1)) {
+                Some(volume) => volume,
+                None => volume(&store, 1, blocks, writeback).await,
+            };
+            let found = read(&volume, 0, blocks * BLOCK).await.expect("a read");
+            assert!(epoch < 2 || found == expected, "epoch {epoch}");
+            expected = found;
+            if epoch == 0 {
+                if random.one_in(2) {
+                    write(&volume, 380, &filled(1, 9)).await;
                     store.checkpoint().await.expect("a checkpoint");
                 }
-                if epoch > 0 {
-                    volume.flush().await.expect("a flush");
+                for i in 0..writes {
+                    write(&volume, i * 5, &filled(5, 1)).await;
+                    if random.one_in(4) {
+                        trim(&volume, 370, 1).await;
+                    }
                 }
-            });
-            drop(simulation);
-            let death = match epoch {
-                0 => random.pick(&[Death::Host, Death::Power, Death::Power]),
-                _ => random.pick(&[Death::Process, Death::Process, Death::Power]),
-            };
-            world.die(death, &mut random);
-        }
+                // Perhaps until the next segment's beginning has made the last one durable, perhaps not.
+                runtime::sleep(Duration::from_micros(random.below(600))).await;
+            }
+            if epoch > 0 && random.one_in(2) {
+                for i in 0..random.below(writes + 1) {
+                    let data = filled(5, 2 + epoch);
+                    write(&volume, i * 5, &data).await;
+                    expected[(i * 5 * BLOCK) as usize..][..data.len()].copy_from_slice(&data);
+                }
+            }
+            if epoch > 0 && random.one_in(2) {
+                // Numbers that grow faster than the log.
+                let count = random.pick(&[1, 10, 150]);
+                let trims = (0..count).map(|_| trim(&volume, 370, 1));
+                futures_util::future::join_all(trims).await;
+            }
+            if epoch > 0 && random.one_in(4) {
+                store.checkpoint().await.expect("a checkpoint");
+            }
+            if epoch > 0 {
+                volume.flush().await.expect("a flush");
+            }
+        });
+        drop(simulation);
+        let death = match epoch {
+            0 => random.pick(&[Death::Host, Death::Power, Death::Power]),
+            _ => random.pick(&[Death::Process, Death::Process, Death::Power]),
+        };
+        world.die(death, &mut random);
     }
 }
 
@@ -361,41 +449,43 @@ fn lost_end_of_the_log_does_not_come_back() {
 /// it is, and fits the chain in all but its epoch.
 #[test]
 fn lost_record_at_the_end_of_a_window_does_not_come_back() {
-    for seed in 0..100 {
-        let _seed = Seed(seed);
-        let mut random = Random::new(seed);
-        let mut world = World::new(shape(), seed);
-        let mut expected = Vec::new();
-        for epoch in 0..5 {
-            let simulation = Runtime::simulated(random.next());
-            simulation.block_on(async {
-                let (store, _) = world.open().await.expect("the store");
-                assert_eq!(store.health(), Health::Ready, "epoch {epoch}");
-                let volume = match store.volume(name(1)) {
-                    Some(volume) => volume,
-                    None => volume(&store, 1, 64, false).await, // block 0
-                };
-                let found = read(&volume, 0, 64 * BLOCK).await.expect("a read");
-                assert!(epoch < 2 || found == expected, "epoch {epoch}");
-                match epoch {
-                    0 => {
-                        write(&volume, 0, &filled(7, 1)).await; // blocks 1 to 8
-                        volume.flush().await.expect("a flush");
-                        write(&volume, 10, &filled(5, 2)).await; // blocks 9 to 14
-                        trim(&volume, 0, 1).await; // block 15
-                    }
-                    1 => {
-                        write(&volume, 10, &filled(5, 3)).await;
-                        write(&volume, 20, &filled(2, 4)).await; // block 16, in the next window
-                        volume.flush().await.expect("a flush");
-                        expected = read(&volume, 0, 64 * BLOCK).await.expect("a read");
-                    }
-                    _ => {}
+    (0..100).for_each(lose_a_record);
+}
+
+pub(crate) fn lose_a_record(seed: u64) {
+    let _seed = Seed(seed);
+    let mut random = Random::new(seed);
+    let mut world = World::new(shape(), seed);
+    let mut expected = Vec::new();
+    for epoch in 0..5 {
+        let simulation = Runtime::simulated(random.next());
+        simulation.block_on(async {
+            let (store, _) = world.open().await.expect("the store");
+            assert_eq!(store.health(), Health::Ready, "epoch {epoch}");
+            let volume = match store.volume(name(1)) {
+                Some(volume) => volume,
+                None => volume(&store, 1, 64, false).await, // block 0
+            };
+            let found = read(&volume, 0, 64 * BLOCK).await.expect("a read");
+            assert!(epoch < 2 || found == expected, "epoch {epoch}");
+            match epoch {
+                0 => {
+                    write(&volume, 0, &filled(7, 1)).await; // blocks 1 to 8
+                    volume.flush().await.expect("a flush");
+                    write(&volume, 10, &filled(5, 2)).await; // blocks 9 to 14
+                    trim(&volume, 0, 1).await; // block 15
                 }
-            });
-            drop(simulation);
-            world.die(Death::Power, &mut random);
-        }
+                1 => {
+                    write(&volume, 10, &filled(5, 3)).await;
+                    write(&volume, 20, &filled(2, 4)).await; // block 16, in the next window
+                    volume.flush().await.expect("a flush");
+                    expected = read(&volume, 0, 64 * BLOCK).await.expect("a read");
+                }
+                _ => {}
+            }
+        });
+        drop(simulation);
+        world.die(Death::Power, &mut random);
     }
 }
 
@@ -415,84 +505,132 @@ async fn fill_up(volume: &Volume, blocks: u64) -> u64 {
 
 #[test]
 fn full_store_answers_and_comes_back() {
-    for seed in 0..10 {
-        let _seed = Seed(seed);
-        let mut world = World::new(shape(), seed);
-        let simulation = Runtime::simulated(seed);
-        simulation.block_on(async {
-            let (store, _) = world.open().await.expect("a new store");
-            let small = volume(&store, 2, 64, false).await;
-            write(&small, 0, &filled(4, 3)).await;
-            for round in 0..4 {
-                let large = volume(&store, 10 + round, 4000, round % 2 == 0).await;
-                let full_at = fill_up(&large, 4000).await;
-                assert!(full_at > 1500, "the store took {full_at} blocks in round {round}");
-                assert_holds(&large, full_at - 10, &filled(10, (full_at - 10) as u8)).await;
-                // What is refused for ten blocks may fit for one; reclaim finds a segment here and there.
-                let mut singles = 0;
-                while let Ok(()) = large.write(3990 * BLOCK, filled(1, 1), Durability::Volatile).await {
-                    singles += 1;
-                    assert!(singles < 2000, "it is full");
-                }
-                let refused = small.write(8 * BLOCK, filled(1, 1), Durability::Volatile).await;
-                assert_eq!(refused.map_err(|e| e.kind()), Err(Kind::NoSpace));
-                for block in (0..300).step_by(20) {
-                    large
-                        .trim(block * BLOCK, 20 * BLOCK, Durability::Fua)
-                        .await
-                        .expect("a trim in a full store");
-                }
-                large
-                    .write_zeroes(600 * BLOCK, 100 * BLOCK, Allocation::Reserve, Durability::Fua)
-                    .await
-                    .expect("zeroes");
-                large.flush().await.expect("a flush");
-                store.checkpoint().await.expect("a checkpoint");
-                // What was trimmed is whole segments, so there is room.
-                write(&small, 8, &filled(2, 7)).await;
-                assert_holds(&small, 0, &filled(4, 3)).await;
-                assert!(store.delete_volume(large.id()).await.expect("a delete in a full store"));
+    (0..10).for_each(run_full);
+}
+
+pub(crate) fn run_full(seed: u64) {
+    let _seed = Seed(seed);
+    let mut world = World::new(shape(), seed);
+    let simulation = Runtime::simulated(seed);
+    simulation.block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let small = volume(&store, 2, 64, false).await;
+        write(&small, 0, &filled(4, 3)).await;
+        for round in 0..4 {
+            let large = volume(&store, 10 + round, 4000, round % 2 == 0).await;
+            let full_at = fill_up(&large, 4000).await;
+            assert!(full_at > 1500, "the store took {full_at} blocks in round {round}");
+            assert_holds(&large, full_at - 10, &filled(10, (full_at - 10) as u8)).await;
+            // What is refused for ten blocks may fit for one; reclaim finds a segment here and there.
+            let mut singles = 0;
+            while let Ok(()) = large.write(3990 * BLOCK, filled(1, 1), Durability::Volatile).await {
+                singles += 1;
+                assert!(singles < 2000, "it is full");
             }
-            let again = volume(&store, 50, 4000, false).await;
-            assert!(fill_up(&again, 4000).await > 1500);
-        });
-        drop(simulation);
-        world.die(Death::Power, &mut Random::new(seed));
-        Runtime::simulated(seed).block_on(async {
-            let (store, _) = world.open().await.expect("a full store opens");
-            assert_eq!(store.health(), Health::Ready);
-            let small = store.volume(name(2)).expect("the volume");
+            let refused = small.write(8 * BLOCK, filled(1, 1), Durability::Volatile).await;
+            assert_eq!(refused.map_err(|e| e.kind()), Err(Kind::NoSpace));
+            for block in (0..300).step_by(20) {
+                large.trim(block * BLOCK, 20 * BLOCK, Durability::Fua).await.expect("a trim in a full store");
+            }
+            large
+                .write_zeroes(600 * BLOCK, 100 * BLOCK, Allocation::Reserve, Durability::Fua)
+                .await
+                .expect("zeroes");
+            large.flush().await.expect("a flush");
+            store.checkpoint().await.expect("a checkpoint");
+            // What was trimmed is whole segments, so there is room.
+            write(&small, 8, &filled(2, 7)).await;
             assert_holds(&small, 0, &filled(4, 3)).await;
-            assert!(store.delete_volume(name(50)).await.expect("a delete"));
-            write(&small, 8, &filled(2, 8)).await;
-        });
-    }
+            assert!(store.delete_volume(large.id()).await.expect("a delete in a full store"));
+        }
+        let again = volume(&store, 50, 4000, false).await;
+        assert!(fill_up(&again, 4000).await > 1500);
+    });
+    drop(simulation);
+    world.die(Death::Power, &mut Random::new(seed));
+    Runtime::simulated(seed).block_on(async {
+        let (store, _) = world.open().await.expect("a full store opens");
+        assert_eq!(store.health(), Health::Ready);
+        let small = store.volume(name(2)).expect("the volume");
+        assert_holds(&small, 0, &filled(4, 3)).await;
+        assert!(store.delete_volume(name(50)).await.expect("a delete"));
+        write(&small, 8, &filled(2, 8)).await;
+    });
 }
 
 #[test]
 fn write_back_survives_the_process_across_segments() {
-    for writes in (1..120).step_by(3) {
-        let mut world = World::new(shape(), writes);
-        let simulation = Runtime::simulated(writes);
-        simulation.block_on(async {
-            let (store, _) = world.open().await.expect("a new store");
-            let volume = volume(&store, 1, 240, true).await;
-            // Without a pause where they are staged: what is acknowledged was sent out for the most part not at all.
-            for i in 0..writes {
-                write(&volume, i * 2, &filled(2, i as u8)).await;
-            }
-        });
-        drop(simulation);
-        world.die(Death::Process, &mut Random::new(writes));
-        Runtime::simulated(writes).block_on(async {
-            let (store, _) = world.open().await.expect("the store");
-            assert_eq!(store.health(), Health::Ready);
-            let volume = store.volume(name(1)).expect("the volume");
-            for i in 0..writes {
-                assert_holds(&volume, i * 2, &filled(2, i as u8)).await;
-            }
-        });
-    }
+    (1..120).step_by(3).for_each(die_with_staged);
+}
+
+pub(crate) fn die_with_staged(writes: u64) {
+    let mut world = World::new(shape(), writes);
+    let simulation = Runtime::simulated(writes);
+    simulation.block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, 240, true).await;
+        // Without a pause where they are staged: what is acknowledged was sent out for the most part not at all.
+        for i in 0..writes {
+            write(&volume, i * 2, &filled(2, i as u8)).await;
+        }
+    });
+    drop(simulation);
+    world.die(Death::Process, &mut Random::new(writes));
+    Runtime::simulated(writes).block_on(async {
+        let (store, _) = world.open().await.expect("the store");
+        assert_eq!(store.health(), Health::Ready);
+        let volume = store.volume(name(1)).expect("the volume");
+        for i in 0..writes {
+            assert_holds(&volume, i * 2, &filled(2, i as u8)).await;
+        }
+    });
+}
+
+/// The volume ends in the middle of a block. While the trim to its end reads the map, it grows, and the rest of that block
+/// is written.
+#[test]
+fn trim_to_the_end_leaves_alone_what_was_written_behind_it_meanwhile() {
+    let mut world = World::new(Shape { metadata_bytes: 0, ..shape() }, 1);
+    let (old_end, behind) = (4 * BLOCK + 100, filled(1, 9).slice(..200));
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let made = store.create_volume(spec(name(1), old_end, false)).await.expect("a volume");
+        made.write(0, filled(5, 3).slice(..old_end as usize), Durability::Volatile).await.expect("a write");
+        store.close().await.expect("an end");
+    });
+    world.die(Death::Host, &mut Random::new(1));
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("the store");
+        let volume = store.volume(name(1)).expect("the volume");
+        world.disk.delay_next(OpKind::Read, 0, Duration::from_secs(2));
+        let mut trim = Box::pin(volume.trim(0, old_end, Durability::Volatile));
+        assert!(poll!(&mut trim).is_pending());
+        let grow = VolumeChange { size_bytes: Some(8 * BLOCK), ..VolumeChange::default() };
+        store.update_volume(name(1), grow).await.expect("a resize");
+        volume.write(old_end, behind.clone(), Durability::Volatile).await.expect("a write");
+        assert!(poll!(&mut trim).is_pending(), "the trim was overtaken");
+        trim.await.expect("a trim");
+        assert!(read(&volume, old_end, 200).await.expect("a read") == behind[..], "it was trimmed too");
+        assert_eq!(read(&volume, 0, 4 * BLOCK).await.expect("a read"), vec![0; 4 * BLOCK as usize]);
+    });
+}
+
+/// A round that could not read a map leaves the garbage where it is, and must not forget that there is some.
+#[test]
+fn failed_round_of_reclaim_does_not_forget_the_garbage() {
+    let world = World::new(Shape { metadata_bytes: 0, ..shape() }, 2);
+    Runtime::simulated(2).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let (small, large) = (volume(&store, 1, 64, false).await, volume(&store, 2, 4000, false).await);
+        fill_up(&large, 4000).await;
+        store.checkpoint().await.expect("a checkpoint");
+        trim(&large, 0, 1000).await;
+        // So that nothing else is left to do than what is garbage.
+        store.checkpoint().await.expect("a checkpoint");
+        world.disk.fail_next(OpKind::Read, 0, EIO);
+        assert_eq!(store.reclaim().await.map_err(|e| e.kind()), Err(Kind::Io));
+        write(&small, 0, &filled(10, 5)).await;
+    });
 }
 
 #[test]

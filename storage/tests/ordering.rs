@@ -58,7 +58,7 @@ async fn outlasts_reclaim(world: &World, volume: &Volume, fate: Fate, store: &St
 }
 
 #[test]
-fn slot_is_not_reused_under_a_read() {
+pub(crate) fn slot_is_not_reused_under_a_read() {
     for fate in [Fate::Overwritten, Fate::Trimmed, Fate::Deleted] {
         println!("{fate:?}");
         let world = World::new(shape(), 1);
@@ -76,7 +76,7 @@ fn slot_is_not_reused_under_a_read() {
 }
 
 #[test]
-fn slot_is_not_reused_under_the_read_of_a_partial_write() {
+pub(crate) fn slot_is_not_reused_under_the_read_of_a_partial_write() {
     for fate in [Fate::Overwritten, Fate::Trimmed] {
         println!("{fate:?}");
         let world = World::new(shape(), 1);

@@ -73,6 +73,8 @@ pub(crate) struct Plan {
     sparse: Vec<Victim>,
     /// Something in them is not what was written: they stay.
     spoilt: HashSet<crate::address::SegmentId>,
+    /// The garbage that the last round was begun for.
+    garbage_blocks: u64,
 }
 
 /// What reclaim is doing.
@@ -149,6 +151,10 @@ impl Shared {
         let mut plan = self.reclaiming.lock().await;
         let result = self.round(&mut plan, effort).await;
         let upkeep = &self.engine.upkeep;
+        if result.is_err() {
+            // It is still there, and so is the reason for another round.
+            upkeep.garbage_blocks.fetch_add(std::mem::take(&mut plan.garbage_blocks), Relaxed);
+        }
         upkeep.reclaim.enter(ReclaimPhase::Idle);
         upkeep.sparse.store(!plan.sparse.is_empty(), Release);
         upkeep.reclaims.fetch_add(1, AcqRel);
@@ -172,7 +178,7 @@ impl Shared {
         let token = engine.readers.enter();
         let (mut mark, roots) = {
             let _none_under_way = self.checkpointer.lock().await; // keeps I1
-            engine.upkeep.garbage_blocks.store(0, Relaxed);
+            plan.garbage_blocks = engine.upkeep.garbage_blocks.swap(0, Relaxed);
             let mark = Mark::new(&segments.candidates(), &residents, segments.geometry.segment_blocks);
             // All under the one lock: a line that began meanwhile may hold what its source has let go of.
             let roots: Vec<_> = self.lock().all().map(|line| line.inner.lock().tree.clone()).collect();

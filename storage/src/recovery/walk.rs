@@ -139,6 +139,14 @@ impl<'a> Walk<'a> {
         let geometry = self.disk.segments.geometry;
         let at = self.end.at;
         self.note_synced(at.slot, at.segment, at.block).await?;
+        // What the segments behind it know of it, where their trailers lead there.
+        let (mut segment, mut slot) = (at.segment, at.slot);
+        while let Some(trailer) = self.stored_trailer(segment, slot).await? {
+            (segment, slot) = trailer.next;
+            if slot.0 < geometry.slots {
+                self.note_synced(slot, segment, 0).await?;
+            }
+        }
         // The last block of a log's segment is blank or a trailer. If it is neither, then perhaps the trailer was damaged
         // that told the next segment, which could be any.
         let last = self.blocks(at.slot, geometry.segment_blocks - 1, 1).await?;

@@ -134,6 +134,18 @@ impl World {
         Self { disk, shape, reclaim_rate: RECLAIM_RATE, scrub_rate: 0, staging: RefCell::new(None), boot: 1 }
     }
 
+    /// A machine with what another one left: its disk, and its staging memory if it is the same one, not booted since.
+    pub(crate) fn on(disk: SimDisk, shape: Shape, staging: Option<Arc<SharedMemory>>) -> Self {
+        let boot = 1;
+        let staging = RefCell::new(staging);
+        Self { disk, shape, reclaim_rate: RECLAIM_RATE, scrub_rate: 0, staging, boot }
+    }
+
+    /// The staging memory, once a store was opened.
+    pub(crate) fn staging(&self) -> Option<Arc<SharedMemory>> {
+        self.staging.borrow().clone()
+    }
+
     pub(crate) fn parts(&self) -> Parts {
         Parts {
             file: File::simulated(&self.disk),
@@ -180,6 +192,28 @@ impl World {
             if random.one_in(2) {
                 self.staging.take();
             }
+        }
+    }
+}
+
+/// How thorough a suite is to be: quick by itself, whole where `SANDSTONE_PROOF` is set, as `tests/run` does, and for hours
+/// where `SANDSTONE_LONG` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    Quick,
+    Whole,
+    Long,
+}
+
+impl Effort {
+    pub(crate) fn asked() -> Self {
+        let is_set = |name: &str| std::env::var_os(name).is_some();
+        if is_set("SANDSTONE_LONG") {
+            Self::Long
+        } else if is_set("SANDSTONE_PROOF") {
+            Self::Whole
+        } else {
+            Self::Quick
         }
     }
 }

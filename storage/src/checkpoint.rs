@@ -14,6 +14,7 @@
 
 use crate::{
     address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot},
+    blindness::{Blindness, is_blind_to},
     engine::Engine,
     error::{Error, Kind, Result},
     format::{
@@ -79,8 +80,12 @@ impl Checkpointer {
         let reference = written.and_then(|reference| flushed.map(|()| reference))?;
         let next_lsn = engine.log.next_lsn();
 
-        engine.log.wait_written(next_lsn).await?;
-        engine.log.sync_file().await?;
+        if !is_blind_to(Blindness::LogBeforeCheckpoint) {
+            engine.log.wait_written(next_lsn).await?;
+        }
+        if !is_blind_to(Blindness::SyncBeforeSuperblock) {
+            engine.log.sync_file().await?;
+        }
         let superblock = Superblock {
             generation: self.superblock.generation + 1,
             replay,
@@ -129,7 +134,7 @@ async fn write_superblock(engine: &Engine, superblock: &Superblock) -> Result<()
         engine.health.latch(&format!("writing the superblock failed: {error}"));
         return Err(Error::io("writing the superblock", error));
     }
-    engine.log.sync_file().await
+    if is_blind_to(Blindness::SyncAfterSuperblock) { Ok(()) } else { engine.log.sync_file().await }
 }
 
 impl NodeWriter<'_> {

@@ -27,9 +27,20 @@
 //! - **P7** A full store loses nothing, goes on reading, and recovers.
 //! - **P8** Damage to acknowledged data is reported, and never cut off with the end of the log.
 //! - **P9** A snapshot never changes.
+//!
+//! | in `tests/` | attacks | how |
+//! |---|---|---|
+//! | `enumeration.rs` | P1 to P5, P8, P9 | all crash states of all short sequences of operations on a tiny store |
+//! | `crash.rs` | P1 to P3, P5, P7, P9 | long random lives, which end in every way |
+//! | `faults.rs` | P1, P2, P4, P6 to P8 | a disk that fails, lies, or is full |
+//! | `rot.rs` | P4, P8 | a flipped bit in every byte that anybody reads |
+//! | `ordering.rs` | P2, P5 | what overlaps, held apart on purpose |
+//! | `blindness.rs` | | engines that leave one of it out, each of which those above find |
 
 mod address;
 mod bitmap;
+#[cfg_attr(not(feature = "blindness"), allow(unreachable_pub, reason = "it is exported with the feature"))]
+mod blindness;
 mod cache;
 mod checkpoint;
 mod checksum;
@@ -63,6 +74,8 @@ mod volume;
 mod write;
 
 pub use address::{BLOCK_BYTES, VOLUME_BYTES_MAX};
+#[cfg(feature = "blindness")]
+pub use blindness::{Blindness, while_blind_to};
 pub use diff::{Change, Changes};
 pub use distribution::Distribution;
 pub use error::{Error, Kind, Result};

@@ -3,7 +3,10 @@
 //! Each holds the current token; [`Readers::drain`] replaces it and waits until that one, and those that other drains
 //! replaced before, are held by nobody. New operations do not make it wait.
 
-use crate::runtime;
+use crate::{
+    blindness::{Blindness, is_blind_to},
+    runtime,
+};
 use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
@@ -40,7 +43,7 @@ impl Readers {
             tokens.older.retain(is_held);
             tokens.older.clone()
         };
-        while older.iter().any(is_held) {
+        while older.iter().any(is_held) && !is_blind_to(Blindness::DrainBeforeReuse) {
             runtime::sleep(Duration::from_millis(1)).await;
         }
     }

@@ -22,6 +22,7 @@ use crate::{
     StoreOptions,
     address::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot},
     bitmap,
+    blindness::{Blindness, is_blind_to},
     cache::Cache,
     checksum::Secret,
     disk::Disk,
@@ -266,7 +267,9 @@ async fn settle(
     let mut block = aligned(BLOCK_BYTES);
     block.resize(BLOCK_BYTES, 0);
     let trailer = geometry.offset(at.slot, geometry.segment_blocks - 1);
-    file.write(trailer, WriteBuf::Owned(block)).await.map_err(context)?;
+    if !is_blind_to(Blindness::ClearedTrailer) {
+        file.write(trailer, WriteBuf::Owned(block)).await.map_err(context)?;
+    }
     file.sync().await.map_err(context)?;
     superblock.epoch += 1;
     superblock.generation += 1;

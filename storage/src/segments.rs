@@ -28,6 +28,7 @@
 use crate::{
     address::{Address, SegmentId, Slot},
     bitmap::{self, Bitmap},
+    blindness::{Blindness, is_blind_to},
     format::{Geometry, Piece, SegmentEntry, SegmentKind, SegmentPlace},
 };
 use dashmap::DashMap;
@@ -216,6 +217,9 @@ impl Segments {
     }
 
     fn kept(&self, need: Need) -> u32 {
+        if is_blind_to(Blindness::Reserve) {
+            return 0;
+        }
         match need {
             Need::Data => self.reserve(),
             Need::Record => self.reserve() * 2 / 3,

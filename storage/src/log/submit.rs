@@ -3,6 +3,7 @@
 use super::{Entry, Log, Open, Stage, State, WRITES_MAX};
 use crate::{
     address::{BLOCK_BYTES, Lsn, SegmentId},
+    blindness::{Blindness, is_blind_to},
     error::{Error, Kind, Result},
     format::{BatchHeader, Footer, FooterBatch, ReplayStart, footer_blocks},
     io::{WriteBuf, aligned},
@@ -124,6 +125,9 @@ impl Log {
                     if (open.batch.segment, open.batch.block) == (segment, block) =>
                 {
                     *stage = Stage::Written;
+                    if is_blind_to(Blindness::LogOrder) {
+                        open.batch.finish(result.is_ok());
+                    }
                 }
                 Entry::Footer { trailer, stage, .. } if (trailer.segment, u32::MAX) == (segment, block) => {
                     *stage = Stage::Written;

@@ -1,0 +1,85 @@
+//! Blindness: engines that leave out one ordering or one check on purpose, so that the suites can show that they notice.
+//!
+//! Without the feature `blindness` every question here is answered with a constant no, and nothing is left of it in the
+//! program. With it, a test chooses for its own thread, on which the simulated engine runs altogether.
+
+#[cfg(feature = "blindness")]
+use std::cell::Cell;
+
+/// What an engine can be blind to. Each names the promise that it breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blindness {
+    /// P1: the sync before the superblock is written (checkpoint's I3).
+    SyncBeforeSuperblock,
+    /// P1: the sync that makes the superblock count (checkpoint's I3).
+    SyncAfterSuperblock,
+    /// P3: the wait for the log before the checkpoint's sync (checkpoint's I2).
+    LogBeforeCheckpoint,
+    /// P1: segments are free once the checkpoint that no longer names them is durable (segments' I2).
+    FreeAfterCheckpoint,
+    /// P5: what readers may be reading is not reused (segments' I2).
+    DrainBeforeReuse,
+    /// P2: acknowledgements leave in log order (the log's I2).
+    LogOrder,
+    /// P1: a sync covers what was in the store when it began (the log's I3).
+    SyncCoverage,
+    /// P6: a failed sync latches the store (the log's I4).
+    FailedSync,
+    /// P1: a write with FUA waits for a sync.
+    Fua,
+    /// P1: a change of the catalog waits for a sync.
+    CatalogSync,
+    /// P3: replay compares the data of what is not known to be synced (recovery's I3).
+    ReplayData,
+    /// P3: an end of the log that was lost does not come back (recovery's I4).
+    Fence,
+    /// P3: the trailer block of the open segment is cleared before the log goes on (recovery's I4).
+    ClearedTrailer,
+    /// P8: an end of the log below what was synced is damage (recovery's I2).
+    SyncedEnd,
+    /// P2: the trailer is staged before the log goes on in the next segment.
+    StagedTrailer,
+    /// P2: a window of staging takes the next stretch when all of the old is in the store (staging's I1).
+    WindowInUse,
+    /// P4: data is compared with its checksum when it is read.
+    DataChecksum,
+    /// P4: so are the nodes of the map.
+    NodeChecksum,
+    /// P4: a block that is written in part is what was read when it is written (write's I3).
+    EdgeChanged,
+    /// P7: some segments are kept for what makes room again (segments' I3).
+    Reserve,
+    /// P9: a snapshot refuses to be written.
+    SnapshotWrites,
+}
+
+#[cfg(feature = "blindness")]
+thread_local! {
+    static CHOSEN: Cell<Option<Blindness>> = const { Cell::new(None) };
+}
+
+/// Runs `work` on this thread with an engine that is blind to that.
+#[cfg(feature = "blindness")]
+pub fn while_blind_to<T>(blindness: Blindness, work: impl FnOnce() -> T) -> T {
+    struct Sighted;
+    impl Drop for Sighted {
+        fn drop(&mut self) {
+            CHOSEN.set(None);
+        }
+    }
+    let _sighted_again = Sighted;
+    CHOSEN.set(Some(blindness));
+    work()
+}
+
+/// Whether this engine leaves that out.
+#[cfg(feature = "blindness")]
+pub(crate) fn is_blind_to(what: Blindness) -> bool {
+    CHOSEN.get() == Some(what)
+}
+
+/// Whether this engine leaves that out: never.
+#[cfg(not(feature = "blindness"))]
+pub(crate) const fn is_blind_to(_: Blindness) -> bool {
+    false
+}

@@ -1,0 +1,182 @@
+//! The suites are not blind: each engine that leaves out one ordering or one check is found out, and the one that leaves
+//! out nothing is not. See `Blindness` for what each breaks.
+
+#[path = "enumeration/mod.rs"]
+mod enumeration;
+#[path = "faults.rs"]
+mod faults;
+#[path = "ordering.rs"]
+mod ordering;
+#[path = "rot.rs"]
+mod rot;
+mod world;
+
+use enumeration::{
+    Operation::{self, *},
+    Search, Start,
+};
+use sandstone_storage::{Blindness, while_blind_to};
+use std::{
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        LazyLock, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+use world::Random;
+
+/// What looks for a blindness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suite {
+    /// The crash states of short sequences of these operations, as a seed decides.
+    States(&'static [Operation]),
+    LostEnd,
+    FailedSync,
+    Damage,
+    FullStore,
+    StagedAcrossSegments,
+    ReadUnderReclaim,
+    PartialWriteUnderReclaim,
+    Rot,
+}
+
+/// Each blindness with the suite that finds it.
+const BLINDNESSES: [(Blindness, Suite); 21] = [
+    (Blindness::SyncBeforeSuperblock, Suite::States(&[Write, Checkpoint])),
+    (Blindness::SyncAfterSuperblock, Suite::States(&[WriteLong, Mark, Sweep])),
+    (Blindness::LogBeforeCheckpoint, Suite::States(&[WriteBack, Checkpoint])),
+    (Blindness::FreeAfterCheckpoint, Suite::States(&[WriteLong, Sweep, Forward, Delete])),
+    (Blindness::LogOrder, Suite::States(&[WriteLong])),
+    (Blindness::SyncCoverage, Suite::States(&[Together])),
+    (Blindness::Fua, Suite::States(&[WriteFua, Write])),
+    (Blindness::CatalogSync, Suite::States(&[Snapshot, Fork, Resize, Restore])),
+    (Blindness::ReplayData, Suite::States(&[Write, WriteLong])),
+    (Blindness::SnapshotWrites, Suite::States(&[Snapshot])),
+    (Blindness::StagedTrailer, Suite::States(&[WriteBack, WriteLong])),
+    (Blindness::Fence, Suite::States(&[Write, WriteLong, Trim])),
+    (Blindness::ClearedTrailer, Suite::LostEnd),
+    (Blindness::WindowInUse, Suite::StagedAcrossSegments),
+    (Blindness::FailedSync, Suite::FailedSync),
+    (Blindness::SyncedEnd, Suite::Damage),
+    (Blindness::DrainBeforeReuse, Suite::ReadUnderReclaim),
+    (Blindness::EdgeChanged, Suite::PartialWriteUnderReclaim),
+    (Blindness::DataChecksum, Suite::Rot),
+    (Blindness::NodeChecksum, Suite::Rot),
+    (Blindness::Reserve, Suite::FullStore),
+];
+
+static START: LazyLock<Start> = LazyLock::new(|| Start::new(6));
+
+/// Rounds of a suite, at most.
+fn rounds(suite: Suite) -> u64 {
+    match suite {
+        Suite::States(_) => 60,
+        Suite::LostEnd => 100,
+        Suite::StagedAcrossSegments => 40,
+        Suite::FullStore => 10,
+        Suite::FailedSync
+        | Suite::Damage
+        | Suite::ReadUnderReclaim
+        | Suite::PartialWriteUnderReclaim
+        | Suite::Rot => 1,
+    }
+}
+
+/// One round of a suite.
+fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
+    match suite {
+        Suite::States(operations) => {
+            let mut random = Random::new(round);
+            let length = 1 + round % 4;
+            let sequence: Vec<_> = (0..length).map(|_| random.pick(operations)).collect();
+            return search.go_through(&START, &sequence, round);
+        }
+        Suite::LostEnd => faults::lose_the_end(round),
+        Suite::FailedSync => faults::fail_a_sync(false),
+        Suite::Damage => faults::damage_below_what_was_synced_is_never_taken_for_the_end(),
+        Suite::FullStore => faults::run_full(round),
+        Suite::StagedAcrossSegments => faults::die_with_staged(1 + 3 * round),
+        Suite::ReadUnderReclaim => ordering::slot_is_not_reused_under_a_read(),
+        Suite::PartialWriteUnderReclaim => {
+            ordering::slot_is_not_reused_under_the_read_of_a_partial_write();
+        }
+        Suite::Rot => return rot::rot_of_a_store_that_was_switched_off(31),
+    }
+    Ok(())
+}
+
+/// Rounds of a suite until one fails, and how; all of them pass otherwise.
+fn first_failure(suite: Suite) -> Option<(u64, u64, String)> {
+    let search = Search::default();
+    for round in 0..rounds(suite) {
+        let looked = panic::catch_unwind(AssertUnwindSafe(|| look(suite, &search, round)));
+        let why = match looked {
+            Ok(Ok(())) => continue,
+            Ok(Err(why)) => why,
+            Err(payload) => {
+                let text = payload.downcast_ref::<String>().cloned();
+                text.or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+            }
+        };
+        return Some((round + 1, search.tally().states, why));
+    }
+    None
+}
+
+/// Does `work` for all of `items` on two threads.
+fn side_by_side<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Relaxed)) {
+                    work(item);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn every_blindness_is_found() {
+    // Made by an engine that sees.
+    LazyLock::force(&START);
+    let missed = Mutex::new(Vec::new());
+    let hook = panic::take_hook();
+    // What is expected to go wrong is told below, in a line.
+    panic::set_hook(Box::new(|_| {}));
+    side_by_side(&BLINDNESSES, |(blindness, suite)| {
+        let began = Instant::now();
+        let found = while_blind_to(*blindness, || first_failure(*suite));
+        let took = began.elapsed();
+        match found {
+            Some((rounds, states, why)) => {
+                let why: String = why.chars().take(160).collect();
+                let states = if states > 0 { format!(", {states} states") } else { String::new() };
+                println!(
+                    "{blindness:?}: {suite:?}, round {rounds}{states}, {took:.1?}: {}",
+                    why.replace('\n', " ")
+                );
+            }
+            None => missed.lock().expect("pushing does not panic").push((*blindness, *suite)),
+        }
+    });
+    panic::set_hook(hook);
+    let missed = missed.into_inner().expect("pushing does not panic");
+    assert!(missed.is_empty(), "nobody found {missed:?}");
+}
+
+#[test]
+fn the_sighted_engine_passes() {
+    let mut suites: Vec<Suite> = Vec::new();
+    for (_, suite) in BLINDNESSES {
+        if !suites.contains(&suite) {
+            suites.push(suite);
+        }
+    }
+    side_by_side(&suites, |suite| {
+        let found = first_failure(*suite);
+        assert!(found.is_none(), "{suite:?}: {found:?}");
+    });
+}

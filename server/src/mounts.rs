@@ -126,8 +126,8 @@ impl Mounts {
     /// # Errors
     /// The file cannot be written: after a restart they would be pending again.
     pub(crate) async fn forget(&self, sessions: &[Session]) -> io::Result<()> {
-        let any =
-            self.change(|mounts| sessions.iter().fold(false, |any, s| mounts.remove(s).is_some() || any));
+        let any = self
+            .change(|mounts| sessions.iter().filter(|session| mounts.remove(session).is_some()).count() > 0);
         if any { self.save().await } else { Ok(()) }
     }
 

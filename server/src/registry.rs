@@ -170,8 +170,13 @@ impl Registry {
         snapshots: Vec<(Uuid, Volume)>,
         mounts: Mounts,
     ) -> Result<Registry, UnreadableRecord> {
-        let registry =
-            Registry { volumes: DashMap::new(), snapshots: DashMap::new(), names: Names::default(), mounts };
+        let registry = Registry {
+            volumes: DashMap::new(),
+            snapshots: DashMap::new(),
+            names: Names::default(),
+            traffic: TrafficTable::default(),
+            mounts,
+        };
         for volume in volumes {
             let record = VolumeRecord::from_attributes(&volume.attributes())
                 .map_err(|source| UnreadableRecord { id: volume.id(), source })?;

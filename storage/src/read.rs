@@ -84,7 +84,7 @@ impl Volume {
         let (first, blocks) = whole_blocks(offset, len);
         // Held until the bytes are here: no slot that they are read from is reused meanwhile.
         let _token = volume.engine.readers.enter();
-        let Found { mut pieces, misses, hits } = self.from_memory(volume.mappings(first, blocks).await?);
+        let Found { mut pieces, misses, hits } = self.look_in_memory(volume.mappings(first, blocks).await?);
         self.count(hits, misses.iter().map(|miss| miss.checksums.len()).sum());
         if !misses.is_empty() {
             let fill = if len >= STREAM_BYTES { Fill::Bypass } else { Fill::Cache(&self.knobs.account) };
@@ -111,7 +111,7 @@ impl Volume {
             state.check_exists().ok()?;
             state.tree.lookup(&volume.engine.disk.nodes, first, blocks, &mut mappings).ok()?;
         }
-        let Found { mut pieces, misses, hits } = self.from_memory(mappings);
+        let Found { mut pieces, misses, hits } = self.look_in_memory(mappings);
         if !misses.is_empty() {
             return None;
         }
@@ -223,7 +223,7 @@ impl Volume {
     }
 
     /// Takes what is in memory, and notes the rest.
-    fn from_memory(&self, mappings: SmallVec<[Mapping; 4]>) -> Found {
+    fn look_in_memory(&self, mappings: SmallVec<[Mapping; 4]>) -> Found {
         let mut found = Found { pieces: Vec::with_capacity(mappings.len()), misses: Vec::new(), hits: 0 };
         for Mapping { blocks, state } in mappings {
             match state {

@@ -13,7 +13,7 @@ fn connect(server: &Server, mount: &MountedVolume) -> Connection {
 
 /// The sentence with which a mount's client is refused.
 fn refusal(server: &Server, mount: &MountedVolume) -> String {
-    let replies = server.handshake().ask(option::GO, &go_data(&mount.export_name)).unwrap();
+    let replies = server.handshake().ask(option::GO, &go_data(&mount.export_name)).expect("an answer");
     assert_eq!(replies.last().map(|r| r.kind), Some(reply::ERR_POLICY), "{replies:?}");
     replies[0].text()
 }
@@ -79,7 +79,7 @@ fn mount_goes_on_after_the_servers_death() {
         client.write(0, b"before").unwrap();
         server.kill();
         assert!(client.read(0, 6).is_err());
-        server.start_again().unwrap();
+        server.start_again().expect("it starts");
         assert_eq!(server.mount_state(&mount), "pending");
         // Its right is as good as before its client is back.
         let refused = server.try_mount(&volume, "agent-2", &json!({})).error(409, "conflict");
@@ -90,7 +90,7 @@ fn mount_goes_on_after_the_servers_death() {
         assert_eq!(server.mount_state(&mount), "mounted");
     }
     assert!(server.stop().success());
-    server.start_again().unwrap();
+    server.start_again().expect("it starts");
     let mounts = server.cli(["mounts", "--json"]).ok().json();
     let states: Vec<_> = mounts.as_array().unwrap().iter().map(|m| m["state"].as_str()).collect();
     assert_eq!(states, [Some("pending"); 2], "a stop keeps them too");
@@ -109,7 +109,7 @@ fn write_back_mount_is_refused_after_a_host_crash_until_it_is_mounted_anew() {
     }
     server.kill();
     server.lose_staging();
-    server.start_again().unwrap();
+    server.start_again().expect("it starts");
     for _ in 0..2 {
         assert_eq!(
             (server.mount_state(&through).as_str(), server.mount_state(&back).as_str()),
@@ -122,7 +122,7 @@ fn write_back_mount_is_refused_after_a_host_crash_until_it_is_mounted_anew() {
         assert!(metrics.contains("sandstone_mounts{state=\"stale\"} 2"), "{metrics}");
         // And so it stays, however often the server is started.
         server.kill();
-        server.start_again().unwrap();
+        server.start_again().expect("it starts");
     }
     let state = server.cli(["mounts", "--sandbox", "agent-2", "--json"]).ok().json();
     assert_eq!(state[0]["mount_session_id"], tuned_back["mount_session_id"]);
@@ -154,16 +154,16 @@ const BLOCKS: u64 = 2048;
 /// Whether all that was acknowledged to a connected client is there after a host crash, which only writing through does.
 fn survives_host_crash(server: &mut Server, volume: &Volume, mut client: Connection) -> bool {
     for block in 0..BLOCKS {
-        client.send(0, 1, block * 4096, 4096, &[block as u8 | 1; 4096]).unwrap();
+        client.send(0, 1, block * 4096, 4096, &[block as u8 | 1; 4096]).expect("it is sent");
     }
     while client.in_flight() > 0 {
-        assert_eq!(client.receive().unwrap().errno, 0);
+        assert_eq!(client.receive().expect("a reply").errno, 0);
     }
     server.kill();
     server.lose_staging();
-    server.start_again().unwrap();
+    server.start_again().expect("it starts");
     let mut client = server.connect(volume);
-    (0..BLOCKS).all(|block| client.read(block * 4096, 4096).unwrap() == [block as u8 | 1; 4096])
+    (0..BLOCKS).all(|block| client.read(block * 4096, 4096).expect("a read") == [block as u8 | 1; 4096])
 }
 
 #[test]

@@ -113,7 +113,7 @@ pub(super) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
                 let exported = job.run(Some(still.snapshot()));
                 let deleted = still.delete();
                 // Of two failures the first counts.
-                exported.and_then(|()| deleted)?;
+                exported.and(deleted)?;
             }
             // A store that takes no change is still to be read.
             Err(CliError::Client(ClientError::Refused { status: 503 | 507, .. })) => job.run(None)?,

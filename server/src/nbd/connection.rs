@@ -1,7 +1,8 @@
 //! One connection in transmission, on its worker's thread.
 //!
 //! ```text
-//!   recv ─► requests ─► check ─► limits ─► budget ─► a task each: dispatch ─► outbox ─► send
+//!   recv ─► requests ─► check ─► limits ─► budget ─┬─► a task each: dispatch ─► outbox ─► send
+//!                                                  └─► a read from memory: at once ─┘
 //! ```
 //!
 //! I1  Requests begin in the order they came; replies leave as they are done.
@@ -185,6 +186,12 @@ impl Connection {
         arrived: Duration,
     ) {
         self.traffic.meter.taken_in();
+        if let Checked::Read { offset, len, df } = checked
+            && let Some(pieces) = self.reader.read_now(offset, len)
+        {
+            // In memory: a task would cost as much again as the read.
+            return self.answer(&request, Outcome::Read { offset, df, pieces }, share, arrived);
+        }
         let this = Rc::clone(self);
         runtime::spawn(async move {
             let serving = serve(&this.volume, &this.reader, &this.agreed, checked, payload);

@@ -101,7 +101,7 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         Suite::PartialWriteUnderReclaim => {
             ordering::slot_is_not_reused_under_the_read_of_a_partial_write();
         }
-        Suite::Rot => return rot::rot_of_a_store_that_was_switched_off(31),
+        Suite::Rot => return rot::rot_on_this_thread(),
     }
     Ok(())
 }

@@ -373,16 +373,18 @@ fn rot(left: Left) {
     assert!(noticed > 1000, "{noticed} are noticed");
 }
 
-/// The same on this thread, for an engine that may be blind.
+/// Some of the same on this thread, for an engine that may be blind: a look at all kinds of blocks, and all of the nodes.
 ///
 /// # Errors
 /// What was wrong.
 #[allow(dead_code, reason = "only the check for blindness calls it")]
-pub(crate) fn rot_of_a_store_that_was_switched_off(stride: usize) -> Result<(), String> {
-    let specimen = specimen(Left::SwitchedOff);
-    let trials = Trials::of(&specimen, stride);
-    trials.under(&specimen)?;
-    trials.open(&specimen, 0, 1).map(drop)
+pub(crate) fn rot_on_this_thread() -> Result<(), String> {
+    let specimen = specimen(Left::Closed);
+    let (some, mut nodes) = (Trials::of(&specimen, 31), Trials::of(&specimen, 1));
+    nodes.opened.retain(|(what, _)| *what == Holds::Node);
+    some.under(&specimen)?;
+    nodes.open(&specimen, 0, 1)?;
+    some.open(&specimen, 0, 1).map(drop)
 }
 
 /// A quick look leaves most bytes out, at odd places.

@@ -52,23 +52,6 @@ const KEEPER_WAIT: Duration = Duration::from_secs(9);
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Operation {
-    /// One of each kind. What else there is are other kinds of writes.
-    pub(crate) const KINDS: [Operation; 13] = [
-        Operation::Write,
-        Operation::Trim,
-        Operation::Zero,
-        Operation::Flush,
-        Operation::Snapshot,
-        Operation::Fork,
-        Operation::Restore,
-        Operation::Delete,
-        Operation::Resize,
-        Operation::Checkpoint,
-        Operation::Mark,
-        Operation::Forward,
-        Operation::Sweep,
-    ];
-
     pub(crate) const ALL: [Operation; 17] = [
         Operation::Write,
         Operation::WriteLong,

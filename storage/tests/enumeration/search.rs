@@ -74,7 +74,7 @@ impl Search {
         let mut random = Random::new(seed);
         let Run { moments, states, .. } = run(start, sequence, seed).map_err(context)?;
         self.runs.fetch_add(1, Relaxed);
-        let tears = if sequence.len() == 1 { Tears::All } else { Tears::One };
+        let tears = if sequence.len() <= 2 { Tears::All } else { Tears::One };
         let hashes: Vec<u64> = states.iter().map(hash).collect();
         for (number, moment) in moments.iter().enumerate() {
             self.moments.fetch_add(1, Relaxed);

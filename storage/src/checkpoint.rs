@@ -14,6 +14,7 @@
 
 use crate::{
     address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot},
+    below,
     blindness::{Blindness, is_blind_to},
     engine::Engine,
     error::{Error, Kind, Result},
@@ -130,7 +131,8 @@ async fn write_superblock(engine: &Engine, superblock: &Superblock) -> Result<()
     let mut block = aligned(BLOCK_BYTES);
     block.extend_from_slice(&superblock.encode());
     let offset = superblock_offset(superblock.generation % SUPERBLOCK_SLOTS);
-    if let Err(error) = engine.disk.file.write(offset, WriteBuf::Owned(block)).await {
+    let written = below::write(&engine.disk.file, &engine.health, offset, WriteBuf::Owned(block)).await;
+    if let Err(error) = written {
         engine.health.latch(&format!("writing the superblock failed: {error}"));
         return Err(Error::io("writing the superblock", error));
     }
@@ -230,8 +232,9 @@ impl NodeWriter<'_> {
     }
 
     async fn write_ready(&mut self) -> Result<()> {
-        let file = &self.engine.disk.file;
-        let writes = self.ready.drain(..).map(|(offset, bytes)| file.write(offset, WriteBuf::Owned(bytes)));
+        let (file, health) = (&self.engine.disk.file, &self.engine.health);
+        let write = |(offset, bytes)| below::write(file, health, offset, WriteBuf::Owned(bytes));
+        let writes = self.ready.drain(..).map(write);
         try_join_all(writes).await.map(|_| ()).map_err(|error| {
             // Nodes already count as stored where they are not: nothing may be built on them.
             self.engine.health.latch(&format!("a checkpoint could not be written: {error}"));

@@ -115,7 +115,7 @@ impl Engine {
     fn dirty_max(&self) -> u64 {
         let segments = &self.disk.segments;
         // A node takes two blocks at most; the other half is left to the catalog and to the checkpoint after.
-        let room = u64::from(segments.free()) * u64::from(segments.geometry.segment_blocks) / 4;
+        let room = u64::from(segments.usable()) * u64::from(segments.geometry.segment_blocks) / 4;
         self.upkeep.dirty_nodes_max.min(room)
     }
 

@@ -3,7 +3,7 @@
 use crate::error::{Error, Kind};
 use std::sync::{
     Mutex,
-    atomic::{AtomicBool, Ordering::*},
+    atomic::{AtomicBool, AtomicU32, Ordering::*},
 };
 
 /// The store's state, as readiness shows it.
@@ -11,22 +11,34 @@ use std::sync::{
 pub enum Health {
     /// All is well.
     Ready,
+    /// The file system below the store has no room for what is to be written, for this reason. What was written waits, and
+    /// goes on when there is room; reads go on.
+    Starved(String),
     /// A log write or sync failed, for this reason. Reads go on; nothing more is written until a restart.
     Latched(String),
     /// Recovery found acknowledged data damaged, as told. Reads go on; nothing is written, nothing is cut off.
     Corrupt(String),
 }
 
-/// The one owner of that state. It only ever gets worse.
+/// The one owner of that state. It only ever gets worse, but for starving, which may end.
 #[derive(Debug)]
 pub(crate) struct HealthCell {
     stopped: AtomicBool,
     health: Mutex<Health>,
+    /// Writes that wait for room below.
+    starving: AtomicU32,
+    /// Nobody waits for room any more.
+    impatient: AtomicBool,
 }
 
 impl HealthCell {
     pub(crate) fn new(health: Health) -> Self {
-        Self { stopped: AtomicBool::new(health != Health::Ready), health: Mutex::new(health) }
+        Self {
+            stopped: AtomicBool::new(health != Health::Ready),
+            health: Mutex::new(health),
+            starving: AtomicU32::new(0),
+            impatient: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn get(&self) -> Health {
@@ -43,17 +55,46 @@ impl HealthCell {
         match self.get() {
             Health::Corrupt(reason) => Error::new(Kind::ReadOnly, reason),
             Health::Latched(reason) => Error::new(Kind::Latched, reason),
-            Health::Ready => Error::new(Kind::Latched, "the store does not take writes"),
+            Health::Ready | Health::Starved(_) => Error::new(Kind::Latched, "the store does not take writes"),
         }
     }
 
     /// No more writes. The first reason is the one that counts.
     pub(crate) fn latch(&self, reason: &str) {
         let mut health = self.health.lock().expect("no panics under this lock");
-        if *health == Health::Ready {
+        if matches!(*health, Health::Ready | Health::Starved(_)) {
             tracing::error!(reason, "the store is latched: no write or flush succeeds until a restart");
             *health = Health::Latched(reason.to_owned());
             self.stopped.store(true, Release);
+        }
+    }
+
+    /// Waiting for room is over: what finds none fails.
+    pub(crate) fn lose_patience(&self) {
+        self.impatient.store(true, Release);
+    }
+
+    pub(crate) fn is_patient(&self) -> bool {
+        !self.impatient.load(Acquire) && !self.is_stopped()
+    }
+
+    /// One more write waits for room below.
+    pub(crate) fn starve(&self, reason: &str) {
+        self.starving.fetch_add(1, AcqRel);
+        let mut health = self.health.lock().expect("no panics under this lock");
+        if *health == Health::Ready {
+            tracing::error!(reason, "the file system below the store is full: writes wait until it has room");
+            *health = Health::Starved(reason.to_owned());
+        }
+    }
+
+    /// One of them waits no longer.
+    pub(crate) fn feed(&self) {
+        let was_last = self.starving.fetch_sub(1, AcqRel) == 1;
+        let mut health = self.health.lock().expect("no panics under this lock");
+        if was_last && matches!(*health, Health::Starved(_)) {
+            tracing::info!("the file system below the store has room again");
+            *health = Health::Ready;
         }
     }
 }

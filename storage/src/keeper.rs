@@ -89,6 +89,7 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
         upkeep.reclaimed.notify_waiters();
         return Ok(());
     }
+    engine.look_below();
     let log_bytes = engine.log.counters.bytes.load(Relaxed);
     let log_bytes_before = std::mem::replace(&mut pace.log_bytes, log_bytes);
     pace.quiet_ticks = if log_bytes > log_bytes_before { 0 } else { pace.quiet_ticks.saturating_add(1) };

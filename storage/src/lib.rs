@@ -38,6 +38,7 @@
 //! | `blindness.rs` | | engines that leave one of it out, each of which those above find |
 
 mod address;
+mod below;
 mod bitmap;
 #[cfg_attr(not(feature = "blindness"), allow(unreachable_pub, reason = "it is exported with the feature"))]
 mod blindness;

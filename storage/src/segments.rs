@@ -6,6 +6,9 @@
 //!             take ─► used ─(nothing alive, or moved)─► retired ─(checkpoint durable)─► prepared ─punch─► raw
 //! ```
 //!
+//! One whose dead runs were punched out before is *partial* until it is allocated or punched as a whole. A slot that has not
+//! all of its blocks in the file is as good as none where the file system cannot give it some (`below.rs`).
+//!
 //! A slot that is free when the store is opened is *unknown*: it may be any of the first three, and counts as raw until a
 //! thorough reclaim punches it.
 //!
@@ -70,12 +73,31 @@ enum SlotState {
     Unknown,
     /// Free; without blocks in the file.
     Raw,
-    /// Free; has its blocks in the file, or some of them.
+    /// Free; has some of its blocks in the file.
+    Partial,
+    /// Free; has its blocks in the file.
     Allocated,
     /// Free; written.
     Prepared,
     /// Holds a segment, or is being worked on.
     Used,
+}
+
+impl SlotState {
+    fn is_free(self) -> bool {
+        match self {
+            Self::Unknown | Self::Raw | Self::Partial | Self::Allocated | Self::Prepared => true,
+            Self::Used => false,
+        }
+    }
+
+    /// Whether a segment can be written into it without a block more for the file.
+    fn is_backed(self) -> bool {
+        match self {
+            Self::Allocated | Self::Prepared => true,
+            Self::Unknown | Self::Raw | Self::Partial | Self::Used => false,
+        }
+    }
 }
 
 /// What has become of a free slot that was worked on.
@@ -111,7 +133,7 @@ struct Segment {
 impl Segment {
     /// What its slot is when nothing refers to it any more: written, but for what was punched out.
     fn slot_when_free(&self) -> SlotState {
-        if self.punched > 0 { SlotState::Allocated } else { SlotState::Prepared }
+        if self.punched > 0 { SlotState::Partial } else { SlotState::Prepared }
     }
 }
 
@@ -161,6 +183,10 @@ pub(crate) struct Segments {
     /// The part that reads need.
     place_of: DashMap<u64, SegmentPlace, FixedState>,
     free: AtomicU32,
+    /// Of the free ones, those that have their blocks in the file.
+    backed: AtomicU32,
+    /// Others that the file system can give theirs.
+    backing: AtomicU32,
 }
 
 impl Segments {
@@ -176,6 +202,8 @@ impl Segments {
             }),
             place_of: DashMap::default(),
             free: AtomicU32::new(geometry.slots),
+            backed: AtomicU32::new(0),
+            backing: AtomicU32::new(u32::MAX),
         };
         entries.iter().for_each(|e| segments.adopt(e));
         segments
@@ -192,8 +220,7 @@ impl Segments {
         let segment = Segment { place: place.clone(), kind: entry.kind, sealed: true, punched: 0 };
         if state.table.insert(entry.id, segment).is_none() {
             if let SegmentPlace::Own(slot) = &place {
-                state.slots[slot.0 as usize] = SlotState::Used;
-                self.free.fetch_sub(1, Relaxed);
+                self.turn(&mut state, slot.0 as usize, SlotState::Used);
             }
             self.place_of.insert(entry.id.0, place);
         }
@@ -206,9 +233,32 @@ impl Segments {
         (self.geometry.slots / 8).clamp(4, 6).min(self.geometry.slots / 2)
     }
 
-    /// Free slots, the reserve included.
+    /// Free slots, the reserve included, and those that the file system cannot back.
     pub(crate) fn free(&self) -> u32 {
         self.free.load(Relaxed)
+    }
+
+    /// Free slots that a segment can be written into.
+    pub(crate) fn usable(&self) -> u32 {
+        let (free, backed) = (self.free(), self.backed.load(Relaxed));
+        backed.saturating_add(self.backing.load(Relaxed)).min(free)
+    }
+
+    /// So many more free slots can be given their blocks in the file, as of now.
+    pub(crate) fn set_backing(&self, slots: u32) {
+        self.backing.store(slots, Relaxed);
+    }
+
+    /// The slot is that from now on.
+    fn turn(&self, state: &mut State, at: usize, new: SlotState) {
+        let old = std::mem::replace(&mut state.slots[at], new);
+        let count = |counter: &AtomicU32, was: bool, is: bool| match (was, is) {
+            (false, true) => drop(counter.fetch_add(1, Relaxed)),
+            (true, false) => drop(counter.fetch_sub(1, Relaxed)),
+            (true, true) | (false, false) => {}
+        };
+        count(&self.free, old.is_free(), new.is_free());
+        count(&self.backed, old.is_backed(), new.is_backed());
     }
 
     /// Whether a segment can be had for that.
@@ -230,12 +280,12 @@ impl Segments {
 
     /// How many segments can be had for that.
     pub(crate) fn room(&self, need: Need) -> u32 {
-        self.free().saturating_sub(self.kept(need))
+        self.usable().saturating_sub(self.kept(need))
     }
 
     /// Whether segments of the reserve are in use.
     pub(crate) fn is_in_reserve(&self) -> bool {
-        self.free() < self.reserve()
+        self.usable() < self.reserve()
     }
 
     /// A fresh segment; `None` when there is no room for that need.
@@ -244,12 +294,22 @@ impl Segments {
         if !self.has_room(need) {
             return None;
         }
-        let best = [SlotState::Prepared, SlotState::Allocated, SlotState::Raw, SlotState::Unknown];
+        let best = [
+            SlotState::Prepared,
+            SlotState::Allocated,
+            SlotState::Partial,
+            SlotState::Raw,
+            SlotState::Unknown,
+        ];
         let at = best.iter().find_map(|wanted| state.slots.iter().position(|s| s == wanted))?;
         let slot = Slot(u32::try_from(at).expect("slots are 32 bits"));
         let prepared = state.slots[at] == SlotState::Prepared;
-        state.slots[at] = SlotState::Used;
-        self.free.fetch_sub(1, Relaxed);
+        if !state.slots[at].is_backed() {
+            // Until the file system is asked again. Of what it has no limit for, none is ever missing.
+            let less = |backing| (backing < u32::MAX).then(|| u32::saturating_sub(backing, 1));
+            let _unlimited = self.backing.fetch_update(Relaxed, Relaxed, less);
+        }
+        self.turn(&mut state, at, SlotState::Used);
         let id = state.next;
         state.next = SegmentId(id.0 + 1);
         state.table.insert(id, Segment { place: SegmentPlace::Own(slot), kind, sealed: false, punched: 0 });
@@ -417,8 +477,7 @@ impl Segments {
         }
         for (slot, free) in slots {
             state.retired.slots.remove(&slot);
-            state.slots[slot.0 as usize] = free;
-            self.free.fetch_add(1, Relaxed);
+            self.turn(&mut state, slot.0 as usize, free);
         }
     }
 
@@ -445,8 +504,10 @@ impl Segments {
     pub(crate) fn take_to(&self, goal: Worked, ahead: usize) -> Option<Slot> {
         let mut state = self.lock();
         let from: &[SlotState] = match goal {
-            Worked::Written => &[SlotState::Allocated, SlotState::Raw, SlotState::Unknown],
-            Worked::Allocated => &[SlotState::Raw, SlotState::Unknown],
+            Worked::Written => {
+                &[SlotState::Allocated, SlotState::Partial, SlotState::Raw, SlotState::Unknown]
+            }
+            Worked::Allocated => &[SlotState::Partial, SlotState::Raw, SlotState::Unknown],
             Worked::Punched => &[],
         };
         let done = state.slots.iter().filter(|s| **s != SlotState::Used && !from.contains(s)).count();
@@ -461,7 +522,8 @@ impl Segments {
     /// front of the file is used. Those of which it is unknown come last, where none is to be kept.
     pub(crate) fn take_surplus(&self, keep: usize) -> Option<(Slot, Had)> {
         let mut state = self.lock();
-        let has_blocks = |s: &SlotState| matches!(s, SlotState::Allocated | SlotState::Prepared);
+        let has_blocks =
+            |s: &SlotState| matches!(s, SlotState::Partial | SlotState::Allocated | SlotState::Prepared);
         if self.is_scarce() {
             return None;
         }
@@ -476,23 +538,22 @@ impl Segments {
 
     /// Nobody must find the store full because of a slot that is being worked on.
     fn is_scarce(&self) -> bool {
-        self.free() <= self.reserve() + 1
+        self.usable() <= self.reserve() + 1
     }
 
     fn claim(&self, state: &mut State, at: usize) -> Slot {
-        state.slots[at] = SlotState::Used;
-        self.free.fetch_sub(1, Relaxed);
+        self.turn(state, at, SlotState::Used);
         Slot(at as u32)
     }
 
     /// A slot that was claimed is free again.
     pub(crate) fn give_back(&self, slot: Slot, worked: Worked) {
-        self.lock().slots[slot.0 as usize] = match worked {
+        let free = match worked {
             Worked::Punched => SlotState::Raw,
             Worked::Allocated => SlotState::Allocated,
             Worked::Written => SlotState::Prepared,
         };
-        self.free.fetch_add(1, Relaxed);
+        self.turn(&mut self.lock(), slot.0 as usize, free);
     }
 }
 

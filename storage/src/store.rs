@@ -104,7 +104,7 @@ pub struct RecoveryReport {
 pub struct StoreStats {
     /// Bytes that segments can take.
     pub capacity_bytes: u64,
-    /// Of them, free.
+    /// Of them, free, as far as the file system below can back them.
     pub free_bytes: u64,
     /// Bytes that the file system counts for the store file.
     pub file_allocated_bytes: u64,
@@ -216,6 +216,7 @@ impl Store {
             exclusive: Mutex::default(),
             engine,
         });
+        shared.engine.look_below();
         runtime::spawn(keeper::keep(Arc::clone(&shared)));
         (Self(shared), report)
     }
@@ -309,7 +310,7 @@ impl Store {
         let geometry = segments.geometry;
         StoreStats {
             capacity_bytes: u64::from(geometry.slots) * geometry.segment_bytes(),
-            free_bytes: u64::from(segments.free()) * geometry.segment_bytes(),
+            free_bytes: u64::from(segments.usable()) * geometry.segment_bytes(),
             file_allocated_bytes: engine.disk.file.allocated_bytes().unwrap_or(0),
             log_records: counters.records.load(Relaxed),
             log_batches: counters.batches.load(Relaxed),
@@ -380,6 +381,8 @@ impl Store {
     /// As [`Self::checkpoint`]; nothing acknowledged is lost then, the next start replays it.
     pub async fn close(self) -> Result<()> {
         let upkeep = &self.0.engine.upkeep;
+        // Whoever waits for room would hold up the end.
+        self.0.engine.health.lose_patience();
         if upkeep.closing.begin() {
             upkeep.wanted.notify_one();
             self.0.kept.notified().await;

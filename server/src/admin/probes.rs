@@ -40,6 +40,10 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Value>, ApiError>
     }
     match admin.store.health() {
         Health::Ready => Ok(Success::ok(json!({ "status": "ready" }))),
+        Health::Starved(why) => Err(ApiError::new(
+            Code::Unavailable,
+            format!("the file system below the store is full ({why}): writes wait until it has room"),
+        )),
         Health::Latched(why) => Err(ApiError::new(
             Code::Unavailable,
             format!("a write to the store failed, so it takes no more until the server restarts: {why}"),

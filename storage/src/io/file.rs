@@ -47,6 +47,7 @@ pub(crate) struct RealFile {
     fd: OwnedFd,
     len: AtomicU64,
     direct: bool,
+    is_device: bool,
     locked: AtomicBool,
 }
 
@@ -84,6 +85,18 @@ impl File {
     pub fn open(path: &Path, create_len: Option<u64>) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(create_len.is_some()).mode(0o600);
+        File::open_with(&options, path, create_len)
+    }
+
+    /// Opens a file or block device that is there, and cannot change it.
+    ///
+    /// # Errors
+    /// Those of open(2); later those of writing to what is open for reading.
+    pub fn open_read_only(path: &Path) -> io::Result<File> {
+        File::open_with(OpenOptions::new().read(true), path, None)
+    }
+
+    fn open_with(options: &OpenOptions, path: &Path, create_len: Option<u64>) -> io::Result<File> {
         let open = |flags: OFlags| options.clone().custom_flags(flags.bits() as i32).open(path);
         let (file, direct) = match open(OFlags::DIRECT) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
@@ -107,9 +120,8 @@ impl File {
             std::fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
             len = create_len;
         }
-        let file =
-            RealFile { fd: file.into(), len: AtomicU64::new(len), direct, locked: AtomicBool::new(false) };
-        Ok(File(Kind::Real(Arc::new(file))))
+        let (len, locked) = (AtomicU64::new(len), AtomicBool::new(false));
+        Ok(File(Kind::Real(Arc::new(RealFile { fd: file.into(), len, direct, is_device, locked }))))
     }
 
     /// A file on a simulated disk, for a simulated runtime.
@@ -186,7 +198,16 @@ impl File {
     ///
     /// # Errors
     /// The device's. Then any part of the range may have been written.
-    pub(crate) async fn write(&self, offset: u64, mut data: WriteBuf) -> io::Result<()> {
+    pub(crate) async fn write(&self, offset: u64, data: WriteBuf) -> io::Result<()> {
+        self.try_write(offset, data).await.map_err(|(error, _)| error)
+    }
+
+    /// The same, for a write that may be tried again: its data comes back with the error.
+    pub(crate) async fn try_write(
+        &self,
+        offset: u64,
+        mut data: WriteBuf,
+    ) -> Result<(), (io::Error, WriteBuf)> {
         let len = data.len_bytes();
         let mut done = 0;
         while done < len {
@@ -194,9 +215,12 @@ impl File {
             let (result, op) = start(op).await;
             let Op::Write { data: returned, .. } = op else { unreachable!("a write comes back as one") };
             data = returned;
-            let advanced = self.continue_at(done, retried(result)?, len);
+            let advanced = match retried(result) {
+                Ok(count) => self.continue_at(done, count, len),
+                Err(error) => return Err((error, data)),
+            };
             if let Some(0) = advanced {
-                return Err(io::ErrorKind::WriteZero.into());
+                return Err((io::ErrorKind::WriteZero.into(), data));
             }
             done += advanced.unwrap_or(0);
         }
@@ -254,6 +278,22 @@ impl File {
             // st_blocks counts 512 bytes whatever the file system's block.
             Kind::Real(file) => Ok(rustix::fs::fstat(file)?.st_blocks as u64 * 512),
             Kind::Simulated(disk) => Ok(disk.allocated_bytes()),
+        }
+    }
+
+    /// Bytes that the file system can still give to the file, without what it keeps for root; `None` for a block device,
+    /// which has all it will ever have.
+    ///
+    /// # Errors
+    /// Those of fstatvfs(3).
+    pub fn room_bytes(&self) -> io::Result<Option<u64>> {
+        match &self.0 {
+            Kind::Real(file) if file.is_device => Ok(None),
+            Kind::Real(file) => {
+                let below = rustix::fs::fstatvfs(file)?;
+                Ok(Some(below.f_bavail * below.f_frsize))
+            }
+            Kind::Simulated(disk) => Ok(disk.room_bytes()),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::{Entry, Log, Open, Stage, State, WRITES_MAX};
 use crate::{
     address::{BLOCK_BYTES, Lsn, SegmentId},
+    below,
     blindness::{Blindness, is_blind_to},
     error::{Error, Kind, Result},
     format::{BatchHeader, Footer, FooterBatch, ReplayStart, footer_blocks},
@@ -84,7 +85,7 @@ impl Log {
             self.counters.batch_bytes.add(bytes);
             let log = Arc::clone(self);
             runtime::spawn(async move {
-                let result = log.file.write(offset, buffer).await;
+                let result = below::write(&log.file, &log.health, offset, buffer).await;
                 log.completed(key, result);
             });
         }

@@ -189,6 +189,13 @@ impl SimDisk {
         self.state().allocated_pages * PAGE_BYTES
     }
 
+    /// Space that can still be taken; `None` where there is no limit.
+    #[must_use]
+    pub fn room_bytes(&self) -> Option<u64> {
+        let state = self.state();
+        state.space_limit.map(|limit| limit.saturating_sub(state.allocated_pages * PAGE_BYTES))
+    }
+
     /// How many syncs have succeeded.
     #[must_use]
     pub fn syncs(&self) -> u64 {

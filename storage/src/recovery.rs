@@ -16,7 +16,12 @@
 //!     used. Otherwise a later recovery could take an older end of the log for its continuation.
 
 mod apply;
+mod examine;
+mod staging_files;
 mod walk;
+
+pub(crate) use examine::{Found, examine};
+pub(crate) use staging_files::StagingFiles;
 
 use crate::{
     StoreOptions,
@@ -29,8 +34,8 @@ use crate::{
     engine::{Engine, Upkeep},
     error::{Error, Kind, Result},
     format::{
-        Catalog, Geometry, Identity, Malformed, Piece, ReplayStart, SUPERBLOCK_SLOTS, SegmentEntry,
-        SegmentKind, SegmentPlace, Superblock, VolumeEntry, decode_chunk, superblock_offset,
+        Catalog, CatalogRef, Geometry, Identity, Malformed, Piece, ReplayStart, SUPERBLOCK_SLOTS,
+        SegmentEntry, SegmentKind, SegmentPlace, Superblock, VolumeEntry, decode_chunk, superblock_offset,
     },
     health::{Health, HealthCell},
     io::{File, SharedMemory, WriteBuf, aligned},
@@ -46,11 +51,10 @@ use apply::Volumes;
 use bytes::BytesMut;
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
-use walk::Walk;
+use walk::{Completion, Walk};
 
 /// A block is torn at multiples of this at most; what a superblock says is all before the first.
 const TEAR_BYTES: usize = 512;
@@ -113,39 +117,23 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
         std::io::ErrorKind::WouldBlock => Error::io(what("another server holds"), error),
         _ => Error::io(what("locking"), error),
     })?;
-    let directories =
-        [options.staging_dir.clone(), options.path.parent().unwrap_or(Path::new(".")).to_owned()];
+    let directories = StagingFiles::beside(&options.path, &options.staging_dir);
+    let boot = boot_id();
     let parts = Parts {
         file,
         size_bytes,
         segment_blocks: SEGMENT_BLOCKS_MAX,
-        boot: boot_id(),
+        boot,
         cache_bytes: options.cache_bytes,
         metadata_bytes: options.metadata_bytes,
         reclaim_rate: options.reclaim_rate,
         scrub_rate: options.scrub_rate,
     };
-    recover(parts, |store, bytes| staging_file(&directories, store, bytes)).await
-}
-
-/// The staging file of a store: in the first directory that has room.
-fn staging_file(
-    directories: &[PathBuf; 2],
-    store: &[u8; 16],
-    bytes: usize,
-) -> std::io::Result<(Arc<SharedMemory>, bool)> {
-    let name = format!("sandstone-{}.staging", uuid::Uuid::from_bytes(*store));
-    let [first, instead] = directories;
-    let opened = SharedMemory::open(&first.join(&name), bytes).or_else(|error| {
-        tracing::warn!(%error, directory = %first.display(), instead = %instead.display(),
-            "no room for the staging buffer there");
-        SharedMemory::open(&instead.join(&name), bytes)
-    });
-    opened.map(|(memory, existed)| (Arc::new(memory), existed))
+    recover(parts, |store, bytes| directories.open(store, &boot, bytes)).await
 }
 
 /// The kernel's id of this boot; all zero where it tells none, which is then the same boot for ever.
-fn boot_id() -> [u8; 16] {
+pub(crate) fn boot_id() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().parse::<uuid::Uuid>().map(uuid::Uuid::into_bytes).unwrap_or_default()
 }
@@ -168,32 +156,14 @@ pub(crate) async fn recover(
     } = parts;
     let geometry = Geometry::with_segments(size_bytes, segment_blocks);
     let began = runtime::now();
-    let (mut superblock, created) = match read_superblock(&file).await? {
+    let (mut superblock, created) = match newest(&read_superblock_slots(&file).await?)? {
         Some(superblock) => (superblock, false),
         None => (make(&file, geometry).await?, true),
     };
     grow(&file, &mut superblock, geometry).await?;
     let catalog = read_catalog(&file, &superblock).await?;
-    let segments = Arc::new(Segments::new(superblock.geometry, &catalog.segments, superblock.next_segment));
-    if let Some((id, _, _)) = superblock.node_tail {
-        segments.unseal(id);
-    }
-    let replay = superblock.replay;
-    segments.adopt(&SegmentEntry {
-        id: replay.segment,
-        kind: SegmentKind::Log,
-        place: SegmentPlace::Own(replay.slot),
-    });
-
-    let disk = Arc::new(Disk {
-        file: file.clone(),
-        segments: Arc::clone(&segments),
-        blocks: Cache::new(cache_bytes),
-        nodes: Cache::new(metadata_bytes),
-        usage: Usage::default(),
-        demand: Demand::default(),
-        corrupt: AtomicU64::new(0),
-    });
+    let disk = disk_of(&file, &superblock, &catalog.segments, cache_bytes, metadata_bytes);
+    let segments = Arc::clone(&disk.segments);
     let identity = superblock.identity;
     let staging_bytes = Staging::file_bytes(&superblock.geometry);
     let (memory, existed) = staging(&identity.store, staging_bytes).map_err(|e| {
@@ -206,7 +176,7 @@ pub(crate) async fn recover(
 
     let (was_closed, has_leftover) = (superblock.closed, leftover.is_some());
     let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
-    let mut walk = Walk::new(&disk, &identity, leftover, &superblock);
+    let mut walk = Walk::new(&disk, &identity, leftover, &superblock, Completion::InStore);
     let health = match walk.run(&mut volumes).await {
         Ok(()) => Health::Ready,
         Err(error) if error.kind() == Kind::Corrupt => {
@@ -255,6 +225,35 @@ pub(crate) async fn recover(
     Ok(Recovered { engine, superblock, volumes, applied, next_volume, report })
 }
 
+/// The disk with the segments that superblock and catalog name.
+fn disk_of(
+    file: &File,
+    superblock: &Superblock,
+    entries: &[SegmentEntry],
+    cache_bytes: u64,
+    metadata_bytes: u64,
+) -> Arc<Disk> {
+    let segments = Segments::new(superblock.geometry, entries, superblock.next_segment);
+    if let Some((id, _, _)) = superblock.node_tail {
+        segments.unseal(id);
+    }
+    let replay = superblock.replay;
+    segments.adopt(&SegmentEntry {
+        id: replay.segment,
+        kind: SegmentKind::Log,
+        place: SegmentPlace::Own(replay.slot),
+    });
+    Arc::new(Disk {
+        file: file.clone(),
+        segments: Arc::new(segments),
+        blocks: Cache::new(cache_bytes),
+        nodes: Cache::new(metadata_bytes),
+        usage: Usage::default(),
+        demand: Demand::default(),
+        corrupt: AtomicU64::new(0),
+    })
+}
+
 /// Keeps I4.
 async fn settle(
     file: &File,
@@ -264,10 +263,11 @@ async fn settle(
 ) -> Result<()> {
     let geometry = superblock.geometry;
     let context = |e| Error::io("getting the store ready for writing", e);
-    let mut block = aligned(BLOCK_BYTES);
-    block.resize(BLOCK_BYTES, 0);
     let trailer = geometry.offset(at.slot, geometry.segment_blocks - 1);
-    if !is_blind_to(Blindness::ClearedTrailer) {
+    let mut block = file.read(trailer, aligned(BLOCK_BYTES), BLOCK_BYTES).await.map_err(context)?;
+    // Mostly a hole of the file, and a full file system could not fill it.
+    if block.iter().any(|byte| *byte != 0) && !is_blind_to(Blindness::ClearedTrailer) {
+        block.fill(0);
         file.write(trailer, WriteBuf::Owned(block)).await.map_err(context)?;
     }
     file.sync().await.map_err(context)?;
@@ -291,47 +291,55 @@ async fn write_superblock(file: &File, superblock: &Superblock) -> Result<()> {
     file.sync().await.map_err(context)
 }
 
-/// The newest valid superblock; `None` when there is no store yet.
-async fn read_superblock(file: &File) -> Result<Option<Superblock>> {
-    let mut found: Option<Superblock> = None;
-    let mut damage = None;
-    let mut blocks = Vec::new();
+/// A superblock slot as it lies on disk.
+pub(crate) struct SuperblockSlot {
+    pub(crate) block: BytesMut,
+    pub(crate) content: Result<Superblock, Malformed>,
+}
+
+impl SuperblockSlot {
+    pub(crate) fn is_blank(&self) -> bool {
+        self.block.iter().all(|byte| *byte == 0)
+    }
+}
+
+/// All superblock slots, whatever they hold.
+pub(crate) async fn read_superblock_slots(file: &File) -> Result<Vec<SuperblockSlot>> {
+    let mut slots = Vec::new();
     for slot in 0..SUPERBLOCK_SLOTS {
         let read = file.read(superblock_offset(slot), aligned(BLOCK_BYTES), BLOCK_BYTES).await;
         let block = read.map_err(|e| Error::io("reading the superblock", e))?;
-        match Superblock::decode(&block) {
-            Ok(superblock) => {
-                if found.as_ref().is_none_or(|f| f.generation < superblock.generation) {
-                    found = Some(superblock);
-                }
-            }
-            Err(why) if block.iter().any(|b| *b != 0) => damage = Some(why),
-            Err(_) => {}
-        }
-        blocks.push(block);
+        slots.push(SuperblockSlot { content: Superblock::decode(&block), block });
     }
-    match (found, damage) {
-        (Some(superblock), _) => Ok(Some(superblock)),
-        (None, None) => Ok(None),
-        (None, Some(_)) if is_half_made(&blocks) => {
+    Ok(slots)
+}
+
+/// The newest valid superblock; `None` when there is no store yet.
+fn newest(slots: &[SuperblockSlot]) -> Result<Option<Superblock>> {
+    let valid = slots.iter().filter_map(|slot| slot.content.as_ref().ok());
+    if let Some(superblock) = valid.max_by_key(|superblock| superblock.generation) {
+        return Ok(Some(superblock.clone()));
+    }
+    let damage = |slot: &SuperblockSlot| slot.content.as_ref().err().copied().filter(|_| !slot.is_blank());
+    match slots.iter().find_map(damage) {
+        None => Ok(None),
+        Some(_) if is_half_made(slots) => {
             tracing::warn!("the store's making was interrupted; it is made again");
             Ok(None)
         }
-        (None, Some(Malformed(why))) => {
-            Err(Error::corrupt(format!("this is no store that can be read: {why}")))
-        }
+        Some(Malformed(why)) => Err(Error::corrupt(format!("this is no store that can be read: {why}"))),
     }
 }
 
 /// Whether these slots are what a crash can leave of [`make`]: the first one torn, the second not begun. A store counts as
 /// made, and takes data, only after both were synced. Anything else may be somebody's data.
-fn is_half_made(slots: &[BytesMut]) -> bool {
+fn is_half_made(slots: &[SuperblockSlot]) -> bool {
     let zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
     let [first, rest @ ..] = slots else { return false };
-    let (head, tail) = first.split_at(TEAR_BYTES);
+    let (head, tail) = first.block.split_at(TEAR_BYTES);
     (Superblock::is_marked(head) || zero(head))
         && zero(&tail[..tail.len() - 4])
-        && rest.iter().all(|slot| zero(slot))
+        && rest.iter().all(SuperblockSlot::is_blank)
 }
 
 /// Makes an empty store: both superblock slots, and an empty first segment.
@@ -382,8 +390,20 @@ async fn grow(file: &File, superblock: &mut Superblock, wanted: Geometry) -> Res
 }
 
 async fn read_catalog(file: &File, superblock: &Superblock) -> Result<Catalog> {
+    let (catalog, _) = decode_catalog(file, superblock).await?;
+    match misplaced(&catalog.segments, &superblock.geometry).first() {
+        None => Ok(catalog),
+        Some((_, why)) => Err(Error::corrupt(format!("the catalog: {why}"))),
+    }
+}
+
+/// The catalog, with whatever it says of segments, and where its chunks lie.
+pub(crate) async fn decode_catalog(
+    file: &File,
+    superblock: &Superblock,
+) -> Result<(Catalog, Vec<CatalogRef>)> {
     let geometry = superblock.geometry;
-    let (mut bytes, mut next) = (Vec::new(), superblock.catalog);
+    let (mut bytes, mut chunks, mut next) = (Vec::new(), Vec::new(), superblock.catalog);
     while let Some(at) = next {
         let inside = at.slot.0 < geometry.slots
             && at.address.block().checked_add(at.blocks).is_some_and(|end| end <= geometry.segment_blocks);
@@ -396,19 +416,18 @@ async fn read_catalog(file: &File, superblock: &Superblock) -> Result<Catalog> {
         let (following, payload) =
             decode_chunk(&at, &blocks).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
         bytes.extend_from_slice(&payload);
+        chunks.push(at);
         next = following;
     }
     if superblock.catalog.is_none() {
-        return Ok(Catalog::default());
+        return Ok((Catalog::default(), chunks));
     }
     let catalog = Catalog::decode(&bytes).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
-    check_places(&catalog.segments, &geometry)
-        .map_err(|why| Error::corrupt(format!("the catalog: {why}")))?;
-    Ok(catalog)
+    Ok((catalog, chunks))
 }
 
-/// Whether every segment is somewhere in the store, and no two are in one place.
-fn check_places(entries: &[SegmentEntry], geometry: &Geometry) -> Result<(), &'static str> {
+/// The segments that are nowhere in the store, or where another is: their places among the entries, and what is wrong.
+pub(crate) fn misplaced(entries: &[SegmentEntry], geometry: &Geometry) -> Vec<(usize, &'static str)> {
     let (mut ids, mut slots) = (HashSet::new(), HashSet::new());
     let hosts: HashSet<(SegmentId, Slot)> = entries
         .iter()
@@ -419,33 +438,29 @@ fn check_places(entries: &[SegmentEntry], geometry: &Geometry) -> Result<(), &'s
             _ => None,
         })
         .collect();
-    for entry in entries {
+    let fits = |Piece { into, slot, first, live }: &Piece| {
+        first.checked_add(live.count()).is_some_and(|end| end <= geometry.segment_blocks)
+            && hosts.contains(&(*into, *slot))
+            && live.words().len() == geometry.segment_blocks.div_ceil(64) as usize
+            && bitmap::ones(live.words()).all(|block| block < geometry.segment_blocks)
+    };
+    let mut wrong = |entry: &SegmentEntry| {
         if Address::from_raw(entry.id.0.saturating_mul(SEGMENT_BLOCKS_MAX.into())).is_none() {
-            return Err("a segment has a number that none can have");
+            return Some("a segment has a number that none can have");
         }
         if !ids.insert(entry.id) {
-            return Err("a segment is there twice");
+            return Some("a segment is there twice");
         }
         match &entry.place {
-            SegmentPlace::Own(slot) if slot.0 >= geometry.slots => {
-                return Err("a segment lies outside the store");
+            SegmentPlace::Own(slot) if slot.0 >= geometry.slots => Some("a segment lies outside the store"),
+            SegmentPlace::Own(slot) if !slots.insert(*slot) => Some("two segments are in one slot"),
+            SegmentPlace::Moved(pieces) if !pieces.iter().all(fits) => {
+                Some("a segment was moved to where nothing can be")
             }
-            SegmentPlace::Own(slot) if !slots.insert(*slot) => return Err("two segments are in one slot"),
-            SegmentPlace::Own(_) => {}
-            SegmentPlace::Moved(pieces) => {
-                let fits = |Piece { into, slot, first, live }: &Piece| {
-                    first.checked_add(live.count()).is_some_and(|end| end <= geometry.segment_blocks)
-                        && hosts.contains(&(*into, *slot))
-                        && live.words().len() == geometry.segment_blocks.div_ceil(64) as usize
-                        && bitmap::ones(live.words()).all(|block| block < geometry.segment_blocks)
-                };
-                if !pieces.iter().all(fits) {
-                    return Err("a segment was moved to where nothing can be");
-                }
-            }
+            SegmentPlace::Own(_) | SegmentPlace::Moved(_) => None,
         }
-    }
-    Ok(())
+    };
+    entries.iter().enumerate().filter_map(|(i, entry)| Some((i, wrong(entry)?))).collect()
 }
 
 #[cfg(test)]
@@ -466,7 +481,7 @@ mod tests {
         };
         let with = |more: SegmentEntry| {
             let all = [own(1, SegmentKind::Log, 0), own(2, SegmentKind::Forwarded, 1), more];
-            check_places(&all, &geometry).is_ok()
+            misplaced(&all, &geometry).is_empty()
         };
         assert!(with(own(3, SegmentKind::Node, 2)) && with(moved(3, &[5])));
         assert!(!with(own(2, SegmentKind::Node, 2)), "a number twice");
@@ -476,7 +491,7 @@ mod tests {
         assert!(!with(moved(3, &[5, 0])), "more blocks than a segment has");
         let small = Geometry { segment_blocks: 60, ..geometry };
         let host = own(2, SegmentKind::Forwarded, 1);
-        assert!(check_places(&[host.clone(), moved(3, &[1 << 59])], &small).is_ok());
-        assert!(check_places(&[host, moved(3, &[1 << 60])], &small).is_err());
+        assert!(misplaced(&[host.clone(), moved(3, &[1 << 59])], &small).is_empty());
+        assert_eq!(misplaced(&[host, moved(3, &[1 << 60])], &small).len(), 1);
     }
 }

@@ -24,7 +24,7 @@ mod submit;
 mod sync;
 
 pub(crate) use batch::{Batch, Gauge};
-pub(crate) use staging::{Leftover, Staging, WINDOWS};
+pub(crate) use staging::{HEADER_BYTES as STAGING_HEADER_BYTES, Leftover, Staging, WINDOWS, check_header};
 
 use crate::{
     address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber},

@@ -30,6 +30,8 @@ use std::{
 };
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTG\x01");
+/// Bytes at the file's beginning that say whose it is.
+pub(crate) const HEADER_BYTES: usize = 40;
 /// Windows in the file.
 pub(crate) const WINDOWS: usize = 3;
 
@@ -143,6 +145,26 @@ impl Staging {
     }
 }
 
+/// Whether a staging file that begins like this belongs to this store and this boot (I3).
+///
+/// # Errors
+/// The reason why it does not.
+pub(crate) fn check_header(
+    header: &[u8; HEADER_BYTES],
+    store: &[u8; 16],
+    boot: &[u8; 16],
+) -> Result<(), Malformed> {
+    let mut b = header.as_slice();
+    let magic = b.get_u64_le();
+    if magic != MAGIC || b[..16] != *store {
+        return Err(Malformed("the staging file is of another store"));
+    }
+    if b[16..] != *boot {
+        return Err(Malformed("the staging file is of another boot"));
+    }
+    Ok(())
+}
+
 /// What an earlier process left in the staging file.
 pub(crate) struct Leftover {
     memory: Arc<SharedMemory>,
@@ -160,19 +182,9 @@ impl Leftover {
         identity: &Identity,
         boot: &[u8; 16],
     ) -> Result<Self, Malformed> {
-        let mut header = vec![0; BLOCK_BYTES];
+        let mut header = [0; HEADER_BYTES];
         memory.copy_out(0, &mut header);
-        let mut b = header.as_slice();
-        let magic = b.get_u64_le();
-        let (mut store, mut seen) = ([0; 16], [0; 16]);
-        b.copy_to_slice(&mut store);
-        b.copy_to_slice(&mut seen);
-        if magic != MAGIC || store != identity.store {
-            return Err(Malformed("the staging file is of another store"));
-        }
-        if &seen != boot {
-            return Err(Malformed("the staging file is of another boot"));
-        }
+        check_header(&header, &identity.store, boot)?;
         Ok(Self { memory, geometry })
     }
 

@@ -2,7 +2,7 @@
 
 use super::apply::{Located, Volumes};
 use crate::{
-    address::{BLOCK_BYTES, Lsn, SegmentId, Slot},
+    address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot},
     blindness::{Blindness, is_blind_to},
     checksum,
     disk::Disk,
@@ -32,12 +32,24 @@ pub(super) struct End {
     pub(super) records: u64,
     pub(super) log_bytes: u64,
     pub(super) staged_records: u64,
+    /// Blocks of data that were in staging only, and match their records: first and number.
+    pub(super) staged: Vec<(Address, u32)>,
+}
+
+/// What becomes of a part of the log that only staging has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Completion {
+    /// It is put into the store: the log goes on behind it.
+    InStore,
+    /// It stays where it is: nothing may be written.
+    Noted,
 }
 
 pub(super) struct Walk<'a> {
     disk: &'a Arc<Disk>,
     identity: &'a Identity,
     leftover: Option<Leftover>,
+    completion: Completion,
     /// Every record below is known to have been synced.
     synced: Lsn,
     fence: Fence,
@@ -72,6 +84,7 @@ impl<'a> Walk<'a> {
         identity: &'a Identity,
         leftover: Option<Leftover>,
         superblock: &Superblock,
+        completion: Completion,
     ) -> Self {
         let at = superblock.replay;
         let fence = Fence { lsn: superblock.synced, epoch: superblock.epoch };
@@ -82,8 +95,14 @@ impl<'a> Walk<'a> {
             records: 0,
             log_bytes: 0,
             staged_records: 0,
+            staged: Vec::new(),
         };
-        Self { disk, identity, leftover, synced: superblock.synced, fence, epoch: 0, end }
+        Self { disk, identity, leftover, completion, synced: superblock.synced, fence, epoch: 0, end }
+    }
+
+    /// Every record below is known to have been synced.
+    pub(super) fn synced(&self) -> Lsn {
+        self.synced
     }
 
     /// What was found so far.
@@ -356,6 +375,10 @@ impl<'a> Walk<'a> {
                     // What was read ahead is from before it was completed.
                     ahead.bytes.clear();
                     self.end.staged_records += u64::from(batch.header.records);
+                    if batch.header.data_blocks > 0 {
+                        let data = Address::new(batch.header.segment, block + 1);
+                        self.end.staged.push((data, batch.header.data_blocks));
+                    }
                     batch
                 }
                 None => return Ok(false),
@@ -435,7 +458,7 @@ impl<'a> Walk<'a> {
         Ok(&ahead.bytes[from..from + blocks as usize * BLOCK_BYTES])
     }
 
-    /// The batch at `block` in staging: its records up to the last that was committed. It is put into the store.
+    /// The batch at `block` in staging: its records up to the last that was committed. It is completed.
     async fn staged(&self, block: u32) -> Result<Option<Batch>> {
         let Some(leftover) = &self.leftover else { return Ok(None) };
         let rest = self.window_rest(block);
@@ -480,8 +503,12 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    /// Puts what only staging had into the store. It is synced before the store is ready (recovery's I4).
+    /// Puts what only staging had into the store, if it may. It is synced before the store is ready (recovery's I4).
     async fn complete(&self, slot: Slot, block: u32, bytes: &[u8]) -> Result<()> {
+        match self.completion {
+            Completion::InStore => {}
+            Completion::Noted => return Ok(()),
+        }
         let mut buffer = aligned(bytes.len());
         buffer.extend_from_slice(bytes);
         let offset = self.disk.segments.geometry.offset(slot, block);

@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use sandstone_storage::{
-    Durability, File, Kind, Parts, Piece, RecoveryReport, Result, Settings, SharedMemory, SimDisk, Store,
-    Volume, VolumeSpec,
+    Durability, File, Kind, Parts, Piece, RecoveryReport, Result, Settings, SharedMemory, SimDisk,
+    StoppedStore, Store, Volume, VolumeSpec,
 };
 use std::{cell::RefCell, sync::Arc};
 use uuid::Uuid;
@@ -171,6 +171,11 @@ impl World {
             Ok((memory, existed))
         })
         .await
+    }
+
+    /// The store as it lies there while no server has it.
+    pub(crate) fn stopped(&self) -> StoppedStore {
+        StoppedStore::on(File::simulated(&self.disk), [self.boot; 16], self.staging.borrow().clone())
     }
 
     /// The same disk, as it is now, in a machine that was switched on; this one stays as it is.

@@ -1,0 +1,112 @@
+//! The log behind the checkpoint: it ends where it may, and what headers and footers say twice is the same.
+//!
+//! Recovery needs one of the two. So damage to the other loses nothing, and is found here before both are damaged. What
+//! lies before the replay start is never read again, and may be punched.
+
+use super::{CheckReport, FindingKind};
+use crate::{
+    address::{BLOCK_BYTES, SegmentId, Slot},
+    error::{Error, Result},
+    format::{BatchHeader, Footer, FooterBatch, Identity, Malformed, Trailer, footer_blocks},
+    io::aligned,
+    recovery::Found,
+};
+use futures_util::future::try_join_all;
+
+/// Headers read at once.
+const LOADS_MAX: usize = 64;
+
+/// Checks the log.
+///
+/// # Errors
+/// [`crate::Kind::Io`].
+pub(super) async fn check(found: &Found, report: &mut CheckReport) -> Result<()> {
+    if let Some(damage) = &found.damage {
+        report.find(FindingKind::Log, damage.to_string());
+    }
+    let (mut segment, mut slot, mut from) =
+        (found.superblock.replay.segment, found.superblock.replay.slot, found.superblock.replay.block);
+    while segment != found.end.segment {
+        let last = found.superblock.geometry.segment_blocks - 1;
+        let block = blocks(found, slot, last, 1).await?;
+        let follows = |t: &Trailer| {
+            t.segment == segment && t.next.0 > segment && t.next.1.0 < found.superblock.geometry.slots
+        };
+        let trailer = Trailer::decode(&found.superblock.identity, &block).ok().filter(follows);
+        let Some(trailer) = trailer else {
+            // Recovery has it from staging.
+            return Ok(());
+        };
+        if trailer.next_lsn <= found.synced {
+            sealed(found, trailer, slot, from, report).await?;
+        }
+        (segment, slot) = trailer.next;
+        from = 0;
+    }
+    Ok(())
+}
+
+/// A segment that is known to be synced as a whole.
+async fn sealed(
+    found: &Found,
+    trailer: Trailer,
+    slot: Slot,
+    from: u32,
+    report: &mut CheckReport,
+) -> Result<()> {
+    let identity = &found.superblock.identity;
+    let segment = trailer.segment;
+    let needed = footer_blocks(trailer.content_bytes as usize);
+    let first = found.superblock.geometry.segment_blocks.checked_sub(needed);
+    let footer = match first {
+        Some(first) => Footer::decode(identity, trailer, &blocks(found, slot, first, needed).await?),
+        None => Err(Malformed("the footer is longer than its segment")),
+    };
+    let footer = match footer {
+        Ok(footer) => footer,
+        Err(why) => {
+            report.find(FindingKind::Log, format!("segment {}: {}", segment.0, why.0));
+            return Ok(());
+        }
+    };
+    let (inside, outside): (Vec<_>, Vec<_>) = (footer.batches.iter())
+        .filter(|batch| batch.block >= from)
+        .partition(|batch| batch.block < found.superblock.geometry.segment_blocks);
+    if !outside.is_empty() {
+        let what = format!("segment {}: {} batches of the footer lie outside", segment.0, outside.len());
+        report.find(FindingKind::Log, what);
+    }
+    for batches in inside.chunks(LOADS_MAX) {
+        let headers = try_join_all(batches.iter().map(|batch| blocks(found, slot, batch.block, 1))).await?;
+        for (batch, block) in batches.iter().zip(headers) {
+            if let Err(why) = same(identity, &block, batch, segment) {
+                let what = format!("segment {} block {}: {why}", segment.0, batch.block);
+                report.find(FindingKind::Log, what);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same(
+    identity: &Identity,
+    block: &[u8],
+    batch: &FooterBatch,
+    segment: SegmentId,
+) -> Result<(), &'static str> {
+    let header = BatchHeader::decode(identity, block).map_err(|why| why.0)?;
+    let at = BatchHeader::RECORDS_AT;
+    let records = &block[at..at + usize::from(header.records_bytes)];
+    let has = (header.segment, header.block, header.epoch, header.first_lsn, records);
+    if has == (segment, batch.block, batch.epoch, batch.first_lsn, &batch.records[..]) {
+        Ok(())
+    } else {
+        Err("the header says something else than the footer")
+    }
+}
+
+async fn blocks(found: &Found, slot: Slot, first: u32, count: u32) -> Result<Vec<u8>> {
+    let (offset, len) = (found.superblock.geometry.offset(slot, first), count as usize * BLOCK_BYTES);
+    let read = found.disk.file.read(offset, aligned(len), len).await;
+    read.map(|bytes| bytes.to_vec()).map_err(|error| Error::io("reading the log", error))
+}

@@ -1,0 +1,97 @@
+//! What a start would find, without a byte of the store written.
+//!
+//! It goes the way of [`super::recover`] to the end of the log. Where that would complete the log from staging, this
+//! notes what it would have taken; where that would write, this is done.
+
+use super::{
+    SuperblockSlot,
+    apply::Volumes,
+    decode_catalog, disk_of, misplaced, newest, read_superblock_slots,
+    walk::{Completion, Walk},
+};
+use crate::{
+    address::{Address, Lsn},
+    disk::Disk,
+    error::{Error, Kind, Result},
+    format::{Catalog, CatalogRef, ReplayStart, SegmentEntry, Superblock, VolumeEntry},
+    io::File,
+    log::Leftover,
+};
+use std::sync::Arc;
+
+/// A store as a start would find it.
+pub(crate) struct Found {
+    pub(crate) slots: Vec<SuperblockSlot>,
+    /// The one that counts.
+    pub(crate) superblock: Superblock,
+    /// Where the catalog lies.
+    pub(crate) chunks: Vec<CatalogRef>,
+    /// Its segments, those too that cannot be where it says.
+    pub(crate) cataloged: Vec<SegmentEntry>,
+    /// With the segments that can be where they are said to be.
+    pub(crate) disk: Arc<Disk>,
+    /// With all that the log has of them.
+    pub(crate) volumes: Vec<VolumeEntry>,
+    pub(crate) next_volume: u32,
+    /// Where the log ends.
+    pub(crate) end: ReplayStart,
+    /// Every record below was synced.
+    pub(crate) synced: Lsn,
+    pub(crate) records: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) staged_records: u64,
+    /// Blocks of data that are in staging only: first and number.
+    pub(crate) staged: Vec<(Address, u32)>,
+    /// Why the log could not be followed to its end.
+    pub(crate) damage: Option<Error>,
+}
+
+/// Looks at the store in `file`. `leftover` gives what an earlier server left in staging.
+///
+/// # Errors
+/// [`Kind::NotFound`] where there is no store; [`Kind::Corrupt`] where no superblock or catalog can be read;
+/// [`Kind::Io`]. What else is wrong is told in [`Found`].
+pub(crate) async fn examine(
+    file: &File,
+    metadata_bytes: u64,
+    leftover: impl FnOnce(&Superblock) -> Option<Leftover>,
+) -> Result<Found> {
+    let slots = read_superblock_slots(file).await?;
+    let superblock = newest(&slots)?.ok_or_else(|| Error::new(Kind::NotFound, "there is no store"))?;
+    let (catalog, chunks) = decode_catalog(file, &superblock).await?;
+    let Catalog { applied, volumes, segments: cataloged } = catalog;
+    let wrong = misplaced(&cataloged, &superblock.geometry);
+    let placed: Vec<_> = (cataloged.iter().enumerate())
+        .filter(|(i, _)| wrong.iter().all(|(at, _)| at != i))
+        .map(|(_, entry)| entry.clone())
+        .collect();
+    let disk = disk_of(file, &superblock, &placed, 0, metadata_bytes);
+    let catalog = Catalog { applied, volumes, segments: Vec::new() };
+    let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
+    let leftover = leftover(&superblock);
+    let mut walk = Walk::new(&disk, &superblock.identity, leftover, &superblock, Completion::Noted);
+    let damage = match walk.run(&mut volumes).await {
+        Ok(()) => None,
+        Err(error) if error.kind() == Kind::Corrupt => Some(error),
+        Err(error) => return Err(error),
+    };
+    let synced = walk.synced();
+    let end = walk.end();
+    let (_, next_volume, volumes) = volumes.finish(end.at.lsn);
+    Ok(Found {
+        slots,
+        superblock,
+        chunks,
+        cataloged,
+        disk,
+        volumes,
+        next_volume,
+        end: end.at,
+        synced,
+        records: end.records,
+        log_bytes: end.log_bytes,
+        staged_records: end.staged_records,
+        staged: end.staged,
+        damage,
+    })
+}

@@ -63,7 +63,11 @@ impl Engine {
         let segments = &self.disk.segments;
         let room = match self.disk.file.room_bytes() {
             Ok(Some(bytes)) => {
-                let whole = (bytes / segments.geometry.segment_bytes()).saturating_sub(OPEN_SEGMENTS);
+                let segment_bytes = segments.geometry.segment_bytes();
+                // What the file has beyond all that is known to have blocks is in slots of which it is unknown.
+                let known = u64::from(segments.with_blocks()) * segment_bytes;
+                let unknown = self.disk.file.allocated_bytes().unwrap_or(0).saturating_sub(known);
+                let whole = ((bytes + unknown) / segment_bytes).saturating_sub(OPEN_SEGMENTS);
                 u32::try_from(whole).unwrap_or(u32::MAX)
             }
             Ok(None) => u32::MAX,

@@ -244,6 +244,11 @@ impl Segments {
         backed.saturating_add(self.backing.load(Relaxed)).min(free)
     }
 
+    /// Slots that may have all of their blocks in the file, as far as is known.
+    pub(crate) fn with_blocks(&self) -> u32 {
+        self.geometry.slots - self.free() + self.backed.load(Relaxed)
+    }
+
     /// So many more free slots can be given their blocks in the file, as of now.
     pub(crate) fn set_backing(&self, slots: u32) {
         self.backing.store(slots, Relaxed);
@@ -594,6 +599,29 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Forwarded, Need::Forward)).count(), 1);
         assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Checkpoint)).count(), 1);
         assert_eq!(s.free(), 0);
+    }
+
+    #[test]
+    fn what_the_file_system_cannot_back_is_not_there() {
+        let s = segments();
+        s.set_backing(6);
+        assert_eq!((s.free(), s.usable(), s.room(Need::Data)), (12, 6, 2));
+        let first = s.take(SegmentKind::Log, Need::Data).expect("room");
+        let second = s.take(SegmentKind::Log, Need::Data).expect("room");
+        assert_eq!((s.usable(), s.take(SegmentKind::Log, Need::Data)), (4, None));
+        assert!(s.is_in_reserve() == (s.usable() < s.reserve()) && s.has_room(Need::Record));
+        // A slot that comes back has its blocks, but for one that was punched.
+        [first, second].iter().for_each(|taken| s.seal(taken.id));
+        assert!(!s.punch(second.id, &[(0, 32)]).is_empty());
+        s.retire(&[first.id, second.id]);
+        s.release(&s.retired());
+        assert_eq!((s.free(), s.usable()), (12, 5));
+        s.set_backing(0);
+        assert_eq!(
+            (s.usable(), s.take(SegmentKind::Node, Need::Checkpoint).map(|t| t.slot)),
+            (1, Some(first.slot))
+        );
+        assert_eq!((s.usable(), s.take(SegmentKind::Node, Need::Checkpoint)), (0, None));
     }
 
     #[test]

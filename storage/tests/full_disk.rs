@@ -4,7 +4,7 @@
 mod world;
 
 use futures_util::poll;
-use sandstone_storage::{Durability, Health, Kind, Runtime, Store, Volume, runtime};
+use sandstone_storage::{Durability, File, Health, Kind, Runtime, Store, Volume, runtime};
 use std::time::Duration;
 use world::{BLOCK, Death, Random, World, assert_holds, filled, name, shape, trim, volume, write};
 
@@ -87,6 +87,21 @@ fn full_file_system_is_a_full_store_that_recovers() {
             assert_steps(&volume, again + 1..again + 2, 4).await;
         });
     }
+}
+
+#[test]
+fn store_that_has_all_its_blocks_needs_no_room_below() {
+    let world = World::new(shape(), 1);
+    let size = shape().size_bytes();
+    world.disk.limit_space(Some(size));
+    Runtime::simulated(1).block_on(async {
+        File::simulated(&world.disk).allocate(0, size).await.expect("there is room for all of it");
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, 400 * STEP, false).await;
+        // All but the reserve and what headers and footers take.
+        assert!(fill(&volume, 1).await * STEP > 25 * 64);
+        assert_eq!(store.health(), Health::Ready);
+    });
 }
 
 /// Others take the room that was there a moment ago.

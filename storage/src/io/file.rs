@@ -281,8 +281,8 @@ impl File {
         }
     }
 
-    /// Bytes that the file system can still give to the file, without what it keeps for root; `None` for a block device,
-    /// which has all it will ever have.
+    /// Bytes that the file system can still give to the file, without what it keeps for root; `None` where there is no
+    /// limit to tell, above all for a block device, which has all it will ever have.
     ///
     /// # Errors
     /// Those of fstatvfs(3).
@@ -291,7 +291,8 @@ impl File {
             Kind::Real(file) if file.is_device => Ok(None),
             Kind::Real(file) => {
                 let below = rustix::fs::fstatvfs(file)?;
-                Ok(Some(below.f_bavail * below.f_frsize))
+                // One without a size, as a tmpfs can be, tells zeroes.
+                Ok((below.f_blocks > 0).then_some(below.f_bavail * below.f_frsize))
             }
             Kind::Simulated(disk) => Ok(disk.room_bytes()),
         }

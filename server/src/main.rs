@@ -25,6 +25,7 @@ mod logging;
 mod mounts;
 mod names;
 mod nbd;
+mod panic;
 mod record;
 mod registry;
 mod serve;

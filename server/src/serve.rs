@@ -17,6 +17,7 @@ use crate::{
     logging,
     mounts::{self, Mounts, MountsError},
     nbd::{self, ListenError, Workers},
+    panic,
     registry::{Registry, UnreadableRecord},
     startup,
     token::{Token, TokenError, make_data_dir},
@@ -117,6 +118,7 @@ impl error::Error for ServeError {
 /// Runs the server until it is told to stop.
 pub(crate) fn run(config: Config) -> Result<(), ServeError> {
     logging::start(&config.log);
+    panic::end_process();
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
@@ -124,11 +126,7 @@ pub(crate) fn run(config: Config) -> Result<(), ServeError> {
     make_data_dir(&config.data_dir).map_err(|error| ServeError::DataDir(config.data_dir.clone(), error))?;
     let token = Token::read_or_make(&config.token_path()).map_err(ServeError::Token)?;
 
-    let engine = match config.store.io {
-        IoEngine::Auto => Engine::Auto,
-        IoEngine::Uring => Engine::Uring,
-        IoEngine::Threads => Engine::Threads,
-    };
+    let engine = engine(config.store.io);
     let keeper = Keeper::start(engine).map_err(|error| ServeError::Engine(config.store.io, error))?;
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -139,6 +137,15 @@ pub(crate) fn run(config: Config) -> Result<(), ServeError> {
     let outcome = control.block_on(serve(&config, token, &keeper, engine));
     keeper.stop();
     outcome
+}
+
+/// What the configuration calls it.
+pub(crate) fn engine(io: IoEngine) -> Engine {
+    match io {
+        IoEngine::Auto => Engine::Auto,
+        IoEngine::Uring => Engine::Uring,
+        IoEngine::Threads => Engine::Threads,
+    }
 }
 
 async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -> Result<(), ServeError> {
@@ -234,7 +241,7 @@ async fn open_store(config: &Config, keeper: &Keeper) -> Result<(Store, Recovery
 }
 
 /// The configured directory; where there is none, as in containers without shared memory, the data directory.
-fn staging_dir(config: &Config) -> PathBuf {
+pub(crate) fn staging_dir(config: &Config) -> PathBuf {
     if config.store.staging.is_dir() {
         return config.store.staging.clone();
     }

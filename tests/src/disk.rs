@@ -137,6 +137,16 @@ impl Mount {
         Self::with_options(device, at, "ro")
     }
 
+    /// Makes an ext4 of `mebibytes` in a file of `dir` and mounts it there.
+    pub fn ext4(dir: &Path, mebibytes: u64) -> Self {
+        let image = dir.join("image");
+        let size = format!("{mebibytes}M");
+        // Nothing kept for root, so that what is free is free for everybody.
+        Program::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-m", "0"]).arg(&image).arg(size).ok();
+        let image = image.to_str().expect("a path of ours is UTF-8");
+        Self::with_options(image, &dir.join("mounted"), "loop")
+    }
+
     fn with_options(device: &str, at: &Path, options: &str) -> Self {
         fs::create_dir_all(at).expect("a directory can be made");
         Program::new("mount").args(["-o", options, device]).arg(at).ok();

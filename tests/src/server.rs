@@ -33,9 +33,16 @@ pub struct Builder {
     volume_size: String,
     reclaim_rate: String,
     grace_secs: u32,
+    store: Option<PathBuf>,
 }
 
 impl Builder {
+    /// `[store] path`, which is in the server's own directory otherwise.
+    pub fn store(mut self, path: &Path) -> Self {
+        self.store = Some(path.to_owned());
+        self
+    }
+
     /// `[store] size`.
     pub fn store_size(mut self, size: &str) -> Self {
         self.store_size = size.to_owned();
@@ -159,6 +166,7 @@ impl Server {
             volume_size: "1G".to_owned(),
             reclaim_rate: "256M".to_owned(),
             grace_secs: 60,
+            store: None,
         }
     }
 
@@ -499,7 +507,7 @@ level = "info"
 
     /// The store file.
     pub fn store_path(&self) -> PathBuf {
-        self.dir.path().join("store")
+        self.builder.store.clone().unwrap_or_else(|| self.dir.path().join("store"))
     }
 
     /// The admin token's file.

@@ -1,35 +1,12 @@
 //! Rot in the store's file, found by the scrub of a running server before somebody reads it.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
-
 use sandstone_tests::raw::errno;
-use sandstone_tests::{Random, Server};
+use sandstone_tests::{Random, Server, rot};
 
-const BLOCK: usize = 4096;
+const BLOCK: usize = sandstone_tests::BLOCK_BYTES;
 const BLOCKS: usize = 64;
 /// The one that rots.
 const VICTIM: usize = 37;
-
-/// Flips a bit in the middle of whatever the file has of this block.
-fn rot(server: &Server, block: &[u8]) {
-    let file = OpenOptions::new().read(true).write(true).open(server.store_path()).expect("the store's file");
-    let (mut found, mut at) = (0, 0);
-    let mut here = vec![0; 1 << 20];
-    loop {
-        let len = file.read_at(&mut here, at).expect("the store's file can be read");
-        if len == 0 {
-            break;
-        }
-        for (i, there) in here[..len].chunks_exact(BLOCK).enumerate().filter(|(_, there)| *there == block) {
-            file.write_at(&[there[2000] ^ 4], at + (i * BLOCK) as u64 + 2000).expect("a byte can be written");
-            found += 1;
-        }
-        at += len as u64;
-    }
-    file.sync_all().expect("the file can be synced");
-    assert!(found > 0, "the block is not in the file");
-}
 
 #[test]
 fn rot_is_found_named_counted_and_mended_by_a_write() {

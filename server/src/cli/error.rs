@@ -3,7 +3,7 @@
 use super::increment::ReadError;
 use crate::{client::ClientError, serve::ServeError, show, token::TokenError};
 use sandstone_config::Problems;
-use std::{error, fmt, io, path::PathBuf};
+use std::{error, fmt, io, path::PathBuf, process::ExitCode};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -51,6 +51,12 @@ pub(crate) enum CliError {
     Reclaim(String),
     /// So many bytes of the store are not what was written there.
     Rotten(u64),
+    /// A store cannot be looked at while it lies still.
+    Unreadable(PathBuf, sandstone_storage::Error),
+    /// So many things are wrong with a store.
+    Findings(u64),
+    /// Nothing was found out about a store, for this reason.
+    NotChecked(Box<CliError>),
     /// Whoever runs us wants us to end.
     Interrupted,
     /// Signals cannot be waited for.
@@ -83,6 +89,24 @@ pub(crate) enum CliError {
     OutputClosed,
     /// Our output cannot be written.
     Output(io::Error),
+}
+
+impl CliError {
+    /// Why nothing was found out about a store. That nobody wants to know any more is no reason.
+    pub(super) fn not_checked(self) -> CliError {
+        match self {
+            CliError::OutputClosed => CliError::OutputClosed,
+            reason => CliError::NotChecked(Box::new(reason)),
+        }
+    }
+
+    /// The exit status that tells it to scripts: 2 where nothing was found out, so that 1 can mean "something is wrong".
+    pub(super) fn exit_code(&self) -> ExitCode {
+        match self {
+            CliError::NotChecked(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
 }
 
 impl fmt::Display for CliError {
@@ -142,6 +166,18 @@ impl fmt::Display for CliError {
                 "{} of the store is lost: write the places that were named anew, from a backup",
                 show::rounded(*bytes)
             ),
+            CliError::Unreadable(path, error) => {
+                let why = error::Error::source(error).map(|why| format!(": {why}")).unwrap_or_default();
+                write!(
+                    f,
+                    "the store {} cannot be looked at: {error}{why}; stop its server, or name the store's file",
+                    path.display()
+                )
+            }
+            CliError::Findings(count) => {
+                write!(f, "{count} finding(s): keep a copy of the store, and take what is lost from a backup")
+            }
+            CliError::NotChecked(error) => error.fmt(f),
             CliError::Interrupted => f.write_str("interrupted"),
             CliError::Signals(error) => write!(f, "signals cannot be waited for: {error}"),
             CliError::TooSmall { volume, volume_bytes, image_bytes } => write!(
@@ -183,6 +219,8 @@ impl error::Error for CliError {
             | CliError::Signals(error) => Some(error),
             CliError::Increment(_, error) => Some(error),
             CliError::HalfApplied { source, .. } => Some(source),
+            CliError::Unreadable(_, error) => Some(error),
+            CliError::NotChecked(error) => Some(error),
             CliError::NoVolume(_)
             | CliError::AmbiguousName(..)
             | CliError::NoMount(_)
@@ -192,6 +230,7 @@ impl error::Error for CliError {
             | CliError::OtherState { .. }
             | CliError::Reclaim(_)
             | CliError::Rotten(_)
+            | CliError::Findings(_)
             | CliError::Interrupted
             | CliError::TooSmall { .. }
             | CliError::QemuImgMissing { .. }

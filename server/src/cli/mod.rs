@@ -6,12 +6,15 @@
 //!   snapshot …, fork, tree         snapshot, fork, tree   the same
 //!   mount, unmount, mounts         mount       the same
 //!   reclaim, scrub, top            reclaim, scrub, top   the same
+//!   check, inspect                 check, inspect   on the store itself, whose server is stopped
 //!   import, export                 image       raw images through transfer, others through qemu-img
 //!   import --onto, export --since  increment   changes alone, in a format of their own
 //! ```
 //!
-//! An error is one sentence on stderr that says what to do. Exit codes: 0 done, 1 failed, 2 the command line is wrong.
+//! An error is one sentence on stderr that says what to do. Exit codes: 0 done, 1 failed, 2 the command line is wrong; of
+//! `check` 1 when something is wrong with the store, and 2 when that could not be found out.
 
+mod check;
 mod check_config;
 mod context;
 mod error;
@@ -19,6 +22,7 @@ mod export_place;
 mod fork;
 mod image;
 mod increment;
+mod inspect;
 mod interrupt;
 mod mount;
 mod nbd_client;
@@ -58,6 +62,7 @@ Examples:
   sandstone mount agent-1 --sandbox a1 --at /work  Attach it for one sandbox, under a secret name
   sandstone export base mon.inc --since sunday     Write what changed since a snapshot
   sandstone import mon.inc base-copy --onto        Apply that to a copy elsewhere
+  sandstone check --data                           Read all of a stopped server's store
   nbd-client -unix sandstone-data/nbd.sock -name disk /dev/nbd0
                                                    Attach a volume to this host (as root)
 
@@ -125,6 +130,10 @@ enum Command {
     Scrub,
     /// Watch what the volumes do
     Top(top::TopArgs),
+    /// Read all that a stopped store holds, and say what is wrong with it
+    Check(check::CheckArgs),
+    /// Show what lies in a stopped store, field by field
+    Inspect(inspect::InspectArgs),
     /// Print the version
     Version,
 }
@@ -138,7 +147,7 @@ pub(crate) fn main() -> ExitCode {
         Err(CliError::OutputClosed) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sandstone: {error}");
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
 }
@@ -160,6 +169,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Reclaim => reclaim::run(&context),
         Command::Scrub => scrub::run(&context),
         Command::Top(args) => top::run(&args, &context),
+        Command::Check(args) => check::run(&args, &context),
+        Command::Inspect(args) => inspect::run(&args, &context),
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
             context.answer(&serde_json::json!({ "version": version }), || format!("sandstone {version}"))

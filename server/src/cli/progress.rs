@@ -28,6 +28,12 @@ impl Progress {
         self.bar.inc(bytes);
     }
 
+    /// So many bytes in all, of so many.
+    pub(super) fn reach(&self, bytes: u64, total_bytes: u64) {
+        self.bar.set_length(total_bytes);
+        self.bar.set_position(bytes);
+    }
+
     /// So many percent in all.
     pub(super) fn percent(&self, percent: f64) {
         let total = self.bar.length().unwrap_or(0);

@@ -134,17 +134,18 @@ impl Drop for Accepting {
 }
 
 async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc<Workers>) {
-    let mut handshakes = JoinSet::new();
+    let (mut handshakes, mut failing) = (JoinSet::new(), Failing::default());
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                failing.ends();
                 if let Err(error) = notice_death(&stream) {
                     tracing::warn!(%error, "a client that dies will not be noticed");
                 }
                 let peer = peer.ip().to_canonical().to_string();
                 handshakes.spawn(greet(stream, peer, Arc::clone(&registry), Arc::clone(&workers)));
             }
-            Err(error) => pause(&error).await,
+            Err(error) => failing.pause(&error).await,
         }
         while handshakes.try_join_next().is_some() {}
     }
@@ -160,11 +161,12 @@ fn notice_death(stream: &TcpStream) -> Result<(), Errno> {
 }
 
 async fn accept_unix(listener: UnixListener, registry: Arc<Registry>, workers: Arc<Workers>) {
-    let mut handshakes = JoinSet::new();
+    let (mut handshakes, mut failing) = (JoinSet::new(), Failing::default());
     let mut nameless = 0;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                failing.ends();
                 // A process of a PID namespace that we do not see into has the number 0 here, as all others of its kind:
                 // none of them is taken for another.
                 let process = stream.peer_cred().ok().and_then(|cred| cred.pid()).filter(|pid| *pid > 0);
@@ -177,15 +179,29 @@ async fn accept_unix(listener: UnixListener, registry: Arc<Registry>, workers: A
                 );
                 handshakes.spawn(greet(stream, peer, Arc::clone(&registry), Arc::clone(&workers)));
             }
-            Err(error) => pause(&error).await,
+            Err(error) => failing.pause(&error).await,
         }
         while handshakes.try_join_next().is_some() {}
     }
 }
 
-async fn pause(error: &io::Error) {
-    tracing::warn!(%error, "a client could not be accepted");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+/// What goes wrong ten times a second is told once, until it goes well again.
+#[derive(Default)]
+struct Failing(bool);
+
+impl Failing {
+    async fn pause(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.0, true) {
+            tracing::warn!(%error, "a client could not be accepted, and waits; it is tried again");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+
+    fn ends(&mut self) {
+        if std::mem::take(&mut self.0) {
+            tracing::info!("clients are accepted again");
+        }
+    }
 }
 
 /// A stream of tokio's that a worker can take over.

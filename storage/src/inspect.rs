@@ -205,6 +205,7 @@ fn superblock_row(superblock: &Superblock) -> Row {
         ]),
         None => row.push(("catalog", Field::Absent)),
     }
+    row.push(("closed", text(if superblock.closed { "yes" } else { "no" })));
     row
 }
 

@@ -175,7 +175,7 @@ impl Specimen {
             let told = match store.health() {
                 Health::Ready => Outcome::AllRight,
                 Health::Corrupt(_) => Outcome::ReadOnly,
-                Health::Latched(why) => return Err(format!("nothing failed: {why}")),
+                Health::Starved(why) | Health::Latched(why) => return Err(format!("nothing failed: {why}")),
             };
             let read = self.read_all(&store, told, self.last.contains(&byte)).await?;
             store.close().await.map_err(|error| format!("it does not close: {error}"))?;

@@ -12,10 +12,10 @@ const BLOCKS: usize = 64;
 
 /// Of all that a file holds.
 fn fingerprint(path: &Path) -> u64 {
-    let (mut file, mut hasher) = (File::open(path).unwrap(), DefaultHasher::new());
+    let (mut file, mut hasher) = (File::open(path).expect("the file"), DefaultHasher::new());
     let mut here = vec![0; 1 << 20];
     loop {
-        match file.read(&mut here).unwrap() {
+        match file.read(&mut here).expect("a read") {
             0 => return hasher.finish(),
             len => hasher.write(&here[..len]),
         }
@@ -27,7 +27,7 @@ fn stopped() -> (Server, String, Vec<u8>) {
     let mut server = Server::builder().store_size("1G").start();
     let volume = server.volume("64M");
     let data = Random::new(11).bytes(BLOCKS * BLOCK_BYTES);
-    server.connect(&volume).write_fua(1 << 20, &data).unwrap();
+    server.connect(&volume).write_fua(1 << 20, &data).expect("a write");
     assert!(server.stop().success());
     (server, volume.id, data)
 }

@@ -102,7 +102,7 @@ impl StoreNumbers {
         StoreNumbers {
             trouble: match admin.store.health() {
                 Health::Ready => None,
-                Health::Latched(why) | Health::Corrupt(why) => Some(why),
+                Health::Starved(why) | Health::Latched(why) | Health::Corrupt(why) => Some(why),
             },
             capacity_bytes: stats.capacity_bytes,
             free_bytes: stats.free_bytes,

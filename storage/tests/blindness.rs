@@ -1,6 +1,11 @@
 //! The suites are not blind: each engine that leaves out one ordering or one check is found out, and the one that leaves
 //! out nothing is not. See `Blindness` for what each breaks.
 
+#![expect(
+    clippy::duplicate_mod,
+    reason = "each suite brings its own world; here the suites are modules of one program"
+)]
+
 #[path = "enumeration/mod.rs"]
 mod enumeration;
 #[path = "faults.rs"]

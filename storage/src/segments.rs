@@ -309,12 +309,7 @@ impl Segments {
         let at = best.iter().find_map(|wanted| state.slots.iter().position(|s| s == wanted))?;
         let slot = Slot(u32::try_from(at).expect("slots are 32 bits"));
         let prepared = state.slots[at] == SlotState::Prepared;
-        if !state.slots[at].is_backed() {
-            // Until the file system is asked again. Of what it has no limit for, none is ever missing.
-            let less = |backing| (backing < u32::MAX).then(|| u32::saturating_sub(backing, 1));
-            let _unlimited = self.backing.fetch_update(Relaxed, Relaxed, less);
-        }
-        self.turn(&mut state, at, SlotState::Used);
+        self.claim(&mut state, at);
         let id = state.next;
         state.next = SegmentId(id.0 + 1);
         state.table.insert(id, Segment { place: SegmentPlace::Own(slot), kind, sealed: false, punched: 0 });
@@ -546,7 +541,14 @@ impl Segments {
         self.usable() <= self.reserve() + 1
     }
 
+    /// Takes a free slot. What the file system can back is one less then, until it is asked again, unless it has backed
+    /// that one: whoever gets slots ready takes of it too, or they would count twice until the next look.
     fn claim(&self, state: &mut State, at: usize) -> Slot {
+        if !state.slots[at].is_backed() {
+            // Of what it has no limit for, none is ever missing.
+            let less = |backing| (backing < u32::MAX).then(|| u32::saturating_sub(backing, 1));
+            let _unlimited = self.backing.fetch_update(Relaxed, Relaxed, less);
+        }
         self.turn(state, at, SlotState::Used);
         Slot(at as u32)
     }

@@ -184,14 +184,14 @@ fn damage_below_what_was_synced_is_a_finding_even_where_recovery_can_do_without(
             (report, store.health() == Health::Ready)
         });
         world.disk.flip_bit(at, 3);
-        (report.findings.iter().map(|f| f.kind).collect::<Vec<_>>(), ready)
+        (report.findings.iter().map(|f| f.kind).collect::<Vec<_>>(), report.notes.len(), ready)
     };
     // A header of the first segment, which its footer repeats.
-    assert_eq!(findings(SLOTS_AT + 17), (vec![FindingKind::Log], true));
+    assert_eq!(findings(SLOTS_AT + 17), (vec![FindingKind::Log], 0, true));
     // The footer's trailer, without which nobody knows the next segment.
-    assert_eq!(findings(SLOTS_AT + 64 * BLOCK - 128 + 40), (vec![FindingKind::Log], false));
-    // What the footer repeats.
-    assert_eq!(findings(SLOTS_AT + 63 * BLOCK + 100), (vec![FindingKind::Log], true));
+    assert_eq!(findings(SLOTS_AT + 64 * BLOCK - 128 + 40), (vec![FindingKind::Log], 0, false));
+    // What the footer repeats: a death can leave the same, so it is told and is no finding.
+    assert_eq!(findings(SLOTS_AT + 63 * BLOCK + 100), (vec![], 1, true));
     Runtime::simulated(1).block_on(async { assert!(checked(&world, true).await.is_clean()) });
 }
 

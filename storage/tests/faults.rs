@@ -288,10 +288,11 @@ fn damaged_block_is_an_error_never_wrong_bytes() {
 #[test]
 fn lost_and_misdirected_writes_are_told_and_never_show_wrong_bytes() {
     // A segment has room for twelve rounds. The first write of one that begins a segment is the footer of the segment before:
-    // without it the log ends there, as it does where it was never written, and nothing that is looked at knows better.
+    // without it the log ends there, as it does where it was never written, and nothing that is looked at knows better. The
+    // last round looks like a torn end.
     const SEGMENT_ROUNDS: u64 = 12;
     let mut told_at_once = 0;
-    for round in (0..24).filter(|round| *round != SEGMENT_ROUNDS) {
+    for round in (0..29).filter(|round| *round == 0 || round % SEGMENT_ROUNDS != 0) {
         let (lost, written) = synced_log_on(30, |at, disk| {
             if at == round {
                 disk.lose_next(0);
@@ -307,7 +308,8 @@ fn lost_and_misdirected_writes_are_told_and_never_show_wrong_bytes() {
         });
         told_at_once += u32::from(!opens_ready(&misdirected, &written));
     }
-    assert!(told_at_once > 10, "{told_at_once}");
+    // Those of the segment that has no footer yet.
+    assert!(told_at_once >= 4, "{told_at_once}");
 }
 
 #[test]

@@ -46,6 +46,12 @@ async fn assert_steps(volume: &Volume, steps: std::ops::Range<u64>, tag: u8) {
     }
 }
 
+async fn assert_zeroes(volume: &Volume, steps: std::ops::Range<u64>) {
+    for step in steps {
+        assert_holds(volume, step * STEP, &vec![0; (STEP * BLOCK) as usize].into()).await;
+    }
+}
+
 #[test]
 fn full_file_system_is_a_full_store_that_recovers() {
     for seed in 0..10 {
@@ -83,8 +89,12 @@ fn full_file_system_is_a_full_store_that_recovers() {
             let (store, _) = world.open().await.expect("the store");
             let volume = store.volume(name(1)).expect("the volume");
             assert_steps(&volume, 0..again, 3).await;
-            assert_steps(&volume, again + 2..filled.max(again + 2), 1).await;
+            // Of the one that was refused there may be a part.
             assert_steps(&volume, again + 1..again + 2, 4).await;
+            let rest = again + 2;
+            assert_steps(&volume, rest..filled / 4, 2).await;
+            assert_zeroes(&volume, rest.max(filled / 4)..filled / 2).await;
+            assert_steps(&volume, rest.max(filled / 2)..filled, 1).await;
         });
     }
 }

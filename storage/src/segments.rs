@@ -524,6 +524,14 @@ impl Segments {
         let mut state = self.lock();
         let has_blocks =
             |s: &SlotState| matches!(s, SlotState::Partial | SlotState::Allocated | SlotState::Prepared);
+        if self.backing.load(Relaxed) < u32::MAX
+            && let Some(at) = state.slots.iter().rposition(|s| *s == SlotState::Partial)
+        {
+            // The blocks that it has left count for nothing until the file system has them back. As it counts for nothing
+            // either, nobody finds less room meanwhile.
+            self.turn(&mut state, at, SlotState::Used);
+            return Some((Slot(at as u32), Had::Blocks));
+        }
         if self.is_scarce() {
             return None;
         }

@@ -6,6 +6,8 @@
     reason = "each suite brings its own world; here the suites are modules of one program"
 )]
 
+#[path = "crash.rs"]
+mod crash;
 #[path = "enumeration/mod.rs"]
 mod enumeration;
 #[path = "faults.rs"]
@@ -41,6 +43,9 @@ enum Suite {
     Damage,
     FullStore,
     StagedAcrossSegments,
+    WriteBehindHole,
+    /// Random work in small stores that die again and again.
+    SmallStores,
     ReadUnderReclaim,
     PartialWriteUnderReclaim,
     Rot,
@@ -51,8 +56,8 @@ const BLINDNESSES: [(Blindness, Suite); 21] = [
     (Blindness::SyncBeforeSuperblock, Suite::States(&[Write, Checkpoint])),
     (Blindness::SyncAfterSuperblock, Suite::States(&[WriteLong, Mark, Sweep])),
     (Blindness::LogBeforeCheckpoint, Suite::States(&[WriteBack, Checkpoint])),
-    (Blindness::FreeAfterCheckpoint, Suite::States(&[WriteLong, Sweep, Forward, Delete])),
-    (Blindness::LogOrder, Suite::States(&[WriteLong])),
+    (Blindness::FreeAfterCheckpoint, Suite::SmallStores),
+    (Blindness::LogOrder, Suite::WriteBehindHole),
     (Blindness::SyncCoverage, Suite::States(&[Together])),
     (Blindness::Fua, Suite::States(&[WriteFua, Write])),
     (Blindness::CatalogSync, Suite::States(&[Snapshot, Fork, Resize, Restore])),
@@ -77,12 +82,14 @@ static STARTS: LazyLock<[Start; 2]> = LazyLock::new(|| [Start::new(6), Start::ne
 /// Rounds of a suite, at most.
 fn rounds(suite: Suite) -> u64 {
     match suite {
-        Suite::States(_) => 60,
-        Suite::LostEnd => 100,
+        Suite::States(_) => 120,
+        Suite::SmallStores => 60,
+        Suite::LostEnd => 1500,
         Suite::StagedAcrossSegments => 40,
         Suite::FullStore => 10,
         Suite::FailedSync
         | Suite::Damage
+        | Suite::WriteBehindHole
         | Suite::ReadUnderReclaim
         | Suite::PartialWriteUnderReclaim
         | Suite::Rot => 1,
@@ -103,6 +110,8 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         Suite::Damage => faults::damage_below_what_was_synced_is_never_taken_for_the_end(),
         Suite::FullStore => faults::run_full(round),
         Suite::StagedAcrossSegments => faults::die_with_staged(1 + 3 * round),
+        Suite::WriteBehindHole => ordering::acknowledged_write_is_never_behind_a_hole(),
+        Suite::SmallStores => crash::small_store_runs_full_and_loses_nothing(20_000 + round),
         Suite::ReadUnderReclaim => ordering::slot_is_not_reused_under_a_read(),
         Suite::PartialWriteUnderReclaim => {
             ordering::slot_is_not_reused_under_the_read_of_a_partial_write();

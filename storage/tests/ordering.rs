@@ -155,7 +155,7 @@ async fn sent<'a>(
 
 /// The first of two batches is late, the second is in the store behind it, and the host dies.
 #[test]
-fn acknowledged_write_is_never_behind_a_hole() {
+pub(crate) fn acknowledged_write_is_never_behind_a_hole() {
     let mut lost = 0;
     for seed in 0..50 {
         let _seed = Seed(seed);

@@ -6,8 +6,9 @@ use sandstone_tests::raw::Connection;
 use sandstone_tests::{Program, Random, Running, Server, Volume, needs};
 use serde_json::json;
 
-/// How much longer the single requests may take. The aim is 3 on a quiet machine.
-const RATIO_MAX: f64 = 3.0;
+/// How much longer the single requests may take. The aim is 3, which two processors that four programs share do not always
+/// reach (seen: 3 to 7). With the whole buffer in front it would be a hundred: 32 MiB at a gigabyte a second.
+const RATIO_MAX: f64 = 10.0;
 /// Rounds of which the middle one counts, and how often they may be done again: other programs of the machine, the other
 /// tests first of all, take the processor away for milliseconds.
 const ROUNDS: usize = 5;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sandstone_tests::{Program, Running, Server, Volume, long, needs};
+use serde_json::json;
 
 fn fio(server: &Server, volume: &Volume, name: &str, args: &[&str]) -> Program {
     Program::new("fio")
@@ -21,7 +22,8 @@ fn random_writes_verify_on_two_connections() {
     let server = Server::start();
     let size = if long() { "512M" } else { "96M" };
     for writeback in [false, true] {
-        let volume = server.volume_writeback("2G", writeback);
+        let fields = json!({ "size": "2G", "writeback": writeback, "access_mode": "RWX" });
+        let volume = server.create_volume(&fields);
         // Two processes on disjoint halves, each with a connection of its own.
         let halves: Vec<Running> = ["0", "1G"]
             .iter()

@@ -15,7 +15,14 @@ const TRIES: usize = 3;
 /// fio at depth 16 on `connections` connections.
 fn fio(server: &Server, volume: &Volume, rw: &str, block: &str, connections: u32) -> Running {
     Program::new("fio")
-        .args(["--name=limited", "--ioengine=nbd", "--iodepth=16", "--time_based", "--norandommap"])
+        .args([
+            "--name=limited",
+            "--thread",
+            "--ioengine=nbd",
+            "--iodepth=16",
+            "--time_based",
+            "--norandommap",
+        ])
         .args(["--output-format=json", "--group_reporting"])
         .args([format!("--uri={}", server.uri(volume)), format!("--rw={rw}"), format!("--bs={block}")])
         .args([format!("--numjobs={connections}"), format!("--runtime={SECONDS}")])

@@ -34,6 +34,8 @@ fn volume_is_copied_to_volume() {
     let data = Random::new(5).bytes(9 << 20);
     let mut client = server.connect(&from);
     client.write(3 << 20, &data).unwrap();
+    // Two writers there cannot be.
+    drop(client);
     Program::new("nbdcopy").args([&server.uri(&from), &server.uri(&to)]).ok();
     let mut client = server.connect(&to);
     assert!(client.read(3 << 20, data.len() as u32).unwrap() == data, "the copy differs");

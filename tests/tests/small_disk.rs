@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 const CHUNK: usize = 1 << 20;
 /// The store may take eight times as much.
-const DISK_MIB: u64 = 1024;
+const DISK_MIB: u64 = 2048;
 
 /// A small file system, and a server whose store is on it.
 struct Small {

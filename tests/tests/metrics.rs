@@ -133,6 +133,42 @@ fn top_redraws_in_a_terminal_and_quits_on_q() {
     terminal.until("its end", |screen| screen.contains("ended with 0"));
 }
 
+/// Starts a program in a terminal of its own that ignores the signal of a terminal that is closed, closes it, and waits for
+/// the program's end.
+const CLOSE_TERMINAL: &str = "
+import os, pty, signal, sys, time
+process, terminal = pty.fork()
+if process == 0:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.execv(sys.argv[1], sys.argv[1:])
+os.read(terminal, 1)
+time.sleep(1)
+os.close(terminal)
+for _ in range(100):
+    if os.waitpid(process, os.WNOHANG)[0]:
+        sys.exit(0)
+    time.sleep(0.1)
+os.kill(process, signal.SIGKILL)
+sys.exit('it goes on without a terminal')
+";
+
+/// It asked a closed terminal for keys for ever, and never waited.
+#[test]
+fn top_ends_with_its_terminal() {
+    if !needs(&["python3"]) {
+        return;
+    }
+    let server = Server::start();
+    let top = sandstone_tests::sandstone();
+    Program::new("python3")
+        .args(["-c", CLOSE_TERMINAL])
+        .arg(top)
+        .args(["top", "--config"])
+        .arg(server.config_path())
+        .limit(Duration::from_secs(30))
+        .ok();
+}
+
 /// `sandstone top` in a terminal of tmux.
 struct Terminal {
     socket: std::path::PathBuf,

@@ -7,6 +7,7 @@ use crossterm::{
     execute, queue, style, terminal,
     terminal::ClearType,
 };
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::{
     io::{self, Stdout, Write},
     time::{Duration, Instant},
@@ -69,7 +70,7 @@ impl Screen {
     /// Waits for a key until `due`.
     pub(super) fn next(&mut self, due: Instant, interrupt: &Interrupt) -> io::Result<Command> {
         loop {
-            if interrupt.check().is_err() {
+            if interrupt.check().is_err() || is_gone() {
                 return Ok(Command::Quit);
             }
             let left = due.saturating_duration_since(Instant::now());
@@ -83,6 +84,15 @@ impl Screen {
             }
         }
     }
+}
+
+/// Whether the terminal was closed. Who ignores the signal that tells of it would ask it for keys for ever, and never wait.
+fn is_gone() -> bool {
+    let stdin = io::stdin();
+    // That it was hung up is told unasked.
+    let mut polled = [PollFd::new(&stdin, PollFlags::empty())];
+    let told = rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    told.is_ok_and(|count| count > 0)
 }
 
 fn command(event: &Event) -> Option<Command> {

@@ -70,29 +70,51 @@ impl Screen {
     /// Waits for a key until `due`.
     pub(super) fn next(&mut self, due: Instant, interrupt: &Interrupt) -> io::Result<Command> {
         loop {
-            if interrupt.check().is_err() || is_gone() {
+            if interrupt.check().is_err() {
                 return Ok(Command::Quit);
             }
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(Command::Look);
             }
-            if event::poll(left.min(SIGNAL_LOOK))?
-                && let Some(command) = command(&event::read()?)
-            {
-                return Ok(command);
+            match wait(left.min(SIGNAL_LOOK)) {
+                Said::Gone => return Ok(Command::Quit),
+                Said::Nothing => {}
+                Said::Something => {
+                    if event::poll(Duration::ZERO)?
+                        && let Some(command) = command(&event::read()?)
+                    {
+                        return Ok(command);
+                    }
+                }
             }
         }
     }
 }
 
-/// Whether the terminal was closed. Who ignores the signal that tells of it would ask it for keys for ever, and never wait.
-fn is_gone() -> bool {
+/// What the terminal has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Something,
+    Nothing,
+    /// It was closed.
+    Gone,
+}
+
+/// Waits for a key, at most that long. Not with crossterm's own wait, which asks a closed terminal for ever, without looking
+/// at the time, where the signal that tells of it is ignored.
+fn wait(longest: Duration) -> Said {
     let stdin = io::stdin();
-    // That it was hung up is told unasked.
-    let mut polled = [PollFd::new(&stdin, PollFlags::empty())];
-    let told = rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    told.is_ok_and(|count| count > 0)
+    let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
+    let timeout = Timespec { tv_sec: 0, tv_nsec: longest.subsec_nanos().into() };
+    // A signal ends the wait early, which is as good as none.
+    let _interrupted = rustix::event::poll(&mut polled, Some(&timeout));
+    let told = polled[0].revents();
+    match (told.intersects(PollFlags::HUP | PollFlags::ERR), told.is_empty()) {
+        (true, _) => Said::Gone,
+        (false, true) => Said::Nothing,
+        (false, false) => Said::Something,
+    }
 }
 
 fn command(event: &Event) -> Option<Command> {

@@ -68,7 +68,8 @@ impl Fio<'_> {
     }
 
     fn verify(&self, server: &Server) {
-        self.job(server).args(["--verify_only", "--verify_state_load=1"]).ok();
+        // One at a time, for the reason that the test of kills gives.
+        self.job(server).args(["--verify_only", "--verify_state_load=1", "--iodepth=1"]).ok();
         std::fs::remove_file(self.state(server)).expect("the state can be removed");
     }
 }

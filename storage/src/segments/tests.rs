@@ -1,0 +1,105 @@
+//! The table of segments keeps its books.
+
+use super::*;
+
+fn segments() -> Segments {
+    Segments::new(Geometry::with_segments((1 << 20) + 12 * (64 << 12), 64), &[], SegmentId(1))
+}
+
+#[test]
+fn each_need_leaves_the_others_theirs() {
+    let s = segments();
+    assert_eq!((s.free(), s.reserve()), (12, 4));
+    let taken: Vec<_> = std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data)).collect();
+    assert_eq!(taken.len(), 8);
+    assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Record)).count(), 2);
+    assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Forwarded, Need::Forward)).count(), 1);
+    assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Checkpoint)).count(), 1);
+    assert_eq!(s.free(), 0);
+}
+
+#[test]
+fn what_the_file_system_cannot_back_is_not_there() {
+    let s = segments();
+    s.set_backing(6);
+    assert_eq!((s.free(), s.usable(), s.room(Need::Data)), (12, 6, 2));
+    let first = s.take(SegmentKind::Log, Need::Data).expect("room");
+    let second = s.take(SegmentKind::Log, Need::Data).expect("room");
+    assert_eq!((s.usable(), s.take(SegmentKind::Log, Need::Data)), (4, None));
+    assert!(s.is_in_reserve() == (s.usable() < s.reserve()) && s.has_room(Need::Record));
+    // A slot that comes back has its blocks, but for one that was punched.
+    [first, second].iter().for_each(|taken| s.seal(taken.id));
+    assert!(!s.punch(second.id, &[(0, 32)]).is_empty());
+    s.retire(&[first.id, second.id]);
+    s.release(&s.retired());
+    assert_eq!((s.free(), s.usable()), (12, 5));
+    s.set_backing(0);
+    assert_eq!(
+        (s.usable(), s.take(SegmentKind::Node, Need::Checkpoint).map(|t| t.slot)),
+        (1, Some(first.slot))
+    );
+    assert_eq!((s.usable(), s.take(SegmentKind::Node, Need::Checkpoint)), (0, None));
+}
+
+#[test]
+fn released_slots_come_back_under_new_numbers() {
+    let s = segments();
+    let Taken { id: first, slot, prepared } = s.take(SegmentKind::Log, Need::Data).expect("room");
+    assert!(!prepared && !s.offers_prepared());
+    let address = Address::new(first, 3);
+    assert!(s.stretches(address, 1).is_some());
+    s.seal(first);
+    assert_eq!(s.candidates(), [first]);
+    s.retire(&[first]);
+    assert!(s.candidates().is_empty());
+    assert!(s.entries(&s.retired()).is_empty());
+    s.release(&s.retired());
+    assert_eq!(s.stretches(address, 1), None);
+    // The prepared slot is preferred over raw ones.
+    let second = s.take(SegmentKind::Log, Need::Data).expect("room");
+    assert!(second.id > first);
+    assert_eq!((second.slot, second.prepared), (slot, true));
+}
+
+#[test]
+fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
+    let s = segments();
+    let take = |kind, need| s.take(kind, need).expect("room");
+    let sparse: Vec<_> = (0..2).map(|_| take(SegmentKind::Log, Need::Data).id).collect();
+    let hosts: Vec<_> = (0..2).map(|_| take(SegmentKind::Forwarded, Need::Forward)).collect();
+    sparse.iter().chain(hosts.iter().map(|h| &h.id)).for_each(|id| s.seal(*id));
+    let piece = |host: usize, first, blocks: &[u32]| Piece {
+        into: hosts[host].id,
+        slot: hosts[host].slot,
+        first,
+        live: Bitmap::of(blocks.iter().copied(), 64),
+    };
+    let moved = |i: usize, from, pieces| Move { segment: sparse[i], from, pieces };
+    s.move_to(vec![
+        moved(0, sparse[0], vec![piece(0, 0, &[3, 4, 60])]),
+        moved(1, sparse[1], vec![piece(0, 3, &[0, 9]), piece(1, 0, &[10, 11])]),
+    ]);
+    let found =
+        |i: usize, block, blocks| s.stretches(Address::new(sparse[i], block), blocks).map(|s| s.to_vec());
+    let at = |host: usize, block| s.geometry.offset(hosts[host].slot, block);
+    assert_eq!(found(0, 3, 2), Some(vec![(at(0, 0), 2)]));
+    assert_eq!(found(0, 60, 1), Some(vec![(at(0, 2), 1)]));
+    assert_eq!(found(1, 9, 3), Some(vec![(at(0, 4), 1), (at(1, 0), 2)]));
+    assert_eq!((found(0, 4, 2), found(1, 1, 1), found(0, 63, 2)), (None, None, None));
+
+    assert_eq!(s.retired_slots(), 2);
+    s.release(&s.retired());
+    assert_eq!((s.free(), s.candidates().len()), (10, 2), "two slots came back, both still have addresses");
+    let again = Segments::new(s.geometry, &s.entries(&s.retired()), s.next());
+    assert_eq!(again.stretches(Address::new(sparse[0], 60), 1).map(|s| s.to_vec()), found(0, 60, 1));
+    assert_eq!(again.free(), 10);
+
+    s.retire(&[sparse[0]]);
+    assert_eq!(s.retired_slots(), 0);
+    s.move_to(vec![moved(1, hosts[0].id, vec![piece(1, 9, &[9])])]);
+    assert_eq!(s.retired_slots(), 1, "nobody is left in the first");
+    assert_eq!(found(1, 9, 2), Some(vec![(at(1, 9), 1), (at(1, 0), 1)]));
+    s.retire(&[sparse[1]]);
+    s.release(&s.retired());
+    assert_eq!((s.free(), s.entries(&s.retired()).len()), (12, 0));
+}

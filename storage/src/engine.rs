@@ -133,12 +133,17 @@ impl Engine {
         self.upkeep.dirty_nodes() > self.dirty_max() / 2
     }
 
+    /// Whether so much is dirty that nothing more may be.
+    pub(crate) fn is_too_dirty(&self) -> bool {
+        self.upkeep.dirty_nodes() > self.dirty_max()
+    }
+
     /// Waits while too much is dirty: a checkpoint makes room.
     pub(crate) async fn wait_clean(&self) {
-        while self.upkeep.dirty_nodes() > self.dirty_max() && !self.health.is_stopped() {
+        while self.is_too_dirty() && !self.health.is_stopped() {
             let done = self.upkeep.checkpointed.notified();
             self.upkeep.wanted.notify_one();
-            if self.upkeep.dirty_nodes() > self.dirty_max() {
+            if self.is_too_dirty() {
                 done.await;
             }
         }

@@ -77,11 +77,13 @@ impl Volume {
             if !self.is_full() {
                 break;
             }
+            self.inner.engine.log.hurry();
             room.await;
         }
     }
 
-    fn is_full(&self) -> bool {
+    /// Whether [`Self::wait_buffer`] would wait.
+    pub(crate) fn is_full(&self) -> bool {
         let own_bytes = self.knobs.gauge.unwritten_bytes();
         own_bytes >= self.buffer_bytes() || self.inner.engine.log.is_others_turn(own_bytes)
     }

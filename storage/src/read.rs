@@ -4,7 +4,7 @@ use crate::{
     address::{Address, BLOCK_BYTES},
     disk::{Fill, NodesInHand},
     error::Result,
-    map::{Mapping, MappingState, RunState},
+    map::{Mapping, MappingState, Nodes, RunState},
     volume::{Inner, Volume},
 };
 use bytes::{Bytes, BytesMut};
@@ -97,9 +97,9 @@ impl Volume {
         Ok(pieces)
     }
 
-    /// The same at once, where all of it is in memory; else `None`, and nothing was done. It needs no read token: what is in
-    /// memory is found under its address or not at all, and an address is never reused.
-    pub fn read_now(&self, offset: u64, len: u32) -> Option<Vec<Piece>> {
+    /// The same at once, where all of it is in memory, and of the map in `nodes`; else `None`, and nothing was done. It needs
+    /// no read token: what is in memory is found under its address or not at all, and an address is never reused.
+    pub(crate) fn read_now(&self, nodes: &impl Nodes, offset: u64, len: u32) -> Option<Vec<Piece>> {
         let volume = &*self.inner;
         if len == 0 || volume.check_range(offset, u64::from(len)).is_err() {
             return None;
@@ -109,7 +109,7 @@ impl Volume {
         {
             let state = volume.lock();
             state.check_exists().ok()?;
-            state.tree.lookup(&volume.engine.disk.nodes, first, blocks, &mut mappings).ok()?;
+            state.tree.lookup(nodes, first, blocks, &mut mappings).ok()?;
         }
         let Found { mut pieces, misses, hits } = self.look_in_memory(mappings);
         if !misses.is_empty() {

@@ -17,6 +17,7 @@ use crate::{
     address::BLOCK_BYTES,
     disk::Fill,
     error::Result,
+    memo::{Memo, Remembered},
     read::{FETCH_BYTES, Piece},
     runtime,
     volume::Volume,
@@ -44,6 +45,7 @@ const DEFER_STEP: Duration = Duration::from_micros(100);
 /// Reads a volume for one connection.
 pub struct Reader {
     volume: Volume,
+    memo: Memo,
     streams: RefCell<Vec<Stream>>,
 }
 
@@ -71,7 +73,7 @@ struct Fetch {
 impl Reader {
     /// For a new connection to the volume.
     pub fn new(volume: Volume) -> Self {
-        Self { volume, streams: RefCell::default() }
+        Self { volume, memo: Memo::default(), streams: RefCell::default() }
     }
 
     /// Reads as [`Volume::read`] does, and has what comes next read ahead where the volume's `prefetch` says so.
@@ -91,7 +93,8 @@ impl Reader {
         if len > NOW_BYTES_MAX {
             return None;
         }
-        let pieces = self.volume.read_now(offset, len)?;
+        let nodes = Remembered { memo: &self.memo, cache: &self.volume.inner.engine.disk.nodes };
+        let pieces = self.volume.read_now(&nodes, offset, len)?;
         let window = self.window_bytes();
         if window > 0 {
             self.notice(offset, u64::from(len), window);

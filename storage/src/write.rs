@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Kind, Result},
     format::RecordKind,
     log::{Append, Batch, Refused},
-    map::{Grasp, MappingState, NewState},
+    map::{Grasp, MappingState, NewState, Nodes},
     segments::Need,
     volume::{Durability, State, Volume},
 };
@@ -42,6 +42,34 @@ pub enum Allocation {
     Hole,
     /// It stays reserved (`NBD_CMD_FLAG_NO_HOLE`): a state of the map, not gigabytes of zeroes.
     Reserve,
+}
+
+/// How far a write has come that was begun at once.
+#[derive(Clone, Debug)]
+pub enum Begun {
+    /// It is as durable as it shall be.
+    Done,
+    /// It is logged, and reads see it.
+    Logged(Receipt),
+}
+
+/// For a write that is logged and not in the store yet.
+#[derive(Clone, Debug)]
+pub struct Receipt(Arc<Batch>);
+
+impl Receipt {
+    /// Whether both come into the store with the same write of the device, so that one wait is enough.
+    pub fn is_shared_with(&self, other: &Receipt) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Waits until it is in the store, past the page cache. Dropping the future changes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::Latched`] when writing failed.
+    pub async fn written(&self) -> Result<()> {
+        self.0.written().await
+    }
 }
 
 /// A part of a request that is ready for the log.
@@ -122,6 +150,27 @@ impl Volume {
             chunks.push_back(self.edge(at, part(at, len)).await?);
         }
         self.commit(chunks, durability).await
+    }
+
+    /// Begins a write of whole blocks at once, where nothing stands in its way: it is logged when this returns. `None` where
+    /// anything does, or the range is not whole blocks or not the volume's: then [`Self::write`] waits, or says what is wrong.
+    /// A part may be written all the same.
+    pub fn write_now(&self, offset: u64, data: &Bytes) -> Option<Begun> {
+        let (engine, block_bytes) = (&self.inner.engine, BLOCK_BYTES as u64);
+        let is_whole = offset.is_multiple_of(block_bytes) && data.len().is_multiple_of(BLOCK_BYTES);
+        if !is_whole || data.is_empty() || self.inner.check_range(offset, data.len() as u64).is_err() {
+            return None;
+        }
+        if self.is_full() || engine.is_too_dirty() {
+            return None;
+        }
+        let (mut chunks, mut last) = (VecDeque::with_capacity(1), None);
+        whole_blocks(offset / block_bytes, data.clone(), &mut chunks);
+        self.apply(&mut chunks, &mut last, &engine.disk.nodes).ok()?;
+        Some(match last {
+            Some(batch) if !self.may_acknowledge() => Begun::Logged(Receipt(batch)),
+            Some(_) | None => Begun::Done,
+        })
     }
 
     /// Gives a range back: it reads as zeroes. Blocks that the range covers in part stay as they are, as the
@@ -298,15 +347,16 @@ impl Volume {
                 self.inner.engine.log.flush(applied).await
             }
             (_, None) => Ok(()),
-            (_, Some(batch)) => {
-                let log = &self.inner.engine.log;
-                // Only when no other record is half filled in does recovery reach ours in staging.
-                if self.writeback() && log.all_committed() && !log.is_behind() {
-                    return Ok(());
-                }
-                batch.written().await
-            }
+            (_, Some(_)) if self.may_acknowledge() => Ok(()),
+            (_, Some(batch)) => batch.written().await,
         }
+    }
+
+    /// Whether what was just logged may be acknowledged while it is in staging alone: only when no other record is half
+    /// filled in does recovery reach it there.
+    fn may_acknowledge(&self) -> bool {
+        let log = &self.inner.engine.log;
+        self.writeback() && log.all_committed() && !log.is_behind()
     }
 
     /// Applies chunks from the front, all under one lock; stops at what has to be waited for.
@@ -314,7 +364,7 @@ impl Volume {
         &self,
         chunks: &mut VecDeque<Chunk>,
         last: &mut Option<Arc<Batch>>,
-        nodes: &NodesInHand<'_>,
+        nodes: &impl Nodes,
     ) -> Result<(), Stopped> {
         let mut state = self.inner.lock();
         state.check_exists().map_err(Stopped::Failed)?;
@@ -334,8 +384,10 @@ impl Volume {
                 Content::Data { .. } => Grasp::Parts,
                 Content::Range { .. } => Grasp::Whole,
             };
-            let dirtied = state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp);
-            self.inner.engine.upkeep.add_dirty(dirtied.map_err(Stopped::Missing)?);
+            let mut dirtied = 0;
+            let prepared = state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp, &mut dirtied);
+            self.inner.engine.upkeep.add_dirty(dirtied);
+            prepared.map_err(Stopped::Missing)?;
             if let Some(edge) = &chunk.edge {
                 let mut now = SmallVec::new();
                 state.tree.lookup(nodes, chunk.block, 1, &mut now).map_err(Stopped::Missing)?;
@@ -397,8 +449,8 @@ impl Volume {
     }
 
     fn map(&self, state: &mut State, block: u64, blocks: u64, new: NewState<'_>) {
-        let dirtied = state.tree.replace(&self.inner.engine.disk.nodes, block, blocks, new);
-        self.inner.engine.upkeep.add_dirty(dirtied.expect("prepared under this lock"));
+        let dirtied = state.tree.replace_prepared(block, blocks, new);
+        self.inner.engine.upkeep.add_dirty(dirtied);
     }
 }
 

@@ -32,7 +32,7 @@ use std::{
     time::Duration,
 };
 use uuid::Uuid;
-use world::{BLOCK, Death, Random, Shape, World, for_seeds, read, spec, unless_full};
+use world::{BLOCK, Death, Random, Shape, World, for_seeds, read, spec, unless_full, write_either_way};
 
 /// A volume or snapshot as the model has it.
 #[derive(Clone, Default)]
@@ -337,7 +337,7 @@ async fn operate(store: &Store, number: usize, lane: &RefCell<Lane>, random: &mu
         _ => {
             let data = random.bytes(len);
             lane.borrow_mut().change(volume, offset, len, |i| data[i]);
-            handle.write(offset, data, durability).await
+            write_either_way(&handle, offset, data, durability).await
         }
     };
     if unless_full(done) {

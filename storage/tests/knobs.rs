@@ -4,8 +4,8 @@ mod world;
 
 use futures_util::poll;
 use sandstone_storage::{
-    Durability, Kind, OpKind, Overrides, Reader, Runtime, Settings, StagingFate, Volume, VolumeChange,
-    runtime,
+    Begun, Durability, Kind, OpKind, Overrides, Piece, Reader, Runtime, Settings, StagingFate, Volume,
+    VolumeChange, runtime,
 };
 use std::time::Duration;
 use world::{BLOCK, Death, Random, Shape, World, assert_holds, filled, name, shape, volume, write};
@@ -252,6 +252,42 @@ fn buffer_size_bounds_what_is_not_in_the_store() {
     }
 }
 
+/// What was acknowledged from staging and nobody waits for goes to the device in few writes; a wait ends that at once.
+#[test]
+fn write_back_gathers_what_nobody_waits_for() {
+    const LINGER: Duration = Duration::from_millis(2);
+    // No window of the log ends meanwhile.
+    let world = World::new(Shape { segment_blocks: 4096, ..roomy() }, 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let (buffered, through) = (volume(&store, 1, 64, true).await, volume(&store, 2, 64, false).await);
+        let batches = || store.stats().log_batches;
+        let before = batches();
+        for block in 0..20 {
+            write(&buffered, block, &filled(1, 1)).await;
+            runtime::yield_now().await;
+        }
+        assert_eq!(batches(), before, "all of it lingers");
+        assert_eq!(buffered.stats().buffered_bytes, 20 * BLOCK);
+        runtime::sleep(2 * LINGER).await;
+        assert_eq!((batches(), buffered.stats().buffered_bytes), (before + 1, 0), "not for long");
+
+        let began = runtime::now();
+        write(&buffered, 0, &filled(1, 2)).await;
+        write(&through, 0, &filled(1, 2)).await;
+        assert_eq!(batches(), before + 2, "both with the same write");
+        write(&buffered, 0, &filled(1, 3)).await;
+        buffered.flush().await.expect("a flush");
+        assert_eq!(batches(), before + 3);
+        change(&store, 1, |s| s.buffer_bytes = 4 * BLOCK).await;
+        for block in 0..64 {
+            write(&buffered, block, &filled(1, 4)).await;
+        }
+        // Sixteen times room had to be waited for.
+        assert!(runtime::now() - began < 8 * LINGER, "nobody waited for more to come");
+    });
+}
+
 #[test]
 fn write_back_acknowledges_at_most_a_second_ahead_of_the_store() {
     let world = World::new(roomy(), 1);
@@ -274,6 +310,60 @@ fn write_back_acknowledges_at_most_a_second_ahead_of_the_store() {
         let ahead = last - began;
         assert!(ahead > Duration::from_millis(900) && ahead <= Duration::from_millis(1100), "{ahead:?}");
         assert!(runtime::now() - began >= LATE, "the next one waited for the store");
+    });
+}
+
+#[test]
+fn a_write_begins_at_once_or_not_at_all() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let (through, buffered) = (volume(&store, 1, 64, false).await, volume(&store, 2, 64, true).await);
+        for (offset, len) in [(1, BLOCK), (0, BLOCK - 1), (64 * BLOCK, BLOCK), (0, 0)] {
+            let data = filled(1, 1).slice(..len as usize);
+            assert!(through.write_now(offset, &data).is_none(), "{len} bytes at {offset}");
+        }
+        let logged = |block, tag| match through.write_now(block * BLOCK, &filled(2, tag)) {
+            Some(Begun::Logged(receipt)) => receipt,
+            other => panic!("{other:?}"),
+        };
+        let (one, two) = (logged(0, 1), logged(1, 2));
+        assert!(one.is_shared_with(&two));
+        assert_holds(&through, 1, &filled(2, 2)).await;
+        one.written().await.expect("a write");
+        assert!(matches!(buffered.write_now(0, &filled(1, 1)), Some(Begun::Done)));
+
+        change(&store, 1, |s| s.buffer_bytes = BLOCK).await;
+        let three = logged(4, 3);
+        assert!(!three.is_shared_with(&two));
+        let full = through.write_now(0, &filled(1, 5));
+        assert!(full.is_none(), "two blocks are on their way: {full:?}");
+        three.written().await.expect("a write");
+        world.disk.fail_next(OpKind::Write, 0, 5);
+        let failed = logged(0, 6);
+        assert_eq!(failed.written().await.map_err(|e| e.kind()), Err(Kind::Latched));
+        assert!(through.write_now(0, &filled(1, 7)).is_none(), "a latched store takes nothing");
+    });
+}
+
+#[test]
+fn a_reader_follows_the_map_wherever_it_goes() {
+    let world = World::new(Shape { cache_bytes: 16 << 20, ..roomy() }, 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = full(&store, 1, 512).await;
+        let reader = Reader::new(volume.clone());
+        for tag in 2..6 {
+            store.checkpoint().await.expect("a checkpoint");
+            for _ in 0..2 {
+                reader.read(300 * BLOCK, BLOCK as u32).await.expect("a read");
+            }
+            // From the nodes that the reader remembers.
+            assert!(reader.read_now(300 * BLOCK, BLOCK as u32).is_some());
+            write(&volume, 300, &filled(1, tag)).await;
+            let found = reader.read_now(300 * BLOCK, BLOCK as u32).expect("staged");
+            assert_eq!(found, [Piece::Data(filled(1, tag))]);
+        }
     });
 }
 

@@ -62,10 +62,19 @@ def rates(goals, figures):
 
     row = rows.FLUSH_1
     ratio(f"{row.name}: × fio, 4 KiB in sequence with fdatasync", get(row, OURS), get(row, DISK_FLOOR), 0.85)
+    # What a client that waits for each answer can have at most: the socket's floor and then the disk's.
+    for row in (rows.WRITE_1, rows.FLUSH_1):
+        socket, disk = get(row, SOCKET_FLOOR), get(row, DISK_FLOOR)
+        if socket and disk:
+            both = 1 / (1 / socket + 1 / disk)
+            ratio(f"{row.name}: × the two floors one after the other", get(row, OURS), both)
+            ratio(f"{row.name}: the two floors, × fio", both, disk)
     row = rows.FLUSH_64
     ratio(f"{row.name}: × as many qemu-nbd qcow2", get(row, OURS), best(row), 5)
     ratio(f"{row.name}: × one volume alone", get(row, OURS), get(rows.FLUSH_1, OURS))
 
+    for row in (rows.READ_ON, rows.WRITE_ON):
+        ratio(f"{row.name}: × fio on a file", get(row, OURS), get(row, DISK_FLOOR))
     for row in (rows.READ_ON, rows.WRITE_ON, rows.OVERWRITTEN_ON):
         ratio(f"{row.name}: × best peer", get(row, OURS), best(row), 1)
         ratio(f"{row.name}: × best disk peer", get(row, OURS), best(row, direct), 1)

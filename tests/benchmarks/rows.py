@@ -45,14 +45,16 @@ READ_1 = Row("4 KiB random read, depth 1", READ, Pattern(1, reads=100), others=C
              disk=lambda disk, seconds: disk.random_reads(1, seconds))
 READ_32 = Row("4 KiB random read, depth 32", READ, Pattern(32, reads=100), others=COLD,
               disk=lambda disk, seconds: disk.random_reads(32, seconds))
-READ_ON = Row("256 KiB sequential read, depth 16", READ, Pattern(16, 256, reads=100, sequential=True), "fio")
+READ_ON = Row("256 KiB sequential read, depth 16", READ, Pattern(16, 256, reads=100, sequential=True), "fio",
+              disk=lambda disk, seconds: disk.streams(READ_ON.pattern, seconds))
 MIXED_1 = Row("4 KiB random, 70 % reads, 1 connection of depth 32", MIXED, Pattern(32, reads=70), others=SOME)
 MIXED_4 = Row("4 KiB random, 70 % reads, 4 connections of depth 8", MIXED,
               Pattern(8, reads=70, connections=4, threads=2), others=SOME)
 WRITE_1 = Row("4 KiB random write, depth 1", WRITE, Pattern(1),
               disk=lambda disk, seconds: disk.sequential_writes(seconds))
 WRITE_32 = Row("4 KiB random write, depth 32", WRITE, Pattern(32))
-WRITE_ON = Row("256 KiB sequential write, depth 16", WRITE, Pattern(16, 256, sequential=True), "fio")
+WRITE_ON = Row("256 KiB sequential write, depth 16", WRITE, Pattern(16, 256, sequential=True), "fio",
+               disk=lambda disk, seconds: disk.streams(WRITE_ON.pattern, seconds))
 FLUSH_1 = Row("4 KiB random write + flush, depth 1", WRITE, Pattern(1, flush=True), all_alike=True,
               disk=lambda disk, seconds: disk.synced_writes(seconds))
 FLUSH_64 = Row(f"4 KiB random write + flush, {TOGETHER} volumes of depth 1", TOGETHER_PHASE,

@@ -165,6 +165,10 @@ class Disk:
         """8 KiB after 8 KiB, one at a time: a log's header and a block."""
         return self.timed(Pattern(1), ["--rw=write", "--bs=8k", "--ioengine=psync"], seconds)
 
+    def streams(self, pattern, seconds):
+        """The row's own requests: what the device itself gives of a stream, which a host may well limit."""
+        return self.timed(pattern, [*pattern.for_fio(), "--ioengine=io_uring"], seconds)
+
     def synced_writes(self, seconds):
         """4 KiB after 4 KiB, each with an fdatasync."""
         return self.timed(Pattern(1, flush=True), ["--rw=write", "--bs=4k", "--ioengine=psync", "--fdatasync=1"], seconds,

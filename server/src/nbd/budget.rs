@@ -129,6 +129,14 @@ impl Budget {
         load.bytes.store(self.bytes.get(), Relaxed);
     }
 
+    /// Whether no more than one request is in flight on the same worker.
+    pub(super) fn is_alone(&self) -> bool {
+        match &self.above {
+            Above::Worker(worker) => worker.requests.get() <= 1,
+            Above::Shown(_) => self.requests.get() <= 1,
+        }
+    }
+
     /// Whether others have requests in flight on the same worker.
     pub(super) fn is_shared(&self) -> bool {
         match &self.above {

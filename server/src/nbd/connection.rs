@@ -1,8 +1,10 @@
 //! One connection in transmission, on its worker's thread.
 //!
 //! ```text
-//!   recv ─► requests ─► check ─► limits ─► budget ─┬─► a task each: dispatch ─► outbox ─► send
-//!                                                  └─► a read from memory: at once ─┘
+//!   recv ─► requests ─► check ─► limits ─► budget ─┬─► a task each: dispatch ────────► outbox ─► send
+//!                                                  ├─► a read from memory: at once ─────┤
+//!                                                  └─► a write: logged at once; a task  │
+//!                                                      for each batch of the log waits ─┘
 //! ```
 //!
 //! I1  Requests begin in the order they came; replies leave as they are done.
@@ -10,30 +12,42 @@
 //!     stream, and when the server stops.
 //!     What a CACHE would still have read is left out then: nobody comes back for it. Limits end when the server stops.
 //! I3  A refused WRITE's payload is thrown away, so that the next request is found where it is.
-//! I4  A request is counted when it is taken in and when its answer is ready, with the time since the receive that brought
-//!     its head. So its waits for limits and for room are in that time, and a turn's requests share a look at the clock.
+//! I4  A request is counted when it is taken in and when its reply leaves, with the time since the receive that brought its
+//!     head. So its waits for limits and for room are in that time, and a turn's requests share two looks at the clock.
 //!
 //! Source: "Transmission", "Terminating the transmission phase".
 
 use super::{
     budget::{Budget, Share},
     dispatch::{Agreed, Outcome, answer, bytes_in_flight, serve},
-    outbox::Outbox,
+    outbox::{Answered, Outbox},
     wire::Wire,
 };
 use crate::traffic::{Cost, Operation, Success, Traffic};
 use bytes::{Buf, Bytes, BytesMut};
 use sandstone_protocol::{Checked, Request, Terms, WireError};
-use sandstone_storage::{Reader, Socket, Volume, runtime};
-use std::{cell::Cell, fmt, io, rc::Rc, sync::Arc, time::Duration};
+use sandstone_storage::{Begun, Reader, Receipt, Socket, Volume, runtime};
+use std::{
+    cell::{Cell, RefCell},
+    fmt, io,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Room for one receive: some dozens of small writes.
 const RECEIVE_BYTES: usize = 128 << 10;
 
+/// The same where large payloads follow each other.
+const HEAD_BYTES: usize = 4 << 10;
+
 /// Requests that a connection begins in a row while others of its worker have some in flight: then it is their turn. One
 /// receive may bring thirty, and each costs its worker up to 10 µs, which a lone request of another client would wait for.
 const REQUESTS_IN_A_ROW: u32 = 8;
+
+/// Most bytes of a write that is begun without a task: if it has to wait all the same, its checksums are made twice.
+const NOW_BYTES_MAX: usize = 64 << 10;
 
 /// How a connection ended.
 pub(super) enum Ending {
@@ -67,12 +81,31 @@ pub(super) struct Connection {
     agreed: Agreed,
     outbox: Rc<Outbox>,
     budget: Rc<Budget>,
-    /// When the last receive ended, by the runtime's clock.
+    /// The writes that came last into the log.
+    logged: RefCell<Option<Logged>>,
+    /// Room for a receive of heads, and of what comes behind them.
+    head_room: Cell<usize>,
+    /// When the last receive of heads ended, by the runtime's clock.
     received_at: Cell<Duration>,
     /// Cancelled when no more requests are taken in, or when the connection is cut off.
     leaving: CancellationToken,
     /// Cancelled when what has arrived is to be answered soon.
     stopping: CancellationToken,
+}
+
+/// A request that was taken in.
+struct Taken {
+    request: Request,
+    share: Share,
+    /// By the runtime's clock.
+    arrived: Duration,
+}
+
+/// Writes that wait for the same batch of the log.
+struct Logged {
+    receipt: Receipt,
+    /// Emptied when they are in the store.
+    writes: Rc<RefCell<Vec<Taken>>>,
 }
 
 impl Connection {
@@ -89,11 +122,13 @@ impl Connection {
             socket: Rc::new(socket),
             reader: Reader::new(volume.clone()),
             volume,
-            traffic,
             terms,
             agreed,
-            outbox: Rc::default(),
+            outbox: Rc::new(Outbox::new(Arc::clone(&traffic))),
+            traffic,
             budget: Budget::connection(worker),
+            logged: RefCell::default(),
+            head_room: Cell::new(RECEIVE_BYTES),
             received_at: Cell::new(runtime::now()),
             leaving: wire.cut().child_token(),
             stopping: wire.stopping().clone(),
@@ -126,7 +161,7 @@ impl Connection {
         loop {
             let request = match Request::decode(&mut buf) {
                 Ok(Some(request)) => request,
-                Ok(None) => match self.more(&mut buf, RECEIVE_BYTES).await {
+                Ok(None) => match self.more(&mut buf, self.head_room.get()).await {
                     Ok(0) if buf.is_empty() => return Ending::Closed,
                     Ok(0) => return Ending::Broken("the stream ends within a request".into()),
                     Ok(_) => {
@@ -152,7 +187,7 @@ impl Connection {
                         Ok(None) => return Ending::Broken("the stream ends within a payload".into()),
                         Err(error) => return Ending::Failed(error),
                     };
-                    self.begin(request, checked, payload, share, arrived);
+                    self.begin(Taken { request, share, arrived }, checked, payload);
                     in_a_row += 1;
                     if in_a_row >= REQUESTS_IN_A_ROW && self.budget.is_shared() {
                         runtime::yield_now().await;
@@ -168,7 +203,7 @@ impl Connection {
                     }
                     let outcome = Outcome::Failed { error: reject.error, text: reject.reason.into() };
                     self.traffic.meter.taken_in();
-                    self.answer(&request, outcome, share, arrived);
+                    self.answer(Taken { request, share, arrived }, outcome);
                     if reject.fatal {
                         return Ending::Broken(reject.reason.into());
                     }
@@ -177,20 +212,26 @@ impl Connection {
         }
     }
 
-    fn begin(
-        self: &Rc<Self>,
-        request: Request,
-        checked: Checked,
-        payload: Bytes,
-        share: Share,
-        arrived: Duration,
-    ) {
+    fn begin(self: &Rc<Self>, taken: Taken, checked: Checked, payload: Bytes) {
         self.traffic.meter.taken_in();
-        if let Checked::Read { offset, len, df } = checked
-            && let Some(pieces) = self.reader.read_now(offset, len)
-        {
-            // In memory: a task would cost as much again as the read.
-            return self.answer(&request, Outcome::Read { offset, df, pieces }, share, arrived);
+        if !self.budget.is_alone() {
+            runtime::note_company();
+        }
+        // What needs no wait needs no task, which would cost as much again.
+        match checked {
+            Checked::Read { offset, len, df } => {
+                if let Some(pieces) = self.reader.read_now(offset, len) {
+                    return self.answer(taken, Outcome::Read { offset, df, pieces });
+                }
+            }
+            Checked::Write { offset, fua: false, .. } if payload.len() <= NOW_BYTES_MAX => {
+                match self.volume.write_now(offset, &payload) {
+                    Some(Begun::Done) => return self.answer(taken, Outcome::Done),
+                    Some(Begun::Logged(receipt)) => return self.answer_when_written(taken, receipt),
+                    None => {}
+                }
+            }
+            _ => {}
         }
         let this = Rc::clone(self);
         runtime::spawn(async move {
@@ -201,29 +242,59 @@ impl Connection {
             } else {
                 serving.await
             };
-            match &outcome {
-                // The client hears of it, and a full store would fill the log too.
-                Outcome::Failed { error: error @ WireError::Enospc, text } => {
-                    tracing::debug!(volume = %this.volume.id(), request = ?checked, ?error, reason = text, "request failed");
-                }
-                Outcome::Failed { error, text } => {
-                    tracing::warn!(volume = %this.volume.id(), request = ?checked, ?error, reason = text, "request failed");
-                }
-                Outcome::Done | Outcome::Read { .. } | Outcome::Status(_) => {}
-            }
-            this.answer(&request, outcome, share, arrived);
+            this.tell(&taken.request, &outcome);
+            this.answer(taken, outcome);
         });
     }
 
-    /// Puts the reply into the outbox and counts it (I4).
-    fn answer(&self, request: &Request, outcome: Outcome, share: Share, arrived: Duration) {
+    /// Answers a write that is logged when it is in the store, together with all others of its batch.
+    fn answer_when_written(self: &Rc<Self>, taken: Taken, receipt: Receipt) {
+        let mut logged = self.logged.borrow_mut();
+        if let Some(last) = &*logged
+            && last.receipt.is_shared_with(&receipt)
+        {
+            // It is still on its way, because it took this one in: so are those who wait for it.
+            return last.writes.borrow_mut().push(taken);
+        }
+        let writes = Rc::new(RefCell::new(vec![taken]));
+        *logged = Some(Logged { receipt: receipt.clone(), writes: Rc::clone(&writes) });
+        let this = Rc::clone(self);
+        runtime::spawn(async move {
+            let written = receipt.written().await;
+            for taken in writes.take() {
+                let outcome = match &written {
+                    Ok(()) => Outcome::Done,
+                    Err(error) => Outcome::from(error),
+                };
+                this.tell(&taken.request, &outcome);
+                this.answer(taken, outcome);
+            }
+        });
+    }
+
+    /// Tells the log of a request that failed though nothing was wrong with it.
+    fn tell(&self, request: &Request, outcome: &Outcome) {
+        match outcome {
+            // The client hears of it, and a full store would fill the log too.
+            Outcome::Failed { error: error @ WireError::Enospc, text } => {
+                tracing::debug!(volume = %self.volume.id(), ?request, ?error, reason = text, "request failed");
+            }
+            Outcome::Failed { error, text } => {
+                tracing::warn!(volume = %self.volume.id(), ?request, ?error, reason = text, "request failed");
+            }
+            Outcome::Done | Outcome::Read { .. } | Outcome::Status(_) => {}
+        }
+    }
+
+    /// Puts the reply into the outbox.
+    fn answer(&self, Taken { request, share, arrived }: Taken, outcome: Outcome) {
         let success = match &outcome {
             Outcome::Failed { .. } => Success::Failed,
             Outcome::Done | Outcome::Read { .. } | Outcome::Status(_) => Success::Done,
         };
-        self.outbox.put(share, |reply| answer(reply, &self.agreed, request.cookie, outcome));
-        let took = runtime::now().saturating_sub(arrived);
-        self.traffic.meter.answered(Operation::of(request.command), request.len, took, success);
+        let operation = Operation::of(request.command);
+        let answered = Answered { _share: share, operation, len: request.len, success, arrived };
+        self.outbox.put(answered, |reply| answer(reply, &self.agreed, request.cookie, outcome));
     }
 
     /// Waits as long as the volume's limits ask for, before anything of the budget is taken that others could use.
@@ -256,6 +327,12 @@ impl Connection {
 
     /// The next `len` bytes; `None` when the stream ends before.
     async fn payload(&self, buf: &mut BytesMut, len: usize) -> io::Result<Option<Bytes>> {
+        if len > RECEIVE_BYTES {
+            return self.large_payload(buf, len).await;
+        }
+        if len > 0 {
+            self.head_room.set(RECEIVE_BYTES);
+        }
         if buf.len() < len {
             // Room for the whole, so that it is not moved again, and for what comes behind it.
             buf.reserve(len - buf.len() + RECEIVE_BYTES / 4);
@@ -266,12 +343,28 @@ impl Connection {
                 return Ok(None);
             }
         }
-        let payload = buf.split_to(len).freeze();
-        if len > RECEIVE_BYTES {
-            // Else the few bytes behind it would keep its whole memory, for as long as the client says no more.
-            *buf = BytesMut::from(&buf[..]);
+        Ok(Some(buf.split_to(len).freeze()))
+    }
+
+    /// The same in memory of its own, of which nothing is left over for a few bytes behind it to hold.
+    async fn large_payload(&self, buf: &mut BytesMut, len: usize) -> io::Result<Option<Bytes>> {
+        let mut payload = BytesMut::with_capacity(len);
+        payload.extend_from_slice(&buf.split_to(buf.len().min(len)));
+        while payload.len() < len {
+            let (result, back) = self.socket.recv(payload).await;
+            payload = back;
+            if result? == 0 {
+                return Ok(None);
+            }
         }
-        Ok(Some(payload))
+        *buf = BytesMut::from(&buf[..]);
+        if payload.len() > len {
+            // The memory was larger than asked for.
+            buf.extend_from_slice(&payload.split_off(len));
+        }
+        // Another such is most likely next, of which the fewer bytes have to be moved the fewer come with its head.
+        self.head_room.set(HEAD_BYTES);
+        Ok(Some(payload.freeze()))
     }
 
     /// Throws `len` bytes away. Whether they all came.

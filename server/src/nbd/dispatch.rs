@@ -78,8 +78,8 @@ pub(super) enum Outcome {
     },
 }
 
-impl From<Error> for Outcome {
-    fn from(error: Error) -> Self {
+impl From<&Error> for Outcome {
+    fn from(error: &Error) -> Self {
         Self::Failed { error: wire_error(error.kind()), text: error.to_string() }
     }
 }
@@ -100,7 +100,7 @@ pub(super) async fn serve(
         Checked::Read { offset, len, df } => {
             return match reader.read(offset, len).await {
                 Ok(pieces) => Outcome::Read { offset, df, pieces },
-                Err(error) => error.into(),
+                Err(error) => (&error).into(),
             };
         }
         Checked::BlockStatus { offset, len, req_one } => {
@@ -117,7 +117,7 @@ pub(super) async fn serve(
                 };
                 match list {
                     Ok(list) => lists.push(list),
-                    Err(error) => return error.into(),
+                    Err(error) => return (&error).into(),
                 }
             }
             return Outcome::Status(lists);
@@ -135,7 +135,7 @@ pub(super) async fn serve(
     };
     match done {
         Ok(()) => Outcome::Done,
-        Err(error) => error.into(),
+        Err(error) => (&error).into(),
     }
 }
 

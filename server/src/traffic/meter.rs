@@ -102,7 +102,7 @@ pub(crate) struct OperationTally {
     pub(crate) bytes: u64,
     /// Requests that were answered with an error.
     pub(crate) errors: u64,
-    /// Of all requests, from their arrival to the moment at which their reply was ready to be sent.
+    /// Of all requests, from their arrival to the moment at which their reply left.
     pub(crate) latencies: Latencies,
 }
 
@@ -122,7 +122,7 @@ impl Meter {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    /// Its answer is ready. `operation` is `None` for a request that means nothing.
+    /// Its reply leaves. `operation` is `None` for a request that means nothing.
     pub(crate) fn answered(&self, operation: Option<Operation>, len: u32, took: Duration, success: Success) {
         self.in_flight.fetch_sub(1, Relaxed);
         let Some(operation) = operation else { return };

@@ -88,6 +88,23 @@ impl Driver {
         }
     }
 
+    /// Does in place what was started, where that is one thing alone and its completion all there is to wait for. Whether it
+    /// was done. The thread pool has threads for it.
+    pub(crate) fn wait_in_place(&mut self) -> bool {
+        match self {
+            Driver::Uring(uring) => uring.wait_in_place(),
+            Driver::Threads(_) | Driver::Simulated(_) => false,
+        }
+    }
+
+    /// More than one thing goes on at a time on this thread.
+    pub(crate) fn note_company(&mut self) {
+        match self {
+            Driver::Uring(uring) => uring.note_company(),
+            Driver::Threads(_) | Driver::Simulated(_) => {}
+        }
+    }
+
     /// Hands over what was started and waits for a completion, a wake-up from another thread or the timeout, or
     /// returns for no reason.
     pub(crate) fn park(&mut self, timeout: Option<Duration>) {

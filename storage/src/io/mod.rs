@@ -4,6 +4,7 @@ mod availability;
 mod buffer;
 mod driver;
 mod file;
+mod in_place;
 mod op;
 mod operation;
 mod pool;

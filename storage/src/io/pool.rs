@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::FallocateFlags;
-
-use super::buffer::append_with;
+use super::in_place::perform;
 use super::op::Op;
 use super::table::Key;
 use crate::runtime::Remote;
@@ -117,27 +115,5 @@ impl Shared {
     fn finish(&self, finished: Finished) {
         lock(&self.finished).push(finished);
         self.remote.wake();
-    }
-}
-
-/// Does a file operation once, on the calling thread.
-fn perform(op: &mut Op) -> io::Result<usize> {
-    match op {
-        Op::Read { file, offset, len, buf } => append_with(buf, *len, |spare| {
-            let (filled, _) = rustix::io::pread(file.real(), spare, *offset)?;
-            Ok(filled)
-        }),
-        Op::Write { file, offset, data, skip } => {
-            Ok(rustix::io::pwrite(file.real(), &data.as_slice()[*skip..], *offset)?)
-        }
-        Op::Sync { file } => Ok(rustix::fs::fdatasync(file.real()).map(|()| 0)?),
-        Op::Allocate { file, offset, len } => {
-            Ok(rustix::fs::fallocate(file.real(), FallocateFlags::empty(), *offset, *len).map(|()| 0)?)
-        }
-        Op::Punch { file, offset, len } => {
-            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            Ok(rustix::fs::fallocate(file.real(), mode, *offset, *len).map(|()| 0)?)
-        }
-        Op::Recv { .. } | Op::Send { .. } => unreachable!("sockets are not the pool's"),
     }
 }

@@ -39,6 +39,7 @@ use super::availability;
 use super::buffer;
 use super::driver::Spun;
 use super::file::RealFile;
+use super::in_place::InPlace;
 use super::op::{CHUNKS_MAX, Class, Op, window};
 use super::table::{Key, OpTable, Reaped};
 use crate::runtime::Remote;
@@ -80,6 +81,7 @@ pub(crate) struct Uring {
     /// Whether the kernel took the sparse table of files.
     files_registered: bool,
     queues: [Queue; 3],
+    in_place: InPlace,
     remote: Arc<Remote>,
     /// Where the kernel puts the eventfd's count. Never looked at.
     wake_count: Box<[u8; 8]>,
@@ -125,6 +127,7 @@ impl Uring {
             files: Vec::new(),
             files_registered,
             queues: [Queue::default(), Queue::default(), Queue::default()],
+            in_place: InPlace::default(),
             remote,
             wake_count: Box::new([0; 8]),
             wake_armed: false,
@@ -138,16 +141,57 @@ impl Uring {
 
     pub(crate) fn start(&mut self, op: Op) -> Key {
         let class = op.class();
+        let in_flight = self.queues[class as usize].in_flight;
+        let is_held = class == Class::File && self.in_place.may_hold(&op, in_flight);
         let key = self.table.insert(op);
+        if is_held {
+            self.in_place.hold(key);
+            return key;
+        }
+        if class == Class::File {
+            self.release_held();
+        }
+        self.hand_over(key, class);
+        key
+    }
+
+    /// Has the ring do what is not done in place after all.
+    fn release_held(&mut self) {
+        if let Some(held) = self.in_place.release() {
+            self.hand_over(held, Class::File);
+        }
+    }
+
+    fn hand_over(&mut self, key: Key, class: Class) {
         let queue = &self.queues[class as usize];
         let full = queue.in_flight >= class.in_flight_max() || !queue.backlog.is_empty();
         if full || !self.push_op(key, class) {
             self.queues[class as usize].backlog.push_back(key);
         }
-        key
+    }
+
+    /// Does the operation in place that is alone, where nothing else is to be done meanwhile. Whether it was.
+    pub(crate) fn wait_in_place(&mut self) -> bool {
+        let Some(key) = self.in_place.release() else { return false };
+        let has_news = self.found() == Spun::Found;
+        let sends = &self.queues[Class::Send as usize];
+        if has_news || sends.in_flight > 0 || !sends.backlog.is_empty() {
+            self.hand_over(key, Class::File);
+            return false;
+        }
+        self.in_place.run(key, self.table.op(key));
+        true
+    }
+
+    /// More than one thing goes on at a time, so nothing shall be done in place for a while.
+    pub(crate) fn note_company(&mut self) {
+        self.in_place.note_company();
     }
 
     pub(crate) fn reap(&mut self, out: &mut Reaped) {
+        if let Some((key, result)) = self.in_place.take_done() {
+            self.table.complete(key, result, None, out);
+        }
         for completion in self.ring.completion() {
             match completion.user_data() {
                 WAKE => self.wake_armed = false,
@@ -170,6 +214,7 @@ impl Uring {
     }
 
     pub(crate) fn submit(&mut self) -> Spun {
+        self.release_held();
         let queue = self.ring.submission();
         let needs_enter = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
         drop(queue);
@@ -187,6 +232,7 @@ impl Uring {
     }
 
     pub(crate) fn park(&mut self, timeout: Option<Duration>) {
+        self.release_held();
         self.pump();
         self.arm_wake();
         // Room in flight and yet a backlog: an enter was refused. Its completions cannot be counted on to wake us.
@@ -209,6 +255,7 @@ impl Uring {
 
     /// Ends all socket operations and waits for those of files. What is left after the timeout is counted.
     pub(crate) fn drain(&mut self, timeout: Duration, out: &mut Reaped) -> usize {
+        self.release_held();
         for class in Class::ALL.into_iter().filter(|class| class.is_socket()) {
             for key in std::mem::take(&mut self.queues[class as usize].backlog) {
                 self.table.complete(key, Err(Errno::CANCELED.into()), None, out);

@@ -10,7 +10,7 @@ use std::{
     future,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::*},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*},
     },
     task::{Poll, Waker},
     time::Duration,
@@ -66,6 +66,8 @@ pub(crate) struct Batch {
     /// Records whose place is taken but which are not filled in yet.
     pub(crate) leases: AtomicU32,
     state: AtomicU8,
+    /// Somebody waits for it, or for room that it takes.
+    is_awaited: AtomicBool,
     waiting: Mutex<Waiting>,
 }
 
@@ -92,6 +94,7 @@ impl Batch {
             since: runtime::now(),
             leases: AtomicU32::new(0),
             state: AtomicU8::new(ON_ITS_WAY),
+            is_awaited: AtomicBool::new(false),
             waiting: Mutex::default(),
         }
     }
@@ -103,7 +106,11 @@ impl Batch {
     /// Counts bytes of a volume that this batch carries.
     pub(crate) fn charge(&self, gauge: &Arc<Gauge>, bytes: u64) {
         gauge.add(bytes);
-        self.waiting().gauges.push((Arc::clone(gauge), bytes));
+        let mut waiting = self.waiting();
+        match waiting.gauges.last_mut() {
+            Some((last, charged)) if Arc::ptr_eq(last, gauge) => *charged += bytes,
+            Some(_) | None => waiting.gauges.push((Arc::clone(gauge), bytes)),
+        }
     }
 
     /// The batch and all before it are in the store, or never will be.
@@ -117,11 +124,21 @@ impl Batch {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Has it sent out by the next pump.
+    pub(crate) fn hurry(&self) {
+        self.is_awaited.store(true, Release);
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Acquire)
+    }
+
     /// Waits until this batch and all before it are in the store. Dropping the future changes nothing.
     ///
     /// # Errors
     /// [`Kind::Latched`] when writing failed.
     pub(crate) async fn written(&self) -> Result<()> {
+        self.hurry();
         future::poll_fn(|cx| {
             if let Some(result) = self.result() {
                 return Poll::Ready(result);

@@ -12,7 +12,8 @@
 //!     kernel may report success for the sync after a failed one (DESIGN section 3).
 //!
 //! Batches go out when the device has nothing of ours to do, so that a lone write does not wait and many writes share
-//! one device write. Workers call [`Log::pump`] at the end of each turn; a completed write calls it too.
+//! one device write. Workers call [`Log::pump`] at the end of each turn; a completed write calls it too. A batch that nobody
+//! waits for, because all that is in it was acknowledged from staging, lingers for more to come ([`LINGER`]).
 //!
 //! Lock order: a volume's state, then the log's, then windows and segments.
 
@@ -54,6 +55,13 @@ const WRITES_MAX: u32 = 2;
 /// Longest time that writes are acknowledged from staging while an older one is not in the store: what a crash of the host
 /// takes of a volume with write-back, at most.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
+
+/// How long a batch that nobody waits for takes more in. With one device write for each acknowledged write of a lone client,
+/// its processor would do little else; so short that little is in staging alone when the host dies.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// With so many blocks it lingers no longer: the device is at its best, and whoever writes next to it waits for little.
+const LINGER_BLOCKS: u32 = 64;
 
 /// A batch with so many blocks of data takes no more. The device gets at most [`WRITES_MAX`] batches at once, so this bounds
 /// what a read waits for that comes behind them, and it is large enough that their headers cost nothing: a megabyte.
@@ -154,6 +162,8 @@ struct Open {
     records: u16,
     records_bytes: usize,
     data_blocks: u32,
+    /// It lingers, and somebody will look after it in time.
+    is_looked_after: bool,
 }
 
 enum Entry {
@@ -365,6 +375,16 @@ struct Place {
     blocks: u32,
     /// Byte of the record in the header block.
     at: usize,
+}
+
+impl Open {
+    /// Whether it has lingered enough.
+    fn is_due(&self) -> bool {
+        self.records > 0
+            && (self.batch.is_awaited()
+                || self.data_blocks >= LINGER_BLOCKS
+                || runtime::now().saturating_sub(self.batch.since) >= LINGER)
+    }
 }
 
 impl State {

@@ -150,7 +150,13 @@ impl Log {
         let mut bytes = header.open(&self.identity);
         bytes.resize(BLOCK_BYTES, 0);
         self.staging.memory().copy_in(self.staging.range(window, block, 1).start, &bytes);
-        state.open = Some(Open { batch: Arc::new(batch), records: 0, records_bytes: 0, data_blocks: 0 });
+        state.open = Some(Open {
+            batch: Arc::new(batch),
+            records: 0,
+            records_bytes: 0,
+            data_blocks: 0,
+            is_looked_after: false,
+        });
         self.unwritten_since_us.store(state.unwritten_since_us(), Relaxed);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Batches on their way out: sealed, written, and acknowledged in log order.
 
-use super::{Entry, Log, Open, Stage, State, WRITES_MAX};
+use super::{Entry, LINGER, Log, Open, Stage, State, WRITES_MAX};
 use crate::{
     address::{BLOCK_BYTES, Lsn, SegmentId},
     below,
@@ -31,10 +31,35 @@ impl Log {
     /// Sends out what is ready. Call it at the end of a turn, on a runtime's thread.
     pub(crate) fn pump(self: &Arc<Self>) {
         let mut state = self.lock();
-        if state.writing < WRITES_MAX && state.open.as_ref().is_some_and(|open| open.records > 0) {
-            Self::close(&mut state);
-        }
+        self.close_if_due(&mut state);
         self.submit(&mut state);
+    }
+
+    /// Has the open batch sent out now, though nobody waits for what is in it.
+    pub(crate) fn hurry(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if let Some(open) = &state.open {
+            open.batch.hurry();
+        }
+        self.close_if_due(&mut state);
+        self.submit(&mut state);
+    }
+
+    /// Closes the open batch if the device is to have it now; else sees to it that somebody comes back for it.
+    fn close_if_due(self: &Arc<Self>, state: &mut State) {
+        let Some(open) = &mut state.open else { return };
+        if open.is_due() {
+            // If too much is under way, what completes comes back.
+            if state.writing < WRITES_MAX {
+                Self::close(state);
+            }
+        } else if open.records > 0 && !std::mem::replace(&mut open.is_looked_after, true) {
+            let log = Arc::clone(self);
+            runtime::spawn(async move {
+                runtime::sleep(LINGER).await;
+                log.pump();
+            });
+        }
     }
 
     /// Seals and writes closed batches whose records are all filled in, and footers whose batches are all sealed, as many as
@@ -151,9 +176,7 @@ impl Log {
                 None => {}
             }
         }
-        if state.writing < WRITES_MAX && state.open.as_ref().is_some_and(|open| open.records > 0) {
-            Self::close(&mut state);
-        }
+        self.close_if_due(&mut state);
         self.submit(&mut state);
         self.unwritten_since_us.store(state.unwritten_since_us(), Relaxed);
         drop(state);
@@ -187,6 +210,7 @@ impl Log {
             };
             match batch {
                 Some(batch) => {
+                    batch.hurry();
                     self.pump();
                     batch.written().await?;
                 }

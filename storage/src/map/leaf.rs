@@ -83,7 +83,17 @@ impl Leaf {
     pub(crate) fn replace(&mut self, start: u8, len: u16, state: Option<RunState>, checksums: &[u32]) -> i64 {
         let (from, to) = (u16::from(start), u16::from(start) + len);
         assert!(len > 0 && usize::from(to) <= BLOCKS);
-        let first = self.runs.partition_point(|r| r.end() <= from);
+        let first = self.first_behind(from);
+        if let Some(state) = state
+            && let Some(run) = self.runs.get_mut(first)
+            && (run.start, run.len) == (start, len)
+        {
+            // The run as it stands gets another state: what most writes of a leaf that is written at random are.
+            let removed = if matches!(run.state, RunState::Data(_)) { i64::from(len) } else { 0 };
+            run.state = state;
+            self.join(first.saturating_sub(1), first + 2);
+            return self.set_checksums(from, to, Some(state), checksums) - removed;
+        }
         let last = first + self.runs[first..].partition_point(|r| u16::from(r.start) < to);
         let mut removed = 0;
         let mut middle: SmallVec<[Run; 3]> = SmallVec::new();
@@ -109,17 +119,31 @@ impl Leaf {
         }
         self.runs.splice(first..last, middle.iter().copied());
         self.join(first.saturating_sub(1), first + middle.len() + 1);
+        self.set_checksums(from, to, state, checksums) - removed
+    }
 
-        let mut added = 0;
+    /// Sets the checksums of blocks, which are zero where there is no data. Gives the number of data blocks among them.
+    fn set_checksums(&mut self, from: u16, to: u16, state: Option<RunState>, checksums: &[u32]) -> i64 {
+        let blocks = usize::from(from)..usize::from(to);
         if let Some(RunState::Data(_)) = state {
-            assert_eq!(checksums.len(), usize::from(len));
+            assert_eq!(checksums.len(), blocks.len());
             let table = self.checksums.get_or_insert_with(|| Box::new([0; BLOCKS]));
-            table[usize::from(from)..usize::from(to)].copy_from_slice(checksums);
-            added = i64::from(len);
-        } else if let Some(table) = &mut self.checksums {
-            table[usize::from(from)..usize::from(to)].fill(0);
+            table[blocks].copy_from_slice(checksums);
+            return i64::from(to - from);
         }
-        added - removed
+        if let Some(table) = &mut self.checksums {
+            table[blocks].fill(0);
+        }
+        0
+    }
+
+    /// The first run that ends behind block `at`.
+    fn first_behind(&self, at: u16) -> usize {
+        match self.runs.get(usize::from(at)) {
+            // Every block up to here is a run of its own.
+            Some(run) if u16::from(run.start) == at => usize::from(at),
+            Some(_) | None => self.runs.partition_point(|r| r.end() <= at),
+        }
     }
 
     /// Joins runs that continue each other between these two places.
@@ -145,7 +169,7 @@ impl Leaf {
         mut each: impl FnMut(u8, u16, Option<RunState>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let (mut at, to) = (u16::from(start), u16::from(start) + len);
-        let first = self.runs.partition_point(|r| r.end() <= at);
+        let first = self.first_behind(at);
         for run in &self.runs[first..] {
             let run_start = u16::from(run.start);
             if run_start >= to {

@@ -26,7 +26,7 @@ pub(crate) trait Nodes {
     fn get(&self, node: &NodeRef) -> Option<Arc<Node>>;
 }
 
-/// A node that must be read before the operation can go on. Nothing was changed.
+/// A node that must be read before the operation can go on. No block was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Missing {
     pub(crate) node: NodeRef,
@@ -141,19 +141,31 @@ impl Tree {
         done.map(|_| ())
     }
 
-    /// Makes sure that [`Self::replace`] of this range will not miss a node: those on its path are held by the tree
-    /// from now on, and count as changed. Gives the number of nodes that became dirty.
+    /// Gets ready for [`Self::replace_prepared`] of this range: the nodes on its path are held by the tree from now on,
+    /// and count as changed. Adds the number of nodes that became dirty, also when one is missing.
     pub(crate) fn prepare(
         &mut self,
         nodes: &impl Nodes,
         start: u64,
         len: u64,
         grasp: Grasp,
-    ) -> Result<u64, Missing> {
-        ensure(&self.root, nodes, ROOT_LEVEL, start, len, grasp)?;
-        let mut dirtied = 0;
-        prepare(&mut self.root, nodes, ROOT_LEVEL, start, len, grasp, &mut dirtied);
-        Ok(dirtied)
+        dirtied: &mut u64,
+    ) -> Result<(), Missing> {
+        prepare(&mut self.root, nodes, ROOT_LEVEL, start, len, grasp, dirtied)
+    }
+
+    /// Makes a range that is prepared what `state` says. Gives the number of nodes that became dirty.
+    ///
+    /// # Panics
+    /// If it, or a part of it, is not prepared.
+    pub(crate) fn replace_prepared(&mut self, start: u64, len: u64, state: NewState<'_>) -> u64 {
+        struct AllInHand;
+        impl Nodes for AllInHand {
+            fn get(&self, _node: &NodeRef) -> Option<Arc<Node>> {
+                None
+            }
+        }
+        self.replace_ensured(&AllInHand, start, len, state)
     }
 
     /// Makes the range what `state` says. Gives the number of nodes that became dirty.
@@ -165,23 +177,27 @@ impl Tree {
         state: NewState<'_>,
     ) -> Result<u64, Missing> {
         assert!(len > 0 && start + len <= TREE_BLOCKS);
+        ensure(&self.root, nodes, ROOT_LEVEL, start, len)?;
+        Ok(self.replace_ensured(nodes, start, len, state))
+    }
+
+    fn replace_ensured(&mut self, nodes: &impl Nodes, start: u64, len: u64, state: NewState<'_>) -> u64 {
         if len == TREE_BLOCKS && !matches!(state, NewState::Data(..)) {
             // A root on disk does not know its count, the volume does.
             self.root = if matches!(state, NewState::Hole) { Child::Empty } else { Child::Zero };
             self.mapped = 0;
-            return Ok(0);
+            return 0;
         }
-        ensure(&self.root, nodes, ROOT_LEVEL, start, len, Grasp::Whole)?;
         let mut dirtied = 0;
         let delta = replace(&mut self.root, nodes, ROOT_LEVEL, start, len, state, &mut dirtied);
         self.mapped = self.mapped.checked_add_signed(delta).expect("the count follows the map");
-        Ok(dirtied)
+        dirtied
     }
 
     /// All nodes that [`Self::replace`] of this range would have to wait for, as far as they can be told now: what lies
     /// below a missing node shows only once that is read.
     pub(crate) fn missing(&self, nodes: &impl Nodes, start: u64, len: u64) -> Option<Missing> {
-        ensure(&self.root, nodes, ROOT_LEVEL, start, len, Grasp::Whole).err()
+        ensure(&self.root, nodes, ROOT_LEVEL, start, len).err()
     }
 
     /// After a checkpoint: lets go of the nodes that are on disk now, so that only the cache holds them.
@@ -251,18 +267,16 @@ fn prepare(
     len: u64,
     grasp: Grasp,
     dirtied: &mut u64,
-) {
+) -> Result<(), Missing> {
     let settled = matches!(child, Child::Empty | Child::Zero);
     if settled || (grasp == Grasp::Whole && len == node_blocks(level)) {
-        return;
+        return Ok(());
     }
-    match own(child, nodes, level, dirtied) {
-        NodeBody::Leaf(_) => {}
-        NodeBody::Inner(inner) => {
-            for (i, from, len) in parts(level, start, len) {
-                prepare(&mut inner.children[i], nodes, level - 1, from, len, grasp, dirtied);
-            }
-        }
+    match own(child, nodes, level, dirtied)? {
+        NodeBody::Leaf(_) => Ok(()),
+        NodeBody::Inner(inner) => parts(level, start, len).try_for_each(|(i, from, len)| {
+            prepare(&mut inner.children[i], nodes, level - 1, from, len, grasp, dirtied)
+        }),
     }
 }
 
@@ -287,15 +301,8 @@ pub(crate) fn node_blocks(level: u32) -> u64 {
     if level == 0 { LEAF_BLOCKS } else { child_blocks(level) * 256 }
 }
 
-fn ensure(
-    child: &Child,
-    nodes: &impl Nodes,
-    level: u32,
-    start: u64,
-    len: u64,
-    grasp: Grasp,
-) -> Result<(), Missing> {
-    if grasp == Grasp::Whole && len == node_blocks(level) {
+fn ensure(child: &Child, nodes: &impl Nodes, level: u32, start: u64, len: u64) -> Result<(), Missing> {
+    if len == node_blocks(level) {
         return Ok(());
     }
     let cached;
@@ -310,19 +317,27 @@ fn ensure(
     match node.body() {
         NodeBody::Leaf(_) => Ok(()),
         NodeBody::Inner(inner) => parts(level, start, len)
-            .try_for_each(|(i, from, len)| ensure(&inner.children[i], nodes, level - 1, from, len, grasp)),
+            .try_for_each(|(i, from, len)| ensure(&inner.children[i], nodes, level - 1, from, len)),
     }
 }
 
 /// The node at `child`, made so that it may be changed: loaded, unshared, without a home.
-fn own<'a>(child: &'a mut Child, nodes: &impl Nodes, level: u32, dirtied: &mut u64) -> &'a mut NodeBody {
+fn own<'a>(
+    child: &'a mut Child,
+    nodes: &impl Nodes,
+    level: u32,
+    dirtied: &mut u64,
+) -> Result<&'a mut NodeBody, Missing> {
     let fresh = match child {
         Child::Loaded(node) => {
             // A node that others hold too is copied first.
             *dirtied += u64::from(node.home().is_some() || Arc::strong_count(node) > 1);
             None
         }
-        Child::Stored(node) => Some(Node::clone(&nodes.get(node).expect("ensured before"))),
+        Child::Stored(node) => {
+            let stored = nodes.get(node).ok_or(Missing { node: *node, level })?;
+            Some(Node::clone(&stored))
+        }
         Child::Empty if level == 0 => Some(Node::new(NodeBody::Leaf(Leaf::default()))),
         Child::Zero if level == 0 => Some(Node::new(NodeBody::Leaf(Leaf::zero()))),
         Child::Empty => Some(Node::filled(&Child::Empty)),
@@ -333,7 +348,7 @@ fn own<'a>(child: &'a mut Child, nodes: &impl Nodes, level: u32, dirtied: &mut u
         *child = Child::Loaded(Arc::new(node));
     }
     match child {
-        Child::Loaded(node) => Arc::make_mut(node).body_mut(),
+        Child::Loaded(node) => Ok(Arc::make_mut(node).body_mut()),
         Child::Empty | Child::Zero | Child::Stored(_) => unreachable!("loaded above"),
     }
 }
@@ -366,7 +381,7 @@ fn replace(
         }
         _ => {}
     }
-    match own(child, nodes, level, dirtied) {
+    match own(child, nodes, level, dirtied).expect("ensured before") {
         NodeBody::Leaf(leaf) => replace_leaf(leaf, start, len, state),
         NodeBody::Inner(inner) => {
             let mut delta = 0;

@@ -48,6 +48,12 @@ pub async fn yield_now() {
     .await;
 }
 
+/// Says that more than one thing goes on at a time: for a while no file operation is waited for by the thread itself, as
+/// it else may be when it is alone.
+pub fn note_company() {
+    Core::current().driver().note_company();
+}
+
 /// Has `hook` called at the end of each turn, after the tasks have run and before what they queued is submitted, until
 /// the returned guard is dropped. The hook may start I/O, wake and spawn; tasks it makes ready run before the wait.
 #[must_use = "the hook is removed with this guard"]

@@ -299,6 +299,7 @@ impl Core {
                     None => panic!("everything waits, and nothing is left that could happen"),
                 }
             }
+            Clock::Real if !self.remote.is_filled() && self.driver().wait_in_place() => {}
             Clock::Real => {
                 let began = self.now();
                 let what = if self.driver().has_file_ops() { For::Disk } else { For::Others };

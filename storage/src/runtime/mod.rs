@@ -12,7 +12,7 @@ mod remote;
 mod tests;
 mod timers;
 
-pub use current::{handle, now, on_turn_end, sleep, spawn, yield_now};
+pub use current::{handle, note_company, now, on_turn_end, sleep, spawn, yield_now};
 pub use engine::{Engine, Runtime};
 pub use executor::TurnEnd;
 pub use remote::Handle;

@@ -4,6 +4,7 @@ use super::lines::{
     CELL, CELLS_A_BLOCK, Timeline, bytes_of, is_snapshot, snapshot_id, volume_id, volume_of, word,
 };
 use super::start::{FORK, MAIN, WRITEBACK};
+use crate::world::write_either_way;
 use futures_util::future::{Either, join, select};
 use sandstone_storage::{
     Allocation, Durability, ForkSpec, Health, Kind, Store, Volume, VolumeChange, runtime,
@@ -151,7 +152,7 @@ impl Doing<'_> {
             (data, timeline.floors.begun)
         };
         let volume = self.volume(id)?;
-        volume.write(from * CELL, bytes_of(&data), durability).await.map_err(told)?;
+        write_either_way(&volume, from * CELL, bytes_of(&data), durability).await.map_err(told)?;
         self.acknowledged(&volume, durability, steps)
     }
 

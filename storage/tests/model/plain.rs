@@ -1,6 +1,6 @@
 //! A volume as a plain array of blocks, and what a request makes of it.
 
-use crate::world::{BLOCK, Random, unless_full};
+use crate::world::{BLOCK, Random, unless_full, write_either_way};
 use bytes::Bytes;
 use sandstone_storage::{Allocation, Durability, ExtentState, Piece, Volume};
 use std::{ops::Range, rc::Rc};
@@ -182,7 +182,7 @@ impl Edit {
     pub(crate) async fn send(&self, volume: &Volume, durability: Durability) -> bool {
         let (offset, len) = (self.offset, self.len);
         unless_full(match &self.what {
-            What::Write(data) => volume.write(offset, data.clone(), durability).await,
+            What::Write(data) => write_either_way(volume, offset, data.clone(), durability).await,
             What::Trim => volume.trim(offset, len, durability).await,
             What::Zeroes(allocation) => volume.write_zeroes(offset, len, *allocation, durability).await,
         })

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use sandstone_storage::{
-    Durability, File, Kind, Parts, Piece, RecoveryReport, Result, Settings, SharedMemory, SimDisk,
+    Begun, Durability, File, Kind, Parts, Piece, RecoveryReport, Result, Settings, SharedMemory, SimDisk,
     StoppedStore, Store, Volume, VolumeSpec,
 };
 use std::{cell::RefCell, sync::Arc};
@@ -298,6 +298,22 @@ pub(crate) async fn volume(store: &Store, number: u128, blocks: u64, writeback: 
 
 pub(crate) async fn write(volume: &Volume, block: u64, data: &Bytes) {
     volume.write(block * BLOCK, data.clone(), Durability::Volatile).await.expect("a write");
+}
+
+/// Writes as a server does: at once where nothing is in the way, else with whatever has to be waited for. Which of them is
+/// tried is up to the place.
+pub(crate) async fn write_either_way(
+    volume: &Volume,
+    offset: u64,
+    data: Bytes,
+    durability: Durability,
+) -> Result<()> {
+    let tries = durability == Durability::Volatile && (offset / BLOCK).is_multiple_of(2);
+    match tries.then(|| volume.write_now(offset, &data)).flatten() {
+        Some(Begun::Done) => Ok(()),
+        Some(Begun::Logged(receipt)) => receipt.written().await,
+        None => volume.write(offset, data, durability).await,
+    }
 }
 
 pub(crate) async fn assert_holds(volume: &Volume, block: u64, data: &Bytes) {

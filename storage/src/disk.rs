@@ -195,7 +195,14 @@ impl Disk {
         rotten
     }
 
-    fn cache_blocks(&self, first: Address, bytes: &[u8], account: &Arc<Account>, newcomer: Newcomer) {
+    /// Puts blocks into the cache that it has not.
+    pub(crate) fn cache_blocks(
+        &self,
+        first: Address,
+        bytes: &[u8],
+        account: &Arc<Account>,
+        newcomer: Newcomer,
+    ) {
         for (i, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
             // A copy, because the block is a small part of what was read.
             let make = || Bytes::copy_from_slice(block);

@@ -197,11 +197,13 @@ async fn allocate(shared: &Shared, ahead: usize) {
 
 /// Writes free slots once, so that the log's writes into them change no metadata of the file system.
 async fn prepare(shared: &Shared) {
-    // Small and with pauses, because somebody is waiting for a sync meanwhile: about 150 MiB a second.
-    const STEP_BYTES: usize = 256 << 10;
-    const PAUSE: Duration = Duration::from_millis(1);
+    // Each step changes metadata, for which the next sync waits: few and large ones make few syncs wait. With pauses, because
+    // somebody waits for a sync meanwhile: about 150 MiB a second.
+    const STEP_BYTES: usize = 2 << 20;
+    const PAUSE: Duration = Duration::from_millis(12);
     let disk = &shared.engine.disk;
     let geometry = disk.segments.geometry;
+    let mut has_one = disk.segments.has_prepared();
     while let Some(slot) = disk.segments.take_to(Worked::Written, PREPARED_AHEAD) {
         let start = geometry.offset(slot, 0);
         let mut at = 0;
@@ -216,9 +218,13 @@ async fn prepare(shared: &Shared) {
             zeroes.resize(step, 0);
             written = disk.file.write(start + at, WriteBuf::Owned(zeroes)).await.is_ok();
             at += step as u64;
-            runtime::sleep(PAUSE).await;
+            if has_one {
+                // Without any the log is where each sync is slow, until this is done.
+                runtime::sleep(PAUSE).await;
+            }
         }
         disk.segments.give_back(slot, if written { Worked::Written } else { Worked::Punched });
+        has_one = true;
         if !written || shared.is_closing() {
             return;
         }

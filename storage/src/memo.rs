@@ -18,7 +18,9 @@ use std::{cell::RefCell, sync::Arc};
 const PLACES: usize = 8;
 
 #[derive(Debug, Default)]
-pub(crate) struct Memo(RefCell<[Option<(Address, Arc<Node>)>; PLACES]>);
+pub(crate) struct Memo(RefCell<[Place; PLACES]>);
+
+type Place = Option<(Address, Arc<Node>)>;
 
 /// The cache with a memo in front of it.
 pub(crate) struct Remembered<'a> {

@@ -2,6 +2,7 @@
 
 use crate::{
     address::{Address, BLOCK_BYTES},
+    cache::Newcomer,
     disk::{Fill, NodesInHand},
     error::Result,
     map::{Mapping, MappingState, Nodes, RunState},
@@ -267,7 +268,12 @@ impl Volume {
             let mut copied = BytesMut::new();
             let staged = engine.log.staging.read(here, blocks - at, &mut copied);
             if staged > 0 {
-                pieces.push(Piece::Data(copied.freeze()));
+                let data = copied.freeze();
+                if data.len() < STREAM_BYTES as usize {
+                    // Staging holds it for a while only, and what is read soon after it was written is read again.
+                    engine.disk.cache_blocks(here, &data, &self.knobs.account, Newcomer::Wanted);
+                }
+                pieces.push(Piece::Data(data));
                 *hits += staged as usize;
                 at += staged;
             } else if let Some(block) = engine.disk.blocks.get(here, Bytes::clone) {

@@ -320,9 +320,14 @@ impl Segments {
         Some(Taken { id, slot, prepared })
     }
 
-    /// Whether the next segment would get a prepared slot, and slots are so plenty that a segment may be left early.
+    /// Whether the next segment would get a prepared slot.
+    pub(crate) fn has_prepared(&self) -> bool {
+        self.lock().slots.contains(&SlotState::Prepared)
+    }
+
+    /// The same, and slots are so plenty that a segment may be left early.
     pub(crate) fn offers_prepared(&self) -> bool {
-        self.free() > self.geometry.slots / 2 && self.lock().slots.contains(&SlotState::Prepared)
+        self.free() > self.geometry.slots / 2 && self.has_prepared()
     }
 
     /// Nothing more will be written to the segment.

@@ -69,6 +69,23 @@ fn cache_size_bounds_what_a_volume_keeps_and_changes_at_once() {
 }
 
 #[test]
+fn what_is_read_back_from_staging_stays_in_memory_when_that_moves_on() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let (one, other) = (volume(&store, 1, 64, false).await, volume(&store, 2, 200, false).await);
+        change(&store, 1, |s| s.cache_bytes = 1 << 20).await;
+        write(&one, 0, &filled(20, 1)).await;
+        touch(&one, 0..10).await;
+        write(&other, 0, &filled(200, 2)).await;
+        touch(&one, 0..20).await;
+        let stats = one.stats();
+        assert_eq!((stats.cache_hits, stats.cache_misses), (20, 10), "only what was not read is gone");
+        assert_holds(&one, 0, &filled(20, 1)).await;
+    });
+}
+
+#[test]
 fn forks_find_what_another_brought_in() {
     let world = World::new(roomy(), 1);
     Runtime::simulated(1).block_on(async {

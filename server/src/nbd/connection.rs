@@ -36,10 +36,14 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Room for one receive: some dozens of small writes.
+/// Most room for one receive: some dozens of small writes.
 const RECEIVE_BYTES: usize = 128 << 10;
 
-/// The same where large payloads follow each other.
+/// Least room: a few small writes, or the heads of hundreds of requests. A thousand clients that each wait for their answer
+/// take no more than they need.
+const RECEIVE_BYTES_LEAST: usize = 16 << 10;
+
+/// Room where large payloads follow each other.
 const HEAD_BYTES: usize = 4 << 10;
 
 /// Requests that a connection begins in a row while others of its worker have some in flight: then it is their turn. One
@@ -85,6 +89,8 @@ pub(super) struct Connection {
     logged: RefCell<Option<Logged>>,
     /// Room for a receive of heads, and of what comes behind them.
     head_room: Cell<usize>,
+    /// The most that one of them brought since there was room made.
+    most_received: Cell<usize>,
     /// When the last receive of heads ended, by the runtime's clock.
     received_at: Cell<Duration>,
     /// Cancelled when no more requests are taken in, or when the connection is cut off.
@@ -128,7 +134,8 @@ impl Connection {
             traffic,
             budget: Budget::connection(worker),
             logged: RefCell::default(),
-            head_room: Cell::new(RECEIVE_BYTES),
+            head_room: Cell::new(RECEIVE_BYTES_LEAST),
+            most_received: Cell::new(0),
             received_at: Cell::new(runtime::now()),
             leaving: wire.cut().child_token(),
             stopping: wire.stopping().clone(),
@@ -161,7 +168,7 @@ impl Connection {
         loop {
             let request = match Request::decode(&mut buf) {
                 Ok(Some(request)) => request,
-                Ok(None) => match self.more(&mut buf, self.head_room.get()).await {
+                Ok(None) => match self.more_heads(&mut buf).await {
                     Ok(0) if buf.is_empty() => return Ending::Closed,
                     Ok(0) => return Ending::Broken("the stream ends within a request".into()),
                     Ok(_) => {
@@ -314,11 +321,22 @@ impl Connection {
         }
     }
 
-    /// Receives more, at least one byte unless the stream ended (0).
-    async fn more(&self, buf: &mut BytesMut, room: usize) -> io::Result<usize> {
-        if buf.capacity() - buf.len() < room.min(RECEIVE_BYTES / 4) {
-            buf.reserve(room);
+    /// Receives heads, and what comes behind them, with as much room as lately was of use.
+    async fn more_heads(&self, buf: &mut BytesMut) -> io::Result<usize> {
+        if buf.capacity() - buf.len() < self.head_room.get() / 4 {
+            if self.head_room.get() != HEAD_BYTES {
+                let room = (2 * self.most_received.take()).next_power_of_two();
+                self.head_room.set(room.clamp(RECEIVE_BYTES_LEAST, RECEIVE_BYTES));
+            }
+            buf.reserve(self.head_room.get());
         }
+        let received = self.more(buf).await?;
+        self.most_received.set(self.most_received.get().max(received));
+        Ok(received)
+    }
+
+    /// Receives more into what room there is, at least one byte unless the stream ended (0).
+    async fn more(&self, buf: &mut BytesMut) -> io::Result<usize> {
         let (result, back) = self.socket.recv(std::mem::take(buf)).await;
         *buf = back;
         self.received_at.set(runtime::now());
@@ -330,16 +348,15 @@ impl Connection {
         if len > RECEIVE_BYTES {
             return self.large_payload(buf, len).await;
         }
-        if len > 0 {
-            self.head_room.set(RECEIVE_BYTES);
+        if len > 0 && self.head_room.get() == HEAD_BYTES {
+            self.head_room.set(RECEIVE_BYTES_LEAST);
         }
         if buf.len() < len {
             // Room for the whole, so that it is not moved again, and for what comes behind it.
-            buf.reserve(len - buf.len() + RECEIVE_BYTES / 4);
+            buf.reserve(len - buf.len() + self.head_room.get());
         }
         while buf.len() < len {
-            let missing = len - buf.len();
-            if self.more(buf, missing).await? == 0 {
+            if self.more(buf).await? == 0 {
                 return Ok(None);
             }
         }
@@ -376,7 +393,8 @@ impl Connection {
             if len == 0 {
                 return Ok(true);
             }
-            if self.more(buf, RECEIVE_BYTES).await? == 0 {
+            buf.reserve(RECEIVE_BYTES_LEAST);
+            if self.more(buf).await? == 0 {
                 return Ok(false);
             }
         }

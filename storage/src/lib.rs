@@ -100,4 +100,4 @@ pub use stopped::StoppedStore;
 pub use store::{RecoveryReport, Store, StoreOptions, StoreStats, VolumeChange, VolumeSpec};
 pub use usage::VolumeStats;
 pub use volume::{ATTRIBUTES_BYTES_MAX, Durability, Settings, Volume};
-pub use write::{Allocation, Begun, Receipt};
+pub use write::{Allocation, Begun, Receipt, Unfinished};

@@ -32,6 +32,7 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{Arc, atomic::Ordering::*},
 };
 
@@ -45,12 +46,37 @@ pub enum Allocation {
 }
 
 /// How far a write has come that was begun at once.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Begun {
     /// It is as durable as it shall be.
     Done,
     /// It is logged, and reads see it.
     Logged(Receipt),
+    /// A part of it is, and something has to be waited for.
+    Started(Unfinished),
+}
+
+/// A write of which a part is logged.
+pub struct Unfinished {
+    volume: Volume,
+    chunks: VecDeque<Chunk>,
+    last: Option<Arc<Batch>>,
+}
+
+impl Unfinished {
+    /// Writes the rest.
+    ///
+    /// # Errors
+    /// As [`Volume::write`].
+    pub async fn finish(self) -> Result<()> {
+        self.volume.commit(self.chunks, self.last, Durability::Volatile).await
+    }
+}
+
+impl fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unfinished").field("chunks", &self.chunks.len()).finish()
+    }
 }
 
 /// For a write that is logged and not in the store yet.
@@ -149,12 +175,12 @@ impl Volume {
         if let Some((at, len)) = edges.tail {
             chunks.push_back(self.edge(at, part(at, len)).await?);
         }
-        self.commit(chunks, durability).await
+        self.commit(chunks, None, durability).await
     }
 
     /// Begins a write of whole blocks at once, where nothing stands in its way: it is logged when this returns. `None` where
-    /// anything does, or the range is not whole blocks or not the volume's: then [`Self::write`] waits, or says what is wrong.
-    /// A part may be written all the same.
+    /// anything does, or the range is not whole blocks or not the volume's: then nothing was done, and [`Self::write`] waits,
+    /// or says what is wrong.
     pub fn write_now(&self, offset: u64, data: &Bytes) -> Option<Begun> {
         let (engine, block_bytes) = (&self.inner.engine, BLOCK_BYTES as u64);
         let is_whole = offset.is_multiple_of(block_bytes) && data.len().is_multiple_of(BLOCK_BYTES);
@@ -166,11 +192,14 @@ impl Volume {
         }
         let (mut chunks, mut last) = (VecDeque::with_capacity(1), None);
         whole_blocks(offset / block_bytes, data.clone(), &mut chunks);
-        self.apply(&mut chunks, &mut last, &engine.disk.nodes).ok()?;
-        Some(match last {
-            Some(batch) if !self.may_acknowledge() => Begun::Logged(Receipt(batch)),
-            Some(_) | None => Begun::Done,
-        })
+        let applied = self.apply(&mut chunks, &mut last, &engine.disk.nodes);
+        match (applied, last) {
+            (Ok(()), Some(batch)) if !self.may_acknowledge() => Some(Begun::Logged(Receipt(batch))),
+            (Ok(()), _) => Some(Begun::Done),
+            (Err(_), None) => None,
+            // Whatever is in the way will be met again.
+            (Err(_), last) => Some(Begun::Started(Unfinished { volume: self.clone(), chunks, last })),
+        }
     }
 
     /// Gives a range back: it reads as zeroes. Blocks that the range covers in part stay as they are, as the
@@ -191,7 +220,7 @@ impl Volume {
             let ends_at = (end * block_bytes > offset + len).then_some(offset + len);
             chunks.push_back(Chunk { block: first, content, edge: None, ends_at });
         }
-        self.commit(chunks, durability).await
+        self.commit(chunks, None, durability).await
     }
 
     /// Makes a range zero, to the byte. Costs what the extents cost, not the bytes.
@@ -226,7 +255,7 @@ impl Volume {
         if let Some((at, len)) = edges.tail {
             chunks.push_back(self.edge(at, zeroes(len)).await?);
         }
-        self.commit(chunks, durability).await
+        self.commit(chunks, None, durability).await
     }
 }
 
@@ -309,11 +338,16 @@ impl Volume {
         Ok(Chunk { edge: Some(Edge { patch, at, seen }), ..chunk })
     }
 
-    /// Logs and maps the chunks, then waits for as much durability as was asked for.
-    async fn commit(&self, mut chunks: VecDeque<Chunk>, durability: Durability) -> Result<()> {
+    /// Logs and maps the chunks, then waits for as much durability as was asked for, of what is in `last` too.
+    async fn commit(
+        &self,
+        mut chunks: VecDeque<Chunk>,
+        mut last: Option<Arc<Batch>>,
+        durability: Durability,
+    ) -> Result<()> {
         self.wait_buffer().await;
         self.inner.engine.wait_clean().await;
-        let (mut last, mut nodes) = (None, NodesInHand::new(&self.inner.engine.disk));
+        let mut nodes = NodesInHand::new(&self.inner.engine.disk);
         while !chunks.is_empty() {
             let room = self.inner.engine.log.room.notified();
             let token = self.inner.engine.readers.enter();

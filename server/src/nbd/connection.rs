@@ -235,20 +235,33 @@ impl Connection {
                 match self.volume.write_now(offset, &payload) {
                     Some(Begun::Done) => return self.answer(taken, Outcome::Done),
                     Some(Begun::Logged(receipt)) => return self.answer_when_written(taken, receipt),
+                    Some(Begun::Started(rest)) => {
+                        return self.answer_later(taken, async move {
+                            rest.finish().await.map_or_else(|error| Outcome::from(&error), |()| Outcome::Done)
+                        });
+                    }
                     None => {}
                 }
             }
             _ => {}
         }
         let this = Rc::clone(self);
-        runtime::spawn(async move {
+        self.answer_later(taken, async move {
             let serving = serve(&this.volume, &this.reader, &this.agreed, checked, payload);
-            let outcome = if let Checked::Cache { .. } = checked {
+            if let Checked::Cache { .. } = checked {
                 // It promises nothing, and may read gigabytes that nobody waits for any more.
                 this.leaving.run_until_cancelled(serving).await.unwrap_or(Outcome::Done)
             } else {
                 serving.await
-            };
+            }
+        });
+    }
+
+    /// Answers when the outcome is there.
+    fn answer_later(self: &Rc<Self>, taken: Taken, serving: impl Future<Output = Outcome> + 'static) {
+        let this = Rc::clone(self);
+        runtime::spawn(async move {
+            let outcome = serving.await;
             this.tell(&taken.request, &outcome);
             this.answer(taken, outcome);
         });

@@ -37,6 +37,7 @@ use crate::{
     runtime,
     segments::{Need, Segments},
 };
+use crowd::Heavy;
 use std::{
     collections::VecDeque,
     sync::{
@@ -164,6 +165,8 @@ struct Open {
     data_blocks: u32,
     /// It lingers, and somebody will look after it in time.
     is_looked_after: bool,
+    /// It goes to the device beside [`WRITES_MAX`] others (`crowd.rs`).
+    goes_beside: bool,
 }
 
 enum Entry {
@@ -193,6 +196,7 @@ struct State {
     writing: u32,
     /// Whose data came last.
     last_writer: Option<VolumeNumber>,
+    heavy: Option<Heavy>,
 }
 
 /// The log.
@@ -266,6 +270,7 @@ impl Log {
                 under_way: VecDeque::new(),
                 writing: 0,
                 last_writer: None,
+                heavy: None,
             }),
             staging,
             file,
@@ -319,8 +324,13 @@ impl Log {
             return Err(Refused::Stopped);
         }
         let place = {
+            let own_bytes = gauge.map_or(0, |gauge| gauge.unwritten_bytes());
             let mut state = self.lock();
-            self.place(&mut state, &record)?
+            let place = self.place(&mut state, &record)?;
+            if let Append::Data { volume, .. } = record {
+                self.note_writer(&mut state, volume, own_bytes);
+            }
+            place
         };
         let Place { lsn, batch, data_offset, blocks, at } = place;
         let first_data = batch.block + 1 + data_offset;
@@ -378,6 +388,11 @@ struct Place {
 }
 
 impl Open {
+    /// How many device writes may be under way at once with this one.
+    fn writes_max(&self) -> u32 {
+        WRITES_MAX + u32::from(self.goes_beside)
+    }
+
     /// Whether it has lingered enough.
     fn is_due(&self) -> bool {
         self.records > 0
@@ -404,6 +419,13 @@ impl Entry {
         match self {
             Self::Batch { open, .. } => open.batch.window,
             Self::Footer { window, .. } => *window,
+        }
+    }
+
+    fn writes_max(&self) -> u32 {
+        match self {
+            Self::Batch { open, .. } => open.writes_max(),
+            Self::Footer { .. } => WRITES_MAX,
         }
     }
 

@@ -77,9 +77,6 @@ impl Log {
         self.leases.fetch_add(1, AcqRel);
         let batch = Arc::clone(&open.batch);
         self.unwritten_bytes.fetch_add(u64::from(blocks) * BLOCK_BYTES as u64, Relaxed);
-        if let Append::Data { volume, .. } = record {
-            self.note_writer(state, *volume);
-        }
         Ok(Place { lsn, batch, data_offset, blocks, at })
     }
 
@@ -156,6 +153,7 @@ impl Log {
             records_bytes: 0,
             data_blocks: 0,
             is_looked_after: false,
+            goes_beside: false,
         });
         self.unwritten_since_us.store(state.unwritten_since_us(), Relaxed);
         Ok(())

@@ -1,6 +1,6 @@
 //! Batches on their way out: sealed, written, and acknowledged in log order.
 
-use super::{Entry, LINGER, Log, Open, Stage, State, WRITES_MAX};
+use super::{Entry, LINGER, Log, Open, Stage, State};
 use crate::{
     address::{BLOCK_BYTES, Lsn, SegmentId},
     below,
@@ -50,7 +50,7 @@ impl Log {
         let Some(open) = &mut state.open else { return };
         if open.is_due() {
             // If too much is under way, what completes comes back.
-            if state.writing < WRITES_MAX {
+            if state.writing < open.writes_max() {
                 Self::close(state);
             }
         } else if open.records > 0 && !std::mem::replace(&mut open.is_looked_after, true) {
@@ -67,10 +67,10 @@ impl Log {
     pub(super) fn submit(self: &Arc<Self>, state: &mut State) {
         let mut all_sealed = true;
         for i in 0..state.under_way.len() {
-            if state.writing >= WRITES_MAX {
+            let entry = &mut state.under_way[i];
+            if state.writing >= entry.writes_max() && entry.stage() == Stage::Closed {
                 return;
             }
-            let entry = &mut state.under_way[i];
             let (buffer, offset, key) = match entry {
                 Entry::Batch { open, footer, stage } if *stage == Stage::Closed => {
                     if open.batch.leases.load(Acquire) > 0 {

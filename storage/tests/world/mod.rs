@@ -312,6 +312,7 @@ pub(crate) async fn write_either_way(
     match tries.then(|| volume.write_now(offset, &data)).flatten() {
         Some(Begun::Done) => Ok(()),
         Some(Begun::Logged(receipt)) => receipt.written().await,
+        Some(Begun::Started(rest)) => rest.finish().await,
         None => volume.write(offset, data, durability).await,
     }
 }

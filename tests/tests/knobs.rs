@@ -66,14 +66,14 @@ fn prefetch_begins_and_ends_under_a_connected_client() {
     let server = Server::start();
     let volume = on_disk(&server, &json!({ "size": "32M" }));
     let mut connection = server.connect(&volume);
-    let fetched = || metric(&server, &volume, "volume_prefetched_bytes");
+    let fetched = || metric(&server, &volume, "volume_prefetched_bytes_total");
     read(&mut connection, 0..256);
     assert_eq!(fetched(), 0, "the default");
     change(&server, &volume, &json!({ "prefetch": 2 }));
     read(&mut connection, 256..1024);
     let first = fetched();
     assert!(first >= 1 << 20, "{first} bytes ahead of 3 MiB");
-    assert!(metric(&server, &volume, "volume_prefetch_used_bytes") > 0);
+    assert!(metric(&server, &volume, "volume_prefetch_used_bytes_total") > 0);
     change(&server, &volume, &json!({ "prefetch": 0 }));
     // The fetch that is under way still ends.
     thread::sleep(Duration::from_millis(200));

@@ -85,7 +85,8 @@ impl Volume {
         let (first, blocks) = whole_blocks(offset, len);
         // Held until the bytes are here: no slot that they are read from is reused meanwhile.
         let _token = volume.engine.readers.enter();
-        let Found { mut pieces, misses, hits } = self.look_in_memory(volume.mappings(first, blocks).await?);
+        let Found { mut pieces, misses, hits } =
+            self.look_in_memory(volume.mappings(first, blocks).await?, len);
         self.count(hits, misses.iter().map(|miss| miss.checksums.len()).sum());
         if !misses.is_empty() {
             let fill = if len >= STREAM_BYTES { Fill::Bypass } else { Fill::Cache(&self.knobs.account) };
@@ -112,7 +113,7 @@ impl Volume {
             state.check_exists().ok()?;
             state.tree.lookup(nodes, first, blocks, &mut mappings).ok()?;
         }
-        let Found { mut pieces, misses, hits } = self.look_in_memory(mappings);
+        let Found { mut pieces, misses, hits } = self.look_in_memory(mappings, len);
         if !misses.is_empty() {
             return None;
         }
@@ -223,8 +224,8 @@ impl Volume {
         Ok(try_join_all(reads).await?.into())
     }
 
-    /// Takes what is in memory, and notes the rest.
-    fn look_in_memory(&self, mappings: SmallVec<[Mapping; 4]>) -> Found {
+    /// Takes what is in memory for a request of `len` bytes, and notes the rest.
+    fn look_in_memory(&self, mappings: SmallVec<[Mapping; 4]>, len: u32) -> Found {
         let mut found = Found { pieces: Vec::with_capacity(mappings.len()), misses: Vec::new(), hits: 0 };
         for Mapping { blocks, state } in mappings {
             match state {
@@ -235,7 +236,9 @@ impl Volume {
                     let piece = |at: u64| Piece::Zero { len: (len - at).min(half as u64) as u32 };
                     found.pieces.extend(zeroes.map(piece));
                 }
-                MappingState::Data(address, checksums) => self.gather(address, checksums, &mut found),
+                MappingState::Data(address, checksums) => {
+                    self.gather(address, checksums, len < STREAM_BYTES, &mut found);
+                }
             }
         }
         found
@@ -258,6 +261,7 @@ impl Volume {
         &self,
         address: Address,
         checksums: SmallVec<[u32; 8]>,
+        fills_cache: bool,
         Found { pieces, misses, hits }: &mut Found,
     ) {
         let engine = &self.inner.engine;
@@ -269,7 +273,7 @@ impl Volume {
             let staged = engine.log.staging.read(here, blocks - at, &mut copied);
             if staged > 0 {
                 let data = copied.freeze();
-                if data.len() < STREAM_BYTES as usize {
+                if fills_cache {
                     // Staging holds it for a while only, and what is read soon after it was written is read again.
                     engine.disk.cache_blocks(here, &data, &self.knobs.account, Newcomer::Wanted);
                 }

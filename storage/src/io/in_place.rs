@@ -14,7 +14,10 @@
 //! I1  What is done in place is alone: no other file operation is in flight, nor was one begun in its turn.
 //! I2  It is small, so that more requests need not queue up behind it.
 //! I3  A thread with company leaves all to the ring for a while: when it was told so (`runtime::note_company`), or when the
-//!     device let the thread wait long. So nobody waits behind a slow disk for what does not need it.
+//!     device let the thread wait long, which counts double each time. So nobody waits behind a slow disk for what does not
+//!     need it.
+//! I4  Between two in place the thread has heard what the others want: a task that begins one after the other would keep
+//!     them waiting.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -32,6 +35,8 @@ const BYTES_MAX: usize = 16 << 10;
 const LONG: Duration = Duration::from_millis(2);
 /// Operations that go to the ring after a sign of company.
 const BY_RING: u32 = 64;
+/// The same after many that took long.
+const BY_RING_MAX: u32 = 8192;
 
 /// Does a file operation once, on the calling thread.
 pub(super) fn perform(op: &mut Op) -> io::Result<usize> {
@@ -64,6 +69,10 @@ pub(super) struct InPlace {
     done: Option<(Key, io::Result<usize>)>,
     /// Operations that the ring gets before one is held again (I3).
     by_ring: u32,
+    /// As many it got after the last one that took long.
+    after_long: u32,
+    /// The ring was entered since the last one.
+    has_listened: bool,
 }
 
 impl InPlace {
@@ -93,17 +102,31 @@ impl InPlace {
 
     /// See I3.
     pub(super) fn note_company(&mut self) {
-        self.by_ring = BY_RING;
+        self.by_ring = self.by_ring.max(BY_RING);
+    }
+
+    /// The ring is entered.
+    pub(super) fn listen(&mut self) {
+        self.has_listened = true;
+    }
+
+    /// See I4.
+    pub(super) fn has_listened(&self) -> bool {
+        self.has_listened
     }
 
     /// Does what is held.
     pub(super) fn run(&mut self, key: Key, op: &mut Op) {
         let began = Instant::now();
         let result = perform(op);
-        if began.elapsed() > LONG {
-            self.note_company();
-        }
+        self.took(began.elapsed());
         self.done = Some((key, result));
+    }
+
+    fn took(&mut self, time: Duration) {
+        self.has_listened = false;
+        self.after_long = if time > LONG { (2 * self.after_long).clamp(BY_RING, BY_RING_MAX) } else { 0 };
+        self.by_ring = self.by_ring.max(self.after_long);
     }
 
     pub(super) fn take_done(&mut self) -> Option<(Key, io::Result<usize>)> {
@@ -148,5 +171,30 @@ mod tests {
         in_place.note_company();
         assert!((0..BY_RING).all(|_| !in_place.may_hold(&sync, 0)));
         assert!(in_place.may_hold(&sync, 0));
+    }
+
+    #[test]
+    fn a_slow_device_is_tried_less_and_less_often() {
+        let mut in_place = InPlace::default();
+        for by_ring in [64, 128, 256] {
+            in_place.by_ring = 0;
+            in_place.took(2 * LONG);
+            assert_eq!(in_place.by_ring, by_ring);
+        }
+        (0..20).for_each(|_| in_place.took(2 * LONG));
+        assert_eq!(in_place.by_ring, BY_RING_MAX);
+        in_place.by_ring = 0;
+        in_place.took(LONG);
+        in_place.took(2 * LONG);
+        assert_eq!(in_place.by_ring, BY_RING, "it was quick in between");
+    }
+
+    #[test]
+    fn the_others_are_heard_between_two() {
+        let mut in_place = InPlace::default();
+        in_place.listen();
+        assert!(in_place.has_listened());
+        in_place.took(LONG);
+        assert!(!in_place.has_listened());
     }
 }

@@ -1,5 +1,6 @@
 //! Files and sockets on both real engines: each test runs once on the ring and once on threads.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -95,6 +96,35 @@ fn allocate_takes_space_and_punch_gives_it_back() {
         assert_eq!(file.len_bytes(), 1 << 20);
         let read = file.read(0, aligned(PAGE), PAGE).await.unwrap();
         assert!(read.iter().all(|byte| *byte == 0));
+    });
+}
+
+/// Each read is alone when it begins. A receive that is there already must not wait for the last of them.
+#[test]
+fn a_chain_of_lone_reads_lets_others_in_between() {
+    const READS: u32 = 1000;
+    on_each_engine(|| async {
+        let scratch = scratch();
+        let file = File::open(&scratch.path, Some(PAGE as u64)).unwrap();
+        file.write(0, WriteBuf::Owned(page(1))).await.unwrap();
+        let (left, right) = pair();
+        let done = Rc::new(Cell::new(0));
+        let heard = Rc::new(Cell::new(None));
+        right.send_all(vec![Bytes::from_static(b"x")]).await.unwrap();
+        runtime::spawn({
+            let (done, heard) = (Rc::clone(&done), Rc::clone(&heard));
+            async move {
+                let (received, _) = left.recv(BytesMut::with_capacity(16)).await;
+                assert_eq!(received.unwrap(), 1);
+                heard.set(Some(done.get()));
+            }
+        });
+        for _ in 0..READS {
+            file.read(0, aligned(PAGE), PAGE).await.unwrap();
+            done.set(done.get() + 1);
+        }
+        let heard = heard.get().expect("it was heard before the last read");
+        assert!(heard < READS / 10, "heard after {heard} reads");
     });
 }
 

@@ -46,7 +46,7 @@ use crate::runtime::Remote;
 
 /// Entries pushed between two enters; more simply means one enter more. A guess, not tuned.
 const SQ_ENTRIES: u32 = 256;
-/// With so many entries queued a file operation goes out before the turn ends: the device need not idle while the thread
+/// With each so many entries queued a file operation goes out before the turn ends: the device need not idle while the thread
 /// takes in the rest of a burst.
 const SUBMIT_EARLY: usize = 8;
 /// Completions the kernel can hand over without allocating. 16 bytes each.
@@ -176,14 +176,29 @@ impl Uring {
     /// Does the operation in place that is alone, where nothing else is to be done meanwhile. Whether it was.
     pub(crate) fn wait_in_place(&mut self) -> bool {
         let Some(key) = self.in_place.release() else { return false };
-        let has_news = self.found() == Spun::Found;
+        if !self.in_place.has_listened() {
+            self.enter(0, None); // keeps in_place's I4
+        }
+        let has_news = self.has_news();
         let sends = &self.queues[Class::Send as usize];
         if has_news || sends.in_flight > 0 || !sends.backlog.is_empty() {
             self.hand_over(key, Class::File);
             return false;
         }
         self.in_place.run(key, self.table.op(key));
+        if self.has_news() {
+            // Somebody else spoke meanwhile.
+            self.note_company();
+        }
         true
+    }
+
+    /// Whether something has completed, also where only the next enter would show it.
+    fn has_news(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let is_called = queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        is_called || self.found() == Spun::Found
     }
 
     /// More than one thing goes on at a time, so nothing shall be done in place for a while.
@@ -325,7 +340,7 @@ impl Uring {
         let pushed = self.push(&entry);
         assert!(pushed, "there was room a moment ago");
         self.queues[class as usize].in_flight += 1;
-        if class == Class::File && self.ring.submission().len() >= SUBMIT_EARLY {
+        if class == Class::File && self.ring.submission().len().is_multiple_of(SUBMIT_EARLY) {
             self.enter(0, None);
         }
         true
@@ -346,6 +361,7 @@ impl Uring {
 
     /// Submits all that is queued and waits for `want` completions, at most for `timeout`.
     fn enter(&mut self, want: usize, timeout: Option<Duration>) {
+        self.in_place.listen();
         let submitter = self.ring.submitter();
         let result = match timeout {
             None => submitter.submit_and_wait(want),

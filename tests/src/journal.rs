@@ -1,6 +1,7 @@
 //! A client that writes as fast as it can and keeps the ledger while it does.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -31,13 +32,21 @@ pub struct Ended {
 /// One connection that writes, zeroes, trims and flushes at random until the connection ends.
 pub struct Writer {
     thread: JoinHandle<Ended>,
+    acknowledged: Arc<AtomicU64>,
 }
 
 impl Writer {
     /// Starts it. Several writers may share a ledger, since they choose blocks that nobody has in flight.
     pub fn start(connection: Connection, ledger: &Arc<Mutex<Ledger>>, random: Random) -> Self {
-        let ledger = Arc::clone(ledger);
-        Self { thread: thread::spawn(move || write_until_closed(connection, &ledger, random)) }
+        let (ledger, acknowledged) = (Arc::clone(ledger), Arc::<AtomicU64>::default());
+        let count = Arc::clone(&acknowledged);
+        let thread = thread::spawn(move || write_until_closed(connection, &ledger, random, &count));
+        Self { thread, acknowledged }
+    }
+
+    /// Requests that were acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Relaxed)
     }
 
     /// Waits for its end.
@@ -50,7 +59,12 @@ fn locked(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write_until_closed(mut connection: Connection, ledger: &Mutex<Ledger>, mut random: Random) -> Ended {
+fn write_until_closed(
+    mut connection: Connection,
+    ledger: &Mutex<Ledger>,
+    mut random: Random,
+    count: &AtomicU64,
+) -> Ended {
     let mut sent: HashMap<u64, Sent> = HashMap::new();
     let mut ended = Ended { acknowledged: 0, refused: Vec::new() };
     loop {
@@ -67,6 +81,7 @@ fn write_until_closed(mut connection: Connection, ledger: &Mutex<Ledger>, mut ra
             return ended;
         }
         ended.acknowledged += 1;
+        count.store(ended.acknowledged, Relaxed);
         match sent.remove(&reply.cookie) {
             Some(Sent::Range { first, count, floor }) => locked(ledger).acknowledge(first, count, floor),
             Some(Sent::Flush { begun }) => locked(ledger).flush_ends(&begun),

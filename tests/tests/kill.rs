@@ -46,6 +46,13 @@ impl Watched {
 fn write_and_kill(server: &mut Server, volumes: &[Watched], random: &mut Random) {
     let writers: Vec<Writer> = volumes.iter().flat_map(|v| v.writers(server, random)).collect();
     thread::sleep(Duration::from_millis(200 + random.below(1_000)));
+    // A disk that others keep busy may take longer for as many as a kill is worth.
+    for _ in 0..600 {
+        if writers.iter().map(Writer::acknowledged).sum::<u64>() > 100 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
     server.kill();
     let mut acknowledged = 0;
     for ended in writers.into_iter().map(Writer::join) {

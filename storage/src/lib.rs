@@ -9,7 +9,7 @@
 //!   io: io_uring | threads | simulated      runtime: one thread, one ring
 //! ```
 //!
-//! Start reading at [`Volume::write`] (`write.rs`), follow it into `log/mod.rs`, then `checkpoint.rs` and `recovery.rs`.
+//! Start reading at [`Volume::write_now`] (`write.rs`), follow it into `log/mod.rs`, then `checkpoint.rs` and `recovery.rs`.
 //! What lies on disk is told in `storage/FORMAT.md`.
 //!
 //! Everything here runs on the threads of a [`Runtime`]; see its documentation for how other threads call in.

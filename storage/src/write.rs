@@ -180,7 +180,7 @@ impl Volume {
 
     /// Begins a write of whole blocks at once, where nothing stands in its way: it is logged when this returns. `None` where
     /// anything does, or the range is not whole blocks or not the volume's: then nothing was done, and [`Self::write`] waits,
-    /// or says what is wrong.
+    /// or says what is wrong. It needs no read token, because it reads nothing from the disk.
     pub fn write_now(&self, offset: u64, data: &Bytes) -> Option<Begun> {
         let (engine, block_bytes) = (&self.inner.engine, BLOCK_BYTES as u64);
         let is_whole = offset.is_multiple_of(block_bytes) && data.len().is_multiple_of(BLOCK_BYTES);

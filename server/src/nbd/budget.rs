@@ -239,8 +239,10 @@ mod tests {
         let held = ready(one.take(100)).expect("fits");
         assert_eq!((load.requests(), load.bytes()), (1, 100));
         assert_eq!((one.is_shared(), two.is_shared()), (false, true));
+        assert!(one.is_alone() && two.is_alone(), "one request is in flight");
         assert!(ready(two.take(60)).is_none());
         let own = ready(two.take(10)).expect("its own");
+        assert!(!one.is_alone() && !two.is_alone());
         assert!(ready(two.take(51)).is_none());
         drop(own);
         drop(held);

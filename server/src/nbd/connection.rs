@@ -91,7 +91,7 @@ pub(super) struct Connection {
     head_room: Cell<usize>,
     /// The most that one of them brought since there was room made.
     most_received: Cell<usize>,
-    /// When the last receive of heads ended, by the runtime's clock.
+    /// When the last receive ended that may have brought a head, by the runtime's clock.
     received_at: Cell<Duration>,
     /// Cancelled when no more requests are taken in, or when the connection is cut off.
     leaving: CancellationToken,

@@ -37,12 +37,10 @@ impl Log {
 
     /// Has the open batch sent out now, though nobody waits for what is in it.
     pub(crate) fn hurry(self: &Arc<Self>) {
-        let mut state = self.lock();
-        if let Some(open) = &state.open {
+        if let Some(open) = &self.lock().open {
             open.batch.hurry();
         }
-        self.close_if_due(&mut state);
-        self.submit(&mut state);
+        self.pump();
     }
 
     /// Closes the open batch if the device is to have it now; else sees to it that somebody comes back for it.

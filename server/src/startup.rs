@@ -99,7 +99,7 @@ fn recovery(started: &Started<'_>) -> String {
     if report.created {
         format!("new after {ms} ms")
     } else if report.clean {
-        format!("{volumes}, opened in {ms} ms after a clean stop")
+        format!("{volumes}, opened in {ms} ms, with nothing to replay")
     } else {
         format!(
             "{volumes}, recovered in {ms} ms: {} record(s) replayed from {} of log, {} from staging",
@@ -170,7 +170,7 @@ mod tests {
         };
         check(RecoveryReport { created: true, ..report() }, 0, "new after 12 ms");
         let clean = RecoveryReport { clean: true, ..report() };
-        check(clean.clone(), 0, "2 volume(s), opened in 12 ms after a clean stop");
-        check(clean, 1, "2 volume(s) and 1 snapshot(s), opened in 12 ms after a clean stop");
+        check(clean.clone(), 0, "2 volume(s), opened in 12 ms, with nothing to replay");
+        check(clean, 1, "2 volume(s) and 1 snapshot(s), opened in 12 ms, with nothing to replay");
     }
 }

@@ -6,8 +6,6 @@
     reason = "each suite brings its own world; here the suites are modules of one program"
 )]
 
-#[path = "crash.rs"]
-mod crash;
 #[path = "enumeration/mod.rs"]
 mod enumeration;
 #[path = "faults.rs"]
@@ -44,8 +42,7 @@ enum Suite {
     FullStore,
     StagedAcrossSegments,
     WriteBehindHole,
-    /// Random work in small stores that die again and again.
-    SmallStores,
+    ReuseBeforeCheckpoint,
     ReadUnderReclaim,
     PartialWriteUnderReclaim,
     Rot,
@@ -56,7 +53,7 @@ const BLINDNESSES: [(Blindness, Suite); 21] = [
     (Blindness::SyncBeforeSuperblock, Suite::States(&[Write, Checkpoint])),
     (Blindness::SyncAfterSuperblock, Suite::States(&[WriteLong, Mark, Sweep])),
     (Blindness::LogBeforeCheckpoint, Suite::States(&[WriteBack, Checkpoint])),
-    (Blindness::FreeAfterCheckpoint, Suite::SmallStores),
+    (Blindness::FreeAfterCheckpoint, Suite::ReuseBeforeCheckpoint),
     (Blindness::LogOrder, Suite::WriteBehindHole),
     (Blindness::SyncCoverage, Suite::States(&[Together])),
     (Blindness::Fua, Suite::States(&[WriteFua, Write])),
@@ -83,13 +80,13 @@ static STARTS: LazyLock<[Start; 2]> = LazyLock::new(|| [Start::new(6), Start::ne
 fn rounds(suite: Suite) -> u64 {
     match suite {
         Suite::States(_) => 120,
-        Suite::SmallStores => 60,
         Suite::LostEnd => 1500,
         Suite::StagedAcrossSegments => 40,
         Suite::FullStore => 10,
         Suite::FailedSync
         | Suite::Damage
         | Suite::WriteBehindHole
+        | Suite::ReuseBeforeCheckpoint
         | Suite::ReadUnderReclaim
         | Suite::PartialWriteUnderReclaim
         | Suite::Rot => 1,
@@ -111,7 +108,7 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         Suite::FullStore => faults::run_full(round),
         Suite::StagedAcrossSegments => faults::die_with_staged(1 + 3 * round),
         Suite::WriteBehindHole => ordering::acknowledged_write_is_never_behind_a_hole(),
-        Suite::SmallStores => crash::small_store_runs_full_and_loses_nothing(20_000 + round),
+        Suite::ReuseBeforeCheckpoint => ordering::slot_is_not_reused_before_the_checkpoint_that_frees_it(),
         Suite::ReadUnderReclaim => ordering::slot_is_not_reused_under_a_read(),
         Suite::PartialWriteUnderReclaim => {
             ordering::slot_is_not_reused_under_the_read_of_a_partial_write();

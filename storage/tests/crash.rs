@@ -505,7 +505,7 @@ fn small_stores_run_full_and_lose_nothing() {
     for_seeds(20_000, 60, small_store_runs_full_and_loses_nothing);
 }
 
-pub(crate) fn small_store_runs_full_and_loses_nothing(seed: u64) {
+fn small_store_runs_full_and_loses_nothing(seed: u64) {
     let course = Course { lanes: 2, generations: 5, micros: 60_000 };
     live_and_die(seed, &course, |random| Shape { slots: 14 + random.below(20), ..Shape::random(random) });
 }

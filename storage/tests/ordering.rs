@@ -100,6 +100,42 @@ pub(crate) fn slot_is_not_reused_under_the_read_of_a_partial_write() {
     }
 }
 
+/// The checkpoint that gives slots back is late, more is written meanwhile, and the host dies: recovery goes by the checkpoint
+/// before, whose log runs through those slots.
+#[test]
+pub(crate) fn slot_is_not_reused_before_the_checkpoint_that_frees_it() {
+    let mut world = World::new(shape(), 1);
+    let simulation = Runtime::simulated(1);
+    simulation.block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let (overwritten, later) =
+            (volume(&store, 1, BLOCKS, false).await, volume(&store, 2, 2 * BLOCKS, false).await);
+        write(&overwritten, 0, &filled(BLOCKS, 0)).await;
+        write(&overwritten, 0, &filled(BLOCKS, 64)).await;
+
+        let checkpoints = store.stats().checkpoints;
+        world.disk.delay_next(OpKind::Sync, 0, LATE);
+        let mut reclaim = pin!(store.reclaim());
+        assert!(poll!(&mut reclaim).is_pending());
+        runtime::sleep(LATE / 10).await;
+        write(&later, 0, &filled(2 * BLOCKS, 128)).await;
+        assert!(poll!(&mut reclaim).is_pending(), "the disk is late enough");
+        assert_eq!(store.stats().checkpoints, checkpoints);
+    });
+    drop(simulation);
+    world.die(Death::Host, &mut Random::new(1));
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("the store");
+        let of = |number| store.volume(name(number)).expect("the volume");
+        assert_holds(&of(1), 0, &filled(BLOCKS, 64)).await;
+        assert_holds(&of(2), 0, &filled(2 * BLOCKS, 128)).await;
+        // There was something to give back.
+        let free_before = store.stats().free_bytes;
+        store.reclaim().await.expect("a round of reclaim");
+        assert!(store.stats().free_bytes > free_before);
+    });
+}
+
 #[test]
 fn reads_hold_back_the_reuse_of_what_they_read() {
     for seed in 0..40 {

@@ -163,6 +163,12 @@ impl Volume {
         if data.is_empty() {
             return Ok(());
         }
+        let chunks = self.chunks(offset, data).await?;
+        self.commit(chunks, None, durability).await
+    }
+
+    /// The data, ready for the log: nothing else holds it then, so that its memory is free once the log has it.
+    async fn chunks(&self, offset: u64, data: Bytes) -> Result<VecDeque<Chunk>> {
         let mut chunks = VecDeque::with_capacity(2);
         let edges = split(offset, data.len() as u64);
         let part = |from: u64, len: u64| data.slice((from - offset) as usize..(from - offset + len) as usize);
@@ -175,7 +181,7 @@ impl Volume {
         if let Some((at, len)) = edges.tail {
             chunks.push_back(self.edge(at, part(at, len)).await?);
         }
-        self.commit(chunks, None, durability).await
+        Ok(chunks)
     }
 
     /// Begins a write of whole blocks at once, where nothing stands in its way: it is logged when this returns. `None` where

@@ -24,8 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, BufMut, BytesMut};
-use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
+
+use super::mapping::Mapping;
 
 /// What direct I/O asks of memory addresses, in bytes. A page satisfies every device.
 const ALIGNMENT_BYTES: usize = 4096;
@@ -83,7 +84,7 @@ pub(super) unsafe fn grow(buf: &mut BytesMut, len: usize) {
 /// Writers and readers agree on ranges by themselves (I2 and I3 of the module); bounds are asserted here.
 #[derive(Debug)]
 pub struct SharedMemory {
-    map: MmapRaw,
+    map: Mapping,
 }
 
 impl SharedMemory {
@@ -107,8 +108,7 @@ impl SharedMemory {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(len as u64)?,
             Err(error) => return Err(error.into()),
         }
-        let map = MmapOptions::new().len(len).map_raw(&file)?;
-        Ok((SharedMemory { map }, len_before > 0))
+        Ok((SharedMemory { map: Mapping::of_file(&file, len)? }, len_before > 0))
     }
 
     /// Memory without a file, which dies with the process.
@@ -116,13 +116,21 @@ impl SharedMemory {
     /// # Errors
     /// Where the kernel refuses the mapping.
     pub fn anonymous(len: usize) -> io::Result<SharedMemory> {
-        Ok(SharedMemory { map: MmapOptions::new().len(len).map_anon()?.into() })
+        Ok(SharedMemory { map: Mapping::anonymous(len)? })
+    }
+
+    /// Puts it into huge pages where the kernel can, in some ten milliseconds, while others may read and write it.
+    ///
+    /// # Errors
+    /// Where it cannot, nothing is lost but some time for each write.
+    pub(crate) fn use_huge_pages(&self) -> io::Result<()> {
+        self.map.collapse()
     }
 
     /// Length of the mapping.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
-        self.map.len()
+        self.map.len_bytes()
     }
 
     /// Copies `data` to `offset`.
@@ -191,7 +199,7 @@ impl SharedMemory {
             self.len_bytes()
         );
         // SAFETY: `offset` is at most the length of the mapping, which lives as long as `self`.
-        unsafe { self.map.as_mut_ptr().add(offset) }
+        unsafe { self.map.start().add(offset) }
     }
 }
 
@@ -278,6 +286,24 @@ mod tests {
         let mut out = [0; 10];
         memory.copy_out(100, &mut out);
         assert_eq!(&out, b"still here");
+    }
+
+    #[test]
+    fn what_is_there_stays_when_it_is_put_into_huge_pages() {
+        let file = tempfile::tempfile_in("/dev/shm").or_else(|_| tempfile::tempfile()).unwrap();
+        let bytes = (4 << 20) + 4096;
+        file.set_len(bytes as u64).unwrap();
+        let memory = SharedMemory { map: Mapping::of_file(&file, bytes).unwrap() };
+        for at in (0..bytes).step_by(4096) {
+            memory.copy_in(at, &at.to_le_bytes());
+        }
+        // Where the kernel does not, this tells nothing, and nothing is expected.
+        let _told = memory.use_huge_pages();
+        for at in (0..bytes).step_by(4096) {
+            let mut found = [0; 8];
+            memory.copy_out(at, &mut found);
+            assert_eq!(usize::from_le_bytes(found), at);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod buffer;
 mod driver;
 mod file;
 mod in_place;
+mod mapping;
 mod op;
 mod operation;
 mod pool;

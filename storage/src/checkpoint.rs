@@ -24,11 +24,14 @@ use crate::{
     },
     io::{WriteBuf, aligned},
     map::{Child, Inner, Node, NodeBody, NodeRef},
-    segments::{Need, Retired, Taken},
+    segments::{Need, Retired, Taken, Writing},
 };
 use bytes::BytesMut;
 use futures_util::future::try_join_all;
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 /// Bytes of nodes gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
@@ -201,8 +204,9 @@ impl NodeWriter<'_> {
             }
             full => {
                 let full_store = || Error::new(Kind::NoSpace, "no segment is free for a checkpoint");
-                let Taken { id, slot, .. } =
-                    segments.take(SegmentKind::Node, Need::Checkpoint).ok_or_else(full_store)?;
+                let Taken { id, slot, .. } = segments
+                    .take(SegmentKind::Node, Need::Checkpoint, Writing::Streamed)
+                    .ok_or_else(full_store)?;
                 if let Some((id, _, _)) = full {
                     segments.seal(id);
                 }
@@ -233,6 +237,8 @@ impl NodeWriter<'_> {
 
     async fn write_ready(&mut self) -> Result<()> {
         let (file, health) = (&self.engine.disk.file, &self.engine.health);
+        let bytes: usize = self.ready.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.engine.upkeep.checkpoint_bytes.fetch_add(bytes as u64, Relaxed);
         let write = |(offset, bytes)| below::write(file, health, offset, WriteBuf::Owned(bytes));
         let writes = self.ready.drain(..).map(write);
         try_join_all(writes).await.map(|_| ()).map_err(|error| {

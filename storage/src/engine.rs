@@ -40,6 +40,10 @@ pub(crate) struct Upkeep {
     pub(crate) wanted: Notify,
     /// A checkpoint ended.
     pub(crate) checkpointed: Notify,
+    /// Bytes of maps and catalogs that checkpoints wrote.
+    pub(crate) checkpoint_bytes: AtomicU64,
+    /// Bytes written to get slots ready.
+    pub(crate) prepared_bytes: AtomicU64,
     /// A round of reclaim ended. Its number counts them.
     pub(crate) reclaimed: Notify,
     pub(crate) reclaims: AtomicU64,
@@ -69,6 +73,8 @@ impl Upkeep {
             garbage_blocks: AtomicU64::new(0),
             wanted: Notify::new(),
             checkpointed: Notify::new(),
+            checkpoint_bytes: AtomicU64::new(0),
+            prepared_bytes: AtomicU64::new(0),
             reclaimed: Notify::new(),
             reclaims: AtomicU64::new(0),
             reclaim_wanted: AtomicU64::new(0),

@@ -4,9 +4,10 @@ use crate::{
     address::BLOCK_BYTES,
     error::Result,
     io::{WriteBuf, aligned},
+    log::SYNCED_BYTES,
     reclaim::Effort,
     runtime, scrub,
-    segments::{Had, Worked},
+    segments::{Had, PREPARED_KEPT, Worked},
     store::Shared,
 };
 use futures_util::future::{Either, join, select};
@@ -22,8 +23,6 @@ const TICK: Duration = Duration::from_millis(200);
 const LOG_BYTES_DUE: u64 = 1 << 30;
 /// Quiet ticks after which what is not checkpointed is.
 const QUIET_TICKS: u32 = 25;
-/// Segments kept prepared ahead of the log.
-const PREPARED_AHEAD: usize = 2;
 /// Segments kept allocated ahead of the log, beside those that it takes in a tick.
 const ALLOCATED_AHEAD: usize = 4;
 /// Free slots that keep their blocks in the file, beside those that the log will soon take again.
@@ -111,7 +110,7 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
     let taken = next_segment - std::mem::replace(&mut pace.next_segment, next_segment);
     pace.taken_lately = pace.taken_lately * FORGET + taken as f64;
     let flushes = engine.log.counters.flushes.load(Relaxed);
-    let flushed = std::mem::replace(&mut pace.flushes, flushes) != flushes;
+    let flushed = flushes - std::mem::replace(&mut pace.flushes, flushes);
     // Nobody waits here for a thorough reclaim, which may have terabytes to give back.
     let Ok(_no_other) = upkeep.slots.try_lock() else { return Ok(()) };
     // What was logged before all slots were given back is no reason to get some ready again. They may just have been.
@@ -120,8 +119,8 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
     if streamed >= STREAM_BYTES {
         allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
     }
-    // Writing a slot twice is worth it where clients flush; a log that streams is better off without.
-    if flushed && streamed > 0 && streamed < 2 * segment_bytes {
+    // Writing a slot twice is worth it where clients wait for syncs; a log that streams is better off without.
+    if streamed > 0 && flushed * SYNCED_BYTES >= streamed && streamed < 2 * segment_bytes {
         prepare(shared).await;
     }
     Ok(())
@@ -204,7 +203,7 @@ async fn prepare(shared: &Shared) {
     let disk = &shared.engine.disk;
     let geometry = disk.segments.geometry;
     let mut has_one = disk.segments.has_prepared();
-    while let Some(slot) = disk.segments.take_to(Worked::Written, PREPARED_AHEAD) {
+    while let Some(slot) = disk.segments.take_to(Worked::Written, PREPARED_KEPT) {
         let start = geometry.offset(slot, 0);
         let mut at = 0;
         let mut written = true;
@@ -218,6 +217,7 @@ async fn prepare(shared: &Shared) {
             zeroes.resize(step, 0);
             written = disk.file.write(start + at, WriteBuf::Owned(zeroes)).await.is_ok();
             at += step as u64;
+            shared.engine.upkeep.prepared_bytes.fetch_add(step as u64, Relaxed);
             if has_one {
                 // Without any the log is where each sync is slow, until this is done.
                 runtime::sleep(PAUSE).await;

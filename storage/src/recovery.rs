@@ -43,7 +43,7 @@ use crate::{
     reader::Demand,
     readers::Readers,
     runtime,
-    segments::{Need, Segments},
+    segments::{Need, Segments, Writing},
     store::RecoveryReport,
     usage::Usage,
 };
@@ -358,7 +358,7 @@ async fn make(file: &File, geometry: Geometry) -> Result<Superblock> {
     store.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     secret.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     let segments = Segments::new(geometry, &[], SegmentId(1));
-    let first = segments.take(SegmentKind::Log, Need::Data).expect("all slots are free");
+    let first = segments.take(SegmentKind::Log, Need::Data, Writing::Streamed).expect("all slots are free");
     let superblock = Superblock {
         identity: Identity { store, secret: Secret(secret) },
         geometry,

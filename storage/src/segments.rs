@@ -26,7 +26,7 @@
 //! A write into a prepared slot, which was written once before, changes no metadata of the file system: the ring needs no
 //! thread of its own for it, and a sync does not wait for the file system's journal. An allocated slot has its place in
 //! the file and costs nearly as little until somebody syncs. (Measured on ext4, 8 KiB at depth 1: 42 µs into a prepared
-//! slot, 48 into an allocated one, 93 into a raw one.)
+//! slot, 48 into an allocated one, 93 into a raw one.) So two prepared slots are kept for a log that clients have synced.
 
 use crate::{
     address::{Address, SegmentId, Slot},
@@ -60,6 +60,19 @@ pub(crate) enum Need {
     /// A checkpoint, without which nothing comes back; the others leave it some.
     Checkpoint,
 }
+
+/// How a new segment will be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writing {
+    /// Piece by piece, and somebody waits for syncs between them: what prepared slots are for.
+    Synced,
+    /// Without a sync for each piece.
+    Streamed,
+}
+
+/// Prepared slots that are kept from segments which gain little by them. They are there then when clients flush again,
+/// who would wait for the file system's journal while others are prepared.
+pub(crate) const PREPARED_KEPT: usize = 2;
 
 /// A fresh segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -297,18 +310,21 @@ impl Segments {
     }
 
     /// A fresh segment; `None` when there is no room for that need.
-    pub(crate) fn take(&self, kind: SegmentKind, need: Need) -> Option<Taken> {
+    pub(crate) fn take(&self, kind: SegmentKind, need: Need, writing: Writing) -> Option<Taken> {
+        use SlotState::{Allocated, Partial, Prepared, Raw, Unknown};
         let mut state = self.lock();
         if !self.has_room(need) {
             return None;
         }
-        let best = [
-            SlotState::Prepared,
-            SlotState::Allocated,
-            SlotState::Partial,
-            SlotState::Raw,
-            SlotState::Unknown,
-        ];
+        let prepared = state.slots.iter().filter(|s| **s == Prepared).count();
+        // Where the file system can give no other slot its blocks, there is no choice.
+        let keeps_prepared =
+            writing == Writing::Streamed && prepared <= PREPARED_KEPT && self.backing.load(Relaxed) > 0;
+        let best = if keeps_prepared {
+            [Allocated, Partial, Raw, Unknown, Prepared]
+        } else {
+            [Prepared, Allocated, Partial, Raw, Unknown]
+        };
         let at = best.iter().find_map(|wanted| state.slots.iter().position(|s| s == wanted))?;
         let slot = Slot(u32::try_from(at).expect("slots are 32 bits"));
         let prepared = state.slots[at] == SlotState::Prepared;
@@ -544,7 +560,10 @@ impl Segments {
             return None;
         }
         if state.slots.iter().filter(|s| has_blocks(s)).count() > keep {
-            let at = state.slots.iter().rposition(has_blocks)?;
+            // One that was written is worth the most.
+            let unwritten = |s: &SlotState| has_blocks(s) && *s != SlotState::Prepared;
+            let at = state.slots.iter().rposition(unwritten);
+            let at = at.or_else(|| state.slots.iter().rposition(has_blocks))?;
             return Some((self.claim(&mut state, at), Had::Blocks));
         }
         let unknown =

@@ -128,6 +128,10 @@ pub struct StoreStats {
     pub checkpoints: u64,
     /// What they took, all together.
     pub checkpoint_time: Duration,
+    /// Bytes of maps and catalogs that they wrote.
+    pub checkpoint_bytes: u64,
+    /// Bytes written since the start to slots that no segment was in yet, so that syncs there are fast.
+    pub prepared_bytes: u64,
     /// Rounds of reclaim since the start.
     pub reclaims: u64,
     /// Look-ups of data blocks that the cache had.
@@ -322,6 +326,8 @@ impl Store {
             sync_sharing: counters.sync_sharing.distribution(),
             checkpoints: self.0.checkpoints.load(Relaxed),
             checkpoint_time: Duration::from_micros(self.0.checkpoint_us.load(Relaxed)),
+            checkpoint_bytes: engine.upkeep.checkpoint_bytes.load(Relaxed),
+            prepared_bytes: engine.upkeep.prepared_bytes.load(Relaxed),
             reclaims: engine.upkeep.reclaims.load(Relaxed),
             cache_hits: cache.cache_hits,
             cache_misses: cache.cache_misses,

@@ -108,10 +108,11 @@ pub(crate) fn slot_is_not_reused_before_the_checkpoint_that_frees_it() {
     let simulation = Runtime::simulated(1);
     simulation.block_on(async {
         let (store, _) = world.open().await.expect("a new store");
+        // More slots than are kept for those who sync.
         let (overwritten, later) =
-            (volume(&store, 1, BLOCKS, false).await, volume(&store, 2, 2 * BLOCKS, false).await);
-        write(&overwritten, 0, &filled(BLOCKS, 0)).await;
-        write(&overwritten, 0, &filled(BLOCKS, 64)).await;
+            (volume(&store, 1, 2 * BLOCKS, false).await, volume(&store, 2, 2 * BLOCKS, false).await);
+        write(&overwritten, 0, &filled(2 * BLOCKS, 0)).await;
+        write(&overwritten, 0, &filled(2 * BLOCKS, 64)).await;
 
         let checkpoints = store.stats().checkpoints;
         world.disk.delay_next(OpKind::Sync, 0, LATE);
@@ -127,7 +128,7 @@ pub(crate) fn slot_is_not_reused_before_the_checkpoint_that_frees_it() {
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("the store");
         let of = |number| store.volume(name(number)).expect("the volume");
-        assert_holds(&of(1), 0, &filled(BLOCKS, 64)).await;
+        assert_holds(&of(1), 0, &filled(2 * BLOCKS, 64)).await;
         assert_holds(&of(2), 0, &filled(2 * BLOCKS, 128)).await;
         // There was something to give back.
         let free_before = store.stats().free_bytes;
@@ -224,6 +225,43 @@ pub(crate) fn acknowledged_write_is_never_behind_a_hole() {
         });
     }
     assert!(lost > 0 && lost < 50, "{lost}");
+}
+
+/// Beside a large batch the next one gathers until it is large too, or the first is there. Small ones go beside each other.
+#[test]
+fn what_comes_beside_a_large_batch_gathers() {
+    // No window of the log ends meanwhile.
+    let world = World::new(Shape { segment_blocks: 4096, ..shape() }, 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, 64, false).await;
+        let batches = || store.stats().log_batches;
+        for large in [false, true] {
+            let before = batches();
+            world.disk.delay_next(OpKind::Write, 0, LATE);
+            let data = filled(if large { 8 } else { 7 }, 1);
+            let mut first = pin!(write(&volume, 0, &data));
+            assert!(poll!(&mut first).is_pending());
+            runtime::yield_now().await;
+            let mut later: Vec<_> = Vec::new();
+            later.push(sent(&volume, 8, 2).await);
+            assert_eq!(batches() - before, if large { 1 } else { 2 });
+            if large {
+                for block in (10..24).step_by(2) {
+                    later.push(sent(&volume, block, 3).await);
+                }
+                assert_eq!(batches() - before, 2, "sixteen blocks are enough");
+                // They have the device full, so this one waits for the first to come back, and then for nothing.
+                later.push(sent(&volume, 32, 4).await);
+                assert_eq!(batches() - before, 2);
+            }
+            first.await;
+            for write in later {
+                write.await;
+            }
+            assert_eq!(batches() - before, if large { 3 } else { 2 });
+        }
+    });
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! All of it happens under the log's lock, and nothing of it waits: what is in the way is told to the caller.
 
 use super::{
-    Append, BATCH_BLOCKS, Batch, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, Segment, Stage, State,
-    WINDOWS,
+    Append, BATCH_BLOCKS, Batch, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, SYNCED_BYTES, Segment,
+    Stage, State, WINDOWS,
 };
 use crate::{
     address::{BLOCK_BYTES, Lsn, SegmentId},
@@ -13,7 +13,7 @@ use crate::{
         BatchHeader, Footer, FooterBatch, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, RecordKind, SegmentKind,
         Trailer, footer_blocks,
     },
-    segments::Need,
+    segments::{Need, Writing},
 };
 use std::sync::{Arc, atomic::Ordering::*};
 
@@ -114,7 +114,10 @@ impl Log {
             block = block.next_multiple_of(geometry.window_blocks);
         }
         let footer = footer_blocks(state.segment.footer_bytes + FooterBatch::bytes(record_bytes));
-        if state.segment.raw && self.leave_raw.swap(false, Relaxed) && self.segments.offers_prepared() {
+        if state.segment.raw
+            && self.writing(&state.segment) == Writing::Synced
+            && self.segments.offers_prepared()
+        {
             // Someone syncs: the rest of this segment would make each sync wait. What is left of it is not written, and
             // its slot comes back with the others.
             match self.next_segment(state, need) {
@@ -159,6 +162,13 @@ impl Log {
         Ok(())
     }
 
+    /// How that segment was written so far, which tells how the next one will be.
+    fn writing(&self, segment: &Segment) -> Writing {
+        let flushes = self.counters.flushes.load(Relaxed) - segment.flushes_before;
+        let often = flushes > 0 && flushes * SYNCED_BYTES >= u64::from(segment.fill) * BLOCK_BYTES as u64;
+        if often { Writing::Synced } else { Writing::Streamed }
+    }
+
     /// Goes on in a fresh segment, so that what is dead in this one can be found. Gives the one that it leaves, if there
     /// was something in it and room for another.
     pub(crate) fn leave_segment(self: &Arc<Self>) -> Option<SegmentId> {
@@ -200,7 +210,8 @@ impl Log {
         assert!(blocks <= geometry.window_blocks, "a footer is smaller than a window");
         assert!(state.segment.fill <= first, "the footer begins behind the last batch");
         let window = self.window(state, first)?;
-        let next = self.segments.take(SegmentKind::Log, need).ok_or(Refused::NoSpace(need))?;
+        let writing = self.writing(&state.segment);
+        let next = self.segments.take(SegmentKind::Log, need, writing).ok_or(Refused::NoSpace(need))?;
         let trailer = Trailer {
             segment: state.segment.id,
             epoch: self.epoch,
@@ -222,6 +233,7 @@ impl Log {
             footer: Arc::default(),
             reserved: self.segments.is_in_reserve(),
             raw: !next.prepared,
+            flushes_before: self.counters.flushes.load(Relaxed),
         };
         // Staged at once, still without what it repeats: what is acknowledged from the next segment's staging is found
         // only by way of it. The whole footer goes out from a buffer of its own, so that this one is never half replaced.

@@ -48,7 +48,7 @@ impl Log {
         let Some(open) = &mut state.open else { return };
         if open.is_due() {
             // If too much is under way, what completes comes back.
-            if state.writing < open.writes_max() {
+            if state.writing < open.writes_max() && !state.is_gathering() {
                 Self::close(state);
             }
         } else if open.records > 0 && !std::mem::replace(&mut open.is_looked_after, true) {

@@ -60,14 +60,13 @@ impl Drop for Running {
 }
 
 impl Log {
-    /// Does for a client what [`Self::sync`] does, and expects that more clients will ask: the log leaves segments in
-    /// which that is slow.
+    /// Does for a client what [`Self::sync`] does, and is counted: where there are many, the log leaves segments in which
+    /// they are slow.
     ///
     /// # Errors
     /// As [`Self::sync`].
     pub(crate) async fn flush(self: &Arc<Self>, lsn: Lsn) -> Result<()> {
         self.counters.flushes.fetch_add(1, Relaxed);
-        self.leave_raw.store(true, Relaxed);
         self.sync(lsn).await
     }
 

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     format::{Piece, SegmentKind},
     io::{WriteBuf, aligned},
-    segments::{Container, Move, Need, Segments, Taken},
+    segments::{Container, Move, Need, Segments, Taken, Writing},
 };
 use bytes::BytesMut;
 use std::collections::HashSet;
@@ -176,7 +176,8 @@ impl Copier<'_, '_> {
                 if self.host.as_ref().is_none_or(|host| host.fill + item.blocks > segment_blocks) {
                     self.flush().await?;
                     let room = self.engine.room_to_move() > 0;
-                    let taken = room.then(|| segments.take(SegmentKind::Forwarded, Need::Forward));
+                    let taken =
+                        room.then(|| segments.take(SegmentKind::Forwarded, Need::Forward, Writing::Streamed));
                     let Some(Taken { id, slot, .. }) = taken.flatten() else {
                         return Ok(Copied::NoRoom);
                     };

@@ -10,11 +10,18 @@ fn segments() -> Segments {
 fn each_need_leaves_the_others_theirs() {
     let s = segments();
     assert_eq!((s.free(), s.reserve()), (12, 4));
-    let taken: Vec<_> = std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data)).collect();
+    let taken: Vec<_> =
+        std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data, Writing::Synced)).collect();
     assert_eq!(taken.len(), 8);
-    assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Record)).count(), 2);
-    assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Forwarded, Need::Forward)).count(), 1);
-    assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Checkpoint)).count(), 1);
+    assert_eq!(std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Record, Writing::Synced)).count(), 2);
+    assert_eq!(
+        std::iter::from_fn(|| s.take(SegmentKind::Forwarded, Need::Forward, Writing::Synced)).count(),
+        1
+    );
+    assert_eq!(
+        std::iter::from_fn(|| s.take(SegmentKind::Node, Need::Checkpoint, Writing::Synced)).count(),
+        1
+    );
     assert_eq!(s.free(), 0);
 }
 
@@ -23,9 +30,9 @@ fn what_the_file_system_cannot_back_is_not_there() {
     let s = segments();
     s.set_backing(6);
     assert_eq!((s.free(), s.usable(), s.room(Need::Data)), (12, 6, 2));
-    let first = s.take(SegmentKind::Log, Need::Data).expect("room");
-    let second = s.take(SegmentKind::Log, Need::Data).expect("room");
-    assert_eq!((s.usable(), s.take(SegmentKind::Log, Need::Data)), (4, None));
+    let first = s.take(SegmentKind::Log, Need::Data, Writing::Synced).expect("room");
+    let second = s.take(SegmentKind::Log, Need::Data, Writing::Synced).expect("room");
+    assert_eq!((s.usable(), s.take(SegmentKind::Log, Need::Data, Writing::Synced)), (4, None));
     assert!(s.is_in_reserve() == (s.usable() < s.reserve()) && s.has_room(Need::Record));
     // A slot that comes back has its blocks, but for one that was punched.
     [first, second].iter().for_each(|taken| s.seal(taken.id));
@@ -35,16 +42,17 @@ fn what_the_file_system_cannot_back_is_not_there() {
     assert_eq!((s.free(), s.usable()), (12, 5));
     s.set_backing(0);
     assert_eq!(
-        (s.usable(), s.take(SegmentKind::Node, Need::Checkpoint).map(|t| t.slot)),
+        (s.usable(), s.take(SegmentKind::Node, Need::Checkpoint, Writing::Synced).map(|t| t.slot)),
         (1, Some(first.slot))
     );
-    assert_eq!((s.usable(), s.take(SegmentKind::Node, Need::Checkpoint)), (0, None));
+    assert_eq!((s.usable(), s.take(SegmentKind::Node, Need::Checkpoint, Writing::Synced)), (0, None));
 }
 
 #[test]
 fn released_slots_come_back_under_new_numbers() {
     let s = segments();
-    let Taken { id: first, slot, prepared } = s.take(SegmentKind::Log, Need::Data).expect("room");
+    let Taken { id: first, slot, prepared } =
+        s.take(SegmentKind::Log, Need::Data, Writing::Synced).expect("room");
     assert!(!prepared && !s.offers_prepared());
     let address = Address::new(first, 3);
     assert!(s.stretches(address, 1).is_some());
@@ -56,15 +64,38 @@ fn released_slots_come_back_under_new_numbers() {
     s.release(&s.retired());
     assert_eq!(s.stretches(address, 1), None);
     // The prepared slot is preferred over raw ones.
-    let second = s.take(SegmentKind::Log, Need::Data).expect("room");
+    let second = s.take(SegmentKind::Log, Need::Data, Writing::Synced).expect("room");
     assert!(second.id > first);
     assert_eq!((second.slot, second.prepared), (slot, true));
 }
 
 #[test]
+fn prepared_slots_are_kept_for_those_who_sync() {
+    let s = segments();
+    for _ in 0..PREPARED_KEPT + 1 {
+        let slot = s.take_to(Worked::Written, PREPARED_KEPT + 1).expect("room");
+        s.give_back(slot, Worked::Written);
+    }
+    let is_prepared = |writing| s.take(SegmentKind::Log, Need::Data, writing).expect("room").prepared;
+    // One more than is kept.
+    assert!(is_prepared(Writing::Streamed));
+    assert!(!is_prepared(Writing::Streamed));
+    // Nor are they what is given back to the file system while there are others.
+    let allocated = s.take_to(Worked::Allocated, usize::MAX).expect("room");
+    s.give_back(allocated, Worked::Allocated);
+    assert_eq!(s.take_surplus(1), Some((allocated, Had::Blocks)));
+    s.give_back(allocated, Worked::Punched);
+    assert!(is_prepared(Writing::Synced));
+    // Where the file system has nothing left to give, whoever comes takes what is there.
+    s.set_backing(0);
+    let last = s.take(SegmentKind::Node, Need::Checkpoint, Writing::Streamed).expect("room");
+    assert!(last.prepared);
+}
+
+#[test]
 fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
     let s = segments();
-    let take = |kind, need| s.take(kind, need).expect("room");
+    let take = |kind, need| s.take(kind, need, Writing::Synced).expect("room");
     let sparse: Vec<_> = (0..2).map(|_| take(SegmentKind::Log, Need::Data).id).collect();
     let hosts: Vec<_> = (0..2).map(|_| take(SegmentKind::Forwarded, Need::Forward)).collect();
     sparse.iter().chain(hosts.iter().map(|h| &h.id)).for_each(|id| s.seal(*id));

@@ -49,6 +49,12 @@ impl Collector for StoreNumbers {
                 stats.sync_requests,
             ),
             ("store_checkpoints", "Checkpoints", stats.checkpoints),
+            (
+                "store_checkpoint_bytes",
+                "Bytes of maps and catalogs that checkpoints wrote",
+                stats.checkpoint_bytes,
+            ),
+            ("store_prepared_bytes", "Bytes written once so that later syncs are fast", stats.prepared_bytes),
             ("reclaim_rounds", "Rounds of reclaim", reclaim.rounds),
             ("reclaim_marked_nodes", "Map nodes that reclaim visited", reclaim.marked_nodes),
             ("reclaim_freed_bytes", "Bytes of segments that reclaim made free", reclaim.freed_bytes),

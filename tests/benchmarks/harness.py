@@ -226,6 +226,8 @@ class Nbd:
     def __init__(self, sock, export):
         self.socket = socket.socket(socket.AF_UNIX)
         try:
+            # A server without descriptors left lets clients wait.
+            self.socket.settimeout(60)
             self.socket.connect(sock)
             self.receive(18)
             name = export.encode()

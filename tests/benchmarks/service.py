@@ -1,15 +1,18 @@
-"""What a server costs that is not under load: its start, a new connection, idle memory."""
+"""What a server costs that is not under load: its start, a new connection, idle memory, a look at its metrics."""
 
+import contextlib
 import signal
 import statistics
 import time
 
-from .harness import Nbd, Sandstone, fio
+from .harness import VOLUMES, Nbd, Sandstone, fio, say
 from .processes import resident_bytes
 
 CONNECTS = 200
 IDLE_VOLUMES = 1000
 RECOVERY_MIB = 1024
+METRIC_VOLUMES = 10_000
+SCRAPES = 5
 
 
 def recovery(options, directory, staging):
@@ -51,3 +54,29 @@ def memory(options, directory, staging):
         resident, shared = (number / (1 << 20) for number in resident_bytes(ours.process.pid))
         print(f"\n**Resident memory** of an idle server with {IDLE_VOLUMES:,} empty volumes: {resident:,.0f} MiB "
               f"({shared:,.0f} MiB of it shared memory). They were made in {took:.1f} s, one after the other.")
+
+
+def scrape(options, directory, staging):
+    """Time that /metrics takes when each of many volumes has had a client, and half of them have one."""
+    with Sandstone(options.binary, f"{directory}/scrape", staging) as ours, contextlib.ExitStack() as clients:
+        say(f"making {METRIC_VOLUMES:,} volumes")
+        ours.post_many(VOLUMES, {"size": "64M"}, METRIC_VOLUMES)
+        for number, volume in enumerate(ours.api.data("GET", VOLUMES)):
+            client = Nbd(ours.sock, volume["id"])
+            client.read(0, 4096)
+            # Each takes two descriptors of the server, and one here.
+            clients.enter_context(client) if number % 2 else client.socket.close()
+        times = []
+        for _ in range(SCRAPES):
+            begun = time.perf_counter()
+            status, text = ours.api.call("GET", "/metrics")
+            times.append((time.perf_counter() - begun) * 1000)
+            if status != 200:
+                raise SystemExit(f"bench: /metrics answers {status}")
+        named = text.count(b"sandstone_volume_info{")
+        if named != METRIC_VOLUMES:
+            raise SystemExit(f"bench: /metrics tells of {named:,} volumes")
+        resident = resident_bytes(ours.process.pid)[0] / (1 << 20)
+        print(f"\n**/metrics** of {METRIC_VOLUMES:,} volumes that have had a client, half of which have one: median "
+              f"{statistics.median(times):,.0f} ms of {SCRAPES} times, {len(text) / (1 << 20):,.1f} MiB of text, "
+              f"{text.count(bytes([10])):,} lines; the server takes {resident:,.0f} MiB then.")

@@ -153,12 +153,13 @@ impl Disk {
                 .position(|(b, sum)| checksum::block(b) != *sum);
             match bad.filter(|_| !is_blind_to(Blindness::DataChecksum)) {
                 None => {
+                    let data = bytes.freeze();
                     match fill {
-                        Fill::Cache(account) => self.cache_blocks(address, &bytes, account, Newcomer::Wanted),
-                        Fill::Guess(account) => self.cache_blocks(address, &bytes, account, Newcomer::Guess),
+                        Fill::Cache(account) => self.cache_blocks(address, &data, account, Newcomer::Wanted),
+                        Fill::Guess(account) => self.cache_blocks(address, &data, account, Newcomer::Guess),
                         Fill::Bypass => {}
                     }
-                    return Ok(bytes.freeze());
+                    return Ok(data);
                 }
                 Some(_) if !second_try => second_try = true,
                 Some(i) => {
@@ -195,18 +196,23 @@ impl Disk {
         rotten
     }
 
-    /// Puts blocks into the cache that it has not.
+    /// Puts blocks into the cache that it has not. A lone one must be all that its memory holds.
     pub(crate) fn cache_blocks(
         &self,
         first: Address,
-        bytes: &[u8],
+        bytes: &Bytes,
         account: &Arc<Account>,
         newcomer: Newcomer,
     ) {
+        let put = |at: u32, make: &dyn Fn() -> Bytes| {
+            self.blocks.insert(first.plus(at), BLOCK_BYTES, Some(account), newcomer, make);
+        };
+        if bytes.len() == BLOCK_BYTES {
+            return put(0, &|| bytes.clone());
+        }
         for (i, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
             // A copy, because the block is a small part of what was read.
-            let make = || Bytes::copy_from_slice(block);
-            self.blocks.insert(first.plus(i as u32), BLOCK_BYTES, Some(account), newcomer, make);
+            put(i as u32, &|| Bytes::copy_from_slice(block));
         }
     }
 }

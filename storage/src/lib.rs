@@ -90,7 +90,7 @@ pub use inspect::{Field, Row, Section};
 pub use io::{File, Kept, OpKind, SharedMemory, SimDisk, Socket, Unsynced};
 pub use knobs::Overrides;
 pub use lineage::ForkSpec;
-pub use read::{Extent, ExtentState, Piece};
+pub use read::{BegunRead, Extent, ExtentState, Piece, UnfinishedRead};
 pub use reader::Reader;
 pub use reclaim::{ReclaimPhase, ReclaimProgress};
 pub use recovery::{Parts, StagingFate};

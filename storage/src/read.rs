@@ -6,6 +6,7 @@ use crate::{
     disk::{Fill, NodesInHand},
     error::Result,
     map::{Mapping, MappingState, Nodes, RunState},
+    readers::ReadToken,
     volume::{Inner, Volume},
 };
 use bytes::{Bytes, BytesMut};
@@ -59,6 +60,34 @@ struct Miss {
     checksums: SmallVec<[u32; 8]>,
 }
 
+/// How far a read has come that was begun at once.
+pub enum BegunRead {
+    /// All of it was in memory: pieces in order.
+    Done(Vec<Piece>),
+    /// Something has to be read from the disk.
+    Started(UnfinishedRead),
+}
+
+/// A read of which something is not in memory.
+pub struct UnfinishedRead {
+    volume: Volume,
+    found: Found,
+    offset: u64,
+    len: u32,
+    /// Held until the bytes are here: no slot that they are read from is reused meanwhile.
+    _token: ReadToken,
+}
+
+impl UnfinishedRead {
+    /// Reads the rest.
+    ///
+    /// # Errors
+    /// As [`Volume::read`].
+    pub async fn finish(self) -> Result<Vec<Piece>> {
+        self.volume.complete(self.found, self.offset, self.len).await
+    }
+}
+
 /// What of a read was in memory.
 struct Found {
     /// In order; those of misses are empty.
@@ -85,12 +114,18 @@ impl Volume {
         let (first, blocks) = whole_blocks(offset, len);
         // Held until the bytes are here: no slot that they are read from is reused meanwhile.
         let _token = volume.engine.readers.enter();
-        let Found { mut pieces, misses, hits } =
-            self.look_in_memory(volume.mappings(first, blocks).await?, len);
+        let found = self.look_in_memory(volume.mappings(first, blocks).await?, len);
+        self.complete(found, offset, len).await
+    }
+
+    /// Reads what was not in memory, and cuts all of it to what was asked for. Hold a read token, since before the map was
+    /// asked.
+    async fn complete(&self, found: Found, offset: u64, len: u32) -> Result<Vec<Piece>> {
+        let Found { mut pieces, misses, hits } = found;
         self.count(hits, misses.iter().map(|miss| miss.checksums.len()).sum());
         if !misses.is_empty() {
             let fill = if len >= STREAM_BYTES { Fill::Bypass } else { Fill::Cache(&self.knobs.account) };
-            let _first = volume.engine.disk.demand.begin();
+            let _first = self.inner.engine.disk.demand.begin();
             for (miss, data) in misses.iter().zip(self.fetch(&misses, fill).await?) {
                 pieces[miss.piece] = Piece::Data(data);
             }
@@ -99,27 +134,28 @@ impl Volume {
         Ok(pieces)
     }
 
-    /// The same at once, where all of it is in memory, and of the map in `nodes`; else `None`, and nothing was done. It needs
-    /// no read token: what is in memory is found under its address or not at all, and an address is never reused.
-    pub(crate) fn read_now(&self, nodes: &impl Nodes, offset: u64, len: u32) -> Option<Vec<Piece>> {
+    /// Begins the same at once, where all that it needs of the map is in `nodes`; else `None`, and nothing was done.
+    pub(crate) fn read_now(&self, nodes: &impl Nodes, offset: u64, len: u32) -> Option<BegunRead> {
         let volume = &*self.inner;
         if len == 0 || volume.check_range(offset, u64::from(len)).is_err() {
             return None;
         }
         let (first, blocks) = whole_blocks(offset, len);
+        let token = volume.engine.readers.enter();
         let mut mappings = SmallVec::new();
         {
             let state = volume.lock();
             state.check_exists().ok()?;
             state.tree.lookup(nodes, first, blocks, &mut mappings).ok()?;
         }
-        let Found { mut pieces, misses, hits } = self.look_in_memory(mappings, len);
-        if !misses.is_empty() {
-            return None;
+        let mut found = self.look_in_memory(mappings, len);
+        if !found.misses.is_empty() {
+            let volume = self.clone();
+            return Some(BegunRead::Started(UnfinishedRead { volume, found, offset, len, _token: token }));
         }
-        self.count(hits, 0);
-        trim_to(&mut pieces, (offset % BLOCK_BYTES as u64) as u32, len);
-        Some(pieces)
+        self.count(found.hits, 0);
+        trim_to(&mut found.pieces, (offset % BLOCK_BYTES as u64) as u32, len);
+        Some(BegunRead::Done(found.pieces))
     }
 
     /// What the range is, as extents: at most `entries_max` (at least one), so they may end before the range does.

@@ -18,7 +18,7 @@ use crate::{
     disk::Fill,
     error::Result,
     memo::{Memo, Remembered},
-    read::{FETCH_BYTES, Piece},
+    read::{BegunRead, FETCH_BYTES, Piece},
     runtime,
     volume::Volume,
 };
@@ -88,18 +88,19 @@ impl Reader {
         self.volume.read(offset, len).await
     }
 
-    /// The same at once, where all of it is in memory and is not much; else `None`, and nothing was done.
-    pub fn read_now(&self, offset: u64, len: u32) -> Option<Vec<Piece>> {
+    /// Begins the same at once, where what it needs of the map is in memory and it is not much; else `None`, and nothing was
+    /// done.
+    pub fn read_now(&self, offset: u64, len: u32) -> Option<BegunRead> {
         if len > NOW_BYTES_MAX {
             return None;
         }
         let nodes = Remembered { memo: &self.memo, cache: &self.volume.inner.engine.disk.nodes };
-        let pieces = self.volume.read_now(&nodes, offset, len)?;
+        let begun = self.volume.read_now(&nodes, offset, len)?;
         let window = self.window_bytes();
         if window > 0 {
             self.notice(offset, u64::from(len), window);
         }
-        Some(pieces)
+        Some(begun)
     }
 
     /// Bytes to be ahead: as the knob says, and no more than may stay in the cache until they are read.

@@ -109,7 +109,10 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         Suite::StagedAcrossSegments => faults::die_with_staged(1 + 3 * round),
         Suite::WriteBehindHole => ordering::acknowledged_write_is_never_behind_a_hole(),
         Suite::ReuseBeforeCheckpoint => ordering::slot_is_not_reused_before_the_checkpoint_that_frees_it(),
-        Suite::ReadUnderReclaim => ordering::slot_is_not_reused_under_a_read(),
+        Suite::ReadUnderReclaim => {
+            ordering::slot_is_not_reused_under_a_read();
+            ordering::slot_is_not_reused_under_a_read_that_was_begun();
+        }
         Suite::PartialWriteUnderReclaim => {
             ordering::slot_is_not_reused_under_the_read_of_a_partial_write();
         }

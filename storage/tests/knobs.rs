@@ -4,8 +4,8 @@ mod world;
 
 use futures_util::poll;
 use sandstone_storage::{
-    Begun, Durability, Kind, OpKind, Overrides, Piece, Reader, Runtime, Settings, StagingFate, Volume,
-    VolumeChange, runtime,
+    Begun, BegunRead, Durability, Kind, OpKind, Overrides, Piece, Reader, Runtime, Settings, StagingFate,
+    Volume, VolumeChange, runtime,
 };
 use std::time::Duration;
 use world::{BLOCK, Death, Random, Shape, World, assert_holds, filled, name, shape, volume, write};
@@ -378,7 +378,9 @@ fn a_reader_follows_the_map_wherever_it_goes() {
             // From the nodes that the reader remembers.
             assert!(reader.read_now(300 * BLOCK, BLOCK as u32).is_some());
             write(&volume, 300, &filled(1, tag)).await;
-            let found = reader.read_now(300 * BLOCK, BLOCK as u32).expect("staged");
+            let Some(BegunRead::Done(found)) = reader.read_now(300 * BLOCK, BLOCK as u32) else {
+                panic!("it is staged");
+            };
             assert_eq!(found, [Piece::Data(filled(1, tag))]);
         }
     });

@@ -4,7 +4,7 @@
 mod world;
 
 use futures_util::{future::join, poll};
-use sandstone_storage::{Durability, OpKind, Runtime, Store, Volume, runtime};
+use sandstone_storage::{BegunRead, Durability, OpKind, Piece, Reader, Runtime, Store, Volume, runtime};
 use std::{pin::pin, time::Duration};
 use world::{
     BLOCK, Death, Random, Seed, Shape, World, assert_holds, filled, name, read, shape, trim, volume, write,
@@ -73,6 +73,28 @@ pub(crate) fn slot_is_not_reused_under_a_read() {
             outlasts_reclaim(&world, &volume, fate, &store, reader).await;
         });
     }
+}
+
+/// The same for a read that is begun at once.
+#[test]
+pub(crate) fn slot_is_not_reused_under_a_read_that_was_begun() {
+    let world = World::new(shape(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, BLOCKS, false).await;
+        let old = filled(BLOCKS, 0);
+        write(&volume, 0, &old).await;
+        let reader = async {
+            let reader = Reader::new(volume.clone());
+            let Some(BegunRead::Started(rest)) = reader.read_now(0, 4 * BLOCK as u32) else {
+                panic!("its map is in memory, its data is not");
+            };
+            drop(reader);
+            let pieces = rest.finish().await.expect("a read");
+            assert_eq!(pieces, [Piece::Data(old.slice(..4 * BLOCK as usize))]);
+        };
+        outlasts_reclaim(&world, &volume, Fate::Overwritten, &store, reader).await;
+    });
 }
 
 #[test]

@@ -26,7 +26,7 @@ use super::{
 use crate::traffic::{Cost, Operation, Success, Traffic};
 use bytes::{Buf, Bytes, BytesMut};
 use sandstone_protocol::{Checked, Request, Terms, WireError};
-use sandstone_storage::{Begun, Reader, Receipt, Socket, Volume, runtime};
+use sandstone_storage::{Begun, BegunRead, Reader, Receipt, Socket, Volume, runtime};
 use std::{
     cell::{Cell, RefCell},
     fmt, io,
@@ -227,8 +227,15 @@ impl Connection {
         // What needs no wait needs no task, which would cost as much again.
         match checked {
             Checked::Read { offset, len, df } => {
-                if let Some(pieces) = self.reader.read_now(offset, len) {
-                    return self.answer(taken, Outcome::Read { offset, df, pieces });
+                let outcome = move |pieces| Outcome::Read { offset, df, pieces };
+                match self.reader.read_now(offset, len) {
+                    Some(BegunRead::Done(pieces)) => return self.answer(taken, outcome(pieces)),
+                    Some(BegunRead::Started(rest)) => {
+                        return self.answer_later(taken, async move {
+                            rest.finish().await.map_or_else(|error| Outcome::from(&error), outcome)
+                        });
+                    }
+                    None => {}
                 }
             }
             Checked::Write { offset, fua: false, .. } if payload.len() <= NOW_BYTES_MAX => {

@@ -36,15 +36,19 @@ const ALIGNMENT_BYTES: usize = 4096;
 /// It stays aligned until it has to grow (I1).
 #[must_use]
 pub(crate) fn aligned(len: usize) -> BytesMut {
+    let is_aligned = |buf: &BytesMut| buf.as_ptr().addr().is_multiple_of(ALIGNMENT_BYTES);
+    // The server's allocator aligns whole blocks by itself.
+    let buf = BytesMut::with_capacity(len);
+    if is_aligned(&buf) {
+        return buf;
+    }
     // One page more than asked, and the front of it cut off up to the next boundary. The allocator's own alignment
     // cannot be asked for, since `BytesMut` frees its memory as plain bytes.
     let mut buf = BytesMut::with_capacity(len + ALIGNMENT_BYTES);
     let pad = buf.as_ptr().align_offset(ALIGNMENT_BYTES);
     buf.put_bytes(0, pad);
     buf.advance(pad);
-    debug_assert!(
-        buf.is_empty() && buf.capacity() >= len && buf.as_ptr().addr().is_multiple_of(ALIGNMENT_BYTES)
-    );
+    debug_assert!(buf.is_empty() && buf.capacity() >= len && is_aligned(&buf));
     buf
 }
 

@@ -217,7 +217,9 @@ async fn prepare(shared: &Shared) {
             zeroes.resize(step, 0);
             written = disk.file.write(start + at, WriteBuf::Owned(zeroes)).await.is_ok();
             at += step as u64;
-            shared.engine.upkeep.prepared_bytes.fetch_add(step as u64, Relaxed);
+            if written {
+                shared.engine.upkeep.prepared_bytes.fetch_add(step as u64, Relaxed);
+            }
             if has_one {
                 // Without any the log is where each sync is slow, until this is done.
                 runtime::sleep(PAUSE).await;

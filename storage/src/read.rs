@@ -6,6 +6,7 @@ use crate::{
     disk::{Fill, NodesInHand},
     error::Result,
     map::{Mapping, MappingState, Nodes, RunState},
+    reader::Demanded,
     readers::ReadToken,
     volume::{Inner, Volume},
 };
@@ -95,6 +96,8 @@ struct Found {
     misses: Vec<Miss>,
     /// Blocks of data that were there.
     hits: usize,
+    /// While there are misses: what is read ahead waits for them.
+    demanded: Option<Demanded>,
 }
 
 impl Volume {
@@ -121,11 +124,10 @@ impl Volume {
     /// Reads what was not in memory, and cuts all of it to what was asked for. Hold a read token, since before the map was
     /// asked.
     async fn complete(&self, found: Found, offset: u64, len: u32) -> Result<Vec<Piece>> {
-        let Found { mut pieces, misses, hits } = found;
+        let Found { mut pieces, misses, hits, demanded: _held } = found;
         self.count(hits, misses.iter().map(|miss| miss.checksums.len()).sum());
         if !misses.is_empty() {
             let fill = if len >= STREAM_BYTES { Fill::Bypass } else { Fill::Cache(&self.knobs.account) };
-            let _first = self.inner.engine.disk.demand.begin();
             for (miss, data) in misses.iter().zip(self.fetch(&misses, fill).await?) {
                 pieces[miss.piece] = Piece::Data(data);
             }
@@ -134,14 +136,15 @@ impl Volume {
         Ok(pieces)
     }
 
-    /// Begins the same at once, where all that it needs of the map is in `nodes`; else `None`, and nothing was done.
+    /// Begins the same at once, where all that it needs of the map is in `nodes`; else `None`, and nothing was done. What is all
+    /// in memory needs no read token: it is found under its address or not at all, and an address is never reused.
     pub(crate) fn read_now(&self, nodes: &impl Nodes, offset: u64, len: u32) -> Option<BegunRead> {
         let volume = &*self.inner;
         if len == 0 || volume.check_range(offset, u64::from(len)).is_err() {
             return None;
         }
         let (first, blocks) = whole_blocks(offset, len);
-        let token = volume.engine.readers.enter();
+        let moment = volume.engine.readers.now();
         let mut mappings = SmallVec::new();
         {
             let state = volume.lock();
@@ -150,8 +153,9 @@ impl Volume {
         }
         let mut found = self.look_in_memory(mappings, len);
         if !found.misses.is_empty() {
+            let _token = volume.engine.readers.enter_as_of(moment)?;
             let volume = self.clone();
-            return Some(BegunRead::Started(UnfinishedRead { volume, found, offset, len, _token: token }));
+            return Some(BegunRead::Started(UnfinishedRead { volume, found, offset, len, _token }));
         }
         self.count(found.hits, 0);
         trim_to(&mut found.pieces, (offset % BLOCK_BYTES as u64) as u32, len);
@@ -262,7 +266,8 @@ impl Volume {
 
     /// Takes what is in memory for a request of `len` bytes, and notes the rest.
     fn look_in_memory(&self, mappings: SmallVec<[Mapping; 4]>, len: u32) -> Found {
-        let mut found = Found { pieces: Vec::with_capacity(mappings.len()), misses: Vec::new(), hits: 0 };
+        let pieces = Vec::with_capacity(mappings.len());
+        let mut found = Found { pieces, misses: Vec::new(), hits: 0, demanded: None };
         for Mapping { blocks, state } in mappings {
             match state {
                 MappingState::Zero | MappingState::Hole => {
@@ -276,6 +281,9 @@ impl Volume {
                     self.gather(address, checksums, len < STREAM_BYTES, &mut found);
                 }
             }
+        }
+        if !found.misses.is_empty() {
+            found.demanded = Some(self.inner.engine.disk.demand.begin());
         }
         found
     }
@@ -298,7 +306,7 @@ impl Volume {
         address: Address,
         checksums: SmallVec<[u32; 8]>,
         fills_cache: bool,
-        Found { pieces, misses, hits }: &mut Found,
+        Found { pieces, misses, hits, .. }: &mut Found,
     ) {
         let engine = &self.inner.engine;
         let blocks = checksums.len() as u32;

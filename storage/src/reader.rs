@@ -25,7 +25,10 @@ use crate::{
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -201,16 +204,16 @@ impl Fetch {
 /// Reads of the disk that somebody waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Demand {
-    under_way: AtomicU32,
+    under_way: Arc<AtomicU32>,
 }
 
 /// One of them.
-pub(crate) struct Demanded<'a>(&'a Demand);
+pub(crate) struct Demanded(Arc<AtomicU32>);
 
 impl Demand {
-    pub(crate) fn begin(&self) -> Demanded<'_> {
+    pub(crate) fn begin(&self) -> Demanded {
         self.under_way.fetch_add(1, Relaxed);
-        Demanded(self)
+        Demanded(Arc::clone(&self.under_way))
     }
 
     /// Keeps I3.
@@ -222,8 +225,8 @@ impl Demand {
     }
 }
 
-impl Drop for Demanded<'_> {
+impl Drop for Demanded {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Relaxed);
+        self.0.fetch_sub(1, Relaxed);
     }
 }

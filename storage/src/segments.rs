@@ -336,7 +336,7 @@ impl Segments {
         Some(Taken { id, slot, prepared })
     }
 
-    /// Whether the next segment would get a prepared slot.
+    /// Whether there is a prepared slot.
     pub(crate) fn has_prepared(&self) -> bool {
         self.lock().slots.contains(&SlotState::Prepared)
     }
@@ -543,7 +543,7 @@ impl Segments {
     }
 
     /// A free slot to give back to the file system, if more than `keep` have blocks in it: the last one, so that the
-    /// front of the file is used. Those of which it is unknown come last, where none is to be kept.
+    /// front of the file is used, and a prepared one only where there is no other. Those of which it is unknown come last, where none is to be kept.
     pub(crate) fn take_surplus(&self, keep: usize) -> Option<(Slot, Had)> {
         let mut state = self.lock();
         let has_blocks =
@@ -560,7 +560,6 @@ impl Segments {
             return None;
         }
         if state.slots.iter().filter(|s| has_blocks(s)).count() > keep {
-            // One that was written is worth the most.
             let unwritten = |s: &SlotState| has_blocks(s) && *s != SlotState::Prepared;
             let at = state.slots.iter().rposition(unwritten);
             let at = at.or_else(|| state.slots.iter().rposition(has_blocks))?;

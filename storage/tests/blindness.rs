@@ -44,12 +44,13 @@ enum Suite {
     WriteBehindHole,
     ReuseBeforeCheckpoint,
     ReadUnderReclaim,
+    BegunReadUnderReclaim,
     PartialWriteUnderReclaim,
     Rot,
 }
 
 /// Each blindness with the suite that finds it.
-const BLINDNESSES: [(Blindness, Suite); 21] = [
+const BLINDNESSES: [(Blindness, Suite); 22] = [
     (Blindness::SyncBeforeSuperblock, Suite::States(&[Write, Checkpoint])),
     (Blindness::SyncAfterSuperblock, Suite::States(&[WriteLong, Mark, Sweep])),
     (Blindness::LogBeforeCheckpoint, Suite::States(&[WriteBack, Checkpoint])),
@@ -67,6 +68,7 @@ const BLINDNESSES: [(Blindness, Suite); 21] = [
     (Blindness::FailedSync, Suite::FailedSync),
     (Blindness::SyncedEnd, Suite::Damage),
     (Blindness::DrainBeforeReuse, Suite::ReadUnderReclaim),
+    (Blindness::DrainBeforeReuse, Suite::BegunReadUnderReclaim),
     (Blindness::EdgeChanged, Suite::PartialWriteUnderReclaim),
     (Blindness::DataChecksum, Suite::Rot),
     (Blindness::NodeChecksum, Suite::Rot),
@@ -88,6 +90,7 @@ fn rounds(suite: Suite) -> u64 {
         | Suite::WriteBehindHole
         | Suite::ReuseBeforeCheckpoint
         | Suite::ReadUnderReclaim
+        | Suite::BegunReadUnderReclaim
         | Suite::PartialWriteUnderReclaim
         | Suite::Rot => 1,
     }
@@ -109,10 +112,8 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         Suite::StagedAcrossSegments => faults::die_with_staged(1 + 3 * round),
         Suite::WriteBehindHole => ordering::acknowledged_write_is_never_behind_a_hole(),
         Suite::ReuseBeforeCheckpoint => ordering::slot_is_not_reused_before_the_checkpoint_that_frees_it(),
-        Suite::ReadUnderReclaim => {
-            ordering::slot_is_not_reused_under_a_read();
-            ordering::slot_is_not_reused_under_a_read_that_was_begun();
-        }
+        Suite::ReadUnderReclaim => ordering::slot_is_not_reused_under_a_read(),
+        Suite::BegunReadUnderReclaim => ordering::slot_is_not_reused_under_a_read_that_was_begun(),
         Suite::PartialWriteUnderReclaim => {
             ordering::slot_is_not_reused_under_the_read_of_a_partial_write();
         }

@@ -226,6 +226,28 @@ fn demanded_read_does_not_wait_for_what_is_read_ahead() {
     });
 }
 
+/// The same of a read that was begun at once and goes on later.
+#[test]
+fn fetch_does_not_go_before_the_read_that_it_is_for() {
+    let world = World::new(roomy(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = full(&store, 1, BLOCKS).await;
+        change(&store, 1, |s| (s.cache_bytes, s.prefetch_mib) = (1 << 30, 1)).await;
+        let reader = Reader::new(volume.clone());
+        stream(&reader, 0, 8).await;
+        let Some(BegunRead::Started(third)) = reader.read_now(8 * BLOCK, 4 * BLOCK as u32) else {
+            panic!("its map is in memory, its data is not");
+        };
+        // Less than it waits for others at most.
+        runtime::sleep(Duration::from_millis(3)).await;
+        assert_eq!(volume.stats().prefetched_bytes, 0);
+        third.finish().await.expect("a read");
+        runtime::sleep(Duration::from_millis(3)).await;
+        assert!(volume.stats().prefetched_bytes > 0);
+    });
+}
+
 #[test]
 fn cache_command_brings_a_range_in() {
     let world = World::new(roomy(), 1);
@@ -376,7 +398,7 @@ fn a_reader_follows_the_map_wherever_it_goes() {
                 reader.read(300 * BLOCK, BLOCK as u32).await.expect("a read");
             }
             // From the nodes that the reader remembers.
-            assert!(reader.read_now(300 * BLOCK, BLOCK as u32).is_some());
+            assert!(matches!(reader.read_now(300 * BLOCK, BLOCK as u32), Some(BegunRead::Done(_))));
             write(&volume, 300, &filled(1, tag)).await;
             let Some(BegunRead::Done(found)) = reader.read_now(300 * BLOCK, BLOCK as u32) else {
                 panic!("it is staged");

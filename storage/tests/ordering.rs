@@ -75,25 +75,29 @@ pub(crate) fn slot_is_not_reused_under_a_read() {
     }
 }
 
-/// The same for a read that is begun at once.
+/// A read is begun, and goes on only when its data was overwritten and reclaimed.
 #[test]
 pub(crate) fn slot_is_not_reused_under_a_read_that_was_begun() {
     let world = World::new(shape(), 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let volume = volume(&store, 1, BLOCKS, false).await;
+        let (volume, other) =
+            (volume(&store, 1, BLOCKS, false).await, volume(&store, 2, 2 * BLOCKS, false).await);
         let old = filled(BLOCKS, 0);
         write(&volume, 0, &old).await;
-        let reader = async {
-            let reader = Reader::new(volume.clone());
-            let Some(BegunRead::Started(rest)) = reader.read_now(0, 4 * BLOCK as u32) else {
-                panic!("its map is in memory, its data is not");
-            };
-            drop(reader);
-            let pieces = rest.finish().await.expect("a read");
-            assert_eq!(pieces, [Piece::Data(old.slice(..4 * BLOCK as usize))]);
-        };
-        outlasts_reclaim(&world, &volume, Fate::Overwritten, &store, reader).await;
+        let begun = Reader::new(volume.clone()).read_now(0, 4 * BLOCK as u32);
+        let Some(BegunRead::Started(rest)) = begun else { panic!("its map is in memory, its data is not") };
+
+        write(&volume, 0, &filled(BLOCKS, 64)).await;
+        let mut reclaim = pin!(store.reclaim());
+        assert!(poll!(&mut reclaim).is_pending());
+        runtime::sleep(LATE).await;
+        write(&other, 0, &filled(2 * BLOCKS, 128)).await;
+        let free_before = store.stats().free_bytes;
+        let pieces = rest.finish().await.expect("a read");
+        assert_eq!(pieces, [Piece::Data(old.slice(..4 * BLOCK as usize))]);
+        reclaim.await.expect("a round of reclaim");
+        assert!(store.stats().free_bytes > free_before, "the read was all that it waited for");
     });
 }
 
@@ -249,40 +253,80 @@ pub(crate) fn acknowledged_write_is_never_behind_a_hole() {
     assert!(lost > 0 && lost < 50, "{lost}");
 }
 
-/// Beside a large batch the next one gathers until it is large too, or the first is there. Small ones go beside each other.
+/// Beside a batch of many writes the next one gathers until it has many too, or the first is there.
 #[test]
-fn what_comes_beside_a_large_batch_gathers() {
+fn what_comes_beside_a_batch_of_many_gathers() {
     // No window of the log ends meanwhile.
     let world = World::new(Shape { segment_blocks: 4096, ..shape() }, 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let volume = volume(&store, 1, 64, false).await;
+        let volume = volume(&store, 1, 128, false).await;
         let batches = || store.stats().log_batches;
-        for large in [false, true] {
-            let before = batches();
-            world.disk.delay_next(OpKind::Write, 0, LATE);
-            let data = filled(if large { 8 } else { 7 }, 1);
-            let mut first = pin!(write(&volume, 0, &data));
-            assert!(poll!(&mut first).is_pending());
-            runtime::yield_now().await;
-            let mut later: Vec<_> = Vec::new();
-            later.push(sent(&volume, 8, 2).await);
-            assert_eq!(batches() - before, if large { 1 } else { 2 });
-            if large {
-                for block in (10..24).step_by(2) {
-                    later.push(sent(&volume, block, 3).await);
-                }
-                assert_eq!(batches() - before, 2, "sixteen blocks are enough");
-                // They have the device full, so this one waits for the first to come back, and then for nothing.
-                later.push(sent(&volume, 32, 4).await);
-                assert_eq!(batches() - before, 2);
-            }
-            first.await;
-            for write in later {
-                write.await;
-            }
-            assert_eq!(batches() - before, if large { 3 } else { 2 });
+        let before = batches();
+        world.disk.delay_next(OpKind::Write, 0, LATE);
+        let mut many = Vec::new();
+        for block in 0..8 {
+            let one = filled(1, 1);
+            let volume = volume.clone();
+            many.push(Box::pin(async move { write(&volume, block, &one).await }));
+            assert!(poll!(many.last_mut().expect("just pushed")).is_pending());
         }
+        runtime::yield_now().await;
+        assert_eq!(batches(), before + 1, "all with the same write of the device");
+        let mut later = Vec::new();
+        for at in (20..50).step_by(2) {
+            later.push(sent(&volume, at, 2).await);
+        }
+        assert_eq!(batches(), before + 1, "fifteen are not enough");
+        later.push(sent(&volume, 60, 2).await);
+        assert_eq!(batches(), before + 2);
+        // They have the device full, so this one waits for the first to come back, and then for nothing.
+        later.push(sent(&volume, 70, 3).await);
+        assert_eq!(batches(), before + 2);
+        for write in many {
+            write.await;
+        }
+        for write in later {
+            write.await;
+        }
+        assert_eq!(batches(), before + 3);
+    });
+}
+
+/// However large, and beside however many of another volume.
+#[test]
+fn lone_writes_do_not_wait_for_each_other() {
+    let world = World::new(Shape { segment_blocks: 4096, ..shape() }, 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let (one, other) = (volume(&store, 1, 128, false).await, volume(&store, 2, 128, false).await);
+        let batches = || store.stats().log_batches;
+        let before = batches();
+        world.disk.delay_next(OpKind::Write, 0, LATE);
+        let data = filled(15, 1);
+        let mut first = pin!(write(&one, 0, &data));
+        assert!(poll!(&mut first).is_pending());
+        runtime::yield_now().await;
+        let second = sent(&other, 0, 1).await;
+        assert_eq!(batches(), before + 2);
+        first.await;
+        second.await;
+
+        let before = batches();
+        world.disk.delay_next(OpKind::Write, 0, LATE);
+        let mut many = Vec::new();
+        for block in 0..9 {
+            let (one, data) = (one.clone(), filled(1, 1));
+            many.push(Box::pin(async move { write(&one, block, &data).await }));
+            assert!(poll!(many.last_mut().expect("just pushed")).is_pending());
+        }
+        runtime::yield_now().await;
+        let lone = sent(&other, 0, 2).await;
+        assert_eq!(batches(), before + 2, "the volume with much in the log holds nobody else's back");
+        for write in many {
+            write.await;
+        }
+        lone.await;
     });
 }
 

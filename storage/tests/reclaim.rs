@@ -321,6 +321,48 @@ fn reclaim_is_not_undone_by_slots_that_are_being_got_ready() {
     });
 }
 
+/// Slots are written ahead for clients who flush. A stream does not use them up, nor does a flush at its end ask for some.
+#[test]
+fn slots_are_written_ahead_for_those_who_flush() {
+    const SEGMENT_BLOCKS: u32 = 1024;
+    let world = World::new(Shape { segment_blocks: SEGMENT_BLOCKS, slots: 40, ..shape() }, 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = store.create_volume(spec(id(1), 8192 * BLOCK, false)).await.expect("a new volume");
+        let prepared_slots = || store.stats().prepared_bytes / (u64::from(SEGMENT_BLOCKS) * BLOCK);
+        let look_around = || runtime::sleep(Duration::from_millis(500));
+        // Nothing is overwritten, or slots that come back would be as good as some that were written ahead.
+        let stream = async |from: u64| {
+            for block in (from..from + 1200).step_by(8) {
+                let data = vec![1; 8 * BLOCK as usize];
+                volume.write(block * BLOCK, data.into(), Durability::Volatile).await.expect("a write");
+            }
+        };
+        stream(0).await;
+        volume.flush().await.expect("a flush");
+        look_around().await;
+        assert_eq!(prepared_slots(), 0);
+
+        let flushed = async |from: u64, writes| {
+            for at in from..from + writes {
+                write(&volume, at, 1).await;
+                volume.flush().await.expect("a flush");
+            }
+        };
+        flushed(1200, 20).await;
+        look_around().await;
+        assert_eq!(prepared_slots(), 2);
+        stream(1300).await;
+        look_around().await;
+        // The log comes to them, and others take their place.
+        flushed(2500, 20).await;
+        look_around().await;
+        flushed(2600, 1).await;
+        look_around().await;
+        assert!(prepared_slots() > 2);
+    });
+}
+
 #[test]
 fn free_slots_that_had_blocks_before_a_restart_are_given_back() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -239,6 +239,7 @@ class Nbd:
                 self.receive(length)
                 if kind & 0x80000000:
                     raise SystemExit(f"bench: GO was refused with {kind:#x}")
+            self.socket.settimeout(None)
         except BaseException:
             self.socket.close()
             raise

@@ -224,7 +224,7 @@ impl Connection {
         if !self.budget.is_alone() {
             runtime::note_company();
         }
-        // What needs no wait needs no task, which would cost as much again.
+        // What needs no wait needs no task, which would cost as much again; and what does need one goes on in it.
         match checked {
             Checked::Read { offset, len, df } => {
                 let outcome = move |pieces| Outcome::Read { offset, df, pieces };

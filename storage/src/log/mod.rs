@@ -12,7 +12,7 @@
 //!     kernel may report success for the sync after a failed one (DESIGN section 3).
 //!
 //! Batches go out when the device has nothing of ours to do, so that a lone write does not wait and many writes share
-//! one device write; beside a large batch the next one gathers first ([`GATHER_BLOCKS`]). Workers call [`Log::pump`] at the
+//! one device write; beside a batch of many the next one gathers first ([`GATHER_RECORDS`]). Workers call [`Log::pump`] at the
 //! end of each turn; a completed write calls it too. A batch that nobody waits for, because all that is in it was acknowledged
 //! from staging, lingers for more to come ([`LINGER`]).
 //!
@@ -73,10 +73,13 @@ const BATCH_BLOCKS: u32 = 256;
 /// served well by slots that were never written.
 pub(crate) const SYNCED_BYTES: u64 = 1 << 20;
 
-/// While a batch with half as many blocks or more is under way, the next one gathers so many. Where many writes are waited
-/// for at once, all of them but the first few would go in small batches otherwise, each with a header block and a device
-/// write. Lone writes of some clients do not wait for each other.
-const GATHER_BLOCKS: u32 = 16;
+/// Fewer flushes in a segment tell nothing about those to come.
+const FLUSHES_LEAST: u64 = 8;
+
+/// While a batch of half as many writes or more is under way, the next one gathers so many. Where many are waited for at once,
+/// all of them but the first few would go in small batches otherwise, each with a header block and a device write. Lone writes
+/// of a few clients do not wait for each other.
+const GATHER_RECORDS: u16 = 16;
 
 /// Most blocks that one data record carries, so that three fit a header.
 const RECORD_BLOCKS_MAX: u32 = 256;
@@ -415,12 +418,14 @@ impl Open {
 impl State {
     /// Whether the open batch is better off with more in it, for which what is under way leaves it the time.
     fn is_gathering(&self) -> bool {
-        let is_large = |entry: &Entry| match entry {
-            Entry::Batch { open, stage: Stage::Writing, .. } => open.data_blocks >= GATHER_BLOCKS / 2,
+        let has_many = |entry: &Entry| match entry {
+            Entry::Batch { open, stage: Stage::Writing, .. } => open.records >= GATHER_RECORDS / 2,
             Entry::Batch { .. } | Entry::Footer { .. } => false,
         };
-        let is_small = |open: &Open| open.data_blocks < GATHER_BLOCKS && !open.goes_beside;
-        self.open.as_ref().is_some_and(is_small) && self.under_way.iter().any(is_large)
+        let has_few = |open: &Open| {
+            open.records < GATHER_RECORDS && open.data_blocks < LINGER_BLOCKS && !open.goes_beside
+        };
+        self.open.as_ref().is_some_and(has_few) && self.under_way.iter().any(has_many)
     }
 
     /// When the oldest batch that is not in the store was opened, in microseconds.

@@ -3,8 +3,8 @@
 //! All of it happens under the log's lock, and nothing of it waits: what is in the way is told to the caller.
 
 use super::{
-    Append, BATCH_BLOCKS, Batch, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, SYNCED_BYTES, Segment,
-    Stage, State, WINDOWS,
+    Append, BATCH_BLOCKS, Batch, Entry, FLUSHES_LEAST, Log, Open, Place, RECORD_BLOCKS_MAX, Refused,
+    SYNCED_BYTES, Segment, Stage, State, WINDOWS,
 };
 use crate::{
     address::{BLOCK_BYTES, Lsn, SegmentId},
@@ -115,6 +115,7 @@ impl Log {
         }
         let footer = footer_blocks(state.segment.footer_bytes + FooterBatch::bytes(record_bytes));
         if state.segment.raw
+            && state.segment.fill > 0
             && self.writing(&state.segment) == Writing::Synced
             && self.segments.offers_prepared()
         {
@@ -165,7 +166,8 @@ impl Log {
     /// How that segment was written so far, which tells how the next one will be.
     fn writing(&self, segment: &Segment) -> Writing {
         let flushes = self.counters.flushes.load(Relaxed) - segment.flushes_before;
-        let often = flushes > 0 && flushes * SYNCED_BYTES >= u64::from(segment.fill) * BLOCK_BYTES as u64;
+        let often = flushes >= FLUSHES_LEAST
+            && flushes * SYNCED_BYTES >= u64::from(segment.fill) * BLOCK_BYTES as u64;
         if often { Writing::Synced } else { Writing::Streamed }
     }
 

@@ -79,7 +79,7 @@ impl StagingFiles {
 fn use_huge_pages(memory: Arc<SharedMemory>) {
     let collapse = move || {
         if let Err(error) = memory.use_huge_pages() {
-            tracing::debug!(%error, "the staging buffer stays in small pages");
+            tracing::debug!(%error, "some of the staging buffer stays in small pages");
         }
     };
     if let Err(error) = std::thread::Builder::new().name("staging-pages".to_owned()).spawn(collapse) {

@@ -163,7 +163,7 @@ def throughput(options, directory, staging):
             lineup.prepare(phase)
             of_phase = [row for row in chosen if row.phase == phase]
             for number, row in itertools.product(range(options.rounds), of_phase):
-                one_round(options, lineup, row, cells[row], syncs, f"round {number + 1}/{options.rounds}")
+                one_round(options, lineup, row, cells[row], syncs, number)
     figures = Figures(cells)
     print(figures.table())
     if syncs.lines:
@@ -171,14 +171,16 @@ def throughput(options, directory, staging):
     goals.throughput(options.goals, figures)
 
 
-def one_round(options, lineup, row, cells, syncs, title):
-    """One measurement of everyone who takes part in a row."""
+def one_round(options, lineup, row, cells, syncs, number):
+    """One measurement of everyone who takes part in a row; each round begins with somebody else."""
+    title = f"round {number + 1}/{options.rounds}"
     size_mib = lineup.region(row.phase)
     contenders = [contender for contender in lineup.phases[row.phase]
                   if contender.ours or row.others is None or contender.name in row.others]
     if row.disk:
         contenders.insert(min(1, len(contenders)), lineup.disk)
-    for contender in contenders:
+    first = number * len(contenders) // options.rounds
+    for contender in contenders[first:] + contenders[:first]:
         if options.rest and row.pattern.reads < 100:
             # What others have left in the page cache, and what the disk was given before, is nobody's business here.
             os.sync()

@@ -14,7 +14,7 @@
     reason = "raw copies into a mapping, and the length of buffers that the kernel has filled"
 )]
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Buf, BufMut, BytesMut};
 use rustix::fs::FallocateFlags;
 
-use super::mapping::Mapping;
+use super::mapping::{HUGE_BYTES, Mapping};
 
 /// What direct I/O asks of memory addresses, in bytes. A page satisfies every device.
 const ALIGNMENT_BYTES: usize = 4096;
@@ -107,12 +107,13 @@ impl SharedMemory {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let len_before = file.metadata()?.len();
         let len = usize::try_from(len_before.max(len as u64)).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len as u64) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(len as u64)?,
-            Err(error) => return Err(error.into()),
+        let map = Mapping::of_file(&file, len)?;
+        if let Err(error) = take_space(&file, &map, len_before) {
+            // As it was, so that nobody takes it for somebody's.
+            file.set_len(len_before)?;
+            return Err(error);
         }
-        Ok((SharedMemory { map: Mapping::of_file(&file, len)? }, len_before > 0))
+        Ok((SharedMemory { map }, len_before > 0))
     }
 
     /// Memory without a file, which dies with the process.
@@ -121,14 +122,6 @@ impl SharedMemory {
     /// Where the kernel refuses the mapping.
     pub fn anonymous(len: usize) -> io::Result<SharedMemory> {
         Ok(SharedMemory { map: Mapping::anonymous(len)? })
-    }
-
-    /// Puts it into huge pages where the kernel can, in some ten milliseconds, while others may read and write it.
-    ///
-    /// # Errors
-    /// Where it cannot, nothing is lost but some time for each write.
-    pub(crate) fn use_huge_pages(&self) -> io::Result<()> {
-        self.map.collapse()
     }
 
     /// Length of the mapping.
@@ -205,6 +198,31 @@ impl SharedMemory {
         // SAFETY: `offset` is at most the length of the mapping, which lives as long as `self`.
         unsafe { self.map.start().add(offset) }
     }
+}
+
+/// Makes the file as long as its mapping and takes all of its space, in huge pages where there are such.
+fn take_space(file: &File, map: &Mapping, len_before: u64) -> io::Result<()> {
+    let len = map.len_bytes();
+    if len_before < len as u64 {
+        file.set_len(len as u64)?;
+    }
+    let allocate = |at: usize, len: usize| match rustix::fs::fallocate(
+        file,
+        FallocateFlags::empty(),
+        at as u64,
+        len as u64,
+    ) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+        done => done,
+    };
+    // A huge page takes the place of small ones, so one of each is needed before; the others never come then.
+    for at in (0..len).step_by(HUGE_BYTES) {
+        allocate(at, ALIGNMENT_BYTES.min(len - at))?;
+    }
+    if let Err(error) = map.collapse() {
+        tracing::debug!(%error, "some of the staging buffer stays in small pages");
+    }
+    Ok(allocate(0, len)?)
 }
 
 /// What a write sends to the store. The operation owns it until its completion.
@@ -294,20 +312,23 @@ mod tests {
 
     #[test]
     fn what_is_there_stays_when_it_is_put_into_huge_pages() {
-        let file = tempfile::tempfile_in("/dev/shm").or_else(|_| tempfile::tempfile()).unwrap();
-        let bytes = (4 << 20) + 4096;
-        file.set_len(bytes as u64).unwrap();
-        let memory = SharedMemory { map: Mapping::of_file(&file, bytes).unwrap() };
-        for at in (0..bytes).step_by(4096) {
-            memory.copy_in(at, &at.to_le_bytes());
-        }
-        // Where the kernel does not, this tells nothing, and nothing is expected.
-        let _told = memory.use_huge_pages();
-        for at in (0..bytes).step_by(4096) {
-            let mut found = [0; 8];
-            memory.copy_out(at, &mut found);
-            assert_eq!(usize::from_le_bytes(found), at);
-        }
+        // Where there are none, this tells as much of small ones.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let path = dir.path().join("staging");
+        let bytes = 2 * HUGE_BYTES + ALIGNMENT_BYTES;
+        // As a server would have left it that knew of small ones alone.
+        let pages: Vec<u8> = (0..bytes).map(|at| (at / ALIGNMENT_BYTES) as u8).collect();
+        std::fs::write(&path, &pages).unwrap();
+        let (memory, existed) = SharedMemory::open(&path, bytes).unwrap();
+        assert!(existed);
+        let mut found = vec![0; bytes];
+        memory.copy_out(0, &mut found);
+        assert!(found == pages);
+        memory.copy_in(HUGE_BYTES - 1, &[7; 2]);
+        drop(memory);
+        let (memory, _) = SharedMemory::open(&path, bytes).unwrap();
+        memory.copy_out(0, &mut found);
+        assert_eq!(found[HUGE_BYTES - 2..HUGE_BYTES + 2], [255, 7, 7, 0]);
     }
 
     #[test]

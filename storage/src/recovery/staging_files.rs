@@ -56,10 +56,7 @@ impl StagingFiles {
                 SharedMemory::open(&instead, bytes)
             }),
         };
-        let (memory, existed) = opened?;
-        let memory = Arc::new(memory);
-        use_huge_pages(Arc::clone(&memory));
-        Ok((memory, existed))
+        opened.map(|(memory, existed)| (Arc::new(memory), existed))
     }
 
     /// A copy of what an earlier server of this boot left, if there is something; the file stays as it is.
@@ -72,18 +69,6 @@ impl StagingFiles {
         let memory = SharedMemory::anonymous(bytes.len())?;
         memory.copy_in(0, &bytes);
         Ok(Some(Arc::new(memory)))
-    }
-}
-
-/// Has it put into huge pages while the store starts and serves already.
-fn use_huge_pages(memory: Arc<SharedMemory>) {
-    let collapse = move || {
-        if let Err(error) = memory.use_huge_pages() {
-            tracing::debug!(%error, "some of the staging buffer stays in small pages");
-        }
-    };
-    if let Err(error) = std::thread::Builder::new().name("staging-pages".to_owned()).spawn(collapse) {
-        tracing::debug!(%error, "the staging buffer stays in small pages");
     }
 }
 

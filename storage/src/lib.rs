@@ -32,7 +32,8 @@
 //! |---|---|---|
 //! | `enumeration.rs` | P1 to P5, P8, P9 | all crash states of all short sequences of operations on a tiny store |
 //! | `crash.rs` | P1 to P3, P5, P7, P9 | long random lives, which end in every way |
-//! | `faults.rs` | P1, P2, P4, P6 to P8 | a disk that fails, lies, or is full |
+//! | `faults.rs` | P1, P2, P6, P7 | a disk that fails, or is full |
+//! | `damage.rs` | P4, P8 | a disk that does not hold what was written |
 //! | `rot.rs` | P4, P8 | a flipped bit in every byte that anybody reads |
 //! | `ordering.rs` | P2, P5 | what overlaps, held apart on purpose |
 //! | `blindness.rs` | | engines that leave one of it out, each of which those above find |

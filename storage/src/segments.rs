@@ -45,8 +45,12 @@ use std::{
     },
 };
 
+mod slot;
 #[cfg(test)]
 mod tests;
+
+use slot::SlotState;
+pub(crate) use slot::{Had, Worked};
 
 /// What a new segment is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,59 +85,6 @@ pub(crate) struct Taken {
     pub(crate) slot: Slot,
     /// Its slot was written before.
     pub(crate) prepared: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SlotState {
-    /// Free since before the store was opened; may have blocks in the file, which nothing on disk tells.
-    Unknown,
-    /// Free; without blocks in the file.
-    Raw,
-    /// Free; has some of its blocks in the file.
-    Partial,
-    /// Free; has its blocks in the file.
-    Allocated,
-    /// Free; written.
-    Prepared,
-    /// Holds a segment, or is being worked on.
-    Used,
-}
-
-impl SlotState {
-    fn is_free(self) -> bool {
-        match self {
-            Self::Unknown | Self::Raw | Self::Partial | Self::Allocated | Self::Prepared => true,
-            Self::Used => false,
-        }
-    }
-
-    /// Whether a segment can be written into it without a block more for the file.
-    fn is_backed(self) -> bool {
-        match self {
-            Self::Allocated | Self::Prepared => true,
-            Self::Unknown | Self::Raw | Self::Partial | Self::Used => false,
-        }
-    }
-}
-
-/// What has become of a free slot that was worked on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Worked {
-    /// It has no blocks in the file.
-    Punched,
-    /// It has its blocks.
-    Allocated,
-    /// It was written throughout.
-    Written,
-}
-
-/// What a free slot had that is to be given back to the file system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Had {
-    /// Blocks in the file.
-    Blocks,
-    /// Blocks or none.
-    Unknown,
 }
 
 #[derive(Clone, Debug)]
@@ -543,7 +494,8 @@ impl Segments {
     }
 
     /// A free slot to give back to the file system, if more than `keep` have blocks in it: the last one, so that the
-    /// front of the file is used, and a prepared one only where there is no other. Those of which it is unknown come last, where none is to be kept.
+    /// front of the file is used, and a prepared one only where there is no other. Those of which it is unknown come last,
+    /// where none is to be kept.
     pub(crate) fn take_surplus(&self, keep: usize) -> Option<(Slot, Had)> {
         let mut state = self.lock();
         let has_blocks =

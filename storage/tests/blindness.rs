@@ -6,6 +6,8 @@
     reason = "each suite brings its own world; here the suites are modules of one program"
 )]
 
+#[path = "damage.rs"]
+mod damage;
 #[path = "enumeration/mod.rs"]
 mod enumeration;
 #[path = "faults.rs"]
@@ -107,7 +109,7 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         }
         Suite::LostEnd => faults::lose_the_end(round),
         Suite::FailedSync => faults::fail_a_sync(false),
-        Suite::Damage => faults::damage_below_what_was_synced_is_never_taken_for_the_end(),
+        Suite::Damage => damage::damage_below_what_was_synced_is_never_taken_for_the_end(),
         Suite::FullStore => faults::run_full(round),
         Suite::StagedAcrossSegments => faults::die_with_staged(1 + 3 * round),
         Suite::WriteBehindHole => ordering::acknowledged_write_is_never_behind_a_hole(),

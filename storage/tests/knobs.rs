@@ -127,6 +127,13 @@ fn reading_a_large_volume_once_leaves_a_hot_set_in_the_cache() {
     });
 }
 
+/// A volume on the disk alone, of which a MiB is read ahead, and its reader.
+async fn read_ahead(store: &sandstone_storage::Store) -> (Volume, Reader) {
+    let volume = full(store, 1, BLOCKS).await;
+    change(store, 1, |s| (s.cache_bytes, s.prefetch_mib) = (1 << 30, 1)).await;
+    (volume.clone(), Reader::new(volume))
+}
+
 /// Reads in sequence from `from`, each request after a pause in which a fetch can run ahead.
 async fn stream(reader: &Reader, from: u64, blocks: u64) {
     for block in (from..from + blocks).step_by(4) {
@@ -171,9 +178,7 @@ fn several_streams_of_a_connection_are_told_apart() {
     let world = World::new(roomy(), 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let volume = full(&store, 1, BLOCKS).await;
-        change(&store, 1, |s| (s.cache_bytes, s.prefetch_mib) = (1 << 30, 1)).await;
-        let reader = Reader::new(volume.clone());
+        let (volume, reader) = read_ahead(&store).await;
         for step in 0..32 {
             for start in [0, 600, 1200, 1800] {
                 reader.read((start + step * 4) * BLOCK, 4 * BLOCK as u32).await.expect("a read");
@@ -213,9 +218,7 @@ fn demanded_read_does_not_wait_for_what_is_read_ahead() {
     let world = World::new(roomy(), 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let volume = full(&store, 1, BLOCKS).await;
-        change(&store, 1, |s| (s.cache_bytes, s.prefetch_mib) = (1 << 30, 1)).await;
-        let reader = Reader::new(volume.clone());
+        let (volume, reader) = read_ahead(&store).await;
         // The fourth read of the disk is the first of the fetch.
         world.disk.delay_next(OpKind::Read, 3, LATE);
         stream(&reader, 0, 12).await;
@@ -232,9 +235,7 @@ fn fetch_does_not_go_before_the_read_that_it_is_for() {
     let world = World::new(roomy(), 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let volume = full(&store, 1, BLOCKS).await;
-        change(&store, 1, |s| (s.cache_bytes, s.prefetch_mib) = (1 << 30, 1)).await;
-        let reader = Reader::new(volume.clone());
+        let (volume, reader) = read_ahead(&store).await;
         stream(&reader, 0, 8).await;
         let Some(BegunRead::Started(third)) = reader.read_now(8 * BLOCK, 4 * BLOCK as u32) else {
             panic!("its map is in memory, its data is not");

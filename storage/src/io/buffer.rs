@@ -109,8 +109,8 @@ impl SharedMemory {
         let len = usize::try_from(len_before.max(len as u64)).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let map = Mapping::of_file(&file, len)?;
         if let Err(error) = take_space(&file, &map, len_before) {
-            // As it was, so that nobody takes it for somebody's.
-            file.set_len(len_before)?;
+            // As it was, so that nobody takes it for somebody's; what went wrong first is told.
+            let _length_restored = file.set_len(len_before);
             return Err(error);
         }
         Ok((SharedMemory { map }, len_before > 0))

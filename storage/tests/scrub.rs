@@ -2,8 +2,11 @@
 
 mod world;
 
-use sandstone_storage::{ForkSpec, Kind, Rot, RotKind, Runtime, ScrubProgress, Store, Volume, runtime};
-use std::time::Duration;
+use futures_util::poll;
+use sandstone_storage::{
+    ForkSpec, Kind, OpKind, Rot, RotKind, Runtime, ScrubProgress, Store, Volume, runtime,
+};
+use std::{pin::pin, time::Duration};
 use world::{BLOCK, Shape, World, assert_holds, filled, name, read, shape, trim, volume, write};
 
 /// Blocks of the volume: a leaf and a bit.
@@ -111,6 +114,27 @@ fn rotten_data_is_found_and_named_behind_a_cache_that_has_it() {
         // What was trimmed is nobody's loss.
         trim(&volume, 100, 2).await;
         assert_eq!(scrubbed(&store).await.rots, [lost(200, 2)]);
+    });
+}
+
+/// Of the segment that the log is in, what is in the store is read, and what is on its way is left alone.
+#[test]
+fn end_of_the_log_is_read_as_far_as_it_is_written() {
+    let world = World::new(shape(), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, 16, false).await;
+        let (data, coming) = (filled(1, 3), filled(1, 9));
+        write(&volume, 0, &data).await;
+        world.disk.delay_next(OpKind::Write, 0, Duration::from_secs(2));
+        let mut late = pin!(write(&volume, 8, &coming));
+        assert!(poll!(&mut late).is_pending());
+        let sound = scrubbed(&store).await;
+        assert_eq!((sound.checked_bytes_total, sound.rotten_bytes_total), (BLOCK, 0));
+        late.await;
+        rot(&world, &data);
+        rot(&world, &coming);
+        assert_eq!(scrubbed(&store).await.rotten_bytes_total, 2 * BLOCK);
     });
 }
 

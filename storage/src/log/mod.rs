@@ -317,6 +317,25 @@ impl Log {
         Lsn(self.written.load(Acquire))
     }
 
+    /// Blocks at the front of a segment of the log that are in the store. Of what was open when the log was latched nobody
+    /// knows.
+    pub(crate) fn written_blocks(&self, id: SegmentId) -> u32 {
+        if self.health.is_stopped() && self.segments.is_open(id) {
+            return 0;
+        }
+        let state = self.lock();
+        let under_way = state.under_way.iter().filter_map(|entry| match entry {
+            Entry::Batch { open, .. } => Some(open),
+            Entry::Footer { .. } => None,
+        });
+        let unwritten = under_way.chain(&state.open).find(|open| open.batch.segment == id);
+        match unwritten {
+            Some(open) => open.batch.block,
+            None if state.segment.id == id => state.segment.fill,
+            None => self.segments.geometry.segment_blocks,
+        }
+    }
+
     /// Whether a record waits for the store longer than writes may be acknowledged ahead of it.
     pub(crate) fn is_behind(&self) -> bool {
         let since = self.unwritten_since_us.load(Relaxed);

@@ -1,4 +1,4 @@
-//! One pass: the distinct nodes of all maps, and the distinct blocks of data in sealed segments, each read once and
+//! One pass: the distinct nodes of all maps, and the distinct blocks of data that are in the store, each read once and
 //! compared with the checksum that its parent has for it.
 
 use super::{Rot, RotKind};
@@ -184,14 +184,13 @@ impl<'a> Pass<'a> {
         let segments = &self.engine.disk.segments;
         for run in leaf.runs() {
             let RunState::Data(address) = run.state else { continue };
-            // What the log is still writing may not be there yet.
-            if segments.is_open(address.segment()) {
-                continue;
-            }
+            // What the log is still writing may not be there yet. What is, may stay in its last segment for ever.
+            let written = self.engine.log.written_blocks(address.segment());
             let words = (segments.geometry.segment_blocks as usize).div_ceil(64);
             let bits = self.checked.entry(address.segment()).or_insert_with(|| vec![0; words].into());
-            let fresh: Vec<u32> =
-                (0..u32::from(run.len)).filter(|i| bitmap::set(bits, address.block() + i)).collect();
+            let fresh: Vec<u32> = (0..u32::from(run.len).min(written.saturating_sub(address.block())))
+                .filter(|i| bitmap::set(bits, address.block() + i))
+                .collect();
             for stretch in fresh.chunk_by(|a, b| a + 1 == *b) {
                 let (first, at) = (stretch[0], u64::from(run.start) + u64::from(stretch[0]));
                 let checksums: Vec<u32> =

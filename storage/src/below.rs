@@ -77,5 +77,6 @@ impl Engine {
             }
         };
         segments.set_backing(room);
+        self.space.measure(segments);
     }
 }

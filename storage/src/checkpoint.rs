@@ -52,6 +52,8 @@ pub(crate) struct Checkpointer {
 struct NodeWriter<'a> {
     engine: &'a Engine,
     tail: Option<(SegmentId, Slot, u32)>,
+    /// Blocks of the catalog.
+    catalog_blocks: u64,
     /// Bytes that belong at this offset.
     gathered: Option<(u64, BytesMut)>,
     ready: Vec<(u64, BytesMut)>,
@@ -76,8 +78,10 @@ impl Checkpointer {
         replay: ReplayStart,
         mut catalog: Catalog,
     ) -> Result<()> {
-        let mut writer = NodeWriter { engine, tail: self.node_tail, gathered: None, ready: Vec::new() };
+        let mut writer =
+            NodeWriter { engine, tail: self.node_tail, catalog_blocks: 0, gathered: None, ready: Vec::new() };
         let written = writer.checkpoint(&mut catalog, retired).await;
+        engine.space.set_catalog(writer.catalog_blocks);
         // Whatever happened: nodes that were given a place are in it.
         let flushed = writer.flush().await;
         self.node_tail = writer.tail;
@@ -274,6 +278,7 @@ impl NodeWriter<'_> {
                 break bytes;
             }
         };
+        self.catalog_blocks = places.iter().map(|(blocks, _)| u64::from(*blocks)).sum();
         let mut reference = None;
         for (payload, (_, (address, slot))) in bytes.chunks(chunk_bytes).zip(places).rev() {
             let (blocks, checksum) = encode_chunk(reference, payload);

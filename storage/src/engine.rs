@@ -1,11 +1,11 @@
 //! What all volumes of a store share: the disk, the log, and the books of what is dirty.
 
 use crate::{
-    closing::Closing, disk::Disk, health::HealthCell, log::Log, readers::Readers, reclaim, scrub::Scrub,
-    segments::Need,
+    closing::Closing, disk::Disk, health::HealthCell, log::Log, map::Touched, readers::Readers, reclaim,
+    scrub::Scrub, segments::Need, space::Space,
 };
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicU64, Ordering::*},
 };
 use tokio::sync::Notify;
@@ -19,6 +19,7 @@ pub(crate) struct Engine {
     pub(crate) log: Arc<Log>,
     pub(crate) health: Arc<HealthCell>,
     pub(crate) readers: Readers,
+    pub(crate) space: Space,
     pub(crate) upkeep: Upkeep,
     /// Bytes a second that reclaim may read and write while nobody waits for it.
     pub(crate) reclaim_rate: u64,
@@ -36,8 +37,10 @@ pub(crate) struct Upkeep {
     dirty_nodes_max: u64,
     /// Blocks that were overwritten, trimmed or deleted since the last mark; a hint, the mark counts.
     pub(crate) garbage_blocks: AtomicU64,
-    /// Something for the keeper to look at.
+    /// Somebody waits for space.
     pub(crate) wanted: Notify,
+    /// So much is dirty that a checkpoint is due.
+    pub(crate) checkpoint_wanted: Notify,
     /// A checkpoint ended.
     pub(crate) checkpointed: Notify,
     /// Bytes of maps and catalogs that checkpoints wrote.
@@ -54,6 +57,7 @@ pub(crate) struct Upkeep {
     /// The last round neither freed anything nor found what the next one could.
     pub(crate) barren: AtomicBool,
     pub(crate) reclaim: reclaim::Counters,
+    pub(crate) freed: Mutex<reclaim::Freed>,
     pub(crate) scrub: Scrub,
     /// Held while free slots are got ready or given back.
     pub(crate) slots: tokio::sync::Mutex<()>,
@@ -70,8 +74,10 @@ impl Upkeep {
             dirty_nodes: AtomicU64::new(0),
             taken_nodes: AtomicU64::new(0),
             dirty_nodes_max: (metadata_bytes / NODE_MEMORY_BYTES).max(256),
-            garbage_blocks: AtomicU64::new(0),
+            // Nothing was counted yet.
+            garbage_blocks: AtomicU64::new(1),
             wanted: Notify::new(),
+            checkpoint_wanted: Notify::new(),
             checkpointed: Notify::new(),
             checkpoint_bytes: AtomicU64::new(0),
             prepared_bytes: AtomicU64::new(0),
@@ -81,6 +87,7 @@ impl Upkeep {
             sparse: AtomicBool::new(false),
             barren: AtomicBool::new(false),
             reclaim: reclaim::Counters::default(),
+            freed: Mutex::default(),
             scrub: Scrub::default(),
             slots: tokio::sync::Mutex::default(),
             settling: AtomicBool::new(false),
@@ -95,7 +102,7 @@ impl Upkeep {
             self.garbage_blocks.fetch_add(nodes, Relaxed);
             let before = self.dirty_nodes.fetch_add(nodes, Relaxed);
             if before + nodes > self.dirty_nodes_max / 2 && before <= self.dirty_nodes_max / 2 {
-                self.wanted.notify_one();
+                self.checkpoint_wanted.notify_one();
             }
         }
     }
@@ -134,6 +141,18 @@ impl Engine {
         u64::from(segments.room(Need::Forward)).saturating_sub(needed) as u32
     }
 
+    /// An operation has changed nodes of a map.
+    pub(crate) fn note_touched(&self, touched: Touched) {
+        self.upkeep.add_dirty(touched.dirtied);
+        self.space.add_maps(touched.added_blocks);
+    }
+
+    /// Blocks in used segments that nothing refers to, about.
+    pub(crate) fn garbage_blocks(&self) -> u64 {
+        let alive = self.space.live_blocks() + self.space.map_blocks();
+        self.disk.segments.used_blocks().saturating_sub(alive)
+    }
+
     /// Whether so much is dirty that a checkpoint is due.
     pub(crate) fn is_half_dirty(&self) -> bool {
         self.upkeep.dirty_nodes() > self.dirty_max() / 2
@@ -148,7 +167,7 @@ impl Engine {
     pub(crate) async fn wait_clean(&self) {
         while self.is_too_dirty() && !self.health.is_stopped() {
             let done = self.upkeep.checkpointed.notified();
-            self.upkeep.wanted.notify_one();
+            self.upkeep.checkpoint_wanted.notify_one();
             if self.is_too_dirty() {
                 done.await;
             }

@@ -1,4 +1,7 @@
-//! The keeper: the task that checkpoints, reclaims and prepares segments in the background.
+//! The keepers: the tasks that checkpoint, reclaim and get slots ready in the background.
+//!
+//! Each is a loop of its own, so that a checkpoint, for which writers may wait, never waits for a round of reclaim, for
+//! punching, or for slots that are got ready.
 
 use crate::{
     address::BLOCK_BYTES,
@@ -10,19 +13,24 @@ use crate::{
     segments::{Had, PREPARED_KEPT, Worked},
     store::Shared,
 };
-use futures_util::future::{Either, join, select};
+use futures_util::future::{join4, select};
 use std::{
     pin::pin,
     sync::{Arc, atomic::Ordering::*},
     time::Duration,
 };
+use tokio::sync::Notify;
 
-/// How often the keeper looks around when nobody calls it.
+/// How often a keeper looks around when nobody calls it.
 const TICK: Duration = Duration::from_millis(200);
 /// Log bytes after which a checkpoint is due: what replay has to read at most, about.
 const LOG_BYTES_DUE: u64 = 1 << 30;
+/// The same as a part of the store: what the log has not left behind cannot come back.
+const LOG_PART_DUE: u64 = 16;
 /// Quiet ticks after which what is not checkpointed is.
 const QUIET_TICKS: u32 = 25;
+/// Quiet ticks after which the file system gets back what it can: half a minute.
+const IDLE_TICKS: u32 = 150;
 /// Segments kept allocated ahead of the log, beside those that it takes in a tick.
 const ALLOCATED_AHEAD: usize = 4;
 /// Free slots that keep their blocks in the file, beside those that the log will soon take again.
@@ -32,98 +40,144 @@ const STREAM_BYTES: u64 = 1 << 20;
 /// The number of segments taken lately is forgotten at this rate a tick: by a third after about twenty seconds.
 const FORGET: f64 = 0.99;
 
-/// What the keeper remembers from tick to tick.
-#[derive(Default)]
-struct Pace {
-    log_bytes: u64,
-    checkpoint_log_bytes: u64,
-    quiet_ticks: u32,
-    /// Number of the next segment when the keeper last looked.
-    next_segment: u64,
-    /// Segments taken lately, fading.
-    taken_lately: f64,
-    flushes: u64,
-    /// A failure was told already.
-    told: bool,
-}
-
 /// Runs until the store closes.
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let _turn_end = shared.attach_runtime();
-    join(keep_up(&shared), scrub::keep(&shared)).await;
+    join4(keep_checkpoints(&shared), keep_space(&shared), keep_slots(&shared), scrub::keep(&shared)).await;
     shared.kept.notify_one();
 }
 
-/// Checkpoints, reclaims and gets slots ready as it becomes due.
-async fn keep_up(shared: &Shared) {
-    let next_segment = shared.engine.disk.segments.next().0;
-    let mut pace = Pace { next_segment, ..Pace::default() };
-    while !shared.is_closing() {
-        let tick = pin!(runtime::sleep(TICK));
-        match select(pin!(shared.engine.upkeep.wanted.notified()), tick).await {
-            Either::Left(_) | Either::Right(_) => {}
-        }
-        if shared.is_closing() {
-            break;
-        }
-        match look_around(shared, &mut pace).await {
-            Ok(()) => pace.told = false,
-            // What was given up for that is no failure.
-            Err(_) if shared.is_closing() => break,
-            Err(error) if pace.told => tracing::debug!(%error, "upkeep failed again"),
+/// What a keeper tells of its failures: each kind once, until it works again.
+#[derive(Default)]
+struct Told(bool);
+
+impl Told {
+    fn tell(&mut self, result: Result<()>, what: &str) {
+        match result {
+            Ok(()) => self.0 = false,
+            Err(error) if self.0 => tracing::debug!(%error, "{what} failed again"),
             Err(error) => {
-                pace.told = true;
-                tracing::error!(%error, "upkeep failed; it is tried again");
+                self.0 = true;
+                tracing::error!(%error, "{what} failed; it is tried again");
             }
         }
     }
 }
 
-async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
+/// How the log moved since a keeper last looked.
+#[derive(Default)]
+struct LogPace {
+    bytes: u64,
+    quiet_ticks: u32,
+}
+
+impl LogPace {
+    /// Bytes logged since the last look.
+    fn look(&mut self, shared: &Shared) -> u64 {
+        let bytes = shared.engine.log.counters.bytes.load(Relaxed);
+        let logged = bytes - std::mem::replace(&mut self.bytes, bytes);
+        self.quiet_ticks = if logged > 0 { 0 } else { self.quiet_ticks.saturating_add(1) };
+        logged
+    }
+}
+
+/// Waits for a tick, or until somebody calls. Whether the store is still open.
+async fn tick(shared: &Shared, wanted: &Notify) -> bool {
+    select(pin!(wanted.notified()), pin!(runtime::sleep(TICK))).await;
+    !shared.is_closing()
+}
+
+/// Checkpoints as they become due.
+async fn keep_checkpoints(shared: &Shared) {
+    let engine = &shared.engine;
+    let (mut pace, mut checkpoint_bytes, mut told) = (LogPace::default(), 0, Told::default());
+    while tick(shared, &engine.upkeep.checkpoint_wanted).await {
+        if engine.health.is_stopped() {
+            // Nobody waits for what will not come.
+            engine.upkeep.checkpointed.notify_waiters();
+            continue;
+        }
+        pace.look(shared);
+        let geometry = engine.disk.segments.geometry;
+        let due = LOG_BYTES_DUE.min(geometry.store_bytes() / LOG_PART_DUE).max(4 * geometry.segment_bytes());
+        let is_due = pace.bytes - checkpoint_bytes >= due;
+        if is_due || engine.is_half_dirty() || pace.quiet_ticks == QUIET_TICKS {
+            checkpoint_bytes = pace.bytes;
+            told.tell(shared.checkpoint().await, "a checkpoint");
+        }
+    }
+}
+
+/// Reclaims as it becomes due.
+async fn keep_space(shared: &Shared) {
     let engine = &shared.engine;
     let upkeep = &engine.upkeep;
-    if engine.health.is_stopped() {
-        // Nobody waits for what will not come.
-        upkeep.checkpointed.notify_waiters();
-        upkeep.reclaimed.notify_waiters();
-        return Ok(());
-    }
-    engine.look_below();
-    let log_bytes = engine.log.counters.bytes.load(Relaxed);
-    let log_bytes_before = std::mem::replace(&mut pace.log_bytes, log_bytes);
-    pace.quiet_ticks = if log_bytes > log_bytes_before { 0 } else { pace.quiet_ticks.saturating_add(1) };
-
-    let quiet = pace.quiet_ticks == QUIET_TICKS;
     let segment_bytes = engine.disk.segments.geometry.segment_bytes();
-    let garbage = upkeep.garbage_blocks.load(Relaxed) * BLOCK_BYTES as u64;
-    let sparse = upkeep.sparse.load(Acquire);
-    if upkeep.is_wanted() || sparse || engine.garbage_is_due() || (quiet && garbage >= segment_bytes) {
-        pace.checkpoint_log_bytes = log_bytes;
-        // A writer takes whatever there is.
-        let effort = if upkeep.is_wanted() { Effort::Thorough } else { Effort::Usual };
-        shared.reclaim_round(effort).await?;
-    } else if log_bytes - pace.checkpoint_log_bytes >= LOG_BYTES_DUE || engine.is_half_dirty() || quiet {
-        pace.checkpoint_log_bytes = log_bytes;
-        shared.checkpoint().await?;
+    let (mut pace, mut told) = (LogPace::default(), Told::default());
+    // Garbage that was not given back to the file system yet.
+    let mut is_tidy = true;
+    while tick(shared, &upkeep.wanted).await {
+        if engine.health.is_stopped() {
+            upkeep.reclaimed.notify_waiters();
+            continue;
+        }
+        engine.look_below();
+        engine.steer();
+        pace.look(shared);
+        let garbage = upkeep.garbage_blocks.load(Relaxed) * BLOCK_BYTES as u64;
+        is_tidy &= garbage < segment_bytes;
+        let quiet = pace.quiet_ticks == QUIET_TICKS && garbage >= segment_bytes;
+        let barren = upkeep.barren.load(Acquire) && garbage < segment_bytes;
+        let done = if upkeep.is_wanted() || (engine.is_short() && !barren) {
+            shared.reclaim_round(Effort::Needed).await.map(drop)
+        } else if upkeep.sparse.load(Acquire) || engine.garbage_is_due() || quiet {
+            shared.reclaim_round(Effort::Usual).await.map(drop)
+        } else if pace.quiet_ticks >= IDLE_TICKS && !is_tidy {
+            is_tidy = true;
+            shared.reclaim_all(Effort::Usual).await
+        } else {
+            Ok(())
+        };
+        if !shared.is_closing() {
+            // What was given up for that is no failure.
+            told.tell(done, "reclaim");
+        }
     }
-    let next_segment = engine.disk.segments.next().0;
-    let taken = next_segment - std::mem::replace(&mut pace.next_segment, next_segment);
-    pace.taken_lately = pace.taken_lately * FORGET + taken as f64;
-    let flushes = engine.log.counters.flushes.load(Relaxed);
-    let flushed = flushes - std::mem::replace(&mut pace.flushes, flushes);
-    // Nobody waits here for a thorough reclaim, which may have terabytes to give back.
-    let Ok(_no_other) = upkeep.slots.try_lock() else { return Ok(()) };
-    // What was logged before all slots were given back is no reason to get some ready again. They may just have been.
-    let streamed = log_bytes.saturating_sub(log_bytes_before.max(upkeep.settled_log_bytes.load(Relaxed)));
-    shared.give_back_slots(BLOCKS_KEPT + pace.taken_lately as usize).await;
-    if streamed >= STREAM_BYTES {
-        allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
+}
+
+/// Gets slots ready for the log, and gives others back to the file system.
+async fn keep_slots(shared: &Shared) {
+    let engine = &shared.engine;
+    let (segments, upkeep) = (&engine.disk.segments, &engine.upkeep);
+    let never = Notify::new();
+    let mut next_segment = segments.next().0;
+    let (mut pace, mut taken_lately, mut flushes_before) = (LogPace::default(), 0.0, 0);
+    while tick(shared, &never).await {
+        if engine.health.is_stopped() {
+            continue;
+        }
+        let log_bytes_before = pace.bytes;
+        pace.look(shared);
+        let next = segments.next().0;
+        let taken = next - std::mem::replace(&mut next_segment, next);
+        taken_lately = taken_lately * FORGET + taken as f64;
+        let flushes = engine.log.counters.flushes.load(Relaxed);
+        let flushed = flushes - std::mem::replace(&mut flushes_before, flushes);
+        // Nobody waits here for a thorough reclaim, which may have terabytes to give back.
+        let Ok(_no_other) = upkeep.slots.try_lock() else { continue };
+        // What was logged before all slots were given back is no reason to get some ready again. They may just have been.
+        let streamed =
+            pace.bytes.saturating_sub(log_bytes_before.max(upkeep.settled_log_bytes.load(Relaxed)));
+        shared.give_back_slots(BLOCKS_KEPT + taken_lately as usize).await;
+        if streamed >= STREAM_BYTES {
+            allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
+        }
+        // Writing a slot twice is worth it where clients wait for syncs; a log that streams is better off without.
+        let segment_bytes = segments.geometry.segment_bytes();
+        if streamed > 0 && flushed * SYNCED_BYTES >= streamed && streamed < 2 * segment_bytes {
+            prepare(shared).await;
+        }
     }
-    // Writing a slot twice is worth it where clients wait for syncs; a log that streams is better off without.
-    if streamed > 0 && flushed * SYNCED_BYTES >= streamed && streamed < 2 * segment_bytes {
-        prepare(shared).await;
-    }
-    Ok(())
 }
 
 impl Shared {

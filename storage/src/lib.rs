@@ -73,6 +73,7 @@ mod recovery;
 pub mod runtime;
 mod scrub;
 mod segments;
+mod space;
 mod stopped;
 mod store;
 mod usage;

@@ -40,6 +40,7 @@ impl Store {
     pub async fn create_snapshot(&self, volume: Uuid, id: Uuid, attributes: Vec<u8>) -> Result<Volume> {
         check_attributes(&attributes)?;
         let attributes: Arc<[u8]> = attributes.into();
+        self.0.engine.check_room().await?;
         let snapshot = |lines: &mut Lines| {
             let source = lines.volume(volume)?;
             let meta = |source: &VolumeMeta| {
@@ -58,6 +59,7 @@ impl Store {
     pub async fn create_fork(&self, source: Uuid, spec: ForkSpec) -> Result<Volume> {
         check_attributes(&spec.attributes)?;
         let attributes: Arc<[u8]> = spec.attributes.into();
+        self.0.engine.check_room().await?;
         let fork = |lines: &mut Lines| {
             let source = lines.line(source)?;
             let meta = |source: &VolumeMeta| {
@@ -84,10 +86,14 @@ impl Store {
     ) -> Result<Volume, NotChanged> {
         let engine = &self.0.engine;
         let number = lines.next_number(id)?;
-        let state = source.inner.lock();
+        let mut state = source.inner.lock();
         let meta = VolumeMeta { number, id, ..meta(&state.meta)? };
-        let lsn = lines.log_meta(&engine.log, source.inner.number, RecordKind::Fork, &meta)?;
-        Ok(lines.add(Volume::new(Arc::clone(engine), meta, state.tree.clone(), lsn)))
+        let logged = lines.log_meta(&engine.log, source.inner.number, RecordKind::Fork, &meta)?;
+        let (tree, shared_blocks) = state.tree.branch(logged.point);
+        if let Some(family) = lines.family_mut(meta.family) {
+            family.shared_blocks += shared_blocks;
+        }
+        Ok(lines.add(Volume::new(Arc::clone(engine), meta, tree, logged.behind)))
     }
 
     /// Makes a volume what its snapshot is, in content and size; its settings and attributes stay. It is durable when this
@@ -104,11 +110,12 @@ impl Store {
             // The catalog's lock is held, so nobody else holds two of these.
             let (mut state, from) = (volume.inner.lock(), snapshot.inner.lock());
             let payload = snapshot.inner.number.0.to_le_bytes();
-            let lsn = lines.log(&engine.log, volume.inner.number, RecordKind::Restore, &payload)?;
+            let logged = lines.log(&engine.log, volume.inner.number, RecordKind::Restore, &payload)?;
             engine.upkeep.garbage_blocks.fetch_add(state.tree.mapped_blocks(), Relaxed);
-            state.tree = from.tree.clone();
+            let gone = state.tree.become_copy_of(&from.tree, logged.point);
+            engine.space.add(-i128::from(gone));
             state.meta.size_bytes = from.meta.size_bytes;
-            state.applied = lsn;
+            state.applied = logged.behind;
             volume.inner.publish(&state);
             Ok(())
         };

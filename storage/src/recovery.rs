@@ -34,8 +34,9 @@ use crate::{
     engine::{Engine, Upkeep},
     error::{Error, Kind, Result},
     format::{
-        Catalog, CatalogRef, Geometry, Identity, Malformed, Piece, ReplayStart, SUPERBLOCK_SLOTS,
-        SegmentEntry, SegmentKind, SegmentPlace, Superblock, VolumeEntry, decode_chunk, superblock_offset,
+        Catalog, CatalogRef, FamilyEntry, Geometry, Identity, Malformed, Piece, ReplayStart,
+        SUPERBLOCK_SLOTS, SegmentEntry, SegmentKind, SegmentPlace, Superblock, VolumeEntry, decode_chunk,
+        superblock_offset,
     },
     health::{Health, HealthCell},
     io::{File, SharedMemory, WriteBuf, aligned},
@@ -44,10 +45,11 @@ use crate::{
     readers::Readers,
     runtime,
     segments::{Need, Segments, Writing},
+    space::Space,
     store::RecoveryReport,
     usage::Usage,
 };
-use apply::Volumes;
+use apply::{Replayed, Volumes};
 use bytes::BytesMut;
 use std::{
     collections::HashSet,
@@ -66,6 +68,7 @@ pub(crate) struct Recovered {
     pub(crate) engine: Engine,
     pub(crate) superblock: Superblock,
     pub(crate) volumes: Vec<VolumeEntry>,
+    pub(crate) families: Vec<FamilyEntry>,
     pub(crate) applied: Lsn,
     pub(crate) next_volume: u32,
     pub(crate) report: RecoveryReport,
@@ -122,7 +125,7 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
     let parts = Parts {
         file,
         size_bytes,
-        segment_blocks: SEGMENT_BLOCKS_MAX,
+        segment_blocks: Geometry::standard(size_bytes).segment_blocks,
         boot,
         cache_bytes: options.cache_bytes,
         metadata_bytes: options.metadata_bytes,
@@ -219,10 +222,14 @@ pub(crate) async fn recover(
     let log = Log::new(start, staging, file, Arc::clone(&segments), Arc::clone(&health));
     let upkeep = Upkeep::new(metadata_bytes);
     upkeep.add_dirty(volumes.dirtied());
-    let (applied, next_volume, volumes) = volumes.finish(end.at.lsn);
+    let Replayed { applied, next_volume, volumes, families } = volumes.finish(end.at.lsn);
+    let own: u64 = volumes.iter().map(|volume| volume.tree.birthday().own_blocks).sum();
+    let shared: u64 = families.iter().map(|family| family.shared_blocks).sum();
+    let space = Space::new(own + shared, segments.node_blocks());
     let readers = Readers::default();
-    let engine = Engine { disk, log: Arc::new(log), health, readers, upkeep, reclaim_rate, scrub_rate };
-    Ok(Recovered { engine, superblock, volumes, applied, next_volume, report })
+    let log = Arc::new(log);
+    let engine = Engine { disk, log, health, readers, space, upkeep, reclaim_rate, scrub_rate };
+    Ok(Recovered { engine, superblock, volumes, families, applied, next_volume, report })
 }
 
 /// The disk with the segments that superblock and catalog name.

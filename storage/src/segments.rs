@@ -18,9 +18,9 @@
 //! I1  A segment number is never used twice; a slot is.
 //! I2  A slot leaves *used* only after a checkpoint that does not refer to its segment is durable, and after the reads
 //!     that began before have ended.
-//! I3  The last [`Segments::reserve`] free slots are kept for records without data, so that a full store can still trim
-//!     and delete; two thirds of them for moving what is alive, so that what was trimmed comes back; and a third for
-//!     checkpoints, without which nothing does.
+//! I3  The last [`Segments::reserve`] free slots are kept for what makes room again: half of them for records without
+//!     data (trims, deletions) and for checkpoints, so that moving blocks never takes what these need; and of that a part
+//!     for checkpoints alone, without which nothing comes back.
 //! I4  A segment of moved blocks lives as long as one of those that were moved into it.
 //!
 //! A write into a prepared slot, which was written once before, changes no metadata of the file system: the ring needs no
@@ -52,15 +52,15 @@ mod tests;
 use slot::SlotState;
 pub(crate) use slot::{Had, Worked};
 
-/// What a new segment is for.
+/// What a new segment is for; each may go deeper into the reserve than those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// New data; leaves the reserve alone.
     Data,
-    /// Records without data: what makes room again, and so must go on when the store is full.
-    Record,
     /// Moved blocks, which empty more segments than they take.
     Forward,
+    /// Records without data: what makes room again, and so must go on when the store is full.
+    Record,
     /// A checkpoint, without which nothing comes back; the others leave it some.
     Checkpoint,
 }
@@ -77,6 +77,10 @@ pub(crate) enum Writing {
 /// Prepared slots that are kept from segments which gain little by them. They are there then when clients flush again,
 /// who would wait for the file system's journal while others are prepared.
 pub(crate) const PREPARED_KEPT: usize = 2;
+
+/// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the log's next one, and four of
+/// reserve.
+const WORKING_SLOTS: u64 = 14;
 
 /// A fresh segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +215,35 @@ impl Segments {
         backed.saturating_add(self.backing.load(Relaxed)).min(free)
     }
 
+    /// Slots that there can be: all, or as many as the file system can back.
+    fn reachable(&self) -> u32 {
+        self.with_blocks().saturating_add(self.backing.load(Relaxed)).min(self.geometry.slots)
+    }
+
+    /// Blocks of all slots that there can be.
+    pub(crate) fn reachable_blocks(&self) -> u64 {
+        u64::from(self.reachable()) * u64::from(self.geometry.segment_blocks)
+    }
+
+    /// Blocks that may live in the store. The others are the working room: the reserve, open segments, maps, and what is dead
+    /// among what is alive until reclaim has parted them. It is 6.7 % of the slots, and at least eight of them.
+    pub(crate) fn usable_blocks(&self) -> u64 {
+        let reachable = u64::from(self.reachable());
+        let working = (reachable * 67).div_ceil(1000).max(WORKING_SLOTS.min(reachable / 2));
+        (reachable - working) * u64::from(self.geometry.segment_blocks)
+    }
+
+    /// Blocks of the segments of nodes: as many as there can be of maps and catalogs, but for those that were moved.
+    pub(crate) fn node_blocks(&self) -> u64 {
+        let nodes = |s: &&Segment| s.kind == SegmentKind::Node;
+        self.lock().table.values().filter(nodes).count() as u64 * u64::from(self.geometry.segment_blocks)
+    }
+
+    /// Blocks of the slots that are used.
+    pub(crate) fn used_blocks(&self) -> u64 {
+        u64::from(self.geometry.slots - self.free()) * u64::from(self.geometry.segment_blocks)
+    }
+
     /// Slots that may have all of their blocks in the file, as far as is known.
     pub(crate) fn with_blocks(&self) -> u32 {
         self.geometry.slots - self.free() + self.backed.load(Relaxed)
@@ -244,8 +277,8 @@ impl Segments {
         }
         match need {
             Need::Data => self.reserve(),
-            Need::Record => self.reserve() * 2 / 3,
-            Need::Forward => self.reserve() / 3,
+            Need::Forward => self.reserve() / 2,
+            Need::Record => self.reserve() / 3,
             Need::Checkpoint => 0,
         }
     }
@@ -385,7 +418,10 @@ impl Segments {
             match (&segment.place, segment.kind) {
                 (SegmentPlace::Moved(pieces), _) => {
                     let into: BTreeSet<_> = pieces.iter().map(|piece| piece.into).collect();
-                    into.into_iter().for_each(|host| residents.entry(host).or_default().push(*id));
+                    // One that still takes blocks would be emptied into itself.
+                    let sealed =
+                        into.into_iter().filter(|host| state.table.get(host).is_some_and(|h| h.sealed));
+                    sealed.for_each(|host| residents.entry(host).or_default().push(*id));
                 }
                 (SegmentPlace::Own(_), SegmentKind::Log | SegmentKind::Node) => {
                     residents.entry(*id).or_default().push(*id);

@@ -1,7 +1,7 @@
 //! The store: opens, keeps the catalog of volumes, closes.
 
 use crate::{
-    address::VOLUME_BYTES_MAX,
+    address::{BLOCK_BYTES, VOLUME_BYTES_MAX},
     blindness::{Blindness, is_blind_to},
     checkpoint::Checkpointer,
     distribution::Distribution,
@@ -15,7 +15,7 @@ use crate::{
     lines::{Lines, NotChanged},
     log::Refused,
     map::Tree,
-    reclaim::{self, ReclaimProgress},
+    reclaim::{self, Effort, ReclaimProgress},
     recovery::{self, Parts, Recovered, StagingFate},
     runtime::{self, TurnEnd},
     scrub::ScrubProgress,
@@ -104,8 +104,17 @@ pub struct RecoveryReport {
 pub struct StoreStats {
     /// Bytes that segments can take.
     pub capacity_bytes: u64,
-    /// Of them, free, as far as the file system below can back them.
+    /// Bytes of data that may live in it: `capacity_bytes` without what is held back for the log, maps, checkpoints and
+    /// reclaim, and without what the file system below cannot back.
+    pub usable_bytes: u64,
+    /// Bytes of data that live: what volumes and snapshots have, shared blocks once. At most: a mark counts exactly.
+    pub used_bytes: u64,
+    /// Bytes of new data that writers may still store.
     pub free_bytes: u64,
+    /// Bytes in used segments that nothing refers to, about: reclaim gives them back.
+    pub garbage_bytes: u64,
+    /// Bytes of segments that nothing is in, as far as the file system below can back them.
+    pub free_segment_bytes: u64,
     /// Bytes that the file system counts for the store file.
     pub file_allocated_bytes: u64,
     /// Records logged since the start.
@@ -203,14 +212,14 @@ impl Store {
     }
 
     fn start(recovered: Recovered) -> (Self, RecoveryReport) {
-        let Recovered { engine, superblock, volumes, applied, next_volume, report } = recovered;
+        let Recovered { engine, superblock, volumes, families, applied, next_volume, report } = recovered;
         let engine = Arc::new(engine);
         let line =
             |entry: VolumeEntry| Volume::new(Arc::clone(&engine), entry.meta, entry.tree, entry.applied);
         let lines: Vec<_> = volumes.into_iter().map(line).collect();
         let shared = Arc::new(Shared {
             epoch: superblock.epoch,
-            catalog: Mutex::new(Lines::new(lines, next_volume, applied)),
+            catalog: Mutex::new(Lines::new(lines, &families, next_volume, applied)),
             checkpointer: tokio::sync::Mutex::new(Checkpointer::new(superblock)),
             reclaiming: tokio::sync::Mutex::default(),
             checkpoints: AtomicU64::new(0),
@@ -240,6 +249,7 @@ impl Store {
         check_size(spec.size_bytes)?;
         check_attributes(&spec.attributes)?;
         let engine = &self.0.engine;
+        engine.check_room().await?;
         let create = |lines: &mut Lines| {
             let number = lines.next_number(spec.id)?;
             let meta = VolumeMeta {
@@ -251,8 +261,8 @@ impl Store {
                 settings: spec.settings,
                 attributes: spec.attributes.as_slice().into(),
             };
-            let lsn = lines.log_meta(&engine.log, number, RecordKind::VolumePut, &meta)?;
-            Ok(lines.add(Volume::new(Arc::clone(engine), meta, Tree::default(), lsn)))
+            let logged = lines.log_meta(&engine.log, number, RecordKind::VolumePut, &meta)?;
+            Ok(lines.add(Volume::new(Arc::clone(engine), meta, Tree::default(), logged.behind)))
         };
         self.0.change(create).await
     }
@@ -314,7 +324,11 @@ impl Store {
         let geometry = segments.geometry;
         StoreStats {
             capacity_bytes: u64::from(geometry.slots) * geometry.segment_bytes(),
-            free_bytes: u64::from(segments.usable()) * geometry.segment_bytes(),
+            usable_bytes: engine.space.usable_blocks() * BLOCK_BYTES as u64,
+            used_bytes: engine.space.live_blocks() * BLOCK_BYTES as u64,
+            free_bytes: engine.space.free_blocks() * BLOCK_BYTES as u64,
+            garbage_bytes: engine.garbage_blocks() * BLOCK_BYTES as u64,
+            free_segment_bytes: u64::from(segments.usable()) * geometry.segment_bytes(),
             file_allocated_bytes: engine.disk.file.allocated_bytes().unwrap_or(0),
             log_records: counters.records.load(Relaxed),
             log_batches: counters.batches.load(Relaxed),
@@ -360,7 +374,7 @@ impl Store {
     /// meanwhile. What was given back until then is.
     pub async fn reclaim(&self) -> Result<()> {
         let shared = Arc::clone(&self.0);
-        to_its_end(async move { shared.reclaim_all().await }).await
+        to_its_end(async move { shared.reclaim_all(Effort::Thorough).await }).await
     }
 
     /// What reclaim is doing and has done.
@@ -391,6 +405,7 @@ impl Store {
         self.0.engine.health.lose_patience();
         if upkeep.closing.begin() {
             upkeep.wanted.notify_one();
+            upkeep.checkpoint_wanted.notify_one();
             self.0.kept.notified().await;
         }
         drop(self.0.reclaiming_all.lock().await);
@@ -459,12 +474,9 @@ impl Shared {
     /// Logs that a volume with its snapshots, or a snapshot, is gone, and lets go of them.
     pub(crate) fn delete(&self, lines: &mut Lines, line: &Volume) -> Result<(), NotChanged> {
         lines.log(&self.engine.log, line.inner.number, RecordKind::VolumeDelete, &[])?;
-        for gone in lines.remove(line.inner.number) {
-            let mut state = gone.inner.lock();
-            state.deleted = true;
-            let tree = std::mem::take(&mut state.tree);
-            self.engine.upkeep.garbage_blocks.fetch_add(tree.mapped_blocks(), Relaxed);
-        }
+        let removed = lines.remove(line.inner.number);
+        self.engine.space.add(-removed.freed_blocks);
+        self.engine.upkeep.garbage_blocks.fetch_add(removed.mapped_blocks, Relaxed);
         Ok(())
     }
 
@@ -497,10 +509,7 @@ impl Shared {
         if engine.health.is_stopped() {
             return Err(engine.health.refusal());
         }
-        let mut retired = engine.disk.segments.retired();
-        if is_blind_to(Blindness::FreeAfterCheckpoint) {
-            engine.disk.segments.release(&std::mem::take(&mut retired));
-        }
+        let retired = engine.disk.segments.retired();
         // Writes that found no room have made nodes their own and logged nothing: those are written too, or those who
         // wait for less that is dirty would wait for ever.
         let unchanged =
@@ -518,7 +527,8 @@ impl Shared {
                 VolumeEntry { meta: state.meta.clone(), applied: state.applied, tree: state.tree.clone() }
             };
             let volumes = lines.all().map(entry).collect();
-            (lines.next(), Catalog { applied: lines.applied(), volumes, segments: Vec::new() })
+            let (applied, families) = (lines.applied(), lines.shared());
+            (lines.next(), Catalog { applied, volumes, families, segments: Vec::new() })
         };
         let result = checkpointer.run(engine, next_volume, &retired, replay, catalog).await;
         if result.is_ok() {
@@ -528,11 +538,6 @@ impl Shared {
             engine.upkeep.taken_is_durable();
             for line in self.lines() {
                 line.inner.lock().tree.prune();
-            }
-            if !retired.is_empty() {
-                engine.readers.drain().await;
-                engine.disk.segments.release(&retired);
-                engine.log.room.notify_waiters();
             }
         }
         engine.upkeep.checkpointed.notify_waiters();

@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) engine: Arc<Engine>,
     pub(crate) number: VolumeNumber,
     pub(crate) id: Uuid,
+    /// The volume that all its ancestors come from.
+    pub(crate) family: VolumeNumber,
     /// The volume that this is a snapshot of.
     pub(crate) snapshot_of: Option<VolumeNumber>,
     pub(crate) state: Mutex<State>,
@@ -82,6 +84,7 @@ impl Volume {
             engine,
             number: meta.number,
             id: meta.id,
+            family: meta.family,
             snapshot_of: meta.snapshot_of,
             size_bytes: AtomicU64::new(0),
             buffer_bytes: AtomicU64::new(0),

@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Kind, Result},
     format::RecordKind,
     log::{Append, Batch, Refused},
-    map::{Grasp, MappingState, NewState, Nodes},
+    map::{Grasp, MappingState, NewState, Nodes, Touched},
     segments::Need,
     volume::{Durability, State, Volume},
 };
@@ -144,7 +144,10 @@ enum Stopped {
     /// The first chunk's block was changed by another request.
     EdgeChanged(usize),
     Busy,
+    /// The log has no segment to go on in.
     NoSpace(Need),
+    /// The store has no room for so many new blocks.
+    Full,
     Latched,
     Failed(Error),
 }
@@ -193,7 +196,7 @@ impl Volume {
         if !is_whole || data.is_empty() || self.inner.check_range(offset, data.len() as u64).is_err() {
             return None;
         }
-        if self.is_full() || engine.is_too_dirty() {
+        if self.is_full() || engine.is_too_dirty() || engine.space.throttle().is_on() {
             return None;
         }
         let (mut chunks, mut last) = (VecDeque::with_capacity(1), None);
@@ -353,6 +356,9 @@ impl Volume {
     ) -> Result<()> {
         self.wait_buffer().await;
         self.inner.engine.wait_clean().await;
+        let data_blocks = chunks.iter().map(Chunk::data_blocks).sum();
+        self.inner.engine.space.throttle().wait(data_blocks).await;
+        let mut waited = false;
         let mut nodes = NodesInHand::new(&self.inner.engine.disk);
         while !chunks.is_empty() {
             let room = self.inner.engine.log.room.notified();
@@ -377,6 +383,10 @@ impl Volume {
                     room.await;
                 }
                 Err(Stopped::NoSpace(need)) => self.inner.engine.wait_reclaim(need).await?,
+                Err(Stopped::Full) => {
+                    self.inner.engine.wait_recount(waited).await?;
+                    waited = true;
+                }
                 Err(Stopped::Latched) => return Err(self.inner.engine.health.refusal()),
                 Err(Stopped::Failed(error)) => return Err(error),
             }
@@ -418,15 +428,46 @@ impl Volume {
         }
         chunks.iter_mut().for_each(|chunk| chunk.fit(state.meta.size_bytes));
         chunks.retain(|chunk| chunk.blocks() > 0);
+        let admitted = self.admit(&state, chunks, nodes)?;
+        let before = state.tree.birthday().own_blocks;
+        let applied = self.apply_admitted(&mut state, chunks, last, nodes);
+        self.inner.engine.space.settle(admitted, before, state.tree.birthday().own_blocks);
+        applied
+    }
+
+    /// Has the store let the new blocks of all chunks in; gives how many it counts. Where it has room for all of them, nobody
+    /// looks which ones only take the place of others.
+    fn admit(&self, state: &State, chunks: &VecDeque<Chunk>, nodes: &impl Nodes) -> Result<u64, Stopped> {
+        let space = &self.inner.engine.space;
+        let blocks = chunks.iter().map(Chunk::data_blocks).sum();
+        if space.admit(blocks) {
+            return Ok(blocks);
+        }
+        let mut new = 0;
+        for chunk in chunks.iter().filter(|chunk| chunk.data_blocks() > 0) {
+            let own = state.tree.own_in(nodes, chunk.block, chunk.blocks()).map_err(Stopped::Missing)?;
+            new += chunk.blocks() - own;
+        }
+        if space.admit(new) { Ok(new) } else { Err(Stopped::Full) }
+    }
+
+    /// Logs the chunks and maps them, from the front, as far as the log takes them.
+    fn apply_admitted(
+        &self,
+        state: &mut State,
+        chunks: &mut VecDeque<Chunk>,
+        last: &mut Option<Arc<Batch>>,
+        nodes: &impl Nodes,
+    ) -> Result<(), Stopped> {
         for (i, chunk) in chunks.iter().enumerate() {
             // The log may take data in parts, each of which changes the map.
             let grasp = match chunk.content {
                 Content::Data { .. } => Grasp::Parts,
                 Content::Range { .. } => Grasp::Whole,
             };
-            let mut dirtied = 0;
-            let prepared = state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp, &mut dirtied);
-            self.inner.engine.upkeep.add_dirty(dirtied);
+            let mut touched = Touched::default();
+            let prepared = state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp, &mut touched);
+            self.inner.engine.note_touched(touched);
             prepared.map_err(Stopped::Missing)?;
             if let Some(edge) = &chunk.edge {
                 let mut now = SmallVec::new();
@@ -438,7 +479,7 @@ impl Volume {
         }
         while let Some(chunk) = chunks.front_mut() {
             let mapped = state.tree.mapped_blocks();
-            let (done, batch, lsn) = self.append(&mut state, chunk)?;
+            let (done, batch, lsn) = self.append(state, chunk)?;
             // Blocks that were mapped before and are not any more, or whose data is elsewhere now.
             let (added, spent) =
                 if matches!(chunk.content, Content::Data { .. }) { (done, 0) } else { (0, 1) };
@@ -489,8 +530,8 @@ impl Volume {
     }
 
     fn map(&self, state: &mut State, block: u64, blocks: u64, new: NewState<'_>) {
-        let dirtied = state.tree.replace_prepared(block, blocks, new);
-        self.inner.engine.upkeep.add_dirty(dirtied);
+        let touched = state.tree.replace_prepared(block, blocks, new);
+        self.inner.engine.note_touched(touched);
     }
 }
 
@@ -509,6 +550,14 @@ impl Chunk {
         match &self.content {
             Content::Data { checksums, .. } => checksums.len() as u64,
             Content::Range { count, .. } => *count,
+        }
+    }
+
+    /// Blocks that it stores.
+    fn data_blocks(&self) -> u64 {
+        match &self.content {
+            Content::Data { checksums, .. } => checksums.len() as u64,
+            Content::Range { .. } => 0,
         }
     }
 

@@ -40,20 +40,20 @@ async fn outlasts_reclaim(world: &World, volume: &Volume, fate: Fate, store: &St
     assert!(poll!(&mut reader).is_pending());
     meet(fate, store, volume).await;
 
-    let free_before = store.stats().free_bytes;
+    let free_before = store.stats().free_segment_bytes;
     let mut reclaim = pin!(store.reclaim());
     assert!(poll!(&mut reclaim).is_pending());
     runtime::sleep(LATE / 10).await;
-    let free_during = store.stats().free_bytes;
+    let free_during = store.stats().free_segment_bytes;
     write(&other, 0, &filled(2 * BLOCKS, 128)).await;
-    let free_at_the_end = store.stats().free_bytes;
+    let free_at_the_end = store.stats().free_segment_bytes;
     assert!(poll!(&mut reader).is_pending(), "the disk is late enough");
 
     reader.await;
     assert_eq!(store.stats().corrupt_blocks, 0);
     assert!(free_during <= free_before, "slots were free for use while they were read");
     reclaim.await.expect("a round of reclaim");
-    assert!(store.stats().free_bytes > free_at_the_end, "the read was all that it waited for");
+    assert!(store.stats().free_segment_bytes > free_at_the_end, "the read was all that it waited for");
     assert_holds(&other, 0, &filled(2 * BLOCKS, 128)).await;
 }
 
@@ -93,11 +93,11 @@ pub(crate) fn slot_is_not_reused_under_a_read_that_was_begun() {
         assert!(poll!(&mut reclaim).is_pending());
         runtime::sleep(LATE).await;
         write(&other, 0, &filled(2 * BLOCKS, 128)).await;
-        let free_before = store.stats().free_bytes;
+        let free_before = store.stats().free_segment_bytes;
         let pieces = rest.finish().await.expect("a read");
         assert_eq!(pieces, [Piece::Data(old.slice(..4 * BLOCK as usize))]);
         reclaim.await.expect("a round of reclaim");
-        assert!(store.stats().free_bytes > free_before, "the read was all that it waited for");
+        assert!(store.stats().free_segment_bytes > free_before, "the read was all that it waited for");
     });
 }
 
@@ -157,9 +157,9 @@ pub(crate) fn slot_is_not_reused_before_the_checkpoint_that_frees_it() {
         assert_holds(&of(1), 0, &filled(2 * BLOCKS, 64)).await;
         assert_holds(&of(2), 0, &filled(2 * BLOCKS, 128)).await;
         // There was something to give back.
-        let free_before = store.stats().free_bytes;
+        let free_before = store.stats().free_segment_bytes;
         store.reclaim().await.expect("a round of reclaim");
-        assert!(store.stats().free_bytes > free_before);
+        assert!(store.stats().free_segment_bytes > free_before);
     });
 }
 

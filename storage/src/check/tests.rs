@@ -109,7 +109,7 @@ fn a_volume_that_counts_wrong_is_found() {
     forged(
         |_, catalog| {
             let tree = &mut catalog.volumes[0].tree;
-            *tree = Tree::from_root(tree.root().clone(), 299);
+            *tree = Tree::from_root(tree.root().clone(), 299, tree.birthday());
         },
         FindingKind::Count,
         "counts 299 blocks of data, and its map has 300",

@@ -9,7 +9,7 @@ use crate::{
     address::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot, VolumeNumber, blocks_for},
     bitmap::Bitmap,
     checksum,
-    map::{Child, NodeRef, Tree},
+    map::{Birthday, Child, NodeRef, Tree},
 };
 use bytes::{Buf, BufMut};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 const CHUNK_MAGIC: u32 = u32::from_le_bytes(*b"SSC1");
 const CHUNK_HEADER_BYTES: usize = 32;
 /// Bytes of a volume entry without its attributes, and its root.
-const VOLUME_BYTES: usize = 60 + 32;
+const VOLUME_BYTES: usize = 60 + 48;
 
 /// Where a catalog chunk lies. It carries the slot, because the table of slots is what the catalog is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,12 +180,22 @@ pub(crate) struct SegmentEntry {
     pub(crate) place: SegmentPlace,
 }
 
+/// What the lines of a family hold together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FamilyEntry {
+    pub(crate) family: VolumeNumber,
+    /// Data blocks that some line has and that are not told to be one line's alone, at most.
+    pub(crate) shared_blocks: u64,
+}
+
 /// The whole catalog.
 #[derive(Clone, Default)]
 pub(crate) struct Catalog {
     /// Catalog records below this LSN are in it.
     pub(crate) applied: Lsn,
     pub(crate) volumes: Vec<VolumeEntry>,
+    /// Families that share something.
+    pub(crate) families: Vec<FamilyEntry>,
     pub(crate) segments: Vec<SegmentEntry>,
 }
 
@@ -202,7 +212,7 @@ impl Catalog {
         };
         let bytes = self.volumes.iter().map(volume_bytes).sum::<usize>()
             + self.segments.iter().map(segment_bytes).sum::<usize>();
-        let mut out = Vec::with_capacity(16 + bytes);
+        let mut out = Vec::with_capacity(20 + bytes + self.families.len() * 12);
         out.put_u64_le(self.applied.0);
         out.put_u32_le(u32::try_from(self.volumes.len()).expect("volume numbers are 32 bits"));
         for volume in &self.volumes {
@@ -220,6 +230,14 @@ impl Catalog {
             out.put_u32_le(node.map_or(0, |n| n.checksum));
             out.put_u64_le(node.map_or(0, |n| n.address.raw()));
             out.put_u64_le(volume.tree.mapped_blocks());
+            let Birthday { shared_below, own_blocks } = volume.tree.birthday();
+            out.put_u64_le(shared_below);
+            out.put_u64_le(own_blocks);
+        }
+        out.put_u32_le(u32::try_from(self.families.len()).expect("volume numbers are 32 bits"));
+        for FamilyEntry { family, shared_blocks } in &self.families {
+            out.put_u32_le(family.0);
+            out.put_u64_le(*shared_blocks);
         }
         out.put_u32_le(u32::try_from(self.segments.len()).expect("slots are 32 bits"));
         for segment in &self.segments {
@@ -262,6 +280,7 @@ impl Catalog {
             let _reserved = b.try_get_u16_le()?;
             let (checksum, address) = (b.try_get_u32_le()?, b.try_get_u64_le()?);
             let mapped = b.try_get_u64_le()?;
+            let birthday = Birthday { shared_below: b.try_get_u64_le()?, own_blocks: b.try_get_u64_le()? };
             let root = match tag {
                 0 => Child::Empty,
                 1 => Child::Zero,
@@ -273,7 +292,12 @@ impl Catalog {
                 }),
                 _ => return Err(Malformed("a root is of an unknown kind")),
             };
-            volumes.push(VolumeEntry { meta, applied, tree: Tree::from_root(root, mapped) });
+            volumes.push(VolumeEntry { meta, applied, tree: Tree::from_root(root, mapped, birthday) });
+        }
+        let mut families = Vec::new();
+        for _ in 0..b.try_get_u32_le()? {
+            let family = VolumeNumber(b.try_get_u32_le()?);
+            families.push(FamilyEntry { family, shared_blocks: b.try_get_u64_le()? });
         }
         let mut segments = Vec::new();
         for _ in 0..b.try_get_u32_le()? {
@@ -302,6 +326,6 @@ impl Catalog {
             };
             segments.push(SegmentEntry { id, kind, place });
         }
-        Ok(Self { applied, volumes, segments })
+        Ok(Self { applied, volumes, families, segments })
     }
 }

@@ -14,8 +14,8 @@ pub(crate) use batch::{
     BatchHeader, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, Record, RecordHead, RecordKind, Records,
 };
 pub(crate) use catalog::{
-    Catalog, CatalogRef, Piece, SegmentEntry, SegmentKind, SegmentPlace, VolumeEntry, VolumeMeta,
-    chunk_blocks, decode_chunk, encode_chunk,
+    Catalog, CatalogRef, FamilyEntry, Piece, SegmentEntry, SegmentKind, SegmentPlace, VolumeEntry,
+    VolumeMeta, chunk_blocks, decode_chunk, encode_chunk,
 };
 pub(crate) use footer::{Footer, FooterBatch, Trailer, footer_blocks};
 pub(crate) use node::{decode_node, encode_node};

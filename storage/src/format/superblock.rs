@@ -14,6 +14,16 @@ use bytes::{Buf, BufMut};
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTN\x01");
 const CHECKED_BYTES: usize = BLOCK_BYTES - 4;
 
+/// Segments of a store, at least, where it is large enough for smaller ones.
+const SEGMENTS_LEAST: u64 = 1024;
+/// Blocks in a segment, at least: 2 MiB.
+const SEGMENT_BLOCKS_LEAST: u32 = 512;
+/// Blocks in a staging window, at most: 16 MiB.
+const WINDOW_BLOCKS_MAX: u32 = 4096;
+
+/// Blocks in all staging windows together: 48 MiB.
+const STAGING_BLOCKS: u32 = 3 * WINDOW_BLOCKS_MAX;
+
 /// Number of superblock slots.
 pub(crate) const SUPERBLOCK_SLOTS: u64 = 2;
 
@@ -38,20 +48,36 @@ impl Geometry {
     /// Byte offset of the first slot.
     pub(crate) const SLOTS_AT: u64 = 1 << 20;
 
-    /// Measures for a store of `size_bytes` with segments of 64 MiB.
+    /// Measures for a store of `size_bytes`: at least a thousand segments of 2 to 64 MiB, so that those which are open, and those
+    /// that are kept for what makes room, are a small part of it.
     pub(crate) fn standard(size_bytes: u64) -> Self {
-        Self::with_segments(size_bytes, SEGMENT_BLOCKS_MAX)
+        let wanted = size_bytes / SEGMENTS_LEAST / BLOCK_BYTES as u64;
+        let wanted = wanted.clamp(u64::from(SEGMENT_BLOCKS_LEAST), u64::from(SEGMENT_BLOCKS_MAX));
+        Self::with_segments(size_bytes, 1 << wanted.ilog2())
     }
 
-    /// Measures with other segments, for small stores in tests.
+    /// Measures with other segments. Windows are as large as a segment, and at most 16 MiB; in tiny segments, which tests have,
+    /// a quarter of them.
     pub(crate) fn with_segments(size_bytes: u64, segment_blocks: u32) -> Self {
         let segment_bytes = u64::from(segment_blocks) * BLOCK_BYTES as u64;
         let slots = size_bytes.saturating_sub(Self::SLOTS_AT) / segment_bytes;
+        let is_tiny = segment_blocks < SEGMENT_BLOCKS_LEAST;
         Self {
             segment_blocks,
-            window_blocks: segment_blocks / 4,
+            window_blocks: if is_tiny { segment_blocks / 4 } else { segment_blocks.min(WINDOW_BLOCKS_MAX) },
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
         }
+    }
+
+    /// Windows of staging: 48 MiB of them; in tests with tiny segments three.
+    pub(crate) fn windows(&self) -> usize {
+        let is_tiny = self.segment_blocks < SEGMENT_BLOCKS_LEAST;
+        if is_tiny { 3 } else { (STAGING_BLOCKS / self.window_blocks).max(3) as usize }
+    }
+
+    /// Blocks that staging holds.
+    pub(crate) fn staging_blocks(&self) -> u64 {
+        self.windows() as u64 * u64::from(self.window_blocks)
     }
 
     /// Bytes in a segment.

@@ -13,7 +13,7 @@ use crate::{
     checksum::{self, Secret},
     io::SharedMemory,
     log::{Leftover, Staging},
-    map::{Child, Inner, Leaf, Node, NodeBody, NodeRef, RunState, Tree},
+    map::{Birthday, Child, Inner, Leaf, Node, NodeBody, NodeRef, RunState, Tree},
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -411,8 +411,13 @@ fn catalog() -> Catalog {
         volumes: vec![VolumeEntry {
             meta: meta(),
             applied: Lsn(0x0a0b),
-            tree: Tree::from_root(Child::Stored(root), 0x0c),
+            tree: Tree::from_root(
+                Child::Stored(root),
+                0x0c,
+                Birthday { shared_below: 0x1516, own_blocks: 0x17 },
+            ),
         }],
+        families: vec![FamilyEntry { family: VolumeNumber(0x18), shared_blocks: 0x19 }],
         segments: vec![
             SegmentEntry {
                 id: SegmentId(0x0d),
@@ -460,7 +465,7 @@ fn catalog_is_laid_out_as_told() {
             [1, 0, 0, 0],                                   // volumes
         ],
         golden_meta,
-        golden![32;
+        golden![48;
             [0x0b, 0x0a, 0, 0, 0, 0, 0, 0],                 // applied to the volume
             [2],                                            // root: 0 empty, 1 zero, 2 stored
             [2],                                            // blocks of the root
@@ -468,8 +473,13 @@ fn catalog_is_laid_out_as_told() {
             [0x14, 0x13, 0x12, 0x11],                       // checksum of the root
             [0x05, 0x80, 0, 0, 0, 0, 0, 0],                 // address of the root
             [0x0c, 0, 0, 0, 0, 0, 0, 0],                    // data blocks
+            [0x16, 0x15, 0, 0, 0, 0, 0, 0],                 // its own from this address on
+            [0x17, 0, 0, 0, 0, 0, 0, 0],                    // data blocks of its own
         ],
-        golden![68;
+        golden![84;
+            [1, 0, 0, 0],                                   // families that share something
+            [0x18, 0, 0, 0],                                // family
+            [0x19, 0, 0, 0, 0, 0, 0, 0],                    // blocks that its lines may share
             [2, 0, 0, 0],                                   // segments
             [0x0d, 0, 0, 0, 0, 0, 0, 0],                    // segment
             [1, 0],                                         // kind: log

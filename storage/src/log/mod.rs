@@ -26,7 +26,7 @@ mod submit;
 mod sync;
 
 pub(crate) use batch::{Batch, Gauge};
-pub(crate) use staging::{HEADER_BYTES as STAGING_HEADER_BYTES, Leftover, Staging, WINDOWS, check_header};
+pub(crate) use staging::{HEADER_BYTES as STAGING_HEADER_BYTES, Leftover, Staging, check_header};
 
 use crate::{
     address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber},
@@ -99,7 +99,7 @@ pub(crate) enum Append<'a> {
 #[derive(Debug)]
 pub(crate) struct Appended {
     pub(crate) lsn: Lsn,
-    /// Of the first block of data; for others the header's own.
+    /// Of the first block of data; for others, that which the next data of the batch would get.
     pub(crate) address: Address,
     /// Blocks of data taken: at least one, perhaps fewer than were offered.
     pub(crate) blocks: u32,
@@ -201,10 +201,10 @@ struct State {
     /// `first_lsn` of the batch before the open one.
     previous: Lsn,
     segment: Segment,
-    /// Windows opened so far; the next goes to this number modulo [`WINDOWS`].
+    /// Windows opened so far; the next goes to this number modulo theirs.
     windows: usize,
     /// Segment and start of the newest windows, by place.
-    held: [Option<(SegmentId, u32)>; WINDOWS],
+    held: Vec<Option<(SegmentId, u32)>>,
     open: Option<Open>,
     /// In log order; leaves from the front when written.
     under_way: VecDeque<Entry>,
@@ -234,6 +234,8 @@ pub(crate) struct Log {
     syncs: Syncs,
     /// Data that was given a place and is not in the store yet.
     unwritten_bytes: AtomicU64,
+    /// Blocks of sealed segments since the last sync that was begun for them.
+    sealed_blocks: AtomicU64,
     /// Several volumes write until the log has sent out this many batches.
     crowded_until: AtomicU64,
     pub(crate) counters: Counters,
@@ -279,7 +281,7 @@ impl Log {
                 previous: start.at.previous,
                 segment,
                 windows: 0,
-                held: [None; WINDOWS],
+                held: vec![None; segments.geometry.windows()],
                 open: None,
                 under_way: VecDeque::new(),
                 writing: 0,
@@ -298,6 +300,7 @@ impl Log {
             room: Notify::new(),
             syncs: Syncs::new(start.synced),
             unwritten_bytes: AtomicU64::new(0),
+            sealed_blocks: AtomicU64::new(0),
             crowded_until: AtomicU64::new(0),
             counters: Counters::default(),
         }
@@ -405,7 +408,7 @@ impl Log {
         self.counters.records.fetch_add(1, Relaxed);
         batch.leases.fetch_sub(1, AcqRel);
         self.leases.fetch_sub(1, AcqRel);
-        let address = Address::new(batch.segment, if blocks > 0 { first_data } else { batch.block });
+        let address = Address::new(batch.segment, first_data);
         Ok(Appended { lsn, address, blocks, batch })
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{
     Append, BATCH_BLOCKS, Batch, Entry, FLUSHES_LEAST, Log, Open, Place, RECORD_BLOCKS_MAX, Refused,
-    SYNCED_BYTES, Segment, Stage, State, WINDOWS,
+    SYNCED_BYTES, Segment, Stage, State,
 };
 use crate::{
     address::{BLOCK_BYTES, Lsn, SegmentId},
@@ -192,7 +192,7 @@ impl Log {
         if let Some(found) = state.held.iter().position(|h| *h == Some(wanted)) {
             return Ok(found);
         }
-        let window = state.windows % WINDOWS;
+        let window = state.windows % state.held.len();
         // Keeps staging's I1: nothing of what it holds is still to be written.
         let in_use = state.under_way.iter().any(|entry| entry.window() == window);
         if in_use && !is_blind_to(Blindness::WindowInUse) {

@@ -1,7 +1,7 @@
 //! The staging buffer: the end of the log, in shared memory.
 //!
 //! ```text
-//!   | header block | window 0 | window 1 | window 2 |     a window is an image of a quarter of a segment
+//!   | header block | window 0 | window 1 | … |     a window is an image of a segment, or of a part of one
 //! ```
 //!
 //! A batch is put together at the very place in a window that it will have in its segment, and written from there.
@@ -32,8 +32,6 @@ use std::{
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTG\x01");
 /// Bytes at the file's beginning that say whose it is.
 pub(crate) const HEADER_BYTES: usize = 40;
-/// Windows in the file.
-pub(crate) const WINDOWS: usize = 3;
 
 /// What a window holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +50,19 @@ impl Held {
     }
 }
 
+/// A window and what it holds.
+#[derive(Debug, Default)]
+struct Window {
+    held: RwLock<Option<Held>>,
+    /// Raw address of the first block that it has room for; tells without the lock which windows need not be looked at.
+    first: AtomicU64,
+}
+
 /// The staging buffer.
 pub(crate) struct Staging {
     memory: Arc<SharedMemory>,
     geometry: Geometry,
-    windows: [RwLock<Option<Held>>; WINDOWS],
+    windows: Vec<Window>,
     /// No address below this one is staged; spares most reads the windows' locks.
     oldest: AtomicU64,
 }
@@ -64,7 +70,7 @@ pub(crate) struct Staging {
 impl Staging {
     /// Bytes of the file for a store of this geometry.
     pub(crate) fn file_bytes(geometry: &Geometry) -> usize {
-        BLOCK_BYTES + WINDOWS * geometry.window_blocks as usize * BLOCK_BYTES
+        BLOCK_BYTES + geometry.windows() * geometry.window_blocks as usize * BLOCK_BYTES
     }
 
     /// An empty staging buffer on `memory`, stamped with who and when.
@@ -81,7 +87,8 @@ impl Staging {
         header.put_slice(boot);
         header.resize(BLOCK_BYTES, 0);
         memory.copy_in(0, &header);
-        Self { memory, geometry, windows: Default::default(), oldest: AtomicU64::new(u64::MAX) }
+        let windows = std::iter::repeat_with(Window::default).take(geometry.windows()).collect();
+        Self { memory, geometry, windows, oldest: AtomicU64::new(u64::MAX) }
     }
 
     fn window_bytes(&self) -> usize {
@@ -91,16 +98,27 @@ impl Staging {
     /// Gives the window to the stretch of `segment` that begins at `start`; blocks below `from` are not staged.
     /// Keeping I1 is the log's part.
     pub(crate) fn open_window(&self, window: usize, segment: SegmentId, start: u32, from: u32) {
-        let mut held = self.windows[window].write().expect("no panics under this lock");
+        let at = &self.windows[window];
+        let mut held = at.held.write().expect("no panics under this lock");
         *held = Some(Held { segment, start, from });
+        at.first.store(Address::new(segment, start).raw(), Ordering::Release);
         drop(held);
-        let lowest = |w: &RwLock<Option<Held>>| {
-            w.read()
+        let lowest = |w: &Window| {
+            w.held
+                .read()
                 .expect("no panics under this lock")
                 .map_or(u64::MAX, |h| Address::new(h.segment, h.from).raw())
         };
         let oldest = self.windows.iter().map(lowest).min().unwrap_or(u64::MAX);
         self.oldest.store(oldest, Ordering::Release);
+    }
+
+    /// The windows that may hold the block: mostly none or one.
+    fn holding(&self, address: Address) -> impl Iterator<Item = (usize, &Window)> {
+        let first = address.raw() - u64::from(address.block() % self.geometry.window_blocks);
+        let is_staged = address.raw() >= self.oldest.load(Ordering::Acquire);
+        let windows = self.windows.iter().enumerate().take(if is_staged { usize::MAX } else { 0 });
+        windows.filter(move |(_, window)| window.first.load(Ordering::Acquire) == first)
     }
 
     /// Where `block` of the segment in `window` is in the file.
@@ -118,21 +136,17 @@ impl Staging {
 
     /// Whether a block is staged.
     pub(crate) fn holds(&self, address: Address) -> bool {
-        let is_here = |window: &RwLock<Option<Held>>| {
-            let held = *window.read().expect("no panics under this lock");
+        self.holding(address).any(|(_, window)| {
+            let held = *window.held.read().expect("no panics under this lock");
             held.is_some_and(|held| held.covers(address, &self.geometry))
-        };
-        address.raw() >= self.oldest.load(Ordering::Acquire) && self.windows.iter().any(is_here)
+        })
     }
 
     /// Appends staged blocks to `out`: as many as are there from `address` on, at most `blocks`. Gives the number.
     pub(crate) fn read(&self, address: Address, blocks: u32, out: &mut BytesMut) -> u32 {
-        if address.raw() < self.oldest.load(Ordering::Acquire) {
-            return 0;
-        }
-        for (i, window) in self.windows.iter().enumerate() {
+        for (i, window) in self.holding(address) {
             // Held while copying, so that the window does not change hands underneath.
-            let held = window.read().expect("no panics under this lock");
+            let held = window.held.read().expect("no panics under this lock");
             let Some(held) = *held else { continue };
             if held.covers(address, &self.geometry) {
                 let blocks = blocks.min(held.start + self.geometry.window_blocks - address.block());

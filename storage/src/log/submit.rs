@@ -181,7 +181,13 @@ impl Log {
         finished.iter().for_each(|batch| batch.finish(good));
         for trailer in sealed {
             self.segments.seal(trailer.segment);
-            // Bounds what recovery has to verify: at most about a segment is not known to be synced.
+            // Bounds what recovery has to verify: no more than about what staging holds is not known to be synced.
+            let geometry = &self.segments.geometry;
+            let (blocks, staged) = (u64::from(geometry.segment_blocks), geometry.staging_blocks());
+            if self.sealed_blocks.fetch_add(blocks, Relaxed) + blocks < staged {
+                continue;
+            }
+            self.sealed_blocks.store(0, Relaxed);
             let log = Arc::clone(self);
             runtime::spawn(async move {
                 // A failure has latched the store, which is where it is reported.

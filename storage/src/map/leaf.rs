@@ -161,6 +161,20 @@ impl Leaf {
         }
     }
 
+    /// Calls `each` with the address and the number of blocks of each stretch of data among `len` blocks from `start` on.
+    pub(crate) fn each_data(&self, start: u8, len: u16, mut each: impl FnMut(Address, u64)) {
+        let (from, to) = (u16::from(start), u16::from(start) + len);
+        for run in &self.runs[self.first_behind(from)..] {
+            if u16::from(run.start) >= to {
+                return;
+            }
+            let (a, b) = (u16::from(run.start).max(from), run.end().min(to));
+            if let RunState::Data(address) = run.state.plus(a - u16::from(run.start)) {
+                each(address, u64::from(b - a));
+            }
+        }
+    }
+
     /// Calls `each(start, len, state)` for the blocks from `start` on, in order, holes included, until it says stop.
     pub(crate) fn lookup(
         &self,

@@ -25,5 +25,6 @@ pub(crate) use compare::{Comparison, Identity, cells};
 pub(crate) use leaf::{Leaf, RunState};
 pub(crate) use node::{Child, Inner, Node, NodeBody, NodeRef};
 pub(crate) use tree::{
-    Grasp, Mapping, MappingState, Missing, NewState, Nodes, ROOT_LEVEL, Tree, node_blocks,
+    Birthday, Grasp, Mapping, MappingState, Missing, NewState, Nodes, ROOT_LEVEL, Touched, Tree, node_blocks,
+    node_disk_blocks_max,
 };

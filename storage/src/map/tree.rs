@@ -81,17 +81,142 @@ pub(crate) struct Mapping {
     pub(crate) state: MappingState,
 }
 
+/// Which blocks of a map no other map can have, told by the birthday rule: an address is younger than the last point at
+/// which the map was copied, or became a copy, so nobody else has ever seen it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Birthday {
+    /// Blocks at addresses from this raw one on are the map's alone; 0 where it shares with nobody.
+    pub(crate) shared_below: u64,
+    /// Data blocks of the map at such addresses, at most: after a whole subtree was dropped whose blocks nobody looked at,
+    /// some of them may be gone, until the next mark counts.
+    pub(crate) own_blocks: u64,
+}
+
 /// A volume's map. Cloning it is the snapshot: O(1), and both sides may go on changing (I2).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tree {
     root: Child,
     mapped: u64,
+    birthday: Birthday,
+    /// Grows with each change of `birthday` that does not tell by how much the true count changed.
+    guesses: u64,
+}
+
+/// Nodes that an operation made its own, to change them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Touched {
+    /// Nodes that became dirty.
+    pub(crate) dirtied: u64,
+    /// Blocks that the maps will take more for it, at most: a node that was the map's alone takes its own place.
+    pub(crate) added_blocks: u64,
+}
+
+/// What a change of the map did.
+struct Change {
+    shared_below: u64,
+    touched: Touched,
+    /// Data blocks removed that were the map's alone.
+    own_removed: u64,
+    /// Data blocks removed of which it is unknown.
+    unknown_removed: u64,
+}
+
+impl Change {
+    fn new(shared_below: u64) -> Self {
+        Self { shared_below, touched: Touched::default(), own_removed: 0, unknown_removed: 0 }
+    }
+
+    /// A node becomes dirty that has `blocks` at most. `was_own` says that it takes the place of one that nobody else has.
+    fn touch(&mut self, level: u32, was_own: bool) {
+        self.touched.dirtied += 1;
+        self.touched.added_blocks += if was_own { 0 } else { node_disk_blocks_max(level) };
+    }
+
+    /// A leaf's run of data is removed.
+    fn remove(&mut self, address: Address, blocks: u64) {
+        self.own_removed += (address.raw() + blocks).saturating_sub(address.raw().max(self.shared_below));
+    }
+
+    /// All below a child is removed.
+    fn remove_all(&mut self, child: &Child) {
+        let leaf = match child {
+            Child::Loaded(node) => match node.body() {
+                NodeBody::Leaf(leaf) => Some(leaf),
+                NodeBody::Inner(_) => None,
+            },
+            Child::Empty | Child::Zero | Child::Stored(_) => None,
+        };
+        match leaf {
+            Some(leaf) => {
+                leaf.each_data(0, LEAF_BLOCKS as u16, |address, blocks| self.remove(address, blocks))
+            }
+            None if self.shared_below == 0 => self.own_removed += child.mapped(),
+            None => self.unknown_removed += child.mapped(),
+        }
+    }
 }
 
 impl Tree {
-    /// A tree from its root and the number of data blocks below it.
-    pub(crate) fn from_root(root: Child, mapped: u64) -> Self {
-        Self { root, mapped }
+    /// A tree from its root, the number of data blocks below it, and those of them that are its own.
+    pub(crate) fn from_root(root: Child, mapped: u64, birthday: Birthday) -> Self {
+        Self { root, mapped, birthday, guesses: 0 }
+    }
+
+    /// Which of its blocks nobody else can have.
+    pub(crate) fn birthday(&self) -> Birthday {
+        self.birthday
+    }
+
+    /// A copy that begins where the log stands at `point`, for a snapshot or fork: from here on neither has blocks of its
+    /// own. Gives the copy, and the blocks that were this map's alone and may be shared now.
+    pub(crate) fn branch(&mut self, point: Address) -> (Tree, u64) {
+        let shared =
+            std::mem::replace(&mut self.birthday, Birthday { shared_below: point.raw(), own_blocks: 0 });
+        self.guesses += 1;
+        (self.clone(), shared.own_blocks)
+    }
+
+    /// Becomes what `other` is, at `point` of the log. Gives the blocks that were this map's alone, and are nobody's now.
+    pub(crate) fn become_copy_of(&mut self, other: &Tree, point: Address) -> u64 {
+        let gone = self.birthday.own_blocks;
+        let birthday = Birthday { shared_below: point.raw(), own_blocks: 0 };
+        *self = Self { birthday, guesses: self.guesses + 1, ..other.clone() };
+        gone
+    }
+
+    /// Nobody is left that could share with it. Gives how many more of its blocks are its own than before.
+    pub(crate) fn be_alone(&mut self) -> u64 {
+        let before =
+            std::mem::replace(&mut self.birthday, Birthday { shared_below: 0, own_blocks: self.mapped });
+        self.guesses += 1;
+        self.mapped - before.own_blocks
+    }
+
+    /// The mark has counted `own_blocks` of its own in this map as it was at `then`. Gives how many fewer count now; none
+    /// where nobody knows how many of those are among what changed since.
+    pub(crate) fn recount(&mut self, then: &Tree, own_blocks: u64) -> u64 {
+        if self.guesses != then.guesses {
+            return 0;
+        }
+        let excess = then.birthday.own_blocks.saturating_sub(own_blocks);
+        let excess = excess.min(self.birthday.own_blocks);
+        self.birthday.own_blocks -= excess;
+        excess
+    }
+
+    /// Data blocks of a range that are this map's alone.
+    ///
+    /// # Errors
+    /// A node is not in memory.
+    pub(crate) fn own_in(&self, nodes: &impl Nodes, start: u64, len: u64) -> Result<u64, Missing> {
+        let mut own = 0;
+        let done = self.visit(nodes, start, len, &mut |blocks, state, _| {
+            if let Some(RunState::Data(address)) = state {
+                own += (address.raw() + blocks).saturating_sub(address.raw().max(self.birthday.shared_below));
+            }
+            ControlFlow::Continue(())
+        });
+        done.map(|_| own)
     }
 
     /// The root.
@@ -142,23 +267,27 @@ impl Tree {
     }
 
     /// Gets ready for [`Self::replace_prepared`] of this range: the nodes on its path are held by the tree from now on,
-    /// and count as changed. Adds the number of nodes that became dirty, also when one is missing.
+    /// and count as changed. Adds what it touched, also when a node is missing.
     pub(crate) fn prepare(
         &mut self,
         nodes: &impl Nodes,
         start: u64,
         len: u64,
         grasp: Grasp,
-        dirtied: &mut u64,
+        touched: &mut Touched,
     ) -> Result<(), Missing> {
-        prepare(&mut self.root, nodes, ROOT_LEVEL, start, len, grasp, dirtied)
+        let mut change = Change::new(self.birthday.shared_below);
+        let prepared = prepare(&mut self.root, nodes, ROOT_LEVEL, start, len, grasp, &mut change);
+        touched.dirtied += change.touched.dirtied;
+        touched.added_blocks += change.touched.added_blocks;
+        prepared
     }
 
-    /// Makes a range that is prepared what `state` says. Gives the number of nodes that became dirty.
+    /// Makes a range that is prepared what `state` says.
     ///
     /// # Panics
     /// If it, or a part of it, is not prepared.
-    pub(crate) fn replace_prepared(&mut self, start: u64, len: u64, state: NewState<'_>) -> u64 {
+    pub(crate) fn replace_prepared(&mut self, start: u64, len: u64, state: NewState<'_>) -> Touched {
         struct AllInHand;
         impl Nodes for AllInHand {
             fn get(&self, _node: &NodeRef) -> Option<Arc<Node>> {
@@ -168,30 +297,43 @@ impl Tree {
         self.replace_ensured(&AllInHand, start, len, state)
     }
 
-    /// Makes the range what `state` says. Gives the number of nodes that became dirty.
+    /// Makes the range what `state` says.
     pub(crate) fn replace(
         &mut self,
         nodes: &impl Nodes,
         start: u64,
         len: u64,
         state: NewState<'_>,
-    ) -> Result<u64, Missing> {
+    ) -> Result<Touched, Missing> {
         assert!(len > 0 && start + len <= TREE_BLOCKS);
         ensure(&self.root, nodes, ROOT_LEVEL, start, len)?;
         Ok(self.replace_ensured(nodes, start, len, state))
     }
 
-    fn replace_ensured(&mut self, nodes: &impl Nodes, start: u64, len: u64, state: NewState<'_>) -> u64 {
+    fn replace_ensured(&mut self, nodes: &impl Nodes, start: u64, len: u64, state: NewState<'_>) -> Touched {
         if len == TREE_BLOCKS && !matches!(state, NewState::Data(..)) {
             // A root on disk does not know its count, the volume does.
             self.root = if matches!(state, NewState::Hole) { Child::Empty } else { Child::Zero };
             self.mapped = 0;
-            return 0;
+            self.birthday.own_blocks = 0;
+            self.guesses += 1;
+            return Touched::default();
         }
-        let mut dirtied = 0;
-        let delta = replace(&mut self.root, nodes, ROOT_LEVEL, start, len, state, &mut dirtied);
+        let shared_below = self.birthday.shared_below;
+        let mut change = Change::new(shared_below);
+        let delta = replace(&mut self.root, nodes, ROOT_LEVEL, start, len, state, &mut change);
         self.mapped = self.mapped.checked_add_signed(delta).expect("the count follows the map");
-        dirtied
+        let own = &mut self.birthday.own_blocks;
+        *own = own.saturating_sub(change.own_removed);
+        if let NewState::Data(address, _) = state {
+            debug_assert!(address.raw() >= shared_below, "new data is younger than every copy");
+            *own += len;
+        }
+        if change.unknown_removed > 0 {
+            *own = self.mapped.min(*own);
+            self.guesses += 1;
+        }
+        change.touched
     }
 
     /// All nodes that [`Self::replace`] of this range would have to wait for, as far as they can be told now: what lies
@@ -266,16 +408,16 @@ fn prepare(
     start: u64,
     len: u64,
     grasp: Grasp,
-    dirtied: &mut u64,
+    change: &mut Change,
 ) -> Result<(), Missing> {
     let settled = matches!(child, Child::Empty | Child::Zero);
     if settled || (grasp == Grasp::Whole && len == node_blocks(level)) {
         return Ok(());
     }
-    match own(child, nodes, level, dirtied)? {
+    match own(child, nodes, level, change)? {
         NodeBody::Leaf(_) => Ok(()),
         NodeBody::Inner(inner) => parts(level, start, len).try_for_each(|(i, from, len)| {
-            prepare(&mut inner.children[i], nodes, level - 1, from, len, grasp, dirtied)
+            prepare(&mut inner.children[i], nodes, level - 1, from, len, grasp, change)
         }),
     }
 }
@@ -294,6 +436,12 @@ pub(super) fn parts(level: u32, start: u64, len: u64) -> impl Iterator<Item = (u
         at += n;
         Some((usize::try_from(i).expect("an index below 256"), from, n))
     })
+}
+
+/// Blocks of the store that a node at `level` takes, at most: a leaf with 256 runs fits one, an inner node with 256 children
+/// does not (FORMAT.md).
+pub(crate) fn node_disk_blocks_max(level: u32) -> u64 {
+    if level == 0 { 1 } else { 2 }
 }
 
 /// Blocks below a node at `level`.
@@ -326,16 +474,23 @@ fn own<'a>(
     child: &'a mut Child,
     nodes: &impl Nodes,
     level: u32,
-    dirtied: &mut u64,
+    change: &mut Change,
 ) -> Result<&'a mut NodeBody, Missing> {
+    let is_own = |home: &NodeRef, change: &Change| home.address.raw() >= change.shared_below;
+    let mut was_own = false;
     let fresh = match child {
         Child::Loaded(node) => {
             // A node that others hold too is copied first.
-            *dirtied += u64::from(node.home().is_some() || Arc::strong_count(node) > 1);
+            if let Some(home) = node.home() {
+                change.touch(level, is_own(&home, change));
+            } else if Arc::strong_count(node) > 1 {
+                change.touch(level, change.shared_below == 0);
+            }
             None
         }
         Child::Stored(node) => {
             let stored = nodes.get(node).ok_or(Missing { node: *node, level })?;
+            was_own = is_own(node, change);
             Some(Node::clone(&stored))
         }
         Child::Empty if level == 0 => Some(Node::new(NodeBody::Leaf(Leaf::default()))),
@@ -344,7 +499,7 @@ fn own<'a>(
         Child::Zero => Some(Node::filled(&Child::Zero)),
     };
     if let Some(node) = fresh {
-        *dirtied += 1;
+        change.touch(level, was_own);
         *child = Child::Loaded(Arc::new(node));
     }
     match child {
@@ -360,29 +515,34 @@ fn replace(
     start: u64,
     len: u64,
     state: NewState<'_>,
-    dirtied: &mut u64,
+    change: &mut Change,
 ) -> i64 {
     let whole = len == node_blocks(level);
     match (state, &child) {
         (NewState::Hole, Child::Empty) | (NewState::Zero, Child::Zero) => return 0,
         (NewState::Hole | NewState::Zero, _) if whole => {
             let removed = child.mapped();
+            change.remove_all(child);
             *child = if matches!(state, NewState::Hole) { Child::Empty } else { Child::Zero };
             return -i64::try_from(removed).expect("below 2^32 blocks");
         }
         (NewState::Data(..), _) if whole && level == 0 => {
             // Nothing of the old leaf remains, so it need not be in memory.
             let removed = child.mapped();
+            change.remove_all(child);
             let mut leaf = Leaf::default();
             let added = replace_leaf(&mut leaf, start, len, state);
-            *dirtied += 1;
+            change.touch(0, false);
             *child = Child::Loaded(Arc::new(Node::new(NodeBody::Leaf(leaf))));
             return added - i64::try_from(removed).expect("below 2^32 blocks");
         }
         _ => {}
     }
-    match own(child, nodes, level, dirtied).expect("ensured before") {
-        NodeBody::Leaf(leaf) => replace_leaf(leaf, start, len, state),
+    match own(child, nodes, level, change).expect("ensured before") {
+        NodeBody::Leaf(leaf) => {
+            leaf.each_data(start as u8, len as u16, |address, blocks| change.remove(address, blocks));
+            replace_leaf(leaf, start, len, state)
+        }
         NodeBody::Inner(inner) => {
             let mut delta = 0;
             for (i, from, part) in parts(level, start, len) {
@@ -394,7 +554,7 @@ fn replace(
                     from,
                     part,
                     state.part(done, part),
-                    dirtied,
+                    change,
                 );
             }
             inner.mapped = inner.mapped.checked_add_signed(delta).expect("the count follows the map");

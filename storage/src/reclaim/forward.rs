@@ -24,7 +24,7 @@ use crate::{
     segments::{Container, Move, Need, Segments, Taken, Writing},
 };
 use bytes::BytesMut;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 /// Most bytes of one read or write.
 const STEP_BYTES: u64 = 1 << 20;
@@ -39,8 +39,8 @@ pub(crate) struct Victim {
     alive: u32,
 }
 
-/// Chooses what to empty next: of what is alive in less than `sparse` of its blocks the emptiest, as many as give back most,
-/// at most `blocks_max` blocks to copy.
+/// Chooses what to empty next: of what is alive in less than `sparse` of its blocks the emptiest, at most `blocks_max` blocks
+/// to copy.
 pub(crate) fn plan(
     segments: &Segments,
     mark: &Mark,
@@ -58,23 +58,23 @@ pub(crate) fn plan(
             let held = |id: &SegmentId| live_in(segments, mark, *id, container.id).count() as u32;
             Victim { alive: container.residents.iter().map(held).sum(), container }
         })
-        .filter(|v| v.alive > 0 && f64::from(v.alive) < sparse * f64::from(segment_blocks))
+        // One of moved blocks in which none is alive costs no copy; any other such is dead, and retired already.
+        .filter(|v| f64::from(v.alive) < sparse * f64::from(segment_blocks))
         .collect();
     victims.sort_by_key(|v| (v.alive, v.container.id));
-    let (mut copied, mut best, mut gain) = (0, 0, 0);
-    for (i, victim) in victims.iter().enumerate() {
+    let mut copied = 0;
+    let within = victims.iter().take_while(|victim| {
         copied += u64::from(victim.alive);
-        // The last block of a segment may be too little for a node of two.
-        let hosts = copied.div_ceil(u64::from(segment_blocks) - 1);
-        if (copied > blocks_max || hosts > u64::from(segments.room(Need::Forward))) && i > 0 {
-            break;
-        }
-        let freed = (i as u64 + 1).saturating_sub(hosts);
-        if freed > gain {
-            (best, gain) = (i + 1, freed);
-        }
+        copied <= blocks_max
+    });
+    let count = within.count().max(1);
+    victims.truncate(count);
+    // Where all together leave no more than a part of a segment, nothing comes back.
+    let alive: u64 = victims.iter().map(|victim| u64::from(victim.alive)).sum();
+    let dead = victims.len() as u64 * u64::from(segment_blocks) - alive;
+    if dead < u64::from(segment_blocks) {
+        victims.clear();
     }
-    victims.truncate(best);
     victims
 }
 
@@ -90,11 +90,18 @@ fn live_in<'m>(
     bitmap::ones(alive).filter(move |block| held.as_ref().is_none_or(|held| held.run(*block, 1) == 1))
 }
 
-/// The segment that takes moved blocks now.
-struct Host {
+/// The segment that takes moved blocks now, also over rounds: what one leaves of it, the next one fills.
+#[derive(Debug)]
+pub(crate) struct Host {
     id: SegmentId,
     slot: Slot,
     fill: u32,
+}
+
+impl Host {
+    pub(crate) fn id(&self) -> SegmentId {
+        self.id
+    }
 }
 
 /// Copies blocks one behind the other into segments of their own.
@@ -103,27 +110,53 @@ struct Copier<'a, 'p> {
     disk: &'a Disk,
     pace: &'a mut Pace<'p>,
     host: Option<Host>,
-    /// All that were taken.
-    hosts: Vec<SegmentId>,
+    /// Those that are full.
+    left: Vec<SegmentId>,
+    /// Segments that were taken.
+    taken: u32,
     /// What is to be written, and where.
     gathered: BytesMut,
     at: u64,
 }
 
-/// Copies what is alive in `victims`. Gives what was copied, as far as there was room; nothing refers to it yet.
+/// What was copied.
+pub(crate) struct Copies {
+    pub(crate) moves: Vec<Move>,
+    /// Segments that were taken for it.
+    pub(crate) hosts: u32,
+}
+
+/// Copies what is alive in `victims`, from the front, until `enough` says so or there is no room; those that were copied leave
+/// the queue. Nothing refers to the copies yet.
+///
+/// # Errors
+/// A read or write failed, or the store is being closed: nothing was moved.
 pub(crate) async fn copy(
     engine: &Engine,
-    victims: &[Victim],
+    victims: &mut VecDeque<Victim>,
+    host: &mut Option<Host>,
     mark: &Mark,
     spoilt: &mut HashSet<SegmentId>,
     pace: &mut Pace<'_>,
-) -> Result<Vec<Move>> {
+    enough: impl Fn(u32) -> bool,
+) -> Result<Copies> {
     let (gathered, disk) = (aligned(STEP_BYTES as usize), &*engine.disk);
-    let mut copier = Copier { engine, disk, pace, host: None, hosts: Vec::new(), gathered, at: 0 };
-    let copied = copier.copy_all(victims, mark, spoilt).await;
+    let geometry = &disk.segments.geometry;
+    if let Some(full) = host.take_if(|host| host.fill == geometry.segment_blocks) {
+        disk.segments.seal(full.id);
+    }
+    let at = host.as_ref().map_or(0, |host| geometry.offset(host.slot, host.fill));
+    let mut copier =
+        Copier { engine, disk, pace, host: host.take(), left: Vec::new(), taken: 0, gathered, at };
+    let copied = copier.copy_all(victims, mark, spoilt, enough).await;
+    match &copied {
+        Ok(_) => *host = copier.host.take(),
+        // What was copied into it is nobody's.
+        Err(_) => copier.left.extend(copier.host.take().map(|host| host.id)),
+    }
     // What nothing was moved into goes back with the next checkpoint.
-    copier.hosts.iter().for_each(|id| disk.segments.seal(*id));
-    copied
+    copier.left.iter().for_each(|id| disk.segments.seal(*id));
+    copied.map(|moves| Copies { moves, hosts: copier.taken })
 }
 
 /// How copying one segment's blocks ended.
@@ -138,17 +171,25 @@ enum Copied {
 impl Copier<'_, '_> {
     async fn copy_all(
         &mut self,
-        victims: &[Victim],
+        victims: &mut VecDeque<Victim>,
         mark: &Mark,
         spoilt: &mut HashSet<SegmentId>,
+        enough: impl Fn(u32) -> bool,
     ) -> Result<Vec<Move>> {
         let mut moves = Vec::new();
-        'all: for Victim { container, .. } in victims {
+        'all: while let Some(Victim { container, .. }) = victims.front() {
             for id in &container.residents {
                 // One that is dead is retired, and may be gone already.
                 let Some(noted) = mark.noted(*id).filter(|noted| !noted.is_empty()) else { continue };
+                if self.disk.segments.held_by(*id, container.id).is_some_and(|held| held.count() == 0) {
+                    // Moved by the step before, which had no room for the others.
+                    continue;
+                }
                 let held: HashSet<u32> = live_in(&self.disk.segments, mark, *id, container.id).collect();
                 let live: Vec<_> = noted.into_iter().filter(|item| held.contains(&item.block)).collect();
+                if !self.has_room_for(&live) {
+                    break 'all;
+                }
                 match self.copy_segment(*id, &live).await? {
                     Copied::Whole(pieces) => {
                         moves.push(Move { segment: *id, from: container.id, pieces });
@@ -157,9 +198,22 @@ impl Copier<'_, '_> {
                     Copied::NoRoom => break 'all,
                 }
             }
+            victims.pop_front();
+            if enough(self.taken) {
+                break;
+            }
         }
         self.flush().await?;
         Ok(moves)
+    }
+
+    /// Whether all of these can be copied: half a segment's blocks in a new place would be nobody's.
+    fn has_room_for(&self, live: &[Live]) -> bool {
+        // The last block of a segment may be too little for a node of two.
+        let segment_blocks = u64::from(self.disk.segments.geometry.segment_blocks) - 1;
+        let left = self.host.as_ref().map_or(0, |host| segment_blocks.saturating_sub(u64::from(host.fill)));
+        let blocks: u64 = live.iter().map(|item| u64::from(item.blocks)).sum();
+        left + u64::from(self.engine.room_to_move()) * segment_blocks >= blocks
     }
 
     async fn copy_segment(&mut self, id: SegmentId, live: &[Live]) -> Result<Copied> {
@@ -181,7 +235,8 @@ impl Copier<'_, '_> {
                     let Some(Taken { id, slot, .. }) = taken.flatten() else {
                         return Ok(Copied::NoRoom);
                     };
-                    self.hosts.push(id);
+                    self.left.extend(self.host.take().map(|host| host.id));
+                    self.taken += 1;
                     self.host = Some(Host { id, slot, fill: 0 });
                     self.at = segments.geometry.offset(slot, 0);
                 }

@@ -8,15 +8,20 @@
 //! I2  There are no reference counts. The mark can be late, it cannot be wrong: overwritten, trimmed and deleted blocks
 //!     are all found by the same walk, and a crash loses nothing but the walk.
 //!
+//! The same walk counts what lives, line by line and family by family, which corrects the books of `space.rs`.
+//!
+//! I3  A block that is a line's own by the birthday rule stands in a leaf that only this line has, so the walk meets it once,
+//!     on its way from that line's root. All others are counted when their bit is new.
+//!
 //! The cost follows the unique data: one node a MiB, however many volumes share it.
 
 use super::pace::Pace;
 use crate::{
-    address::{Address, BLOCK_BYTES, SegmentId},
+    address::{Address, BLOCK_BYTES, SegmentId, VolumeNumber},
     bitmap,
     disk::Disk,
     error::Result,
-    map::{Child, Leaf, Missing, Node, NodeBody, NodeRef, ROOT_LEVEL, RunState, Tree},
+    map::{Child, Leaf, Missing, Node, NodeBody, NodeRef, ROOT_LEVEL, RunState, Tree, node_disk_blocks_max},
 };
 use futures_util::future::try_join_all;
 use std::{
@@ -37,8 +42,32 @@ pub(crate) struct Mark {
     noted: HashMap<SegmentId, Vec<Live>>,
     /// Nodes on disk in other segments that were visited.
     visited: HashSet<Address>,
+    /// Blocks of data in other segments that may be shared.
+    shared_elsewhere: HashSet<Address>,
     nodes: u64,
+    counted: Counted,
 }
+
+/// A line's map as the walk begins with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Root {
+    pub(crate) family: VolumeNumber,
+    pub(crate) tree: Tree,
+}
+
+/// What lives, in blocks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counted {
+    /// Data that is a line's own, in the order of the roots.
+    pub(crate) own: Vec<u64>,
+    /// Other data, each block once, by family.
+    pub(crate) shared: HashMap<VolumeNumber, u64>,
+    /// Nodes of maps, those too that are not on disk yet.
+    pub(crate) maps: u64,
+}
+
+/// A place in the walk: a child, its level, and from which root it was reached.
+type Place = (Child, u32, usize);
 
 /// Blocks that one checksum vouches for: one of data, or those of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +85,9 @@ impl Mark {
             alive: candidates.iter().map(|id| (*id, vec![0; words].into_boxed_slice())).collect(),
             noted: to_move.iter().map(|id| (*id, Vec::new())).collect(),
             visited: HashSet::new(),
+            shared_elsewhere: HashSet::new(),
             nodes: 0,
+            counted: Counted::default(),
         }
     }
 
@@ -86,18 +117,24 @@ impl Mark {
         self.nodes
     }
 
+    /// What lives.
+    pub(crate) fn counted(&self) -> &Counted {
+        &self.counted
+    }
+
     /// Marks everything that `roots` reach. They must have been taken after this was made; hold a read token.
     ///
     /// # Errors
     /// A map cannot be read, or the store is being closed: what is marked is then worth nothing.
-    pub(crate) async fn walk(&mut self, disk: &Disk, roots: &[Tree], pace: &mut Pace<'_>) -> Result<()> {
+    pub(crate) async fn walk(&mut self, disk: &Disk, roots: &[Root], pace: &mut Pace<'_>) -> Result<()> {
+        self.counted.own = vec![0; roots.len()];
         let mut in_memory = HashSet::new();
-        let mut stack: Vec<(Child, u32)> =
-            roots.iter().map(|tree| (tree.root().clone(), ROOT_LEVEL)).collect();
-        let mut loads: Vec<Missing> = Vec::new();
+        let mut stack: Vec<Place> =
+            roots.iter().enumerate().map(|(i, root)| (root.tree.root().clone(), ROOT_LEVEL, i)).collect();
+        let mut loads: Vec<(Missing, usize)> = Vec::new();
         let mut turn = 0;
         loop {
-            while let Some((child, level)) = stack.pop() {
+            while let Some((child, level, root)) = stack.pop() {
                 turn += 1;
                 if turn % TURN_NODES == 0 {
                     pace.give_way().await?;
@@ -107,17 +144,21 @@ impl Mark {
                     Child::Loaded(node) => {
                         let fresh = match node.home() {
                             Some(home) => self.node(&home),
-                            None => in_memory.insert(Arc::as_ptr(&node)),
+                            None => {
+                                let fresh = in_memory.insert(Arc::as_ptr(&node));
+                                self.counted.maps += if fresh { node_disk_blocks_max(level) } else { 0 };
+                                fresh
+                            }
                         };
                         if fresh {
-                            self.descend(&node, level, &mut stack);
+                            self.descend(&node, level, roots, root, &mut stack);
                         }
                     }
                     Child::Stored(node) => {
                         if self.node(&node) {
                             match disk.nodes.peek(&node) {
-                                Some(node) => self.descend(&node, level, &mut stack),
-                                None => loads.push(Missing { node, level }),
+                                Some(node) => self.descend(&node, level, roots, root, &mut stack),
+                                None => loads.push((Missing { node, level }, root)),
                             }
                         }
                     }
@@ -130,11 +171,11 @@ impl Mark {
                 return Ok(());
             }
             // Past the cache: the walk must not push out what the volumes use.
-            let nodes = try_join_all(loads.iter().map(|missing| disk.read_node(*missing))).await?;
-            pace.spend(loads.iter().map(|missing| u64::from(missing.node.blocks) * BLOCK_BYTES as u64).sum())
-                .await?;
-            for (missing, node) in loads.drain(..).zip(nodes) {
-                self.descend(&node, missing.level, &mut stack);
+            let nodes = try_join_all(loads.iter().map(|(missing, _)| disk.read_node(*missing))).await?;
+            let blocks: u64 = loads.iter().map(|(missing, _)| u64::from(missing.node.blocks)).sum();
+            pace.spend(blocks * BLOCK_BYTES as u64).await?;
+            for ((missing, root), node) in loads.drain(..).zip(nodes) {
+                self.descend(&node, missing.level, roots, root, &mut stack);
             }
         }
     }
@@ -151,36 +192,51 @@ impl Mark {
             noted.push(Live { block: address.block(), blocks, checksum: node.checksum });
         }
         self.nodes += u64::from(fresh);
+        self.counted.maps += if fresh { u64::from(blocks) } else { 0 };
         fresh
     }
 
-    /// A run of data is alive.
-    fn data(&mut self, address: Address, start: u16, len: u16, leaf: &Leaf) {
-        let Some(words) = self.alive.get_mut(&address.segment()) else { return };
+    /// A run of data is alive, in a leaf that was not met before, on the way from `roots[root]`.
+    fn data(&mut self, address: Address, start: u16, len: u16, leaf: &Leaf, roots: &[Root], root: usize) {
+        let Root { family, tree } = &roots[root];
+        let shared_below = tree.birthday().shared_below;
+        let own = (address.raw() + u64::from(len)).saturating_sub(address.raw().max(shared_below));
+        self.counted.own[root] += own; // keeps I3
+        let Some(words) = self.alive.get_mut(&address.segment()) else {
+            let shared = (0..u32::from(len)).map(|i| address.plus(i)).filter(|at| at.raw() < shared_below);
+            let fresh = shared.filter(|at| self.shared_elsewhere.insert(*at)).count();
+            *self.counted.shared.entry(*family).or_default() += fresh as u64;
+            return;
+        };
         let mut noted = self.noted.get_mut(&address.segment());
+        let mut fresh = 0;
         for i in 0..len {
             let block = address.block() + u32::from(i);
-            if bitmap::set(words, block)
-                && let Some(noted) = &mut noted
-            {
-                noted.push(Live { block, blocks: 1, checksum: leaf.checksum((start + i) as u8) });
+            if bitmap::set(words, block) {
+                fresh += u64::from(address.raw() + u64::from(i) < shared_below);
+                if let Some(noted) = &mut noted {
+                    noted.push(Live { block, blocks: 1, checksum: leaf.checksum((start + i) as u8) });
+                }
             }
         }
+        *self.counted.shared.entry(*family).or_default() += fresh;
     }
 
-    fn descend(&mut self, node: &Node, level: u32, stack: &mut Vec<(Child, u32)>) {
+    fn descend(&mut self, node: &Node, level: u32, roots: &[Root], root: usize, stack: &mut Vec<Place>) {
         match node.body() {
             NodeBody::Leaf(leaf) => {
                 for run in leaf.runs() {
                     match run.state {
-                        RunState::Data(address) => self.data(address, u16::from(run.start), run.len, leaf),
+                        RunState::Data(address) => {
+                            self.data(address, u16::from(run.start), run.len, leaf, roots, root);
+                        }
                         RunState::Zero => {}
                     }
                 }
             }
             NodeBody::Inner(inner) => {
                 let below = inner.children.iter().filter(|c| !matches!(c, Child::Empty | Child::Zero));
-                stack.extend(below.map(|child| (child.clone(), level - 1)));
+                stack.extend(below.map(|child| (child.clone(), level - 1, root)));
             }
         }
     }

@@ -1,8 +1,10 @@
 //! Reclaim: finds out what is alive, and gives the rest back.
 //!
 //! ```text
-//!   mark ─► dead segments ─────────────retire─┐
-//!     │     sparse ones ─copy─► lead look-ups ┴─► checkpoint ─► free slots
+//!   mark ─► dead segments ──────────────retire─┐
+//!     │     sparse ones ─copy─► lead look-ups ─┴─► checkpoint ─► readers gone ─► free slots ─┐
+//!     │        ▲                                                                             │ while there are more,
+//!     │        └─────────────────────────────────────────────────────────────────────────────┘ a step at a time
 //!     └───► long dead runs of the others ─────────────────────► punched out of the file
 //! ```
 //!
@@ -10,6 +12,9 @@
 //!     that may refer to more than the roots do.
 //! I2  What is freed or punched is so only after a checkpoint that began after the mark is durable, and after the readers
 //!     that began before it have ended. Replay begins behind all segments that were judged, so it needs none of them.
+//! I3  Nothing waits for a round but those who need what it frees. A checkpoint waits neither for the round's reads and
+//!     copies nor for readers: only the round itself does, after its checkpoint.
+//! I4  While the log's room is short, a round frees something at least every [`STEP`], so that writers go on.
 //!
 //! A round moves what the round before found sparse, because the checksums of what is moved are noted by the walk.
 //!
@@ -21,25 +26,35 @@ mod mark;
 mod pace;
 
 use crate::{
-    address::BLOCK_BYTES,
+    address::{BLOCK_BYTES, SegmentId},
     bitmap,
+    blindness::{Blindness, is_blind_to},
     engine::{Engine, Upkeep},
     error::{Error, Kind, Result},
     runtime,
     segments::Need,
     store::Shared,
+    volume::Volume,
 };
-use forward::Victim;
-use mark::Mark;
+use forward::{Copies, Host, Victim};
+use mark::{Mark, Root};
 use pace::Pace;
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet, VecDeque},
     sync::atomic::{AtomicU64, Ordering::*},
+    time::Duration,
 };
 
-/// Rounds that a writer waits for. The first may have begun before there was something to find, and finds what is sparse;
-/// the second moves it; what the last finds, others may have taken.
-const ROUNDS_MAX: u32 = 4;
+/// Rounds in a row without progress after which a writer gives up: the first may have begun before there was something to
+/// find, and finds what is sparse; the second moves it; what the third finds, others may have taken.
+const BARREN_ROUNDS_MAX: u32 = 3;
+/// Longest time from one step of a round to the next while the log's room is short: what a writer waits for at most when
+/// there is none. A checkpoint for each, so not much shorter.
+const STEP: Duration = Duration::from_millis(300);
+/// Segments a second that reclaim is taken to free before it was seen. A guess.
+const UNKNOWN_RATE: f64 = 1.0;
+/// Blocks a second that writers may take in any case.
+const SLOWEST_RATE: u64 = 256;
 /// Most bytes that one round copies.
 const COPY_BYTES: u64 = 512 << 20;
 /// Dead blocks in a row that are worth a hole in the file.
@@ -52,8 +67,10 @@ const THOROUGH_ROUNDS_MAX: u32 = 64;
 pub(crate) enum Effort {
     /// Moves what is alive in less than half of its segment.
     Usual,
-    /// Moves whatever gives back a segment.
+    /// Moves whatever gives back a segment, for somebody who asked for it.
     Thorough,
+    /// Empties the sparsest segments whatever is alive in them, until the log has room.
+    Needed,
 }
 
 impl Effort {
@@ -62,6 +79,7 @@ impl Effort {
         match self {
             Self::Usual => 0.5,
             Self::Thorough => 0.95,
+            Self::Needed => 1.0,
         }
     }
 }
@@ -69,12 +87,21 @@ impl Effort {
 /// What one round leaves for the next.
 #[derive(Default)]
 pub(crate) struct Plan {
-    /// To be emptied.
-    sparse: Vec<Victim>,
+    /// To be emptied, the emptiest first.
+    sparse: VecDeque<Victim>,
+    /// Takes moved blocks, with room left in it.
+    host: Option<Host>,
     /// Something in them is not what was written: they stay.
-    spoilt: HashSet<crate::address::SegmentId>,
+    spoilt: HashSet<SegmentId>,
     /// The garbage that the last round was begun for.
     garbage_blocks: u64,
+}
+
+/// How fast slots became free lately.
+#[derive(Debug, Default)]
+pub(crate) struct Freed {
+    at: Duration,
+    per_second: Option<f64>,
 }
 
 /// What reclaim is doing.
@@ -170,53 +197,146 @@ impl Shared {
         if engine.health.is_stopped() {
             return Err(engine.health.refusal());
         }
-        let mut pace = Pace::new(&engine.upkeep, engine.reclaim_rate);
+        let mut pace = Pace::new(engine, engine.reclaim_rate);
 
         counters.enter(ReclaimPhase::Marking);
-        let to_move = std::mem::take(&mut plan.sparse);
+        let mut to_move = std::mem::take(&mut plan.sparse);
         let residents: Vec<_> = to_move.iter().flat_map(|v| v.container.residents.iter().copied()).collect();
-        let token = engine.readers.enter();
-        let (mut mark, roots) = {
-            let _none_under_way = self.checkpointer.lock().await; // keeps I1
-            plan.garbage_blocks = engine.upkeep.garbage_blocks.swap(0, Relaxed);
-            let mark = Mark::new(&segments.candidates(), &residents, segments.geometry.segment_blocks);
-            // All under the one lock: a line that began meanwhile may hold what its source has let go of.
-            let roots: Vec<_> = self.lock().all().map(|line| line.inner.lock().tree.clone()).collect();
-            (mark, roots)
-        };
         let began = runtime::now();
-        mark.walk(&engine.disk, &roots, &mut pace).await?;
+        let (mark, corrected) = self.mark(plan, &residents, &mut pace).await?;
         let marking_us = runtime::now().saturating_sub(began).as_micros() as u64;
-        drop((token, roots));
         counters.marked_nodes.fetch_add(mark.nodes(), Relaxed);
         let dead = mark.dead();
         segments.retire(&dead);
 
-        counters.enter(ReclaimPhase::Forwarding);
-        let moves = forward::copy(engine, &to_move, &mark, &mut plan.spoilt, &mut pace).await?;
-        let moved: u64 =
-            moves.iter().flat_map(|m| &m.pieces).map(|piece| u64::from(piece.live.count())).sum();
-        counters.forwarded_bytes.fetch_add(moved * BLOCK_BYTES as u64, Relaxed);
-        engine.readers.drain().await; // keeps forwarding's I2
-        segments.move_to(moves);
-        engine.upkeep.closing.check()?;
+        let (mut freed, mut moved) = (0, 0);
+        loop {
+            counters.enter(ReclaimPhase::Forwarding);
+            let until = runtime::now() + STEP;
+            let enough =
+                |taken: u32| engine.is_short() && (runtime::now() >= until || taken >= engine.hosts_a_step());
+            let (host, spoilt) = (&mut plan.host, &mut plan.spoilt);
+            let Copies { moves, hosts } =
+                forward::copy(engine, &mut to_move, host, &mark, spoilt, &mut pace, enough).await?;
+            let has_moved = !moves.is_empty();
+            moved +=
+                moves.iter().flat_map(|m| &m.pieces).map(|piece| u64::from(piece.live.count())).sum::<u64>();
+            engine.readers.drain().await; // keeps forwarding's I2
+            segments.move_to(moves);
+            engine.upkeep.closing.check()?;
 
-        counters.enter(ReclaimPhase::Checkpointing);
-        let freed = u64::from(segments.retired_slots());
-        // Even if nothing changed: the catalog of the one before has no bit in the mark, and may be punched.
-        self.checkpoint_anew().await?;
+            counters.enter(ReclaimPhase::Checkpointing);
+            let freed_now = self.free_retired(hosts).await?;
+            freed += freed_now;
+            let is_stuck = !has_moved && freed_now == 0;
+            if to_move.is_empty() || is_stuck || (effort == Effort::Needed && engine.has_ample_room()) {
+                break;
+            }
+        }
+        counters.forwarded_bytes.fetch_add(moved * BLOCK_BYTES as u64, Relaxed);
         counters.freed_bytes.fetch_add(freed * segments.geometry.segment_bytes(), Relaxed);
 
         let max = COPY_BYTES / BLOCK_BYTES as u64;
-        plan.sparse = forward::plan(segments, &mark, &plan.spoilt, effort.sparse(), max);
-        engine.upkeep.barren.store(freed == 0 && plan.sparse.is_empty(), Release);
+        // What is hardly sparse is worth its copy only while somebody needs what it gives.
+        let next = if effort == Effort::Needed && !engine.is_short() { Effort::Usual } else { effort };
+        plan.sparse = forward::plan(segments, &mark, &plan.spoilt, next.sparse(), max).into();
+        let barren = freed == 0 && moved == 0 && corrected == 0 && plan.sparse.is_empty();
+        engine.upkeep.barren.store(barren, Release);
         let (nodes, dead, sparse) = (mark.nodes(), dead.len(), plan.sparse.len());
-        tracing::debug!(nodes, marking_us, dead, moved, freed, sparse, "a round of reclaim");
+        tracing::debug!(
+            nodes,
+            marking_us,
+            dead,
+            moved,
+            freed,
+            corrected,
+            sparse,
+            ?effort,
+            "a round of reclaim"
+        );
 
-        counters.enter(ReclaimPhase::Punching);
-        engine.readers.drain().await; // keeps I2
-        self.punch(&mark, plan, &mut pace).await?;
+        // Holes in the file are for others, who can wait.
+        if !engine.is_short() {
+            counters.enter(ReclaimPhase::Punching);
+            engine.readers.drain().await; // keeps I2
+            self.punch(&mark, plan, &mut pace).await?;
+        }
         Ok(freed > 0 || !plan.sparse.is_empty())
+    }
+
+    /// Finds out what is alive, and corrects the books of what lives. Gives also by how many blocks.
+    async fn mark(
+        &self,
+        plan: &mut Plan,
+        residents: &[SegmentId],
+        pace: &mut Pace<'_>,
+    ) -> Result<(Mark, u64)> {
+        let engine = &self.engine;
+        let segments = &engine.disk.segments;
+        let taken = {
+            let _none_under_way = self.checkpointer.lock().await; // keeps I1
+            plan.garbage_blocks = engine.upkeep.garbage_blocks.swap(0, Relaxed);
+            let mark = Mark::new(&segments.candidates(), residents, segments.geometry.segment_blocks);
+            // All under the one lock: a line that began meanwhile may hold what its source has let go of. The token after
+            // it: whoever had to wait for both could be waited for.
+            let lines = self.lock();
+            let root =
+                |line: &Volume| Root { family: line.inner.family, tree: line.inner.lock().tree.clone() };
+            let taken: Vec<_> = lines.all().map(|line| (line.clone(), root(line))).collect();
+            let shared: HashMap<_, _> =
+                lines.families().iter().map(|(n, f)| (*n, (f.shared_blocks, f.resets))).collect();
+            (mark, taken, shared, engine.space.map_blocks(), engine.readers.enter())
+        };
+        let (mut mark, lines, shared, maps, token) = taken;
+        let (lines, roots): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
+        mark.walk(&engine.disk, &roots, pace).await?;
+        drop(token);
+
+        let counted = mark.counted();
+        let mut corrected = 0;
+        for ((line, root), own) in lines.iter().zip(&roots).zip(&counted.own) {
+            let mut state = line.inner.lock();
+            if !state.deleted {
+                corrected += state.tree.recount(&root.tree, *own);
+            }
+        }
+        let mut now = self.lock();
+        for (number, (then, resets)) in shared {
+            let Some(family) = now.family_mut(number).filter(|family| family.resets == resets) else {
+                continue;
+            };
+            let is = counted.shared.get(&number).copied().unwrap_or(0);
+            debug_assert!(is <= then, "space's I1: family {number:?} shares {is} blocks, of {then}");
+            let excess = then.saturating_sub(is).min(family.shared_blocks);
+            family.shared_blocks -= excess;
+            corrected += excess;
+        }
+        drop(now);
+        engine.space.add(-i128::from(corrected));
+        engine.space.recount_maps(maps, counted.maps);
+        Ok((mark, corrected))
+    }
+
+    /// Makes durable that what is retired now is, waits for those who may still read it, and frees it. Gives the number of
+    /// slots; `hosts` were taken for that.
+    async fn free_retired(&self, hosts: u32) -> Result<u64> {
+        let engine = &self.engine;
+        let segments = &engine.disk.segments;
+        let (retired, freed) = (segments.retired(), segments.retired_slots());
+        if is_blind_to(Blindness::FreeAfterCheckpoint) {
+            segments.release(&retired);
+        }
+        // Even if nothing changed: the catalog of the one before has no bit in the mark, and may be punched.
+        self.checkpoint_anew().await?; // keeps I2
+        engine.readers.drain().await;
+        if !is_blind_to(Blindness::FreeAfterCheckpoint) {
+            segments.release(&retired);
+        }
+        engine.upkeep.freed(u64::from(freed.saturating_sub(hosts)));
+        engine.steer();
+        engine.log.room.notify_waiters();
+        engine.upkeep.reclaimed.notify_waiters();
+        Ok(u64::from(freed))
     }
 
     /// Punches long dead runs out of the segments that stay.
@@ -242,7 +362,7 @@ impl Shared {
 
     /// Rounds until they find nothing more, beginning with what the log has not left yet; then gives all free slots back to
     /// the file system.
-    pub(crate) async fn reclaim_all(&self) -> Result<()> {
+    pub(crate) async fn reclaim_all(&self, effort: Effort) -> Result<()> {
         let _one_at_a_time = self.reclaiming_all.lock().await;
         let closing = &self.engine.upkeep.closing;
         closing.check()?;
@@ -252,8 +372,11 @@ impl Shared {
         // First, so that the log and the next checkpoint do not take a slot that has all its blocks in the file.
         self.settle_slots().await;
         self.leave_open_segments().await;
+        if let Some(host) = self.reclaiming.lock().await.host.take() {
+            self.engine.disk.segments.seal(host.id());
+        }
         for _ in 0..THOROUGH_ROUNDS_MAX {
-            if !self.reclaim_round(Effort::Thorough).await? {
+            if !self.reclaim_round(effort).await? {
                 break;
             }
         }
@@ -267,47 +390,120 @@ impl Upkeep {
     pub(crate) fn is_wanted(&self) -> bool {
         self.reclaim_wanted.load(Acquire) > self.reclaims.load(Acquire)
     }
+
+    /// So many slots became free.
+    fn freed(&self, slots: u64) {
+        let mut freed = self.freed.lock().expect("no panics under this lock");
+        let now = runtime::now();
+        let seconds = now.saturating_sub(freed.at).as_secs_f64().max(0.001);
+        // Weighs the last second like all before.
+        let weight = (seconds / (seconds + 1.0)).min(1.0);
+        let rate = slots as f64 / seconds;
+        freed.per_second = Some(freed.per_second.map_or(rate, |old| old + (rate - old) * weight));
+        freed.at = now;
+    }
+
+    fn freed_per_second(&self) -> Option<f64> {
+        self.freed.lock().expect("no panics under this lock").per_second
+    }
 }
 
 impl Engine {
-    /// A writer found the store full: waits for rounds of reclaim, as long as there may be something to find.
+    /// A writer found no segment for that: waits until there is one, as long as rounds of reclaim make progress.
     ///
     /// # Errors
-    /// [`Kind::NoSpace`] when there is no room after them either.
+    /// [`Kind::NoSpace`] when they make none.
     pub(crate) async fn wait_reclaim(&self, need: Need) -> Result<()> {
-        for _ in 0..ROUNDS_MAX {
+        let mut barren = 0;
+        loop {
+            // Before the look, so that nothing that is freed between them is missed.
+            let freed = self.upkeep.reclaimed.notified();
             if self.disk.segments.has_room(need) || self.health.is_stopped() {
                 return Ok(());
             }
-            if !self.is_round_worth_it(need) {
-                break;
+            if barren >= BARREN_ROUNDS_MAX {
+                return Err(Error::new(Kind::NoSpace, "the store is full, and nothing in it can be freed"));
             }
-            let round = self.upkeep.reclaims.load(Acquire) + 1;
-            self.upkeep.reclaim_wanted.fetch_max(round, AcqRel);
-            self.upkeep.wanted.notify_one();
-            while self.upkeep.reclaims.load(Acquire) < round && !self.health.is_stopped() {
-                let done = self.upkeep.reclaimed.notified();
-                if self.upkeep.reclaims.load(Acquire) < round {
-                    done.await;
-                }
+            let round = self.want_round();
+            freed.await;
+            if self.upkeep.reclaims.load(Acquire) >= round {
+                barren = if self.upkeep.barren.load(Acquire) { barren + 1 } else { 0 };
             }
-        }
-        if self.disk.segments.has_room(need) {
-            Ok(())
-        } else {
-            Err(Error::new(Kind::NoSpace, "the store is full"))
         }
     }
 
-    /// Whether a round may free something. After one that found nothing it takes some garbage to try again for data, or else
-    /// each write into a full store would cost a walk of all maps; what makes room is always worth it.
-    fn is_round_worth_it(&self, need: Need) -> bool {
-        let segments = &self.disk.segments;
-        let barren = need == Need::Data && self.upkeep.barren.load(Acquire);
-        let least = if barren { u64::from(segments.geometry.segment_blocks / 8) } else { 1 };
-        self.upkeep.garbage_blocks.load(Relaxed) >= least
-            || self.upkeep.sparse.load(Acquire)
-            || !segments.retired().is_empty()
+    /// A writer was told that the store has no room for new blocks: waits until what lives was counted again, unless that
+    /// cannot tell anything new. `waited` says whether it has waited before.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`].
+    pub(crate) async fn wait_recount(&self, waited: bool) -> Result<()> {
+        let barren = self.upkeep.barren.load(Acquire);
+        let least = if barren { u64::from(self.disk.segments.geometry.segment_blocks / 8) } else { 1 };
+        if waited || self.upkeep.garbage_blocks.load(Relaxed) < least {
+            return Err(Error::new(Kind::NoSpace, "the store is full"));
+        }
+        let round = self.want_round();
+        while self.upkeep.reclaims.load(Acquire) < round && !self.health.is_stopped() {
+            let done = self.upkeep.reclaimed.notified();
+            if self.upkeep.reclaims.load(Acquire) < round {
+                done.await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for anything new.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`], after what lives was counted again.
+    pub(crate) async fn check_room(&self) -> Result<()> {
+        let mut waited = false;
+        while self.space.free_blocks() == 0 {
+            self.wait_recount(waited).await?;
+            waited = true;
+        }
+        Ok(())
+    }
+
+    /// Asks for a round of reclaim that begins from now on. Gives its number.
+    fn want_round(&self) -> u64 {
+        let round = self.upkeep.reclaims.load(Acquire) + 1;
+        self.upkeep.reclaim_wanted.fetch_max(round, AcqRel);
+        self.upkeep.wanted.notify_one();
+        round
+    }
+
+    /// Free segments below which reclaim works as fast as it can, and writers are slowed to what it frees.
+    fn low_room(&self) -> u32 {
+        (self.disk.segments.geometry.slots / 32).clamp(2, 64)
+    }
+
+    /// Whether the log's room is short.
+    pub(crate) fn is_short(&self) -> bool {
+        self.disk.segments.room(Need::Data) < self.low_room()
+    }
+
+    /// Whether it is far from short.
+    fn has_ample_room(&self) -> bool {
+        self.disk.segments.room(Need::Data) >= 2 * self.low_room()
+    }
+
+    /// Segments that a step of a round fills, at most.
+    fn hosts_a_step(&self) -> u32 {
+        self.low_room()
+    }
+
+    /// Slows writers to what reclaim frees, the more the less room there is; or lets them go.
+    pub(crate) fn steer(&self) {
+        let (room, low) = (self.disk.segments.room(Need::Data), self.low_room());
+        let rate = (room < low).then(|| {
+            let freed = self.upkeep.freed_per_second().unwrap_or(UNKNOWN_RATE);
+            let blocks = freed as u64 * u64::from(self.disk.segments.geometry.segment_blocks);
+            // Twice what is freed at the beginning, half of it at the end.
+            blocks.max(SLOWEST_RATE) * u64::from(1 + 3 * room / low.max(1)) / 2
+        });
+        self.space.throttle().set(rate);
     }
 
     /// Bytes of garbage that are worth a mark: an eighth of what is in use, and at least four segments.

@@ -1,6 +1,6 @@
-//! The I/O budget of reclaim: so many bytes a second, unless somebody waits for what it frees. It ends with the store.
+//! The I/O budget of reclaim: so many bytes a second, unless somebody waits for what it frees or soon will. It ends with the store.
 
-use crate::{engine::Upkeep, error::Result, runtime};
+use crate::{engine::Engine, error::Result, runtime};
 use futures_util::future::select;
 use std::{pin::pin, time::Duration};
 
@@ -9,15 +9,15 @@ const BURST_BYTES: u64 = 4 << 20;
 
 /// What a round has spent.
 pub(crate) struct Pace<'a> {
-    upkeep: &'a Upkeep,
+    engine: &'a Engine,
     bytes_per_second: u64,
     /// Not yet waited for.
     owed: u64,
 }
 
 impl<'a> Pace<'a> {
-    pub(crate) fn new(upkeep: &'a Upkeep, bytes_per_second: u64) -> Self {
-        Self { upkeep, bytes_per_second: bytes_per_second.max(1), owed: 0 }
+    pub(crate) fn new(engine: &'a Engine, bytes_per_second: u64) -> Self {
+        Self { engine, bytes_per_second: bytes_per_second.max(1), owed: 0 }
     }
 
     /// These bytes were read or written: waits for as long as they may take.
@@ -25,11 +25,11 @@ impl<'a> Pace<'a> {
     /// # Errors
     /// The store is being closed.
     pub(crate) async fn spend(&mut self, bytes: u64) -> Result<()> {
-        let closing = &self.upkeep.closing;
+        let closing = &self.engine.upkeep.closing;
         self.owed += bytes;
         if self.owed >= BURST_BYTES {
             let owed = std::mem::take(&mut self.owed);
-            if !self.upkeep.is_wanted() {
+            if !self.engine.upkeep.is_wanted() && !self.engine.is_short() {
                 let time = Duration::from_secs_f64(owed as f64 / self.bytes_per_second as f64);
                 select(pin!(closing.begun()), runtime::sleep(time)).await;
             }
@@ -43,6 +43,6 @@ impl<'a> Pace<'a> {
     /// The store is being closed.
     pub(crate) async fn give_way(&self) -> Result<()> {
         runtime::yield_now().await;
-        self.upkeep.closing.check()
+        self.engine.upkeep.closing.check()
     }
 }

@@ -4,11 +4,14 @@ use crate::{
     address::{Address, Lsn, VolumeNumber},
     disk::{Disk, NodesInHand},
     error::{Error, Kind, Result},
-    format::{Catalog, Record, RecordKind, VolumeEntry, VolumeMeta},
+    format::{Catalog, FamilyEntry, Record, RecordKind, VolumeEntry, VolumeMeta},
     map::{NewState, Tree},
 };
 use bytes::Buf;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Records applied together: the nodes that they need are read at once, and held until they are applied.
 const RECORDS_MAX: usize = 256;
@@ -17,13 +20,29 @@ const RECORDS_MAX: usize = 256;
 pub(super) struct Volumes {
     disk: Arc<Disk>,
     by_number: BTreeMap<VolumeNumber, VolumeEntry>,
+    families: BTreeMap<VolumeNumber, Family>,
     /// Catalog records below are in it.
     applied: Lsn,
     next_volume: u32,
     dirtied: u64,
 }
 
-/// A record and where its data is.
+/// The lines that may share blocks.
+#[derive(Default)]
+struct Family {
+    members: BTreeSet<VolumeNumber>,
+    shared_blocks: u64,
+}
+
+/// What catalog and log have together.
+pub(super) struct Replayed {
+    pub(super) applied: Lsn,
+    pub(super) next_volume: u32,
+    pub(super) volumes: Vec<VolumeEntry>,
+    pub(super) families: Vec<FamilyEntry>,
+}
+
+/// A record and where its data is; one without data stands where the next data would be.
 pub(super) struct Located<'a> {
     pub(super) record: Record<'a>,
     pub(super) address: Address,
@@ -31,9 +50,17 @@ pub(super) struct Located<'a> {
 
 impl Volumes {
     pub(super) fn new(disk: &Arc<Disk>, catalog: Catalog, next_volume: u32) -> Self {
+        let mut families: BTreeMap<VolumeNumber, Family> = BTreeMap::new();
+        for VolumeEntry { meta, .. } in &catalog.volumes {
+            families.entry(meta.family).or_default().members.insert(meta.number);
+        }
+        for FamilyEntry { family, shared_blocks } in catalog.families {
+            families.entry(family).or_default().shared_blocks = shared_blocks;
+        }
         Self {
             disk: Arc::clone(disk),
             by_number: catalog.volumes.into_iter().map(|v| (v.meta.number, v)).collect(),
+            families,
             applied: catalog.applied,
             next_volume,
             dirtied: 0,
@@ -50,9 +77,16 @@ impl Volumes {
     }
 
     /// The volumes, all of which have everything below `end`.
-    pub(super) fn finish(self, end: Lsn) -> (Lsn, u32, Vec<VolumeEntry>) {
+    pub(super) fn finish(self, end: Lsn) -> Replayed {
         let volumes = self.by_number.into_values().map(|v| VolumeEntry { applied: v.applied.max(end), ..v });
-        (self.applied.max(end), self.next_volume, volumes.collect())
+        let entry = |(family, Family { shared_blocks, .. })| FamilyEntry { family, shared_blocks };
+        let families = self.families.into_iter().map(entry);
+        Replayed {
+            applied: self.applied.max(end),
+            next_volume: self.next_volume,
+            volumes: volumes.collect(),
+            families: families.filter(|family| family.shared_blocks > 0).collect(),
+        }
     }
 
     /// Applies records in order. What the catalog holds already is skipped; a record of a volume that was deleted later
@@ -96,7 +130,7 @@ impl Volumes {
         let head = record.head;
         let new = match head.kind {
             RecordKind::VolumePut | RecordKind::VolumeDelete | RecordKind::Fork | RecordKind::Restore => {
-                return self.apply_catalog(record);
+                return self.apply_catalog(record, *address);
             }
             RecordKind::Data => None,
             RecordKind::Hole => Some(NewState::Hole),
@@ -110,8 +144,8 @@ impl Volumes {
         let new = new.unwrap_or(NewState::Data(*address, &checksums));
         loop {
             match volume.tree.replace(nodes, head.block, head.count, new) {
-                Ok(dirtied) => {
-                    self.dirtied += dirtied;
+                Ok(touched) => {
+                    self.dirtied += touched.dirtied;
                     break;
                 }
                 Err(missing) => nodes.load(missing).await?,
@@ -121,7 +155,7 @@ impl Volumes {
         Ok(())
     }
 
-    fn apply_catalog(&mut self, record: &Record<'_>) -> Result<()> {
+    fn apply_catalog(&mut self, record: &Record<'_>, point: Address) -> Result<()> {
         if record.lsn < self.applied {
             return Ok(());
         }
@@ -135,7 +169,15 @@ impl Volumes {
         };
         match record.head.kind {
             RecordKind::VolumeDelete => {
-                self.by_number.retain(|number, v| *number != subject && v.meta.snapshot_of != Some(subject));
+                let mut gone = BTreeMap::new();
+                self.by_number.retain(|number, v| {
+                    let stays = *number != subject && v.meta.snapshot_of != Some(subject);
+                    if !stays {
+                        gone.insert(*number, v.meta.family);
+                    }
+                    stays
+                });
+                gone.into_iter().for_each(|(number, family)| self.leave(number, family));
             }
             RecordKind::Restore => {
                 let mut payload = record.payload;
@@ -143,23 +185,43 @@ impl Volumes {
                 let snapshot = self.by_number.get(&number).ok_or_else(|| unknown(number))?;
                 let (tree, size_bytes) = (snapshot.tree.clone(), snapshot.meta.size_bytes);
                 let volume = self.by_number.get_mut(&subject).ok_or_else(|| unknown(subject))?;
-                volume.tree = tree;
+                volume.tree.become_copy_of(&tree, point);
                 volume.meta.size_bytes = size_bytes;
                 volume.applied = applied;
             }
             RecordKind::Fork => {
                 let meta = self.meta(record)?;
-                let source = self.by_number.get(&subject).ok_or_else(|| unknown(subject))?;
-                let tree = source.tree.clone();
+                let source = self.by_number.get_mut(&subject).ok_or_else(|| unknown(subject))?;
+                let (tree, shared_blocks) = source.tree.branch(point);
+                let family = self.families.entry(meta.family).or_default();
+                family.shared_blocks += shared_blocks;
+                family.members.insert(meta.number);
                 self.by_number.insert(meta.number, VolumeEntry { meta, applied, tree });
             }
             _ => {
                 let meta = self.meta(record)?;
+                self.families.entry(meta.family).or_default().members.insert(meta.number);
                 let fresh = || VolumeEntry { meta: meta.clone(), applied, tree: Tree::default() };
                 self.by_number.entry(meta.number).and_modify(|v| v.meta = meta.clone()).or_insert_with(fresh);
             }
         }
         Ok(())
+    }
+
+    /// A line is gone. What is left to the last of its family is that one's own.
+    fn leave(&mut self, number: VolumeNumber, of: VolumeNumber) {
+        let Some(family) = self.families.get_mut(&of) else { return };
+        family.members.remove(&number);
+        match (family.members.first(), family.members.len()) {
+            (None, _) => drop(self.families.remove(&of)),
+            (Some(last), 1) => {
+                family.shared_blocks = 0;
+                if let Some(last) = self.by_number.get_mut(last) {
+                    last.tree.be_alone();
+                }
+            }
+            (Some(_), _) => {}
+        }
     }
 
     /// What a record says that a volume is.

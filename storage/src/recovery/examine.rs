@@ -5,7 +5,7 @@
 
 use super::{
     SuperblockSlot,
-    apply::Volumes,
+    apply::{Replayed, Volumes},
     decode_catalog, disk_of, misplaced, newest, read_superblock_slots,
     walk::{Completion, Walk},
 };
@@ -13,7 +13,7 @@ use crate::{
     address::{Address, Lsn},
     disk::Disk,
     error::{Error, Kind, Result},
-    format::{Catalog, CatalogRef, ReplayStart, SegmentEntry, Superblock, VolumeEntry},
+    format::{Catalog, CatalogRef, FamilyEntry, ReplayStart, SegmentEntry, Superblock, VolumeEntry},
     io::File,
     log::Leftover,
 };
@@ -32,6 +32,7 @@ pub(crate) struct Found {
     pub(crate) disk: Arc<Disk>,
     /// With all that the log has of them.
     pub(crate) volumes: Vec<VolumeEntry>,
+    pub(crate) families: Vec<FamilyEntry>,
     pub(crate) next_volume: u32,
     /// Where the log ends.
     pub(crate) end: ReplayStart,
@@ -59,14 +60,14 @@ pub(crate) async fn examine(
     let slots = read_superblock_slots(file).await?;
     let superblock = newest(&slots)?.ok_or_else(|| Error::new(Kind::NotFound, "there is no store"))?;
     let (catalog, chunks) = decode_catalog(file, &superblock).await?;
-    let Catalog { applied, volumes, segments: cataloged } = catalog;
+    let Catalog { applied, volumes, families, segments: cataloged } = catalog;
     let wrong = misplaced(&cataloged, &superblock.geometry);
     let placed: Vec<_> = (cataloged.iter().enumerate())
         .filter(|(i, _)| wrong.iter().all(|(at, _)| at != i))
         .map(|(_, entry)| entry.clone())
         .collect();
     let disk = disk_of(file, &superblock, &placed, 0, metadata_bytes);
-    let catalog = Catalog { applied, volumes, segments: Vec::new() };
+    let catalog = Catalog { applied, volumes, families, segments: Vec::new() };
     let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
     let leftover = leftover(&superblock);
     let mut walk = Walk::new(&disk, &superblock.identity, leftover, &superblock, Completion::Noted);
@@ -77,7 +78,7 @@ pub(crate) async fn examine(
     };
     let synced = walk.synced();
     let end = walk.end();
-    let (_, next_volume, volumes) = volumes.finish(end.at.lsn);
+    let Replayed { next_volume, volumes, families, .. } = volumes.finish(end.at.lsn);
     Ok(Found {
         slots,
         superblock,
@@ -85,6 +86,7 @@ pub(crate) async fn examine(
         cataloged,
         disk,
         volumes,
+        families,
         next_volume,
         end: end.at,
         synced,

@@ -12,7 +12,7 @@ use crate::{
         SegmentEntry, SegmentKind, SegmentPlace, Superblock, Trailer, footer_blocks,
     },
     io::{WriteBuf, aligned},
-    log::{Leftover, WINDOWS},
+    log::Leftover,
 };
 use futures_util::future::try_join_all;
 use std::sync::Arc;
@@ -270,9 +270,8 @@ impl<'a> Walk<'a> {
         for batches in batches.chunks(64) {
             let mut located = Vec::new();
             for batch in batches {
-                for record in Records::new(self.identity, batch.epoch, batch.first_lsn, &batch.records) {
-                    located.push(self.locate(record, segment, batch.block)?);
-                }
+                let records = Records::new(self.identity, batch.epoch, batch.first_lsn, &batch.records);
+                self.locate_all(records, segment, batch.block, &mut located)?;
                 self.epoch = self.epoch.max(batch.epoch);
             }
             volumes.apply(&located).await?;
@@ -281,6 +280,30 @@ impl<'a> Walk<'a> {
         self.end.log_bytes +=
             u64::from(footer.trailer.fill.saturating_sub(self.end.at.block)) * BLOCK_BYTES as u64;
         self.enter_next(&footer.trailer);
+        Ok(())
+    }
+
+    /// Appends the records of the batch whose header stands at `header` of a segment.
+    fn locate_all<'r>(
+        &self,
+        records: Records<'r>,
+        segment: SegmentId,
+        header: u32,
+        out: &mut Vec<Located<'r>>,
+    ) -> Result<()> {
+        let mut point = Address::new(segment, header);
+        for record in records {
+            let mut located = self.locate(record, segment, header)?;
+            match record.head.kind {
+                RecordKind::Data => {
+                    let last = record.head.count - 1;
+                    point = located.address.plus(last as u32);
+                }
+                // Higher than what stands before it, no higher than what comes behind: see `Logged::point`.
+                _ => located.address = Address::from_raw(point.raw() + 1).expect("it follows an address"),
+            }
+            out.push(located);
+        }
         Ok(())
     }
 
@@ -350,7 +373,7 @@ impl<'a> Walk<'a> {
             return Ok(Some(trailer));
         }
         let last = geometry.segment_blocks - 1;
-        for window in 0..WINDOWS {
+        for window in 0..geometry.windows() {
             let Some(leftover) = &self.leftover else { break };
             let Ok(trailer) = Trailer::decode(self.identity, &leftover.read(window, last, 1)) else {
                 continue;
@@ -386,9 +409,8 @@ impl<'a> Walk<'a> {
         };
         let Batch { header, records } = batch;
         let mut located = Vec::new();
-        for record in Records::new(self.identity, header.epoch, header.first_lsn, &records) {
-            located.push(self.locate(record, header.segment, block)?);
-        }
+        let all = Records::new(self.identity, header.epoch, header.first_lsn, &records);
+        self.locate_all(all, header.segment, block, &mut located)?;
         volumes.apply(&located).await?;
         let blocks = 1 + header.data_blocks;
         self.end.records += u64::from(header.records);
@@ -462,7 +484,7 @@ impl<'a> Walk<'a> {
     async fn staged(&self, block: u32) -> Result<Option<Batch>> {
         let Some(leftover) = &self.leftover else { return Ok(None) };
         let rest = self.window_rest(block);
-        for window in 0..WINDOWS {
+        for window in 0..self.disk.segments.geometry.windows() {
             let header_block = leftover.read(window, block, 1);
             let Ok((open, bytes)) = BatchHeader::decode_open(self.identity, &header_block) else { continue };
             if !self.goes_on(&open, block) {

@@ -71,8 +71,8 @@ impl Start {
             store.checkpoint().await.expect("a checkpoint");
             write(&store, &mut timeline, FORK, 0, 2).await;
             // To the beginning of a segment, and from there on to near its end, two blocks at a time.
-            let free = store.stats().free_bytes;
-            while store.stats().free_bytes == free {
+            let free = store.stats().free_segment_bytes;
+            while store.stats().free_segment_bytes == free {
                 write(&store, &mut timeline, WRITEBACK, 0, 1).await;
             }
             let flush = store.volume(volume_id(WRITEBACK)).expect("it was made");

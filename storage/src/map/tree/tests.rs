@@ -141,13 +141,13 @@ fn whole_children_cost_one_place() {
     let (mut tree, disk) = (Tree::default(), Disk::default());
     // 16 TiB reserved, then given back.
     let dirtied = tree.replace(&disk, 0, 1 << 32, NewState::Zero).expect("nothing to load");
-    assert_eq!(dirtied, 0);
+    assert_eq!(dirtied, Touched::default());
     let sums = [7];
     tree.replace(&disk, 12_345, 1, NewState::Data(Address::new(SegmentId(1), 1), &sums))
         .expect("nothing to load");
     let mut out = SmallVec::new();
     tree.lookup(&disk, 0, 1 << 32, &mut out).expect("nothing to load");
     assert_eq!(out.iter().map(|m| m.blocks).collect::<Vec<_>>(), [12_345, 1, (1 << 32) - 12_346]);
-    assert_eq!(tree.replace(&disk, 0, 1 << 32, NewState::Hole).expect("nothing to load"), 0);
+    assert_eq!(tree.replace(&disk, 0, 1 << 32, NewState::Hole).expect("nothing to load"), Touched::default());
     assert_eq!(tree.mapped_blocks(), 0);
 }

@@ -2,8 +2,9 @@
 //! was said before.
 
 use super::*;
+use crate::reclaim::Effort;
 use crate::{
-    Allocation, Durability, ForkSpec, Kind, Parts, Settings, SimDisk, Store, VolumeSpec, bitmap,
+    Allocation, Durability, ForkSpec, Kind, Parts, Settings, SimDisk, Store, Volume, VolumeSpec, bitmap,
     io::{File, SharedMemory},
     runtime::Runtime,
 };
@@ -86,11 +87,12 @@ async fn check(store: &Store) {
     let segments = &engine.disk.segments;
     let candidates = segments.candidates();
     let found = Found::of(store).await;
-    let roots: Vec<_> = store.0.lines().iter().map(|line| line.inner.lock().tree.clone()).collect();
+    let root = |line: &Volume| Root { family: line.inner.family, tree: line.inner.lock().tree.clone() };
+    let roots: Vec<_> = store.0.lines().iter().map(root).collect();
     for to_move in [&candidates[..], &[]] {
         let _token = engine.readers.enter();
         let mut mark = Mark::new(&candidates, to_move, segments.geometry.segment_blocks);
-        mark.walk(&engine.disk, &roots, &mut Pace::new(&engine.upkeep, u64::MAX)).await.expect("a walk");
+        mark.walk(&engine.disk, &roots, &mut Pace::new(engine, u64::MAX)).await.expect("a walk");
         let mut dead = Vec::new();
         for id in &candidates {
             let alive = found.alive.get(id).cloned().unwrap_or_default();
@@ -104,6 +106,19 @@ async fn check(store: &Store) {
         }
         assert_eq!(mark.dead(), dead);
     }
+}
+
+/// The books never say less than what lives, and a round of reclaim makes them exact.
+async fn check_books(store: &Store) {
+    let shared = &store.0;
+    let live = || shared.engine.space.live_blocks();
+    let own: u64 = shared.lines().iter().map(|l| l.inner.lock().tree.birthday().own_blocks).sum();
+    let in_common: u64 = shared.lock().shared().iter().map(|family| family.shared_blocks).sum();
+    assert_eq!(own + in_common, live(), "the sum is that of its parts");
+    let found = Found::of(store).await.data.len() as u64;
+    assert!(live() >= found, "{} blocks live, the books have {}", found, live());
+    shared.reclaim_round(Effort::Usual).await.expect("a round");
+    assert_eq!(live(), found, "counted again");
 }
 
 fn id(n: usize) -> Uuid {
@@ -186,10 +201,13 @@ proptest! {
             for (fresh, one) in steps.into_iter().enumerate() {
                 step(&store, one, fresh).await;
             }
+            check_books(&store).await;
             check(&store).await;
             while let Some(line) = store.0.lines().get(seed as usize % 3 % store.0.lines().len().max(1)) {
                 delete(&store, line).await;
             }
+            check_books(&store).await;
+            assert_eq!(store.0.engine.space.live_blocks(), 0, "nothing is left");
             check(&store).await;
         });
     }

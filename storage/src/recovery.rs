@@ -17,11 +17,12 @@
 
 mod apply;
 mod examine;
+mod orphan;
 mod staging_files;
 mod walk;
 
 pub(crate) use examine::{Found, examine};
-pub(crate) use staging_files::StagingFiles;
+pub(crate) use staging_files::{StagingFile, StagingFiles};
 
 use crate::{
     StoreOptions,
@@ -69,6 +70,8 @@ pub(crate) struct Recovered {
     pub(crate) applied: Lsn,
     pub(crate) next_volume: u32,
     pub(crate) report: RecoveryReport,
+    /// Where the staging buffer is, if it is a file.
+    pub(crate) staging_file: Option<StagingFile>,
 }
 
 /// What became of what the last server had staged.
@@ -129,7 +132,24 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
         reclaim_rate: options.reclaim_rate,
         scrub_rate: options.scrub_rate,
     };
-    recover(parts, |store, bytes| directories.open(store, &boot, bytes)).await
+    let mut staging_file = None;
+    let recovered = recover(parts, |store, bytes| {
+        let file = directories.open(store, &boot, bytes)?;
+        let memory = (Arc::clone(&file.memory), file.existed);
+        staging_file = Some(file);
+        Ok(memory)
+    });
+    match recovered.await {
+        Ok(recovered) => {
+            staging_file.iter().for_each(|file| file.tell_home(&options.path));
+            Ok(Recovered { staging_file, ..recovered })
+        }
+        Err(error) => {
+            // One that was made for this start holds nothing.
+            staging_file.filter(|file| !file.existed).map(StagingFile::remove);
+            Err(error)
+        }
+    }
 }
 
 /// The kernel's id of this boot; all zero where it tells none, which is then the same boot for ever.
@@ -222,7 +242,7 @@ pub(crate) async fn recover(
     let (applied, next_volume, volumes) = volumes.finish(end.at.lsn);
     let readers = Readers::default();
     let engine = Engine { disk, log: Arc::new(log), health, readers, upkeep, reclaim_rate, scrub_rate };
-    Ok(Recovered { engine, superblock, volumes, applied, next_volume, report })
+    Ok(Recovered { engine, superblock, volumes, applied, next_volume, report, staging_file: None })
 }
 
 /// The disk with the segments that superblock and catalog name.

@@ -35,7 +35,7 @@ use crate::{
     engine::{Engine, Upkeep},
     error::{Error, Kind, Result},
     format::{
-        Catalog, CatalogRef, Geometry, Identity, Malformed, Piece, ReplayStart, SUPERBLOCK_SLOTS,
+        Catalog, CatalogRef, Geometry, Identity, Malformed, Piece, ReplayStart, SLOTS_MAX, SUPERBLOCK_SLOTS,
         SegmentEntry, SegmentKind, SegmentPlace, Superblock, VolumeEntry, decode_chunk, superblock_offset,
     },
     health::{Health, HealthCell},
@@ -146,7 +146,9 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
         }
         Err(error) => {
             // One that was made for this start holds nothing.
-            staging_file.filter(|file| !file.existed).map(StagingFile::remove);
+            if let Some(file) = staging_file.filter(|file| !file.existed) {
+                file.remove();
+            }
             Err(error)
         }
     }
@@ -403,7 +405,7 @@ async fn grow(file: &File, superblock: &mut Superblock, wanted: Geometry) -> Res
     let (have, want) = (superblock.geometry.store_bytes(), wanted.store_bytes());
     if want > have {
         let slots = (want - Geometry::SLOTS_AT) / superblock.geometry.segment_bytes();
-        superblock.geometry.slots = u32::try_from(slots).unwrap_or(u32::MAX);
+        superblock.geometry.slots = u32::try_from(slots).unwrap_or(u32::MAX).min(SLOTS_MAX);
         file.set_len(superblock.geometry.store_bytes()).map_err(|e| Error::io("growing the store", e))?;
     }
     Ok(())
@@ -424,11 +426,15 @@ pub(crate) async fn decode_catalog(
 ) -> Result<(Catalog, Vec<CatalogRef>)> {
     let geometry = superblock.geometry;
     let (mut bytes, mut chunks, mut next) = (Vec::new(), Vec::new(), superblock.catalog);
+    let mut places = HashSet::new();
     while let Some(at) = next {
         let inside = at.slot.0 < geometry.slots
             && at.address.block().checked_add(at.blocks).is_some_and(|end| end <= geometry.segment_blocks);
         if !inside {
             return Err(Error::corrupt("the catalog: a chunk lies outside the store"));
+        }
+        if !places.insert((at.slot, at.address.block())) {
+            return Err(Error::corrupt("the catalog: its chunks lead in a circle"));
         }
         let len = at.blocks as usize * BLOCK_BYTES;
         let read = file.read(geometry.offset(at.slot, at.address.block()), aligned(len), len).await;

@@ -405,7 +405,9 @@ impl Store {
         to_its_end(async move {
             shared.checkpointer.lock().await.close(&shared.engine).await?;
             let staging_file = shared.staging_file.lock().expect("no panics under this lock").take();
-            staging_file.map(StagingFile::remove);
+            if let Some(file) = staging_file {
+                file.remove();
+            }
             Ok(())
         })
         .await

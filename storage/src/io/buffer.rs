@@ -204,14 +204,15 @@ fn take_space(file: &File, map: &Mapping, len_before: u64) -> io::Result<()> {
     if len_before < len as u64 {
         file.set_len(len as u64)?;
     }
-    let allocate = |at: usize, len: usize| {
-        rustix::fs::fallocate(file, FallocateFlags::empty(), at as u64, len as u64)
-    };
+    let allocate =
+        |at: usize, len: usize| rustix::fs::fallocate(file, FallocateFlags::empty(), at as u64, len as u64);
     // A huge page takes the place of small ones, so one of each is needed before; the others never come then.
     for at in (0..len).step_by(HUGE_BYTES) {
         match allocate(at, ALIGNMENT_BYTES.min(len - at)) {
             Ok(()) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) if len_before == 0 => return take_space_by_writing(file, len),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if len_before == 0 => {
+                return take_space_by_writing(file, len);
+            }
             // It was taken when the file was made.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
             Err(error) => return Err(error.into()),

@@ -178,12 +178,17 @@ fn remove_orphan(path: &Path, store: &[u8; 16]) {
     }
     let home = Home::decode(&told);
     // In this order: a server that has begun meanwhile has the lock. Keeps I1.
-    if !matches!(private::try_lock(&file), Ok(true)) || !home.has_lost(store) || !private::is_at(&file, path) {
+    if !matches!(private::try_lock(&file), Ok(true)) || !home.has_lost(store) || !private::is_at(&file, path)
+    {
         return;
     }
     match fs::remove_file(path) {
-        Ok(()) => tracing::info!(path = %path.display(), ?home, "a staging file whose store is gone was removed"),
-        Err(error) => tracing::warn!(%error, path = %path.display(), "a staging file whose store is gone stays"),
+        Ok(()) => {
+            tracing::info!(path = %path.display(), ?home, "a staging file whose store is gone was removed")
+        }
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "a staging file whose store is gone stays")
+        }
     }
 }
 

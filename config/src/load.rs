@@ -251,7 +251,8 @@ impl Walk<'_> {
             let reason = "nowhere to connect: give nbd.listen an address or nbd.unix a path".to_owned();
             self.report(None, "nbd.listen".to_owned(), Some("[]".to_owned()), reason);
         }
-        let sockets = [("nbd.unix", self.config.nbd.unix.clone()), ("admin.unix", self.config.admin.unix.clone())];
+        let sockets =
+            [("nbd.unix", self.config.nbd.unix.clone()), ("admin.unix", self.config.admin.unix.clone())];
         for (key, path) in sockets {
             let Some(path) = path else { continue };
             let len = path.as_os_str().len();

@@ -223,7 +223,9 @@ mod tests {
         assert!(check_writers(&stat(1000, 1000, 0o100_664)).is_ok());
         assert!(check_writers(&stat(1000, 100, 0o100_664)).is_err());
         let other = geteuid().as_raw() + 1;
-        assert!(matches!(check(&stat(other, other, 0o100_600)), Err(Distrust::Foreign(user)) if user == other));
+        assert!(
+            matches!(check(&stat(other, other, 0o100_600)), Err(Distrust::Foreign(user)) if user == other)
+        );
         assert!(check(&stat(ROOT, ROOT, 0o100_644)).is_ok());
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Rule {
     OptionalPath(fn(&mut Config, Option<PathBuf>)),
     Size(SizeRange, fn(&mut Config, u64)),
     Count(RangeInclusive<u32>, fn(&mut Config, u32)),
+    /// Octal digits.
+    Mode(RangeInclusive<u32>, fn(&mut Config, u32)),
     /// `IP:port`.
     Address(Reach, fn(&mut Config, SocketAddr)),
     Addresses(Reach, fn(&mut Config, Vec<SocketAddr>)),
@@ -77,6 +79,9 @@ impl fmt::Display for Rule {
             Rule::OptionalPath(_) => f.write_str("a path, or \"\" for none"),
             Rule::Size(range, _) => write!(f, "{range}, such as \"64G\""),
             Rule::Count(range, _) => write!(f, "a whole number from {} to {}", range.start(), range.end()),
+            Rule::Mode(range, _) => {
+                write!(f, "octal digits from \"{:04o}\" to \"{:04o}\"", range.start(), range.end())
+            }
             Rule::Address(reach, _) => write!(f, "an \"IP:port\"{}", reach.restriction()),
             Rule::Addresses(reach, _) => write!(f, "a list of \"IP:port\"{}", reach.restriction()),
             Rule::Word(words) => {
@@ -100,7 +105,7 @@ impl Reach {
 }
 
 /// All keys, in the order of the documentation, a section's keys together.
-pub static KEYS: [Key; 17] = [
+pub static KEYS: [Key; 20] = [
     Key {
         name: "data_dir",
         about: "directory of all that the server makes; made with mode 0700",
@@ -170,6 +175,12 @@ pub static KEYS: [Key; 17] = [
         show: |c| c.nbd.unix.as_deref().map_or_else(|| quoted(""), show_path),
     },
     Key {
+        name: "nbd.unix_mode",
+        about: "who may connect to that socket: its mode, whatever the umask",
+        rule: Rule::Mode(ranges::SOCKET_MODE, |c, v| c.nbd.unix_mode = v),
+        show: |c| show_mode(c.nbd.unix_mode),
+    },
+    Key {
         name: "nbd.workers",
         about: "threads that serve NBD connections; by default one a core",
         rule: Rule::Count(ranges::WORKERS, |c, v| c.nbd.workers = v),
@@ -186,6 +197,18 @@ pub static KEYS: [Key; 17] = [
         about: "TCP address of the admin API, which checks a token",
         rule: Rule::Address(Reach::Anywhere, |c, v| c.admin.listen = v),
         show: |c| quoted(&c.admin.listen.to_string()),
+    },
+    Key {
+        name: "admin.unix",
+        about: "Unix socket of the admin API, which the commands use",
+        rule: Rule::OptionalPath(|c, v| c.admin.unix = v),
+        show: |c| c.admin.unix.as_deref().map_or_else(|| quoted(""), show_path),
+    },
+    Key {
+        name: "admin.unix_mode",
+        about: "who may connect to that socket: its mode, whatever the umask",
+        rule: Rule::Mode(ranges::SOCKET_MODE, |c, v| c.admin.unix_mode = v),
+        show: |c| show_mode(c.admin.unix_mode),
     },
     Key {
         name: "cache.memory",
@@ -251,6 +274,10 @@ fn show_path(path: &Path) -> String {
 
 fn show_size(bytes: u64) -> String {
     quoted(&ByteSize::new(bytes).to_string())
+}
+
+fn show_mode(mode: u32) -> String {
+    quoted(&format!("{mode:04o}"))
 }
 
 /// The settings as a `sandstone.toml`, each key with what it does and what it may be.

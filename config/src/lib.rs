@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Where to read: `settings` (what a configuration is), `keys` (the one table of keys, defaults and ranges),
-//! `load` (the walk that collects mistakes), `ranges` (limits that the admin API enforces too).
+//! `load` (the walk that collects mistakes), `ranges` (limits that the admin API enforces too), `trust` (whose files are
+//! relied on).
 
 mod byte_size;
 mod keys;
@@ -21,6 +22,7 @@ mod load;
 mod problem;
 pub mod ranges;
 mod settings;
+pub mod trust;
 
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use keys::{KEYS, Key};

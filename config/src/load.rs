@@ -8,6 +8,7 @@ use crate::{
     keys::{KEYS, Key, Reach, Rule},
     ranges::SOCKET_PATH_BYTES_MAX,
     settings::DATA_DIR_WORD,
+    trust::{self, Distrust},
 };
 use std::{
     io,
@@ -22,6 +23,12 @@ use toml::{
 
 /// The file that is read when none is named, if it is there.
 const DEFAULT_FILE: &str = "sandstone.toml";
+/// Most bytes of a file. A guess, far past any.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Most mistakes that are told one by one.
+const PROBLEMS_MAX: usize = 100;
+/// Longest key that is compared with the known ones, which are shorter by far.
+const COMPARED_CHARS_MAX: usize = 64;
 
 impl Default for Config {
     fn default() -> Config {
@@ -34,19 +41,29 @@ impl Default for Config {
 impl Config {
     /// Reads `path`; without one, `sandstone.toml` in the working directory where it exists, else the defaults.
     ///
+    /// A file that nobody has named is read only if it is the user's own, or root's: whoever may write to a directory must
+    /// not decide to whom those send their token who happen to work there.
+    ///
     /// Relative paths in a file are relative to the file's directory, so that the server and the command line find the
     /// same data whichever directory they are started in.
     ///
     /// # Errors
     /// Every mistake of the file, or the one that it cannot be read.
     pub fn load(path: Option<&Path>) -> Result<Config, Problems> {
-        let file = match path {
-            Some(path) => path,
-            None if Path::new(DEFAULT_FILE).exists() => Path::new(DEFAULT_FILE),
-            None => return Ok(Config::default()),
-        };
+        let file = path.unwrap_or(Path::new(DEFAULT_FILE));
         let in_file = |list| Problems { file: Some(file.to_path_buf()), list };
-        let text = std::fs::read_to_string(file).map_err(|error| in_file(vec![unreadable(&error)]))?;
+        let read = match path {
+            Some(path) => trust::read_named(path, FILE_BYTES_MAX),
+            None => trust::read_found(Path::new(DEFAULT_FILE), FILE_BYTES_MAX),
+        };
+        let bytes = match read {
+            Err(Distrust::Io(error)) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Config::default());
+            }
+            read => read.map_err(|why| in_file(vec![unreadable(&why)]))?,
+        };
+        let text = String::from_utf8(bytes)
+            .map_err(|_| in_file(vec![unreadable(&Distrust::Io(io::ErrorKind::InvalidData.into()))]))?;
         let mut config = parse_in(&text, file.parent().unwrap_or(Path::new(""))).map_err(in_file)?;
         config.file = Some(file.to_path_buf());
         Ok(config)
@@ -73,23 +90,27 @@ impl Config {
         resolve(&mut self.store.path);
         resolve(&mut self.store.staging);
         self.nbd.unix.as_mut().map(resolve);
+        self.admin.unix.as_mut().map(resolve);
     }
 }
 
-fn unreadable(error: &io::Error) -> Problem {
-    Problem {
-        line: None,
-        key: String::new(),
-        value: None,
-        reason: format!(
+fn unreadable(why: &Distrust) -> Problem {
+    let reason = match why {
+        Distrust::Io(error) => format!(
             "cannot be read ({error}); name another file with --config, or none to run on the defaults"
         ),
-    }
+        why => format!(
+            "{why}, and what lies in the working directory is read unasked only if nobody but you and root can have written \
+             it; name it with --config if you trust it, or work elsewhere"
+        ),
+    };
+    Problem { line: None, key: String::new(), value: None, reason }
 }
 
 fn parse_in(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut walk = Walk { text, config: Config::unresolved(), problems: Vec::new() };
+    let line_starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+    let mut walk = Walk { text, line_starts, config: Config::unresolved(), problems: Vec::new(), untold: 0 };
     for error in errors {
         let line = error.span().map(|span| walk.line_of(&span));
         // The parser's messages may have several lines; a problem has one.
@@ -103,13 +124,26 @@ fn parse_in(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
         walk.whole();
     }
     walk.problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
+    if walk.untold > 0 {
+        let untold = walk.untold;
+        walk.problems.push(Problem {
+            line: None,
+            key: String::new(),
+            value: None,
+            reason: format!("and {untold} more mistakes"),
+        });
+    }
     if walk.problems.is_empty() { Ok(walk.config) } else { Err(walk.problems) }
 }
 
 struct Walk<'a> {
     text: &'a str,
+    /// Where the second line begins, and each further one.
+    line_starts: Vec<usize>,
     config: Config,
     problems: Vec<Problem>,
+    /// Mistakes past [`PROBLEMS_MAX`].
+    untold: usize,
 }
 
 impl Walk<'_> {
@@ -182,6 +216,10 @@ impl Walk<'_> {
                     .ok_or_else(must_be)?;
                 set(&mut self.config, count);
             }
+            Rule::Mode(range, set) => {
+                let mode = value.as_str().and_then(mode_of).filter(|mode| range.contains(mode));
+                set(&mut self.config, mode.ok_or_else(must_be)?);
+            }
             Rule::Address(reach, set) => {
                 let address = value.as_str().and_then(|text| text.parse().ok()).ok_or_else(must_be)?;
                 check_reach(*reach, &address)?;
@@ -213,16 +251,23 @@ impl Walk<'_> {
             let reason = "nowhere to connect: give nbd.listen an address or nbd.unix a path".to_owned();
             self.report(None, "nbd.listen".to_owned(), Some("[]".to_owned()), reason);
         }
-        if let Some(path) = &self.config.nbd.unix {
+        let sockets =
+            [("nbd.unix", self.config.nbd.unix.clone()), ("admin.unix", self.config.admin.unix.clone())];
+        for (key, path) in sockets {
+            let Some(path) = path else { continue };
             let len = path.as_os_str().len();
             if len > SOCKET_PATH_BYTES_MAX {
                 let value = Some(format!("{:?}", path.display().to_string()));
                 let reason = format!(
                     "the path has {len} bytes and a Unix socket takes at most {SOCKET_PATH_BYTES_MAX}: choose a shorter \
-                     nbd.unix or data_dir"
+                     {key} or data_dir"
                 );
-                self.report(None, "nbd.unix".to_owned(), value, reason);
+                self.report(None, key.to_owned(), value, reason);
             }
+        }
+        if self.config.nbd.unix.is_some() && self.config.nbd.unix == self.config.admin.unix {
+            let reason = "is the path of nbd.unix too: give each socket one of its own".to_owned();
+            self.report(None, "admin.unix".to_owned(), None, reason);
         }
     }
 
@@ -234,17 +279,26 @@ impl Walk<'_> {
     }
 
     fn report(&mut self, line: Option<usize>, key: String, value: Option<String>, reason: String) {
+        if self.problems.len() == PROBLEMS_MAX {
+            self.untold += 1;
+            return;
+        }
         self.problems.push(Problem { line, key, value, reason });
     }
 
     fn line_of(&self, span: &Range<usize>) -> usize {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        before.matches('\n').count() + 1
+        self.line_starts.partition_point(|start| *start <= span.start) + 1
     }
 }
 
 fn is_path(text: &str) -> bool {
     !text.is_empty() && !text.contains('\0')
+}
+
+/// Octal digits, as chmod(1) takes them.
+fn mode_of(text: &str) -> Option<u32> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    is_octal.then(|| u32::from_str_radix(text, 8).ok()).flatten()
 }
 
 fn integer_of(value: &DeValue<'_>) -> Option<u64> {
@@ -282,7 +336,9 @@ fn unknown_key(section: &str, name: &str) -> String {
         // A key in the wrong section is nearer than one that is spelled alike.
         if known == name { 0 } else { distance(known, name) + usize::from(of != section) }
     };
-    match KEYS.iter().min_by_key(near).filter(|key| near(key) <= 2) {
+    let comparable = name.chars().nth(COMPARED_CHARS_MAX).is_none();
+    let nearest = comparable.then(|| KEYS.iter().min_by_key(near)).flatten();
+    match nearest.filter(|key| near(key) <= 2) {
         Some(key) => format!("no such key; did you mean {}?", key.name),
         None => {
             let known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();

@@ -31,6 +31,8 @@ fn no_file_gives_the_documented_defaults() {
     assert_eq!(config.nbd.workers as usize, std::thread::available_parallelism().unwrap().get());
     assert_eq!(config.attach.grace_secs, 60);
     assert_eq!(config.admin.listen, "127.0.0.1:8810".parse().unwrap());
+    assert_eq!(config.admin.unix.as_deref(), Some(Path::new("sandstone-data/admin.sock")));
+    assert_eq!((config.nbd.unix_mode, config.admin.unix_mode), (0o600, 0o600));
     assert_eq!(config.cache.memory_bytes, 1 << 30);
     assert_eq!(config.cache.metadata_bytes, 256 << 20);
     assert_eq!(config.defaults.volume_size_bytes, 64 << 30);
@@ -137,8 +139,12 @@ fn nbd_needs_a_place_to_connect_to() {
 
 #[test]
 fn a_socket_path_too_long_for_the_kernel_is_refused() {
-    check(&format!("data_dir = \"/{}\"", "d".repeat(97)), &[]);
-    check(&format!("data_dir = \"/{}\"", "d".repeat(98)), &[&["nbd.unix", "has 108 bytes", "at most 107"]]);
+    let nbd_alone = "[admin]\nunix = \"\"";
+    check(&format!("data_dir = \"/{}\"\n{nbd_alone}", "d".repeat(97)), &[]);
+    let too_long = format!("data_dir = \"/{}\"\n{nbd_alone}", "d".repeat(98));
+    check(&too_long, &[&["nbd.unix", "has 108 bytes", "at most 107"]]);
+    check(&format!("data_dir = \"/{}\"", "d".repeat(95)), &[]);
+    check(&format!("data_dir = \"/{}\"", "d".repeat(96)), &[&["admin.unix", "has 108 bytes", "at most 107"]]);
 }
 
 #[test]
@@ -164,4 +170,45 @@ fn a_named_file_must_be_there_and_places_its_relative_paths() {
     std::fs::write(&file, "x = 1\ny = 2\n").unwrap();
     let problems = Config::load(Some(&file)).unwrap_err().to_string();
     assert_eq!(problems.lines().filter(|line| line.contains("own.toml: line")).count(), 2, "{problems}");
+}
+
+#[test]
+fn modes_are_octal_digits() {
+    let config = Config::parse("[nbd]\nunix_mode = \"0660\"\n[admin]\nunix_mode = \"777\"").unwrap();
+    assert_eq!((config.nbd.unix_mode, config.admin.unix_mode), (0o660, 0o777));
+    for value in ["\"0800\"", "\"1777\"", "\"60\"", "\"00600\"", "\"+600\"", "600", "\"rw-\""] {
+        check(&format!("[nbd]\nunix_mode = {value}"), &[&["nbd.unix_mode", "from \"0000\" to \"0777\""]]);
+    }
+}
+
+#[test]
+fn two_sockets_are_not_in_one_place() {
+    check("[nbd]\nunix = \"a\"\n[admin]\nunix = \"a\"", &[&["admin.unix", "nbd.unix too"]]);
+    check("[nbd]\nunix = \"\"\n[admin]\nunix = \"\"", &[]);
+}
+
+/// With the place of each mistake counted from the file's beginning it takes minutes.
+#[test]
+fn as_many_mistakes_as_fit_into_a_file_are_told_at_once() {
+    let mut text = String::from("[store]\n");
+    for i in 0.. {
+        text.push_str(&format!("k{i}=1\n"));
+        if text.len() > 1_000_000 {
+            break;
+        }
+    }
+    let began = std::time::Instant::now();
+    let problems = Config::parse(&text).unwrap_err();
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
+    assert_eq!(problems.list.len(), PROBLEMS_MAX + 1);
+    assert!(problems.list[0].to_string().starts_with("line 2: "), "{}", problems.list[0]);
+    assert!(problems.list[PROBLEMS_MAX].reason.contains("more mistakes"));
+    let long = format!("{} = 1", "k".repeat(1_000_000));
+    assert_eq!(Config::parse(&long).unwrap_err().list.len(), 1);
+}
+
+#[test]
+fn a_file_that_is_too_long_is_not_read_to_its_end() {
+    let problems = Config::load(Some(Path::new("/dev/zero"))).unwrap_err().to_string();
+    assert!(problems.contains("more than 1048576 bytes"), "{problems}");
 }

@@ -73,6 +73,9 @@ pub const WORKERS: RangeInclusive<u32> = 1..=1024;
 /// `attach.grace`, in seconds. A day is for those who move a sandbox by hand; past it a mount is forgotten, not moved.
 pub const GRACE_SECS: RangeInclusive<u32> = 1..=86_400;
 
+/// Mode of a Unix socket. Others than its owner and group are let in only by those bits that say so.
+pub const SOCKET_MODE: RangeInclusive<u32> = 0o000..=0o777;
+
 /// Longest path of a Unix socket, in bytes. Source: `sun_path` of unix(7), 108 with its final zero.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 

@@ -62,6 +62,8 @@ pub struct Nbd {
     pub listen: Vec<SocketAddr>,
     /// Unix socket, at most [`ranges::SOCKET_PATH_BYTES_MAX`](crate::ranges::SOCKET_PATH_BYTES_MAX) bytes long.
     pub unix: Option<PathBuf>,
+    /// Who may connect to that socket, as the mode of a file, in [`ranges::SOCKET_MODE`](crate::ranges::SOCKET_MODE).
+    pub unix_mode: u32,
     /// Threads that serve connections, in [`ranges::WORKERS`](crate::ranges::WORKERS).
     pub workers: u32,
 }
@@ -78,6 +80,10 @@ pub struct Attach {
 pub struct Admin {
     /// TCP address. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Unix socket, as long as that of [`Nbd`] at most. The command line speaks over it where there is one.
+    pub unix: Option<PathBuf>,
+    /// Who may connect to that socket, in [`ranges::SOCKET_MODE`](crate::ranges::SOCKET_MODE).
+    pub unix_mode: u32,
 }
 
 /// Memory of the server, in [`ranges::CACHE`](crate::ranges::CACHE).
@@ -150,12 +156,17 @@ impl Config {
             nbd: Nbd {
                 listen: vec![SocketAddr::from(([127, 0, 0, 1], 10809))],
                 unix: Some(format!("{DATA_DIR_WORD}/nbd.sock").into()),
+                unix_mode: 0o600,
                 workers: u32::try_from(cores).unwrap_or(u32::MAX).min(*crate::ranges::WORKERS.end()),
             },
             // A guess: longer than a sandbox takes to boot or a server to be started anew, and short enough to wait for
             // where a sandbox died.
             attach: Attach { grace_secs: 60 },
-            admin: Admin { listen: SocketAddr::from(([127, 0, 0, 1], 8810)) },
+            admin: Admin {
+                listen: SocketAddr::from(([127, 0, 0, 1], 8810)),
+                unix: Some(format!("{DATA_DIR_WORD}/admin.sock").into()),
+                unix_mode: 0o600,
+            },
             cache: Cache { memory_bytes: 1 << 30, metadata_bytes: 256 << 20 },
             defaults: Defaults { volume_size_bytes: 64 << 30 },
             log: Log { format: LogFormat::Text, level: LogLevel::Info },

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 pub(crate) struct Keeper {
     handle: Handle,
     engine_name: &'static str,
+    fallback: Option<String>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -32,13 +33,14 @@ impl Keeper {
                 Ok(runtime) => runtime,
                 Err(error) => return send(&started, Err(error)),
             };
-            send(&started, Ok((runtime.handle(), runtime.engine_name())));
+            let fallback = runtime.fallback_reason().map(str::to_owned);
+            send(&started, Ok((runtime.handle(), runtime.engine_name(), fallback)));
             // Told to stop or forgotten: both end the thread.
             let _told_or_forgotten = runtime.block_on(stopped);
         })?;
         let died = || io::Error::other("the keeper thread ended before it had started");
-        let (handle, engine_name) = starting.recv().map_err(|_| died())??;
-        Ok(Keeper { handle, engine_name, stop, thread })
+        let (handle, engine_name, fallback) = starting.recv().map_err(|_| died())??;
+        Ok(Keeper { handle, engine_name, fallback, stop, thread })
     }
 
     /// To run things on the keeper.
@@ -49,6 +51,11 @@ impl Keeper {
     /// Which engine it runs on.
     pub(crate) fn engine_name(&self) -> &'static str {
         self.engine_name
+    }
+
+    /// Why it could not be the ring, where either would have done.
+    pub(crate) fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
     }
 
     /// Ends the thread and waits for it. Whatever still runs on it is dropped, so the store is closed before.

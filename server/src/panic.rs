@@ -2,14 +2,16 @@
 //!
 //! The release profile aborts by itself (`panic = "abort"`); this makes every other build do the same.
 
-use std::{panic, process};
+use crate::logging;
+use std::{backtrace::Backtrace, panic, process};
 
-/// From now on a panic of any thread ends the process, after it was told.
+/// From now on a panic of any thread ends the process, after it was told, whether somebody reads that or not.
 pub(crate) fn end_process() {
-    let told = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        told(info);
+    panic::set_hook(Box::new(|info| {
+        // Where it is asked for with RUST_BACKTRACE.
+        logging::say(&format!("{info}\n{}", Backtrace::capture()));
         tracing::error!(%info, "a bug ends the server; its store recovers at the next start");
+        logging::finish();
         process::abort();
     }));
 }

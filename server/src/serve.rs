@@ -1,41 +1,47 @@
 //! Start and stop of the server.
 //!
 //! ```text
-//!   start   log ─► data directory, token ─► listeners bound ─► keeper ─► store (recovery) ─► registry, mounts ─► workers
-//!           ─► NBD and admin served ─► start-up lines
+//!   start   log ─► limits ─► signals ─► data directory, token ─► keeper ─► listeners bound ─► store (recovery)
+//!           ─► registry, mounts ─► workers ─► start-up lines ─► NBD and admin served
 //!   stop    readiness red ─► nobody new is let in ─► what has arrived over NBD is answered ─► admin ends
 //!           ─► store closed (a reclaim ended, flush, checkpoint) ─► workers end ─► keeper ends ─► exit 0
 //! ```
 //!
-//! What starts later leans on what started earlier, so stopping goes the other way round. A second signal while stopping
-//! ends the process at once; the store then recovers at its next start as after any other death.
+//! What starts later leans on what started earlier, so stopping goes the other way round. A signal before the store is open,
+//! and a second one while stopping, ends the process at once; the store then recovers at its next start as after any other
+//! death. Which signals mean that, `signals` says.
 
 use crate::{
     admin::{self, Admin, Metrics, Reclaim},
-    descriptors,
     keeper::Keeper,
+    limits::{self, LimitError},
     logging,
     mounts::{self, Mounts, MountsError},
-    nbd::{self, ListenError, Workers},
+    nbd::{self, ListenError, Places, Workers},
     panic,
     registry::{Registry, UnreadableRecord},
+    show,
+    signals::Signals,
+    socket_file::{self, BindError, SocketFile},
     startup,
     token::{Token, TokenError, make_data_dir},
 };
-use sandstone_config::{Config, IoEngine};
+use sandstone_config::{
+    Config, IoEngine,
+    trust::{self, Distrust},
+};
 use sandstone_storage::{Engine, RecoveryReport, Store, StoreOptions};
 use std::{
     error, fmt, io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
+    net::{TcpListener, UnixListener},
     sync::watch,
-    task::JoinHandle,
+    task::JoinSet,
 };
 use tokio_util::task::TaskTracker;
 
@@ -50,7 +56,10 @@ const ADMIN_CLOSE_TIME_MAX: Duration = Duration::from_millis(500);
 /// Why the server did not start, or did not stop well.
 #[derive(Debug)]
 pub(crate) enum ServeError {
+    Log(io::Error),
+    Limit(LimitError),
     DataDir(PathBuf, io::Error),
+    ForeignDataDir(PathBuf, Distrust),
     Token(TokenError),
     Engine(IoEngine, io::Error),
     Control(io::Error),
@@ -58,6 +67,7 @@ pub(crate) enum ServeError {
     Record(UnreadableRecord),
     Mounts(MountsError),
     AdminListen(SocketAddr, io::Error),
+    AdminSocket(PathBuf, BindError),
     NbdListen(ListenError),
     Close(sandstone_storage::Error),
 }
@@ -65,13 +75,20 @@ pub(crate) enum ServeError {
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ServeError::DataDir(path, error) => {
-                write!(
-                    f,
-                    "the data directory {} cannot be made: {error}; choose another data_dir",
-                    path.display()
-                )
-            }
+            ServeError::Log(error) => write!(f, "the log's thread does not start: {error}"),
+            ServeError::Limit(error) => error.fmt(f),
+            ServeError::DataDir(path, error) => write!(
+                f,
+                "the data directory {} cannot be made or written: {error}; make it writable for this user, or choose another \
+                 data_dir",
+                path.display()
+            ),
+            ServeError::ForeignDataDir(path, why) => write!(
+                f,
+                "the data directory {} {why}, and its token and its store are not to be relied on: run as that user, chown it, or \
+                 choose another data_dir",
+                path.display()
+            ),
             ServeError::Token(error) => error.fmt(f),
             ServeError::Engine(IoEngine::Uring, error) => {
                 write!(f, "io_uring cannot be used: {error}; set store.io to \"auto\" or \"threads\"")
@@ -81,16 +98,23 @@ impl fmt::Display for ServeError {
             }
             ServeError::Control(error) => write!(f, "the control threads do not start: {error}"),
             ServeError::Open(path, error) => {
-                write!(f, "the store {} cannot be opened: {error}", path.display())
+                let error = show::with_causes(error);
+                write!(f, "the store {} cannot be opened: {error}{}", path.display(), self.advice())
             }
             ServeError::Record(error) => error.fmt(f),
             ServeError::Mounts(error) => error.fmt(f),
             ServeError::AdminListen(address, error) => {
                 write!(
                     f,
-                    "the admin API cannot listen on {address}: {error}; stop what does, or set admin.listen"
+                    "the admin API cannot listen on {address}: {error}; {}set admin.listen",
+                    nbd::in_use(error)
                 )
             }
+            ServeError::AdminSocket(path, error) => write!(
+                f,
+                "the admin API cannot listen on the socket {}: {error}, or set admin.unix",
+                path.display()
+            ),
             ServeError::NbdListen(error) => error.fmt(f),
             ServeError::Close(error) => {
                 write!(f, "the store was not closed well: {error}; it recovers at the next start")
@@ -102,12 +126,16 @@ impl fmt::Display for ServeError {
 impl error::Error for ServeError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
-            ServeError::DataDir(_, error)
+            ServeError::Log(error)
+            | ServeError::DataDir(_, error)
             | ServeError::Engine(_, error)
             | ServeError::Control(error)
             | ServeError::AdminListen(_, error) => Some(error),
+            ServeError::Limit(error) => Some(error),
+            ServeError::ForeignDataDir(_, error) => Some(error),
             ServeError::Token(error) => Some(error),
             ServeError::NbdListen(error) => Some(error),
+            ServeError::AdminSocket(_, error) => Some(error),
             ServeError::Open(_, error) | ServeError::Close(error) => Some(error),
             ServeError::Record(error) => Some(error),
             ServeError::Mounts(error) => Some(error),
@@ -115,28 +143,61 @@ impl error::Error for ServeError {
     }
 }
 
+impl ServeError {
+    /// What can be done about a store that cannot be opened, as far as the system's reason says it.
+    fn advice(&self) -> &'static str {
+        let below = error::Error::source(self).and_then(error::Error::source);
+        match below.and_then(|below| below.downcast_ref::<io::Error>()).map(io::Error::kind) {
+            Some(io::ErrorKind::NotFound) => "; make its directory, or set store.path",
+            Some(io::ErrorKind::PermissionDenied) => "; run as its owner, or set store.path",
+            Some(io::ErrorKind::ReadOnlyFilesystem) => "; make its file system writable, or set store.path",
+            Some(io::ErrorKind::WouldBlock) => "; stop the server that has it",
+            Some(io::ErrorKind::InvalidInput) => "; set store.path to a file or a block device",
+            Some(_) | None => "",
+        }
+    }
+}
+
 /// Runs the server until it is told to stop.
 pub(crate) fn run(config: Config) -> Result<(), ServeError> {
-    logging::start(&config.log);
+    logging::start(&config.log).map_err(ServeError::Log)?;
     panic::end_process();
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    descriptors::raise_limit();
-    make_data_dir(&config.data_dir).map_err(|error| ServeError::DataDir(config.data_dir.clone(), error))?;
-    let token = Token::read_or_make(&config.token_path()).map_err(ServeError::Token)?;
-
-    let engine = engine(config.store.io);
-    let keeper = Keeper::start(engine).map_err(|error| ServeError::Engine(config.store.io, error))?;
+    limits::check(&config).map_err(ServeError::Limit)?;
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .map_err(ServeError::Control)?;
-    let outcome = control.block_on(serve(&config, token, &keeper, engine));
+    // Before anything that lasts: a signal during a long recovery is not lost.
+    let signals = control.block_on(async { Signals::listen() }).map_err(ServeError::Control)?;
+    prepare_data_dir(&config.data_dir)?;
+    let token = Token::read_or_make(&config.token_path()).map_err(ServeError::Token)?;
+
+    let engine = engine(config.store.io);
+    let keeper = Keeper::start(engine).map_err(|error| ServeError::Engine(config.store.io, error))?;
+    if let Some(why) = keeper.fallback() {
+        tracing::warn!(why, "store.io = \"auto\" takes threads, which are slower");
+    }
+    let outcome = control.block_on(serve(&config, token, &keeper, engine, signals));
     keeper.stop();
     outcome
+}
+
+/// Makes the data directory, or sees to it that an existing one can be relied on and written.
+fn prepare_data_dir(path: &Path) -> Result<(), ServeError> {
+    let failed = |error| ServeError::DataDir(path.to_owned(), error);
+    make_data_dir(path).map_err(failed)?;
+    trust::check_directory(path).map_err(|why| ServeError::ForeignDataDir(path.to_owned(), why))?;
+    if let Err(why) = trust::check_mode(path) {
+        // What it holds is looked at one by one, but may still be taken away.
+        tracing::warn!(path = %path.display(), "the data directory {why}: chmod it to 700");
+    }
+    let writable = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(path, writable).map_err(|error| failed(error.into()))
 }
 
 /// What the configuration calls it.
@@ -148,17 +209,28 @@ pub(crate) fn engine(io: IoEngine) -> Engine {
     }
 }
 
-async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -> Result<(), ServeError> {
-    // Before the store opens: a signal during a long recovery is not lost.
-    let mut signals = Signals::new().map_err(ServeError::Control)?;
-    // Before the store opens too: a taken address is told at once, and early callers wait instead of being refused.
+async fn serve(
+    config: &Config,
+    token: Token,
+    keeper: &Keeper,
+    engine: Engine,
+    mut signals: Signals,
+) -> Result<(), ServeError> {
+    // Before the store opens: a taken address is told at once, and early callers wait instead of being refused.
     let admin_listener = TcpListener::bind(config.admin.listen)
         .await
         .map_err(|error| ServeError::AdminListen(config.admin.listen, error))?;
     let admin_address =
         admin_listener.local_addr().map_err(|error| ServeError::AdminListen(config.admin.listen, error))?;
+    let admin_socket = bind_admin_socket(config).await?;
     let bound = nbd::bind(&config.nbd).await.map_err(ServeError::NbdListen)?;
-    let (store, recovery) = open_store(config, keeper).await?;
+    let (store, recovery) = tokio::select! {
+        opened = open_store(config, keeper) => opened?,
+        signal = signals.stop() => {
+            tracing::info!(signal, "stopped before the store was open");
+            return Ok(());
+        }
+    };
     let mounts = Mounts::new(config.data_dir.join(mounts::FILE_NAME), recovery.epoch);
     let registry =
         Registry::load(store.volumes(), store.all_snapshots(), mounts).map_err(ServeError::Record)?;
@@ -169,7 +241,12 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
     let workers = Workers::start(config.nbd.workers as usize, engine, &store)
         .map_err(|error| ServeError::Engine(config.store.io, error))?;
     let workers = Arc::new(workers);
-    let exported = prometheus_client::registry::Registry::default();
+    let places = Places::new(limits::connections(limits::open_descriptors()));
+    let mut exported = prometheus_client::registry::Registry::default();
+    let (help, dropped) = ("Lines of the log that were dropped because nobody read it", logging::dropped());
+    exported.register("sandstone_log_lines_dropped", help, dropped);
+    let help = "NBD clients that were refused because the limit of open files had no room for them";
+    exported.register("sandstone_nbd_connections_refused", help, places.refused());
     let metrics = Metrics::new(exported, store.clone(), Arc::clone(&registry), workers.loads());
     let admin = Arc::new(Admin {
         store: store.clone(),
@@ -183,7 +260,7 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
         stopping: AtomicBool::new(false),
         under_way: TaskTracker::new(),
     });
-    let accepting = bound.accept(&registry, &workers);
+    let accepting = bound.accept(&registry, &workers, &places);
     let expiry = tokio::spawn({
         let (registry, grace) = (Arc::clone(&registry), config.attach.grace_secs);
         async move { registry.mounts.expire(Duration::from_secs(grace.into())).await }
@@ -192,20 +269,28 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
         config,
         endpoints: &endpoints,
         admin: admin_address,
+        admin_socket: admin_socket.as_ref().map(|(_, file)| file.path()),
         engine: keeper.engine_name(),
+        fallback: keeper.fallback(),
         recovery: &recovery,
         volumes: registry.volume_count(),
         snapshots: registry.snapshot_count(),
     });
     // After the announcement: whoever finds the server ready finds that told too.
     let (stop, stopped) = watch::channel(());
-    let serving = tokio::spawn(serve_admin(admin_listener, Arc::clone(&admin), stopped));
+    let mut serving = JoinSet::new();
+    serving.spawn(serve_admin(admin_listener, Arc::clone(&admin), stopped.clone()));
+    let admin_socket = admin_socket.map(|(listener, file)| {
+        serving.spawn(serve_admin(listener, Arc::clone(&admin), stopped));
+        file
+    });
 
-    let signal = signals.next().await;
+    let signal = signals.stop().await;
     tracing::info!(signal, "stopping");
     tokio::spawn(async move {
-        let signal = signals.next().await;
+        let signal = signals.stop().await;
         tracing::error!(signal, "told to stop a second time: ending at once");
+        logging::finish();
         std::process::exit(1);
     });
     admin.begin_stopping();
@@ -215,6 +300,7 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
     workers.drain().await;
     drop(stop);
     end_admin(serving, &admin.under_way).await;
+    drop(admin_socket);
     drop(admin);
     drop(registry);
     // The workers' rings may still be writing batches that the last checkpoint waits for.
@@ -266,11 +352,17 @@ async fn stop_workers(workers: Arc<Workers>) {
     }
 }
 
-async fn serve_admin(
-    listener: TcpListener,
-    admin: Arc<Admin>,
-    mut stopped: watch::Receiver<()>,
-) -> io::Result<()> {
+async fn bind_admin_socket(config: &Config) -> Result<Option<(UnixListener, SocketFile)>, ServeError> {
+    let Some(path) = &config.admin.unix else { return Ok(None) };
+    let bound = socket_file::bind(path, config.admin.unix_mode).await;
+    bound.map(Some).map_err(|error| ServeError::AdminSocket(path.clone(), error))
+}
+
+async fn serve_admin<L>(listener: L, admin: Arc<Admin>, mut stopped: watch::Receiver<()>) -> io::Result<()>
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
     let until_stopped = async move {
         // The sender says nothing; that it is gone is the message.
         let _gone = stopped.changed().await;
@@ -280,38 +372,21 @@ async fn serve_admin(
 
 /// Waits for the requests under way, but not for a client that keeps one open for ever, nor for connections without any:
 /// axum waits for one that has sent half a request.
-async fn end_admin(mut serving: JoinHandle<io::Result<()>>, under_way: &TaskTracker) {
+async fn end_admin(mut serving: JoinSet<io::Result<()>>, under_way: &TaskTracker) {
     under_way.close();
     let answered = tokio::time::timeout(Duration::from_secs(ADMIN_STOP_SECS_MAX), under_way.wait()).await;
     if answered.is_err() {
         tracing::warn!("an admin request did not end in time and is cut off");
     }
-    match tokio::time::timeout(ADMIN_CLOSE_TIME_MAX, &mut serving).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => tracing::error!(%error, "the admin listener failed"),
-        Ok(Err(error)) => tracing::error!(%error, "the admin listener died"),
-        Err(_elapsed) => serving.abort(),
-    }
-}
-
-/// The signals that mean "stop".
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+    let ended = async {
+        while let Some(ended) = serving.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "an admin listener failed"),
+                Err(error) => tracing::error!(%error, "an admin listener died"),
+            }
         }
-    }
+    };
+    // Dropping the set cuts the others off.
+    drop(tokio::time::timeout(ADMIN_CLOSE_TIME_MAX, ended).await);
 }

@@ -1,7 +1,7 @@
 //! Texts for people: rounded sizes, words for the shell.
 
 use sandstone_config::ByteSize;
-use std::path::Path;
+use std::{error::Error, path::Path};
 
 /// A size with at most one decimal, such as `1.5G`; exact below 1 KiB.
 pub(crate) fn rounded(bytes: u64) -> String {
@@ -14,6 +14,21 @@ pub(crate) fn rounded(bytes: u64) -> String {
         (whole, 0) => format!("{whole}{name}"),
         (whole, tenth) => format!("{whole}.{tenth}{name}"),
     }
+}
+
+/// An error with what lies below it, in one line: many of them leave their cause to [`Error::source`].
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(cause) = below {
+        let told = cause.to_string();
+        if !text.contains(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
+        below = cause.source();
+    }
+    text
 }
 
 /// A path as one word of a shell command.

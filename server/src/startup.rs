@@ -5,7 +5,10 @@
 use crate::{endpoints::Endpoints, show};
 use sandstone_config::{ByteSize, Config, LogFormat};
 use sandstone_storage::RecoveryReport;
-use std::{fmt::Write as _, io::Write as _, net::SocketAddr};
+use std::{fmt::Write as _, io::Write as _, net::SocketAddr, path::Path, sync::mpsc, thread, time::Duration};
+
+/// Longest wait for a reader of stdout.
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What there is to say.
 pub(crate) struct Started<'a> {
@@ -14,8 +17,11 @@ pub(crate) struct Started<'a> {
     pub(crate) endpoints: &'a Endpoints,
     /// Where the admin API is.
     pub(crate) admin: SocketAddr,
+    pub(crate) admin_socket: Option<&'a Path>,
     /// Which engine drives files and sockets.
     pub(crate) engine: &'static str,
+    /// Why it is not the better one.
+    pub(crate) fallback: Option<&'a str>,
     pub(crate) recovery: &'a RecoveryReport,
     pub(crate) volumes: usize,
     pub(crate) snapshots: usize,
@@ -25,8 +31,7 @@ pub(crate) struct Started<'a> {
 pub(crate) fn announce(started: &Started<'_>) {
     match started.config.log.format {
         LogFormat::Text => {
-            // Nobody may be reading; that is no reason not to serve.
-            let _unread = std::io::stdout().write_all(lines(started, &show::own_command()).as_bytes());
+            print(lines(started, &show::own_command()));
         }
         LogFormat::Json => {
             let recovery = started.recovery;
@@ -34,8 +39,10 @@ pub(crate) fn announce(started: &Started<'_>) {
                 version = env!("CARGO_PKG_VERSION"),
                 store = %started.config.store.path.display(),
                 engine = started.engine,
+                engine_why = started.fallback,
                 workers = started.config.nbd.workers,
                 admin = %started.admin,
+                admin_socket = started.admin_socket.map(|path| path.display().to_string()),
                 nbd = ?started.endpoints.uris(""),
                 volumes = started.volumes,
                 snapshots = started.snapshots,
@@ -51,10 +58,23 @@ pub(crate) fn announce(started: &Started<'_>) {
     }
 }
 
+/// To stdout. Nobody may be reading; that is no reason not to serve.
+fn print(text: String) {
+    let (written, writing) = mpsc::channel();
+    let print = move || written.send(std::io::stdout().write_all(text.as_bytes()));
+    if thread::Builder::new().name("announce".to_owned()).spawn(print).is_ok() {
+        let _unread = writing.recv_timeout(UNREAD_TIME_MAX);
+    }
+}
+
 fn lines(started: &Started<'_>, command: &str) -> String {
     let config = started.config;
     let file =
         config.file.as_ref().map(|file| format!(" --config {}", show::quoted(file))).unwrap_or_default();
+    let engine = match started.fallback {
+        Some(why) => format!("{} because {why}", started.engine),
+        None => started.engine.to_owned(),
+    };
     let mut text = String::new();
     let mut line = |what: &str, value: &str| {
         writeln!(text, "  {what:<9} {value}").expect("a String takes all that is written to it");
@@ -65,7 +85,7 @@ fn lines(started: &Started<'_>, command: &str) -> String {
             "{} ({}, {}, {} worker(s)), {}",
             config.store.path.display(),
             ByteSize::new(config.store.size_bytes),
-            started.engine,
+            engine,
             config.nbd.workers,
             recovery(started)
         ),
@@ -74,6 +94,9 @@ fn lines(started: &Started<'_>, command: &str) -> String {
         line("nbd", &uri);
     }
     line("admin", &format!("http://{}/api/v1, token in {}", started.admin, config.token_path().display()));
+    if let Some(path) = started.admin_socket {
+        line("admin", &format!("{}, for the commands", path.display()));
+    }
     line("make", &format!("{command}{file} volume create --name disk --size 10G"));
     if let Some(path) = &started.endpoints.unix {
         line("attach", &format!("nbd-client -unix {} -name disk /dev/nbd0", show::quoted(path)));
@@ -136,7 +159,17 @@ mod tests {
         recovery: &'a RecoveryReport,
     ) -> Started<'a> {
         let admin = "127.0.0.1:8810".parse().unwrap();
-        Started { config, endpoints, admin, engine: "io_uring", recovery, volumes: 2, snapshots: 0 }
+        Started {
+            config,
+            endpoints,
+            admin,
+            admin_socket: Some(Path::new("sandstone-data/admin.sock")),
+            engine: "io_uring",
+            fallback: None,
+            recovery,
+            volumes: 2,
+            snapshots: 0,
+        }
     }
 
     #[test]
@@ -153,12 +186,24 @@ mod tests {
             "recovered in 12 ms: 34 record(s) replayed from 1.5M of log, 5 from staging",
             "nbd://127.0.0.1:10809/",
             "http://127.0.0.1:8810/api/v1, token in sandstone-data/admin.token",
+            "sandstone-data/admin.sock, for the commands",
             "target/release/sandstone volume create --name disk --size 10G",
             "nbd-client -unix '/srv/my data/nbd.sock' -name disk /dev/nbd0",
             "file='nbd+unix:///disk?socket=/srv/my%20data/nbd.sock'",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn threads_in_place_of_the_ring_are_told_with_the_reason() {
+        let (config, endpoints, report) = (Config::default(), Endpoints::default(), report());
+        let started = Started {
+            engine: "threads",
+            fallback: Some("this kernel has no io_uring"),
+            ..started(&config, &endpoints, &report)
+        };
+        assert!(lines(&started, "sandstone").contains("threads because this kernel has no io_uring"));
     }
 
     #[test]

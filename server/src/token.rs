@@ -1,5 +1,6 @@
 //! The admin token: made at first start, kept in a file that only its owner may read, never shown.
 
+use sandstone_config::trust::{self, Distrust};
 use std::{
     error, fmt,
     fs::{self, File},
@@ -33,6 +34,8 @@ pub(crate) enum TokenError {
     Missing(PathBuf),
     /// It cannot be read or made.
     Io(PathBuf, io::Error),
+    /// Others may have put it there.
+    Untrusted(PathBuf, Distrust),
     /// What is in the file cannot be a token.
     Unusable(PathBuf),
 }
@@ -51,6 +54,12 @@ impl fmt::Display for TokenError {
                 "the admin token {} cannot be used ({error}): run as the server's user, or give the token with --token",
                 path.display()
             ),
+            TokenError::Untrusted(path, why) => write!(
+                f,
+                "the admin token {} {why}, so it is not relied on: run as the server's user, put a file of its own there, or \
+                 delete it and start the server, which makes a new one",
+                path.display()
+            ),
             TokenError::Unusable(path) => write!(
                 f,
                 "{} is no admin token (one line of {TOKEN_LEN_MIN} or more visible characters): delete it and start the \
@@ -65,6 +74,7 @@ impl error::Error for TokenError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             TokenError::Io(_, error) => Some(error),
+            TokenError::Untrusted(_, why) => Some(why),
             TokenError::Missing(_) | TokenError::Unusable(_) => None,
         }
     }
@@ -78,13 +88,15 @@ impl Token {
 
     /// Reads the token that a server has made.
     pub(crate) fn read(path: &Path) -> Result<Token, TokenError> {
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => TokenError::Missing(path.into()),
-            _ => TokenError::Io(path.into(), error),
-        };
-        let mut text = String::new();
-        let file = File::open(path).map_err(failed)?;
-        io::Read::read_to_string(&mut io::Read::take(file, TOKEN_LEN_MAX), &mut text).map_err(failed)?;
+        let bytes = trust::read_own(path, TOKEN_LEN_MAX).map_err(|why| match why {
+            Distrust::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                TokenError::Missing(path.into())
+            }
+            Distrust::Io(error) => TokenError::Io(path.into(), error),
+            Distrust::TooLarge(_) => TokenError::Unusable(path.into()),
+            why => TokenError::Untrusted(path.into(), why),
+        })?;
+        let text = String::from_utf8(bytes).map_err(|_| TokenError::Unusable(path.into()))?;
         let text = text.trim();
         if text.len() < TOKEN_LEN_MIN || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(TokenError::Unusable(path.into()));
@@ -101,7 +113,9 @@ impl Token {
                 warn_if_others_may_read(path);
                 return Ok(token);
             }
-            Err(error @ (TokenError::Io(..) | TokenError::Unusable(_))) => return Err(error),
+            Err(error @ (TokenError::Io(..) | TokenError::Untrusted(..) | TokenError::Unusable(_))) => {
+                return Err(error);
+            }
         }
         make(path).map_err(|error| TokenError::Io(path.into(), error))?;
         Token::read(path)
@@ -194,6 +208,29 @@ mod tests {
         }
         fs::write(&path, "an-operators-own-token\n").unwrap();
         assert!(Token::read(&path).unwrap().matches("an-operators-own-token"));
+    }
+
+    #[test]
+    fn a_token_that_others_may_have_put_there_is_not_relied_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.token");
+        let elsewhere = directory.path().join("elsewhere");
+        fs::write(&elsewhere, "0123456789abcdef0123456789abcdef\n").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        let error = Token::read_or_make(&path).unwrap_err();
+        assert!(
+            matches!(error, TokenError::Untrusted(..)) && error.to_string().contains("symbolic link"),
+            "{error}"
+        );
+        fs::remove_file(&path).unwrap();
+        fs::copy(&elsewhere, &path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(matches!(Token::read(&path), Err(TokenError::Untrusted(..))));
+        fs::remove_file(&path).unwrap();
+        let (cwd, mode) = (rustix::fs::CWD, rustix::fs::Mode::from_raw_mode(0o600));
+        rustix::fs::mknodat(cwd, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let error = Token::read(&path).unwrap_err().to_string();
+        assert!(error.contains("a pipe"), "{error}");
     }
 
     #[test]

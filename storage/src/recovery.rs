@@ -17,11 +17,12 @@
 
 mod apply;
 mod examine;
+mod orphan;
 mod staging_files;
 mod walk;
 
 pub(crate) use examine::{Found, examine};
-pub(crate) use staging_files::StagingFiles;
+pub(crate) use staging_files::{StagingFile, StagingFiles};
 
 use crate::{
     StoreOptions,
@@ -34,7 +35,7 @@ use crate::{
     engine::{Engine, Upkeep},
     error::{Error, Kind, Result},
     format::{
-        Catalog, CatalogRef, FamilyEntry, Geometry, Identity, Malformed, Piece, ReplayStart,
+        Catalog, CatalogRef, FamilyEntry, Geometry, Identity, Malformed, Piece, ReplayStart, SLOTS_MAX,
         SUPERBLOCK_SLOTS, SegmentEntry, SegmentKind, SegmentPlace, Superblock, VolumeEntry, decode_chunk,
         superblock_offset,
     },
@@ -72,6 +73,8 @@ pub(crate) struct Recovered {
     pub(crate) applied: Lsn,
     pub(crate) next_volume: u32,
     pub(crate) report: RecoveryReport,
+    /// Where the staging buffer is, if it is a file.
+    pub(crate) staging_file: Option<StagingFile>,
 }
 
 /// What became of what the last server had staged.
@@ -132,7 +135,26 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
         reclaim_rate: options.reclaim_rate,
         scrub_rate: options.scrub_rate,
     };
-    recover(parts, |store, bytes| directories.open(store, &boot, bytes)).await
+    let mut staging_file = None;
+    let recovered = recover(parts, |store, bytes| {
+        let file = directories.open(store, &boot, bytes)?;
+        let memory = (Arc::clone(&file.memory), file.existed);
+        staging_file = Some(file);
+        Ok(memory)
+    });
+    match recovered.await {
+        Ok(recovered) => {
+            staging_file.iter().for_each(|file| file.tell_home(&options.path));
+            Ok(Recovered { staging_file, ..recovered })
+        }
+        Err(error) => {
+            // One that was made for this start holds nothing.
+            if let Some(file) = staging_file.filter(|file| !file.existed) {
+                file.remove();
+            }
+            Err(error)
+        }
+    }
 }
 
 /// The kernel's id of this boot; all zero where it tells none, which is then the same boot for ever.
@@ -229,7 +251,7 @@ pub(crate) async fn recover(
     let readers = Readers::default();
     let log = Arc::new(log);
     let engine = Engine { disk, log, health, readers, space, upkeep, reclaim_rate, scrub_rate };
-    Ok(Recovered { engine, superblock, volumes, families, applied, next_volume, report })
+    Ok(Recovered { engine, superblock, volumes, families, applied, next_volume, report, staging_file: None })
 }
 
 /// The disk with the segments that superblock and catalog name.
@@ -390,7 +412,7 @@ async fn grow(file: &File, superblock: &mut Superblock, wanted: Geometry) -> Res
     let (have, want) = (superblock.geometry.store_bytes(), wanted.store_bytes());
     if want > have {
         let slots = (want - Geometry::SLOTS_AT) / superblock.geometry.segment_bytes();
-        superblock.geometry.slots = u32::try_from(slots).unwrap_or(u32::MAX);
+        superblock.geometry.slots = u32::try_from(slots).unwrap_or(u32::MAX).min(SLOTS_MAX);
         file.set_len(superblock.geometry.store_bytes()).map_err(|e| Error::io("growing the store", e))?;
     }
     Ok(())
@@ -411,11 +433,15 @@ pub(crate) async fn decode_catalog(
 ) -> Result<(Catalog, Vec<CatalogRef>)> {
     let geometry = superblock.geometry;
     let (mut bytes, mut chunks, mut next) = (Vec::new(), Vec::new(), superblock.catalog);
+    let mut places = HashSet::new();
     while let Some(at) = next {
         let inside = at.slot.0 < geometry.slots
             && at.address.block().checked_add(at.blocks).is_some_and(|end| end <= geometry.segment_blocks);
         if !inside {
             return Err(Error::corrupt("the catalog: a chunk lies outside the store"));
+        }
+        if !places.insert((at.slot, at.address.block())) {
+            return Err(Error::corrupt("the catalog: its chunks lead in a circle"));
         }
         let len = at.blocks as usize * BLOCK_BYTES;
         let read = file.read(geometry.offset(at.slot, at.address.block()), aligned(len), len).await;

@@ -4,7 +4,7 @@ use crate::{
     error::{Error, Kind, Result},
     format::Superblock,
     io::{File, SharedMemory},
-    log::Leftover,
+    log::{Leftover, Staging},
     recovery::{self, Found, StagingFiles},
 };
 use std::{io, path::Path, sync::Arc, time::Duration};
@@ -62,7 +62,7 @@ impl StoppedStore {
         let identity = &superblock.identity;
         let memory = match &self.staging {
             Left::Files(files) => files
-                .read(&identity.store, &self.boot)
+                .read(&identity.store, &self.boot, Staging::file_bytes(&superblock.geometry))
                 .inspect_err(|error| tracing::warn!(%error, "the staging buffer cannot be read"))
                 .ok()
                 .flatten(),

@@ -16,7 +16,7 @@ use crate::{
     log::Refused,
     map::Tree,
     reclaim::{self, Effort, ReclaimProgress},
-    recovery::{self, Parts, Recovered, StagingFate},
+    recovery::{self, Parts, Recovered, StagingFate, StagingFile},
     runtime::{self, TurnEnd},
     scrub::ScrubProgress,
     volume::{ATTRIBUTES_BYTES_MAX, Settings, Volume},
@@ -177,6 +177,8 @@ pub(crate) struct Shared {
     pub(crate) kept: Notify,
     /// What deletion would give back, as of the last time that somebody asked.
     pub(crate) exclusive: Mutex<Exclusive>,
+    /// Until the store is closed.
+    staging_file: Mutex<Option<StagingFile>>,
 }
 
 /// When a checkpoint is written.
@@ -212,7 +214,8 @@ impl Store {
     }
 
     fn start(recovered: Recovered) -> (Self, RecoveryReport) {
-        let Recovered { engine, superblock, volumes, families, applied, next_volume, report } = recovered;
+        let Recovered { engine, superblock, volumes, families, applied, next_volume, report, staging_file } =
+            recovered;
         let engine = Arc::new(engine);
         let line =
             |entry: VolumeEntry| Volume::new(Arc::clone(&engine), entry.meta, entry.tree, entry.applied);
@@ -227,6 +230,7 @@ impl Store {
             reclaiming_all: tokio::sync::Mutex::default(),
             kept: Notify::new(),
             exclusive: Mutex::default(),
+            staging_file: Mutex::new(staging_file),
             engine,
         });
         shared.engine.look_below();
@@ -414,7 +418,15 @@ impl Store {
         }
         self.checkpoint().await?;
         let shared = Arc::clone(&self.0);
-        to_its_end(async move { shared.checkpointer.lock().await.close(&shared.engine).await }).await
+        to_its_end(async move {
+            shared.checkpointer.lock().await.close(&shared.engine).await?;
+            let staging_file = shared.staging_file.lock().expect("no panics under this lock").take();
+            if let Some(file) = staging_file {
+                file.remove();
+            }
+            Ok(())
+        })
+        .await
     }
 }
 

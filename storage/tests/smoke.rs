@@ -152,3 +152,24 @@ fn store_on_a_real_file_keeps_what_it_was_given() {
         });
     }
 }
+
+#[test]
+fn a_staging_file_lasts_until_its_store_is_closed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let staging = || {
+        let entries = std::fs::read_dir(directory.path()).expect("a directory").flatten();
+        entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "staging")).count()
+    };
+    for clean in [false, true, true] {
+        let runtime = Runtime::new(Engine::Auto).expect("a runtime");
+        runtime.block_on(async {
+            let (store, _) = Store::open(options(directory.path())).await.expect("the store");
+            assert_eq!(staging(), 1);
+            if clean {
+                store.close().await.expect("a clean end");
+            }
+        });
+        drop(runtime);
+        assert_eq!(staging(), usize::from(!clean));
+    }
+}

@@ -71,10 +71,10 @@ fn errors_are_sentences_that_say_what_is_wrong() {
 #[test]
 fn stopped_server_is_named_in_the_error() {
     let mut server = Server::start();
-    let address = server.admin_url().replace("http://", "");
+    let socket = server.dir().join("admin.sock").display().to_string();
     assert!(server.stop().success());
     let finished = server.cli(["volume", "list"]).run();
-    assert!(finished.failed_with_a_sentence().contains(&address), "{finished}");
+    assert!(finished.failed_with_a_sentence().contains(&socket), "{finished}");
 }
 
 #[test]

@@ -1,8 +1,14 @@
 //! What every command needs: the configuration, the server, and a way to answer.
 
 use super::{Global, error::CliError};
-use crate::{client::AdminClient, token::Token};
-use sandstone_config::Config;
+use crate::{
+    client::{AdminAddress, AdminClient, Found},
+    token::{Token, TokenError},
+};
+use sandstone_config::{
+    Config,
+    trust::{self, Distrust},
+};
 use serde_json::Value;
 use std::{
     io::{self, Write},
@@ -37,16 +43,15 @@ impl Context {
 
     /// The server. The configuration is read only for what the command line does not say.
     pub(super) fn client(&self) -> Result<AdminClient, CliError> {
-        let base = match &self.global.admin {
-            Some(url) if url.contains("://") => url.clone(),
-            Some(address) => format!("http://{address}"),
-            None => format!("http://{}", reachable(self.config()?.admin.listen)),
+        let server = match &self.global.admin {
+            Some(text) => AdminAddress::parse(text).ok_or_else(|| CliError::AdminAddress(text.clone()))?,
+            None => found(&self.config()?),
         };
         let token = match &self.global.token {
             Some(text) => Token::given(text.clone()),
-            None => Token::read(&self.config()?.token_path()).map_err(CliError::Token)?,
+            None => read_token(&self.config()?).map_err(CliError::Token)?,
         };
-        Ok(AdminClient::new(&base, token))
+        Ok(AdminClient::new(server, token)?)
     }
 
     /// Answers with `data` as it is for programs, and with a text for people.
@@ -55,6 +60,26 @@ impl Context {
             Audience::People => print(&text()),
             Audience::Programs => print(&format!("{data:#}")),
         }
+    }
+}
+
+/// Where the configured server is: at its Unix socket, where nobody else can be, unless it has none.
+fn found(config: &Config) -> AdminAddress {
+    match &config.admin.unix {
+        Some(path) => AdminAddress::Unix(path.clone(), Found::Configured),
+        None => AdminAddress::Http {
+            authority: reachable(config.admin.listen).to_string(),
+            prefix: String::new(),
+        },
+    }
+}
+
+/// The token, if nobody else can have put it there.
+fn read_token(config: &Config) -> Result<Token, TokenError> {
+    match trust::check_directory(&config.data_dir) {
+        // What is wrong with the file says more.
+        Ok(()) | Err(Distrust::Io(_)) => Token::read(&config.token_path()),
+        Err(why) => Err(TokenError::Untrusted(config.data_dir.clone(), why)),
     }
 }
 
@@ -82,6 +107,15 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_server_is_found_at_its_socket_unless_it_has_none() {
+        let mut config = Config::default();
+        let socket = AdminAddress::Unix("sandstone-data/admin.sock".into(), Found::Configured);
+        assert_eq!(found(&config), socket);
+        config.admin.unix = None;
+        assert_eq!(found(&config).to_string(), "http://127.0.0.1:8810");
+    }
 
     #[test]
     fn a_server_on_all_interfaces_is_called_on_loopback() {

@@ -13,6 +13,8 @@ pub(crate) enum CliError {
     Serve(ServeError),
     Token(TokenError),
     Client(ClientError),
+    /// That is no address of an admin API.
+    AdminAddress(String),
     /// No volume has that id or name.
     NoVolume(String),
     /// Several volumes have that name.
@@ -119,6 +121,10 @@ impl fmt::Display for CliError {
             CliError::Serve(error) => error.fmt(f),
             CliError::Token(error) => error.fmt(f),
             CliError::Client(error) => error.fmt(f),
+            CliError::AdminAddress(text) => write!(
+                f,
+                "{text:?} is no address of an admin API: write http://host:port or unix:PATH (there is no TLS)"
+            ),
             CliError::NoVolume(name) => {
                 write!(f, "there is no volume {name:?}: `{} volume list` shows all", show::own_command())
             }
@@ -167,11 +173,11 @@ impl fmt::Display for CliError {
                 show::rounded(*bytes)
             ),
             CliError::Unreadable(path, error) => {
-                let why = error::Error::source(error).map(|why| format!(": {why}")).unwrap_or_default();
                 write!(
                     f,
-                    "the store {} cannot be looked at: {error}{why}; stop its server, or name the store's file",
-                    path.display()
+                    "the store {} cannot be looked at: {}; stop its server, or name the store's file",
+                    path.display(),
+                    show::with_causes(error)
                 )
             }
             CliError::Findings(count) => {
@@ -221,7 +227,8 @@ impl error::Error for CliError {
             CliError::HalfApplied { source, .. } => Some(source),
             CliError::Unreadable(_, error) => Some(error),
             CliError::NotChecked(error) => Some(error),
-            CliError::NoVolume(_)
+            CliError::AdminAddress(_)
+            | CliError::NoVolume(_)
             | CliError::AmbiguousName(..)
             | CliError::NoMount(_)
             | CliError::NoSnapshot { .. }

@@ -41,7 +41,7 @@ mod transfer;
 mod tree;
 mod volume;
 
-use crate::serve;
+use crate::{logging, serve, show};
 use clap::{Args, Parser, Subcommand};
 use context::Context;
 use error::CliError;
@@ -66,8 +66,8 @@ Examples:
   nbd-client -unix sandstone-data/nbd.sock -name disk /dev/nbd0
                                                    Attach a volume to this host (as root)
 
-The commands find the server and its token by its configuration: --config FILE, else
-./sandstone.toml where it exists, else the defaults.";
+The commands find the server's socket and its token by its configuration: --config FILE, else
+./sandstone.toml where it exists and is yours or root's, else the defaults.";
 
 /// Copy-on-write block volumes for sandboxes, served over NBD
 #[derive(Debug, Parser)]
@@ -84,14 +84,14 @@ struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of all commands")]
 struct Global {
-    /// Configuration [default: ./sandstone.toml where it exists, else none]
+    /// Configuration [default: ./sandstone.toml where it exists and is yours or root's, else none]
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Answer with the API's data as JSON
     #[arg(long, global = true)]
     json: bool,
-    /// Address of the admin API [default: the configuration's]
-    #[arg(long, value_name = "URL", global = true)]
+    /// Admin API: http://host:port or unix:PATH [default: the configuration's socket]
+    #[arg(long, value_name = "ADDRESS", global = true)]
     admin: Option<String>,
     /// Token of the admin API [default: read from admin.token in the data directory]
     #[arg(long, value_name = "TOKEN", global = true)]
@@ -142,11 +142,15 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            logging::finish();
+            ExitCode::SUCCESS
+        }
         // Whoever read our output has seen enough.
         Err(CliError::OutputClosed) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sandstone: {error}");
+            logging::say(&format!("sandstone: {}", show::with_causes(&error)));
+            logging::finish();
             error.exit_code()
         }
     }

@@ -12,6 +12,9 @@ use std::{
 };
 use tempfile::NamedTempFile;
 
+/// Mode of an image that is made.
+const IMAGE_MODE: u32 = 0o600;
+
 /// An image that is read.
 pub(super) struct Source {
     file: File,
@@ -154,8 +157,8 @@ impl Partial {
         let file = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(".partial")
-            // As any other program makes a file; the umask takes from it.
-            .permissions(fs::Permissions::from_mode(0o666))
+            // For its owner alone, whatever the umask: it holds all that a tenant's disk does.
+            .permissions(fs::Permissions::from_mode(IMAGE_MODE))
             .tempfile_in(directory)?;
         Ok(Partial { file, place })
     }
@@ -188,5 +191,6 @@ mod tests {
         let file = directory.path().join("image");
         Target::create(&file, 5).unwrap().finish().unwrap();
         assert_eq!(Source::open(&file).unwrap().len_bytes(), 5);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

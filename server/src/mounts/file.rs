@@ -5,16 +5,19 @@
 
 use super::Session;
 use jiff::Timestamp;
+use sandstone_config::trust::{self, Distrust};
 use sandstone_storage::Overrides;
 use serde::{Deserialize, Serialize};
 use std::{
     error, fmt,
-    fs::{self, File},
+    fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
 };
 use uuid::Uuid;
 
+/// Most bytes of the file: several hundred thousand mounts. A guess.
+const BYTES_MAX: u64 = 256 << 20;
 /// Of this file's form.
 const VERSION: u32 = 1;
 
@@ -75,6 +78,8 @@ impl Content {
 #[derive(Debug)]
 pub(crate) enum MountsError {
     Unreadable(PathBuf, io::Error),
+    /// Others may have put it there.
+    Untrusted(PathBuf, Distrust),
     Unwritable(PathBuf, io::Error),
 }
 
@@ -85,6 +90,11 @@ impl fmt::Display for MountsError {
                 f,
                 "the mounts in {} cannot be read ({error}): start the version that wrote them, or delete the file, and every \
                  sandbox has to mount anew",
+                path.display()
+            ),
+            MountsError::Untrusted(path, why) => write!(
+                f,
+                "the mounts in {} are not relied on, because that {why}: move it away, and every sandbox has to mount anew",
                 path.display()
             ),
             MountsError::Unwritable(path, error) => {
@@ -98,6 +108,7 @@ impl error::Error for MountsError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             MountsError::Unreadable(_, error) | MountsError::Unwritable(_, error) => Some(error),
+            MountsError::Untrusted(_, why) => Some(why),
         }
     }
 }
@@ -108,10 +119,11 @@ impl error::Error for MountsError {
 /// When it is not what this version writes. Going on would lose it at the next change.
 pub(super) fn read(path: &Path) -> Result<Option<Content>, MountsError> {
     let failed = |error| MountsError::Unreadable(path.to_path_buf(), error);
-    let bytes = match fs::read(path) {
+    let bytes = match trust::read_own(path, BYTES_MAX) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
+        Err(Distrust::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(Distrust::Io(error)) => return Err(failed(error)),
+        Err(why) => return Err(MountsError::Untrusted(path.to_path_buf(), why)),
     };
     let content: Content = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
     if content.version != VERSION {
@@ -137,7 +149,7 @@ pub(super) fn write(path: &Path, content: &Content) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     fn record() -> MountRecord {
         MountRecord {
@@ -185,6 +197,16 @@ mod tests {
             writeback: Some(true),
         };
         assert_eq!(mount.tuning, tuning);
+    }
+
+    #[test]
+    fn a_pipe_in_its_place_is_told_and_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mounts.json");
+        let (cwd, mode) = (rustix::fs::CWD, rustix::fs::Mode::from_raw_mode(0o600));
+        rustix::fs::mknodat(cwd, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("a pipe") && error.contains("mounts.json"), "{error}");
     }
 
     #[test]

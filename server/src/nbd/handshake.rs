@@ -107,6 +107,48 @@ where
     }
 }
 
+/// Answers a client that cannot be served whatever it asks for: each export is refused, for the reason told.
+pub(super) async fn turn_away<S>(stream: &mut S, why: &str) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match refuse_all(stream, why).await {
+        Ok(reason) => Ended::Closed(reason),
+        Err(ended) => ended,
+    }
+}
+
+async fn refuse_all<S>(stream: &mut S, why: &str) -> Result<CloseReason, Ended>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut out = BytesMut::new();
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut said = FramedRead::new(reader, Codec::Flags);
+    Negotiation::GREETING.encode(&mut out);
+    writer.write_all(&out).await?;
+    let Said::Flags(flags) = next(&mut said).await? else { unreachable!("flags come first") };
+    let mut negotiation = Negotiation::begin(flags)?;
+    let mut step = Step { send: Vec::new(), next: Next::Option };
+    loop {
+        out.clear();
+        step.encode(&mut out);
+        writer.write_all(&out).await?;
+        step = match step.next {
+            Next::Option => match next(&mut said).await? {
+                Said::Option(option) => negotiation.handle(option),
+                Said::Flags(_) => unreachable!("flags come once"),
+            },
+            Next::LookUp(lookup) => {
+                negotiation.export_refused(lookup, Refusal::new(OptionError::Policy, why))
+            }
+            Next::List => negotiation.list_found(Vec::new()),
+            Next::Transmission(_) => unreachable!("no export was granted"),
+            Next::Close(reason) => return Ok(reason),
+        };
+    }
+}
+
 /// What a client says in the handshake.
 enum Said {
     Flags(ClientFlags),

@@ -1,21 +1,19 @@
 //! Where clients come in: TCP addresses and a Unix socket, each with its accept loop on tokio.
 
 use super::{
-    handshake::{Attached, shake_hands},
+    handshake::{Attached, shake_hands, turn_away},
+    places::Places,
     wire::Wire,
     workers::{Ready, Workers},
 };
-use crate::{endpoints::Endpoints, registry::Registry};
+use crate::{
+    endpoints::Endpoints,
+    registry::Registry,
+    socket_file::{self, BindError, SocketFile},
+};
 use rustix::{io::Errno, net::sockopt};
 use sandstone_config::Nbd;
-use std::{
-    error, fmt, fs, io,
-    net::SocketAddr,
-    os::{fd::OwnedFd, unix::fs::FileTypeExt},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{error, fmt, io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -29,6 +27,8 @@ const HANDSHAKE_SECS_MAX: u64 = 10;
 const PEER_SILENCE: Duration = Duration::from_secs(60);
 const PEER_ASK_INTERVAL: Duration = Duration::from_secs(10);
 const PEER_ASKS: u32 = 6;
+/// How long a client that cannot be served has to ask, and so to be told why. Local ones ask at once.
+const TURN_AWAY_TIME_MAX: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: with no descriptors left, trying at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -36,17 +36,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) enum ListenError {
     Tcp(SocketAddr, io::Error),
-    Unix(PathBuf, io::Error),
+    Unix(PathBuf, BindError),
 }
 
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address, error) => {
-                write!(f, "NBD cannot listen on {address}: {error}; stop what does, or set nbd.listen")
+                write!(f, "NBD cannot listen on {address}: {error}; {}set nbd.listen", in_use(error))
             }
             Self::Unix(path, error) => {
-                write!(f, "NBD cannot listen on the socket {}: {error}; set nbd.unix", path.display())
+                write!(f, "NBD cannot listen on the socket {}: {error}, or set nbd.unix", path.display())
             }
         }
     }
@@ -55,15 +55,21 @@ impl fmt::Display for ListenError {
 impl error::Error for ListenError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
-            Self::Tcp(_, error) | Self::Unix(_, error) => Some(error),
+            Self::Tcp(_, error) => Some(error),
+            Self::Unix(_, error) => Some(error),
         }
     }
+}
+
+/// What else can be done about an address that cannot be listened on.
+pub(crate) fn in_use(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::AddrInUse { "stop what does, or " } else { "" }
 }
 
 /// Bound sockets; clients that come now wait.
 pub(crate) struct Bound {
     tcp: Vec<TcpListener>,
-    unix: Option<(UnixListener, PathBuf)>,
+    unix: Option<(UnixListener, SocketFile)>,
     pub(crate) endpoints: Endpoints,
 }
 
@@ -83,57 +89,40 @@ pub(crate) async fn bind(nbd: &Nbd) -> Result<Bound, ListenError> {
     let mut unix = None;
     if let Some(path) = &nbd.unix {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let listener = bind_unix(&path).await.map_err(|error| ListenError::Unix(path.clone(), error))?;
-        endpoints.unix = Some(path.clone());
-        unix = Some((listener, path));
+        let bound = socket_file::bind(&path, nbd.unix_mode).await;
+        unix = Some(bound.map_err(|error| ListenError::Unix(path.clone(), error))?);
+        endpoints.unix = Some(path);
     }
     Ok(Bound { tcp, unix, endpoints })
-}
-
-/// A socket file that a dead server left is in the way; it goes. One that a server listens on stays: the store's lock
-/// comes later, and keeps only two servers of one store apart.
-async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-        match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-            Ok(_) | Err(_) => return Err(io::ErrorKind::AddrInUse.into()),
-        }
-    }
-    UnixListener::bind(path)
 }
 
 /// The accept loops and handshakes. Dropping it ends them; connections in transmission go on.
 pub(crate) struct Accepting {
     _loops: JoinSet<()>,
-    unix: Option<PathBuf>,
+    _unix: Option<SocketFile>,
 }
 
 impl Bound {
     /// Begins to accept.
-    pub(crate) fn accept(self, registry: &Arc<Registry>, workers: &Arc<Workers>) -> Accepting {
+    pub(crate) fn accept(
+        self,
+        registry: &Arc<Registry>,
+        workers: &Arc<Workers>,
+        places: &Places,
+    ) -> Accepting {
         let mut loops = JoinSet::new();
         for listener in self.tcp {
-            loops.spawn(accept_tcp(listener, Arc::clone(registry), Arc::clone(workers)));
+            loops.spawn(accept_tcp(listener, Arc::clone(registry), Arc::clone(workers), places.clone()));
         }
-        let unix = self.unix.map(|(listener, path)| {
-            loops.spawn(accept_unix(listener, Arc::clone(registry), Arc::clone(workers)));
-            path
+        let unix = self.unix.map(|(listener, file)| {
+            loops.spawn(accept_unix(listener, Arc::clone(registry), Arc::clone(workers), places.clone()));
+            file
         });
-        Accepting { _loops: loops, unix }
+        Accepting { _loops: loops, _unix: unix }
     }
 }
 
-impl Drop for Accepting {
-    fn drop(&mut self) {
-        if let Some(path) = &self.unix
-            && let Err(error) = fs::remove_file(path)
-        {
-            tracing::debug!(%error, path = %path.display(), "the socket file stays");
-        }
-    }
-}
-
-async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc<Workers>) {
+async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc<Workers>, places: Places) {
     let (mut handshakes, mut failing) = (JoinSet::new(), Failing::default());
     loop {
         match listener.accept().await {
@@ -143,7 +132,13 @@ async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc
                     tracing::warn!(%error, "a client that dies will not be noticed");
                 }
                 let peer = peer.ip().to_canonical().to_string();
-                handshakes.spawn(greet(stream, peer, Arc::clone(&registry), Arc::clone(&workers)));
+                handshakes.spawn(greet(
+                    stream,
+                    peer,
+                    Arc::clone(&registry),
+                    Arc::clone(&workers),
+                    places.clone(),
+                ));
             }
             Err(error) => failing.pause(&error).await,
         }
@@ -160,7 +155,7 @@ fn notice_death(stream: &TcpStream) -> Result<(), Errno> {
     sockopt::set_socket_keepalive(stream, true)
 }
 
-async fn accept_unix(listener: UnixListener, registry: Arc<Registry>, workers: Arc<Workers>) {
+async fn accept_unix(listener: UnixListener, registry: Arc<Registry>, workers: Arc<Workers>, places: Places) {
     let (mut handshakes, mut failing) = (JoinSet::new(), Failing::default());
     let mut nameless = 0;
     loop {
@@ -177,7 +172,13 @@ async fn accept_unix(listener: UnixListener, registry: Arc<Registry>, workers: A
                     },
                     |pid| format!("process {pid}"),
                 );
-                handshakes.spawn(greet(stream, peer, Arc::clone(&registry), Arc::clone(&workers)));
+                handshakes.spawn(greet(
+                    stream,
+                    peer,
+                    Arc::clone(&registry),
+                    Arc::clone(&workers),
+                    places.clone(),
+                ));
             }
             Err(error) => failing.pause(&error).await,
         }
@@ -233,9 +234,16 @@ impl Stream for UnixStream {
 }
 
 /// One client, from its first byte to its worker.
-async fn greet<S: Stream>(mut stream: S, peer: String, registry: Arc<Registry>, workers: Arc<Workers>) {
+async fn greet<S: Stream>(
+    mut stream: S,
+    peer: String,
+    registry: Arc<Registry>,
+    workers: Arc<Workers>,
+    places: Places,
+) {
+    let Some(place) = places.take() else { return refuse(stream, &peer, &places).await };
     let wire = match stream.descriptor() {
-        Ok(descriptor) => Arc::new(Wire::new(descriptor)),
+        Ok(descriptor) => Arc::new(Wire::new(descriptor, Some(place))),
         Err(error) => return tracing::warn!(%error, peer, "a client could not be served"),
     };
     let shaking = shake_hands(&mut stream, &registry, &wire, &peer);
@@ -254,6 +262,15 @@ async fn greet<S: Stream>(mut stream: S, peer: String, registry: Arc<Registry>, 
     }
 }
 
+/// Sends a client away that there are no descriptors for, with the reason where that is asked for soon.
+async fn refuse<S: Stream>(mut stream: S, peer: &str, places: &Places) {
+    let Some((_answering, why)) = places.refuse(peer) else { return };
+    let turned_away = turn_away(&mut stream, &why);
+    if let Ok(ended) = tokio::time::timeout(TURN_AWAY_TIME_MAX, turned_away).await {
+        tracing::debug!(reason = %ended, peer, "a client was turned away");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,20 +283,5 @@ mod tests {
         assert!(sockopt::socket_keepalive(&stream).unwrap());
         let asks = PEER_ASK_INTERVAL * sockopt::tcp_keepcnt(&stream).unwrap();
         assert_eq!(sockopt::tcp_keepidle(&stream).unwrap() + asks, Duration::from_secs(120));
-    }
-
-    #[tokio::test]
-    async fn a_socket_is_taken_over_only_from_the_dead() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("nbd.sock");
-        let living = bind_unix(&path).await.unwrap();
-        assert_eq!(bind_unix(&path).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        UnixStream::connect(&path).await.expect("the first one still listens there");
-        drop(living);
-        assert!(path.exists());
-        bind_unix(&path).await.unwrap();
-        fs::write(directory.path().join("file"), "mine").unwrap();
-        bind_unix(&directory.path().join("file")).await.unwrap_err();
-        assert!(directory.path().join("file").exists());
     }
 }

@@ -14,9 +14,11 @@ mod errno;
 mod handshake;
 mod listener;
 mod outbox;
+mod places;
 mod wire;
 mod workers;
 
 pub(crate) use budget::Load;
-pub(crate) use listener::{ListenError, bind};
+pub(crate) use listener::{ListenError, bind, in_use};
+pub(crate) use places::Places;
 pub(crate) use workers::Workers;

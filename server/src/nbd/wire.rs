@@ -6,6 +6,7 @@ use rustix::{
     net::{Shutdown, shutdown},
 };
 use std::os::fd::OwnedFd;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 /// A second descriptor of a connection's socket. Holding it does not keep the connection going.
@@ -15,12 +16,14 @@ pub(super) struct Wire {
     cut: CancellationToken,
     /// A child of `cut`.
     stopping: CancellationToken,
+    /// Its place among the connections that there are descriptors for.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Wire {
-    pub(super) fn new(descriptor: OwnedFd) -> Self {
+    pub(super) fn new(descriptor: OwnedFd, place: Option<OwnedSemaphorePermit>) -> Self {
         let cut = CancellationToken::new();
-        Self { socket: descriptor, stopping: cut.child_token(), cut }
+        Self { socket: descriptor, stopping: cut.child_token(), cut, _place: place }
     }
 
     /// The server is stopping: no more is received than has arrived, and what has is answered.
@@ -65,7 +68,7 @@ mod tests {
     fn a_connection_is_ending_once_either_side_has_closed_it() {
         let pair = || {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            (Wire::new(ours.into()), theirs)
+            (Wire::new(ours.into(), None), theirs)
         };
         let (wire, theirs) = pair();
         assert!(!wire.is_ending());

@@ -183,3 +183,51 @@ fn a_snapshot_of_nothing_and_a_stray_node_tail_are_found() {
     };
     forged(stray, FindingKind::Catalog, "the node tail");
 }
+
+/// Chooses the last four bytes so that all have this crc32, which is linear in them.
+fn force_checksum(bytes: &mut [u8], wanted: u32) {
+    let at = bytes.len() - 4;
+    let mut with = |last: u32| {
+        bytes[at..].copy_from_slice(&last.to_le_bytes());
+        crate::checksum::plain(bytes)
+    };
+    let zero = with(0);
+    let (mut missing, mut last, mut basis) = (zero ^ wanted, 0, Vec::<(u32, u32)>::new());
+    for bit in 0..32 {
+        let (mut effect, mut bits) = (with(1 << bit) ^ zero, 1 << bit);
+        for (had, by) in &basis {
+            if effect ^ had < effect {
+                (effect, bits) = (effect ^ had, bits ^ by);
+            }
+        }
+        basis.push((effect, bits));
+        basis.sort_unstable_by_key(|(effect, _)| std::cmp::Reverse(*effect));
+    }
+    for (effect, bits) in &basis {
+        if missing ^ effect < missing {
+            (missing, last) = (missing ^ effect, last ^ bits);
+        }
+    }
+    assert_eq!(with(last), wanted);
+}
+
+/// It would be read for ever, and kept in memory.
+#[test]
+fn a_catalog_that_leads_back_to_itself_is_refused() {
+    Runtime::simulated(1).block_on(async {
+        let disk = closed_store().await;
+        let file = File::simulated(&disk);
+        let slots = read_superblock_slots(&file).await.expect("a read");
+        let newest = slots.into_iter().filter_map(|slot| slot.content.ok()).max_by_key(|s| s.generation);
+        let mut superblock = newest.expect("a superblock");
+        let here = superblock.catalog.expect("a catalog");
+        let circle = CatalogRef { blocks: 1, checksum: 0x5eed, ..here };
+        let (mut chunk, _) = encode_chunk(Some(circle), b"more and more");
+        force_checksum(&mut chunk, circle.checksum);
+        write(&file, superblock.geometry.offset(here.slot, here.address.block()), &chunk).await;
+        superblock.catalog = Some(circle);
+        write(&file, superblock_offset(superblock.generation % SUPERBLOCK_SLOTS), &superblock.encode()).await;
+        let error = decode_catalog(&file, &superblock).await.err().expect("it has no end");
+        assert!(error.to_string().contains("in a circle"), "{error}");
+    });
+}

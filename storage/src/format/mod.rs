@@ -19,7 +19,9 @@ pub(crate) use catalog::{
 };
 pub(crate) use footer::{Footer, FooterBatch, Trailer, footer_blocks};
 pub(crate) use node::{decode_node, encode_node};
-pub(crate) use superblock::{Geometry, ReplayStart, SUPERBLOCK_SLOTS, Superblock, superblock_offset};
+pub(crate) use superblock::{
+    Geometry, ReplayStart, SLOTS_MAX, SUPERBLOCK_SLOTS, Superblock, superblock_offset,
+};
 
 use bytes::TryGetError;
 

@@ -27,6 +27,10 @@ const STAGING_BLOCKS: u32 = 3 * WINDOW_BLOCKS_MAX;
 /// Number of superblock slots.
 pub(crate) const SUPERBLOCK_SLOTS: u64 = 2;
 
+/// Most segments of a store: a PiB of 64 MiB each, the largest that can be configured. Each costs a few bytes of memory, so a
+/// count that is only written there must not be believed.
+pub(crate) const SLOTS_MAX: u32 = 1 << 24;
+
 /// Byte offset of a superblock slot: far enough apart that one bad stretch does not take both.
 pub(crate) fn superblock_offset(slot: u64) -> u64 {
     assert!(slot < SUPERBLOCK_SLOTS);
@@ -65,7 +69,7 @@ impl Geometry {
         Self {
             segment_blocks,
             window_blocks: if is_tiny { segment_blocks / 4 } else { segment_blocks.min(WINDOW_BLOCKS_MAX) },
-            slots: u32::try_from(slots).unwrap_or(u32::MAX),
+            slots: u32::try_from(slots).unwrap_or(u32::MAX).min(SLOTS_MAX),
         }
     }
 
@@ -99,7 +103,8 @@ impl Geometry {
     fn check(&self) -> Result<(), Malformed> {
         let whole = self.window_blocks > 1 && self.segment_blocks.is_multiple_of(self.window_blocks);
         let small = self.segment_blocks < self.window_blocks;
-        if !whole || small || self.segment_blocks > SEGMENT_BLOCKS_MAX || self.slots == 0 {
+        let slots = (1..=SLOTS_MAX).contains(&self.slots);
+        if !whole || small || self.segment_blocks > SEGMENT_BLOCKS_MAX || !slots {
             return Err(Malformed("the store's measures make no sense"));
         }
         Ok(())

@@ -77,6 +77,17 @@ fn superblock() -> Superblock {
 }
 
 #[test]
+fn more_segments_than_a_store_can_have_are_not_believed() {
+    let with = |slots| {
+        let geometry = Geometry { slots, ..superblock().geometry };
+        Superblock::decode(&Superblock { geometry, ..superblock() }.encode()).map(|read| read.geometry.slots)
+    };
+    assert_eq!(with(SLOTS_MAX), Ok(SLOTS_MAX));
+    assert!(with(SLOTS_MAX + 1).is_err() && with(u32::MAX).is_err() && with(0).is_err());
+    assert_eq!(Geometry::standard(u64::MAX).slots, SLOTS_MAX);
+}
+
+#[test]
 fn superblock_is_laid_out_as_told() {
     let mut golden = golden![BLOCK_BYTES - 4;
         *b"SANDSTN\x01",                                    // 0: magic

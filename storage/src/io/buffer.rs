@@ -14,12 +14,11 @@
     reason = "raw copies into a mapping, and the length of buffers that the kernel has filled"
 )]
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -92,28 +91,26 @@ pub struct SharedMemory {
 }
 
 impl SharedMemory {
-    /// Maps the file at `path`, making it `len` bytes long (mode 0600) where it is not there or empty; the flag says
-    /// that it had content before. A file that is there keeps its length if that is larger: see [`len_bytes`].
+    /// Maps a file that nobody else can make shorter, `len` bytes long or empty; the latter is made that long.
     ///
     /// All of its space is taken here. A full /dev/shm is an error now rather than a bus error at the first touch.
     ///
     /// # Errors
     /// Those of the file system, above all "no space left".
-    ///
-    /// [`len_bytes`]: SharedMemory::len_bytes
-    pub fn open(path: &Path, len: usize) -> io::Result<(SharedMemory, bool)> {
+    pub(crate) fn of_file(file: &File, len: usize) -> io::Result<SharedMemory> {
         assert!(len > 0, "an empty mapping holds nothing");
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let len_before = file.metadata()?.len();
-        let len = usize::try_from(len_before.max(len as u64)).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        let map = Mapping::of_file(&file, len)?;
-        if let Err(error) = take_space(&file, &map, len_before) {
+        if len_before != 0 && len_before != len as u64 {
+            let text = format!("it has {len_before} bytes and not {len}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let map = Mapping::of_file(file, len)?;
+        if let Err(error) = take_space(file, &map, len_before) {
             // As it was, so that nobody takes it for somebody's; what went wrong first is told.
             let _length_restored = file.set_len(len_before);
             return Err(error);
         }
-        Ok((SharedMemory { map }, len_before > 0))
+        Ok(SharedMemory { map })
     }
 
     /// Memory without a file, which dies with the process.
@@ -202,27 +199,38 @@ impl SharedMemory {
 
 /// Makes the file as long as its mapping and takes all of its space, in huge pages where there are such.
 fn take_space(file: &File, map: &Mapping, len_before: u64) -> io::Result<()> {
+    use rustix::io::Errno;
     let len = map.len_bytes();
     if len_before < len as u64 {
         file.set_len(len as u64)?;
     }
-    let allocate = |at: usize, len: usize| match rustix::fs::fallocate(
-        file,
-        FallocateFlags::empty(),
-        at as u64,
-        len as u64,
-    ) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-        done => done,
-    };
+    let allocate =
+        |at: usize, len: usize| rustix::fs::fallocate(file, FallocateFlags::empty(), at as u64, len as u64);
     // A huge page takes the place of small ones, so one of each is needed before; the others never come then.
     for at in (0..len).step_by(HUGE_BYTES) {
-        allocate(at, ALIGNMENT_BYTES.min(len - at))?;
+        match allocate(at, ALIGNMENT_BYTES.min(len - at)) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if len_before == 0 => {
+                return take_space_by_writing(file, len);
+            }
+            // It was taken when the file was made.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
     }
     if let Err(error) = map.collapse() {
         tracing::debug!(%error, "some of the staging buffer stays in small pages");
     }
     Ok(allocate(0, len)?)
+}
+
+/// For file systems where space cannot be asked for.
+fn take_space_by_writing(file: &File, len: usize) -> io::Result<()> {
+    let zeroes = vec![0; HUGE_BYTES];
+    for at in (0..len).step_by(HUGE_BYTES) {
+        file.write_all_at(&zeroes[..HUGE_BYTES.min(len - at)], at as u64)?;
+    }
+    file.sync_data()
 }
 
 /// What a write sends to the store. The operation owns it until its completion.
@@ -253,6 +261,7 @@ impl WriteBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn aligned_buffers_are_aligned_and_empty() {
@@ -294,20 +303,37 @@ mod tests {
         assert_eq!(memory.load_u64(8184), 77);
     }
 
+    fn opened(path: &Path) -> File {
+        File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    }
+
     #[test]
     fn shared_memory_outlives_its_process_through_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("staging");
-        let (memory, existed) = SharedMemory::open(&path, 8192).unwrap();
-        assert!(!existed);
+        let memory = SharedMemory::of_file(&opened(&path), 8192).unwrap();
         memory.copy_in(100, b"still here");
         drop(memory);
-        let (memory, existed) = SharedMemory::open(&path, 4096).unwrap();
-        assert!(existed);
-        assert_eq!(memory.len_bytes(), 8192, "a smaller wish does not cut off what another process left");
+        let memory = SharedMemory::of_file(&opened(&path), 8192).unwrap();
         let mut out = [0; 10];
         memory.copy_out(100, &mut out);
         assert_eq!(&out, b"still here");
+        assert!(SharedMemory::of_file(&opened(&path), 4096).is_err(), "what is longer is another's");
+        assert!(SharedMemory::of_file(&opened(&path), 12288).is_err(), "what is shorter was cut off");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 8192);
+    }
+
+    #[test]
+    fn space_that_cannot_be_asked_for_is_written() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("staging");
+        let (file, len) = (opened(&path), HUGE_BYTES + 4096);
+        file.set_len(len as u64).unwrap();
+        take_space_by_writing(&file, len).unwrap();
+        let metadata = std::fs::metadata(&path).unwrap();
+        assert_eq!(metadata.len(), len as u64);
+        assert!(metadata.blocks() * 512 >= len as u64, "{} of {len} bytes", metadata.blocks() * 512);
     }
 
     #[test]
@@ -319,14 +345,13 @@ mod tests {
         // As a server would have left it that knew of small ones alone.
         let pages: Vec<u8> = (0..bytes).map(|at| (at / ALIGNMENT_BYTES) as u8).collect();
         std::fs::write(&path, &pages).unwrap();
-        let (memory, existed) = SharedMemory::open(&path, bytes).unwrap();
-        assert!(existed);
+        let memory = SharedMemory::of_file(&opened(&path), bytes).unwrap();
         let mut found = vec![0; bytes];
         memory.copy_out(0, &mut found);
         assert!(found == pages);
         memory.copy_in(HUGE_BYTES - 1, &[7; 2]);
         drop(memory);
-        let (memory, _) = SharedMemory::open(&path, bytes).unwrap();
+        let memory = SharedMemory::of_file(&opened(&path), bytes).unwrap();
         memory.copy_out(0, &mut found);
         assert_eq!(found[HUGE_BYTES - 2..HUGE_BYTES + 2], [255, 7, 7, 0]);
     }

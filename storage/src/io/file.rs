@@ -97,7 +97,11 @@ impl File {
     }
 
     fn open_with(options: &OpenOptions, path: &Path, create_len: Option<u64>) -> io::Result<File> {
-        let open = |flags: OFlags| options.clone().custom_flags(flags.bits() as i32).open(path);
+        check_type(std::fs::metadata(path))?; // a pipe or another device does something when it is opened
+        let open = |flags: OFlags| {
+            let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+            options.clone().custom_flags(flags.bits() as i32).open(path)
+        };
         let (file, direct) = match open(OFlags::DIRECT) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
                 (open(OFlags::empty())?, false)
@@ -105,10 +109,9 @@ impl File {
             result => (result?, true),
         };
         let metadata = file.metadata()?;
+        check_type(Ok(metadata.clone()))?; // it may be another one by now
+        rustix::fs::fcntl_setfl(&file, rustix::fs::fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
         let is_device = metadata.file_type().is_block_device();
-        if !is_device && !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"));
-        }
         let mut len = if is_device { rustix::fs::seek(&file, SeekFrom::End(0))? } else { metadata.len() };
         if let Some(create_len) = create_len
             && len == 0
@@ -343,6 +346,15 @@ impl File {
         } else {
             Some(count - count % SECTOR_BYTES)
         }
+    }
+}
+
+/// Whether a store can be in what is there. That nothing is there is for others to say.
+fn check_type(there: io::Result<std::fs::Metadata>) -> io::Result<()> {
+    match there {
+        Ok(metadata) if metadata.is_file() || metadata.file_type().is_block_device() => Ok(()),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device")),
+        Err(_) => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ mod mapping;
 mod op;
 mod operation;
 mod pool;
+pub(crate) mod private;
 mod sim;
 mod socket;
 mod table;

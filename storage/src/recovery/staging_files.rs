@@ -1,75 +1,186 @@
 //! Where a store's staging file is: in shared memory, or beside the store where that had no room.
+//!
+//! The directory may be everyone's, so a file there is taken only if it is this server's alone (`io/private.rs`). Whatever
+//! else has its name is left alone, told, and the other directory is used.
+//!
+//! I1  A staging file is locked for as long as a server uses it.
+//! I2  It goes when its store is closed, because then it holds nothing that the store does not have.
+//! I3  That of a server which died is kept for the next start. Only when the store itself is gone may any server remove it:
+//!     see `orphan.rs`.
 
+use super::orphan::{self, Home};
 use crate::{
-    io::SharedMemory,
+    io::{
+        SharedMemory,
+        private::{self, Access, own_user},
+    },
     log::{STAGING_HEADER_BYTES, check_header},
 };
 use std::{
-    fs::File,
-    io::{self, Read},
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::Duration,
 };
+
+/// How long the last server of this store may still be letting go of its file: it gives the store's lock back first. A guess.
+const LOCK_TRIES: u32 = 500;
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The directories that a staging file may be in, the preferred one first.
 #[derive(Clone, Debug)]
-pub(crate) struct StagingFiles([PathBuf; 2]);
+pub(crate) struct StagingFiles {
+    directories: [PathBuf; 2],
+    /// The store.
+    path: PathBuf,
+}
+
+/// A staging file in use.
+#[derive(Debug)]
+pub(crate) struct StagingFile {
+    path: PathBuf,
+    /// Holds the lock.
+    file: File,
+    pub(crate) memory: Arc<SharedMemory>,
+    /// An earlier server of this boot left it.
+    pub(crate) existed: bool,
+}
+
+impl StagingFile {
+    /// Has it tell where the store at `path` is. After it was stamped, which clears that.
+    pub(crate) fn tell_home(&self, path: &Path) {
+        Home::of(path).write(&self.memory);
+    }
+
+    /// Removes it: its content is in the store, or there is none.
+    pub(crate) fn remove(self) {
+        if private::is_at(&self.file, &self.path)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "the staging file stays");
+        }
+    }
+}
 
 impl StagingFiles {
     /// For the store at `path`: `first`, or the store's own directory.
     pub(crate) fn beside(path: &Path, first: &Path) -> Self {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        Self([first.to_owned(), parent.unwrap_or(Path::new(".")).to_owned()])
+        let directories = [first.to_owned(), parent.unwrap_or(Path::new(".")).to_owned()];
+        Self { directories, path: path.to_owned() }
     }
 
     fn paths(&self, store: &[u8; 16]) -> [PathBuf; 2] {
-        let name = format!("sandstone-{}.staging", uuid::Uuid::from_bytes(*store));
-        self.0.clone().map(|directory| directory.join(&name))
+        let name = orphan::name_of(store);
+        self.directories.clone().map(|directory| directory.join(&name))
+    }
+
+    /// Who may have made a staging file of this store: its own user could spoil the store itself.
+    fn owners(&self) -> Vec<u32> {
+        let of_store = fs::metadata(&self.path).ok().filter(fs::Metadata::is_file).map(|found| found.uid());
+        [Some(own_user()), of_store].into_iter().flatten().collect()
     }
 
     /// The file that an earlier server of this boot left.
-    fn left(&self, store: &[u8; 16], boot: &[u8; 16]) -> Option<PathBuf> {
-        self.paths(store).into_iter().find(|path| {
-            let mut header = [0; STAGING_HEADER_BYTES];
-            let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
-            read.is_ok() && check_header(&header, store, boot).is_ok()
-        })
-    }
-
-    /// Maps the file that an earlier server of this boot left, wherever that found room; else one in the first directory
-    /// that has room. The flag says whether it had content.
-    ///
-    /// # Errors
-    /// Those of the file system, above all "no space left" in both directories.
-    pub(crate) fn open(
+    fn left(
         &self,
+        access: Access,
         store: &[u8; 16],
         boot: &[u8; 16],
         bytes: usize,
-    ) -> io::Result<(Arc<SharedMemory>, bool)> {
+    ) -> Option<(PathBuf, File)> {
+        let owners = self.owners();
+        self.paths(store).into_iter().find_map(|path| {
+            let file = match private::open(&path, access, &owners) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(),
+                        "what has the name of the staging file is not this server's, and not used: remove it");
+                    return None;
+                }
+            };
+            let mut header = [0; STAGING_HEADER_BYTES];
+            let is_left = file.metadata().is_ok_and(|metadata| metadata.len() == bytes as u64)
+                && file.read_exact_at(&mut header, 0).is_ok()
+                && check_header(&header, store, boot).is_ok();
+            is_left.then_some((path, file))
+        })
+    }
+
+    /// Maps the file that an earlier server of this boot left, wherever that found room; else a new one in the first
+    /// directory that has room. Removes those of stores that are gone before, which may be what takes the room.
+    ///
+    /// # Errors
+    /// Those of the file system, above all "no space left" in both directories.
+    pub(crate) fn open(&self, store: &[u8; 16], boot: &[u8; 16], bytes: usize) -> io::Result<StagingFile> {
+        orphan::remove_all(&self.directories, store);
+        if let Some((path, file)) = self.left(Access::ReadWrite, store, boot, bytes) {
+            lock(&file)?;
+            let memory = Arc::new(SharedMemory::of_file(&file, bytes)?);
+            return Ok(StagingFile { path, file, memory, existed: true });
+        }
         let [first, instead] = self.paths(store);
-        let opened = match self.left(store, boot) {
-            Some(left) => SharedMemory::open(&left, bytes),
-            None => SharedMemory::open(&first, bytes).or_else(|error| {
-                tracing::warn!(%error, path = %first.display(), instead = %instead.display(),
-                    "no room for the staging buffer there");
-                SharedMemory::open(&instead, bytes)
-            }),
-        };
-        opened.map(|(memory, existed)| (Arc::new(memory), existed))
+        make(first.clone(), bytes).or_else(|error| {
+            tracing::warn!(%error, path = %first.display(), instead = %instead.display(),
+                "the staging buffer cannot be there");
+            make(instead, bytes)
+        })
     }
 
     /// A copy of what an earlier server of this boot left, if there is something; the file stays as it is.
     ///
     /// # Errors
     /// When it is there and cannot be read.
-    pub(crate) fn read(&self, store: &[u8; 16], boot: &[u8; 16]) -> io::Result<Option<Arc<SharedMemory>>> {
-        let Some(path) = self.left(store, boot) else { return Ok(None) };
-        let bytes = std::fs::read(path)?;
-        let memory = SharedMemory::anonymous(bytes.len())?;
-        memory.copy_in(0, &bytes);
+    pub(crate) fn read(
+        &self,
+        store: &[u8; 16],
+        boot: &[u8; 16],
+        bytes: usize,
+    ) -> io::Result<Option<Arc<SharedMemory>>> {
+        let Some((_, file)) = self.left(Access::Read, store, boot, bytes) else { return Ok(None) };
+        let mut content = vec![0; bytes];
+        file.read_exact_at(&mut content, 0)?;
+        let memory = SharedMemory::anonymous(bytes)?;
+        memory.copy_in(0, &content);
         Ok(Some(Arc::new(memory)))
     }
+}
+
+/// Makes a new one, in place of what a server left that cannot go on from it.
+fn make(path: PathBuf, bytes: usize) -> io::Result<StagingFile> {
+    match private::open(&path, Access::ReadWrite, &[own_user()]) {
+        Ok(file) => {
+            lock(&file)?;
+            fs::remove_file(&path)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let file = private::create(&path)?;
+    let mapped = lock(&file).and_then(|()| SharedMemory::of_file(&file, bytes));
+    match mapped {
+        Ok(memory) => Ok(StagingFile { path, file, memory: Arc::new(memory), existed: false }),
+        Err(error) => {
+            // What went wrong first is told.
+            let _removed = fs::remove_file(&path);
+            Err(error)
+        }
+    }
+}
+
+/// Keeps I1.
+fn lock(file: &File) -> io::Result<()> {
+    for _ in 0..LOCK_TRIES {
+        if private::try_lock(file)? {
+            return Ok(());
+        }
+        thread::sleep(LOCK_INTERVAL);
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has the staging file"))
 }
 
 #[cfg(test)]
@@ -80,15 +191,20 @@ mod tests {
         format::{Geometry, Identity},
         log::Staging,
     };
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     const STORE: [u8; 16] = [7; 16];
     const GEOMETRY: Geometry = Geometry { segment_blocks: 64, window_blocks: 16, slots: 4 };
 
-    fn stamped(files: &StagingFiles, boot: [u8; 16]) -> Arc<SharedMemory> {
+    fn bytes() -> usize {
+        Staging::file_bytes(&GEOMETRY)
+    }
+
+    fn stamped(files: &StagingFiles, boot: [u8; 16]) -> StagingFile {
         let identity = Identity { store: STORE, secret: Secret([0; 16]) };
-        let (memory, _) = files.open(&STORE, &boot, Staging::file_bytes(&GEOMETRY)).unwrap();
-        Staging::new(Arc::clone(&memory), GEOMETRY, &identity, &boot);
-        memory
+        let file = files.open(&STORE, &boot, bytes()).unwrap();
+        Staging::new(Arc::clone(&file.memory), GEOMETRY, &identity, &boot);
+        file
     }
 
     /// The first directory had no room when the last server started, and has some now.
@@ -97,21 +213,80 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (first, beside) = (home.path().join("shm"), home.path().join("store"));
         let files = StagingFiles::beside(&beside, &first);
-        let memory = stamped(&files, [1; 16]);
-        memory.copy_in(5000, b"acknowledged");
-        drop(memory);
-        std::fs::create_dir(&first).unwrap();
+        let file = stamped(&files, [1; 16]);
+        file.memory.copy_in(5000, b"acknowledged");
+        drop(file);
+        fs::create_dir(&first).unwrap();
 
         let mut left = [0; 12];
-        files.read(&STORE, &[1; 16]).unwrap().expect("it is there").copy_out(5000, &mut left);
+        let copy = files.read(&STORE, &[1; 16], bytes()).unwrap().expect("it is there");
+        copy.copy_out(5000, &mut left);
         assert_eq!(&left, b"acknowledged");
-        let (memory, existed) = files.open(&STORE, &[1; 16], 8192).unwrap();
-        memory.copy_out(5000, &mut left);
-        assert!(existed && &left == b"acknowledged");
+        let file = files.open(&STORE, &[1; 16], bytes()).unwrap();
+        file.memory.copy_out(5000, &mut left);
+        assert!(file.existed && &left == b"acknowledged");
+        drop(file);
 
         // After another boot the preferred directory has it.
-        assert!(files.read(&STORE, &[2; 16]).unwrap().is_none());
-        let (_, existed) = files.open(&STORE, &[2; 16], 8192).unwrap();
-        assert!(!existed);
+        assert!(files.read(&STORE, &[2; 16], bytes()).unwrap().is_none());
+        let file = files.open(&STORE, &[2; 16], bytes()).unwrap();
+        assert!(!file.existed && file.path.starts_with(&first));
+    }
+
+    #[test]
+    fn what_is_not_the_servers_own_is_neither_used_nor_changed() {
+        let home = tempfile::tempdir().unwrap();
+        let (first, beside) = (home.path().join("shm"), home.path().join("store"));
+        fs::create_dir(&first).unwrap();
+        let files = StagingFiles::beside(&beside, &first);
+        let [there, _] = files.paths(&STORE);
+        let mine = home.path().join("mine");
+        let content = vec![9; bytes()];
+
+        let check = |what: &str| {
+            let file = files.open(&STORE, &[1; 16], bytes()).unwrap();
+            assert!(file.path.starts_with(home.path()) && !file.path.starts_with(&first), "{what}");
+            file.remove();
+        };
+        fs::write(&mine, &content).unwrap();
+        symlink(&mine, &there).unwrap();
+        check("a link");
+        assert_eq!(fs::read(&mine).unwrap(), content);
+        fs::remove_file(&there).unwrap();
+
+        fs::write(&there, &content).unwrap();
+        fs::set_permissions(&there, fs::Permissions::from_mode(0o666)).unwrap();
+        check("a file that others may open");
+        assert_eq!(fs::read(&there).unwrap(), content);
+        fs::remove_file(&there).unwrap();
+
+        let (cwd, mode) = (rustix::fs::CWD, rustix::fs::Mode::from_raw_mode(0o600));
+        rustix::fs::mknodat(cwd, &there, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        check("a pipe");
+    }
+
+    #[test]
+    fn one_of_another_length_is_not_what_a_server_left() {
+        let home = tempfile::tempdir().unwrap();
+        let files = StagingFiles::beside(&home.path().join("store"), home.path());
+        let [there, _] = files.paths(&STORE);
+        for len in [0, 4096, 1 << 36] {
+            drop(stamped(&files, [1; 16]));
+            File::options().write(true).open(&there).unwrap().set_len(len).unwrap();
+            assert!(files.read(&STORE, &[1; 16], bytes()).unwrap().is_none());
+            let file = files.open(&STORE, &[1; 16], bytes()).unwrap();
+            assert!(!file.existed);
+            assert_eq!(fs::metadata(&there).unwrap().len(), bytes() as u64);
+            file.remove();
+            assert!(!there.exists());
+        }
+    }
+
+    #[test]
+    fn a_directory_without_room_keeps_nothing_of_the_attempt() {
+        let home = tempfile::tempdir().unwrap();
+        // More than any file may have.
+        let error = make(home.path().join("staging"), 1 << 62).unwrap_err();
+        assert!(!home.path().join("staging").exists(), "{error}");
     }
 }

@@ -89,6 +89,7 @@ impl MountRecord {
         Mounting {
             holder: format!("sandbox {}", self.sandbox_id),
             export_name: self.volume_id.to_string(),
+            mount_point: self.mount_point.clone(),
             since: self.mounted_at,
         }
     }
@@ -129,6 +130,17 @@ impl Mounts {
         let any = self
             .change(|mounts| sessions.iter().filter(|session| mounts.remove(session).is_some()).count() > 0);
         if any { self.save().await } else { Ok(()) }
+    }
+
+    /// The mount of that session once it is durable, where it was just added by somebody else; `None` where that failed.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) async fn settled(&self, session: Session) -> io::Result<Option<Arc<Mount>>> {
+        if self.get(session).is_some() {
+            self.save().await?;
+        }
+        Ok(self.get(session))
     }
 
     /// The mount of that session.

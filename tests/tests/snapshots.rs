@@ -46,6 +46,12 @@ fn read(server: &Server, volume: &Volume, offset: u64, len: u32) -> Vec<u8> {
     server.connect(volume).read(offset, len).expect("a read")
 }
 
+/// What another client has: those of before a restore are not let in after it.
+fn exported(server: &Server, volume: &Volume) -> Vec<u8> {
+    server.cli(["export", &volume.id, "exported.raw"]).ok();
+    std::fs::read(server.dir().join("exported.raw")).expect("an image")
+}
+
 #[test]
 fn snapshot_is_a_read_only_export() {
     if !needs(&["nbdinfo", "qemu-io"]) {
@@ -154,7 +160,9 @@ fn restore_waits_for_writers_and_cuts_them_off_by_force() {
 
     assert_eq!(post(&server, &format!("{restore}?force=true")).data(200), json!({ "status": "restored" }));
     assert!(client.read(0, 6).is_err(), "the client was cut off");
-    assert_eq!(read(&server, &volume, 0, 6), b"before");
+    let refused = server.handshake().go(&volume.id).unwrap_err().to_string();
+    assert!(refused.contains("restored"), "{refused}");
+    assert_eq!(exported(&server, &volume)[..6], *b"before");
     assert_eq!(server.describe(&volume)["state"], "ready");
 }
 
@@ -172,7 +180,7 @@ fn readers_do_not_stand_in_the_way_of_a_restore_and_are_cut_off() {
     post(&server, &format!("{}/restore", snapshot_path(&volume, &snapshot))).data(200);
     assert!(reader.read(0, 6).is_err(), "what it has cached would be wrong");
     assert_eq!(of_snapshot.read(0, 6).unwrap(), b"before", "a snapshot does not change");
-    assert_eq!(read(&server, &volume, 0, 6), b"before");
+    assert_eq!(exported(&server, &volume)[..6], *b"before");
 }
 
 /// Waits until nobody is attached any more: connections end a little after they were dropped.

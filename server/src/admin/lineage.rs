@@ -14,7 +14,7 @@ use super::{
     body::Force,
     error::ApiError,
     fields::{SnapshotFields, VolumeFields},
-    lifecycle::{limit, refuse_shrinking, text_and_bytes},
+    lifecycle::{claimed, limit, refuse_shrinking, text_and_bytes},
     state::Shared,
     steps::{alone, close, finished, in_the_way_of_deletion, together},
 };
@@ -72,9 +72,12 @@ pub(super) async fn fork(
             settings: Some(settings),
             attributes: record.to_attributes(),
         };
+        let name = claimed(&admin, record.name.as_deref(), spec.id)?;
         let store = admin.store.clone();
         let fork = admin.keeper.run(move || async move { store.create_fork(source.id(), spec).await });
-        Ok(admin.registry.insert(fork.await?, record))
+        let entry = admin.registry.insert(fork.await?, record);
+        name.keep();
+        Ok(entry)
     })
     .await
 }
@@ -132,7 +135,9 @@ pub(super) async fn restore(
         let closed = close(doors, Closing::Restore, in_the_way, (volume, &what)).await?;
         closed.unmount(&admin).await?; // keeps I2: a client that connects again on its own is one of before
         let store = admin.store.clone();
-        Ok(admin.keeper.run(move || async move { store.restore(volume, snapshot).await }).await?)
+        admin.keeper.run(move || async move { store.restore(volume, snapshot).await }).await?;
+        turn.entry.attachments.restored(now()); // keeps I2, under plain names, too
+        Ok(())
     })
     .await
 }

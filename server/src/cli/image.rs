@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     client::{AdminClient, ClientError},
-    record::parse_id,
+    record::{NAME_CHARS_MAX, parse_id},
     show,
 };
 use clap::Args;
@@ -215,12 +215,31 @@ fn take_or_create(
         }
         None => {
             // Half an image under the name that was asked for would look like a whole one, and whoever ends us in the
-            // middle leaves one.
-            let name = format!("{name}.partial");
-            let body = json!({ "name": name, "size": disk_bytes.to_string() });
-            Ok((client.post("/sandboxvolumes", &body)?, Origin::Created))
+            // middle leaves one. The next import takes the next name: the one that was left may be still at work.
+            let mut refused = None;
+            for try_count in 1..=PARTIALS_MAX {
+                let body = json!({ "name": partial_name(name, try_count), "size": disk_bytes.to_string() });
+                match client.post("/sandboxvolumes", &body) {
+                    Err(error @ ClientError::Refused { status: 409, .. }) => refused = Some(error),
+                    made => return Ok((made?, Origin::Created)),
+                }
+            }
+            Err(refused.expect("there was at least one try").into())
         }
     }
+}
+
+/// Most volumes of imports into one name that were not finished, or still go on.
+const PARTIALS_MAX: u32 = 100;
+
+/// The name of a volume until its import is done, no longer than names may be.
+fn partial_name(name: &str, try_count: u32) -> String {
+    let end = match try_count {
+        1 => ".partial".to_owned(),
+        count => format!(".partial-{count}"),
+    };
+    let begin: String = name.chars().take(NAME_CHARS_MAX - end.len()).collect();
+    format!("{}{end}", begin.trim_end())
 }
 
 fn copy_in(
@@ -258,4 +277,21 @@ fn copy_in(
 
 fn size_of(volume: &Value) -> u64 {
     volume["size_bytes"].as_u64().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::is_name;
+
+    #[test]
+    fn names_until_an_import_is_done_are_names() {
+        assert_eq!(partial_name("base", 1), "base.partial");
+        assert_eq!(partial_name("base", 2), "base.partial-2");
+        for name in ["größe", &"ö".repeat(NAME_CHARS_MAX), &"n ".repeat(64)[..127]] {
+            for try_count in [1, 2, PARTIALS_MAX] {
+                assert!(is_name(&partial_name(name, try_count)), "{name}");
+            }
+        }
+    }
 }

@@ -104,7 +104,7 @@ impl fmt::Display for ImageError {
             ImageError::Empty => f.write_str("is empty"),
             ImageError::LooksLike(Look::Increment) => write!(
                 f,
-                "is an increment and no whole image: say --onto to apply it to the volume it follows, or {AS_IT_IS}"
+                "looks like an increment, not like a whole image: say --onto to apply it to the volume it follows, or {AS_IT_IS}"
             ),
             ImageError::LooksLike(look @ Look::Image(format)) => write!(
                 f,

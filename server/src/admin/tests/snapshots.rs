@@ -1,7 +1,10 @@
 //! Snapshots made, read, restored and deleted.
 
 use super::harness::{Deaf, Server, path};
-use crate::{admin::walks::while_wanted, attachments::Access};
+use crate::{
+    admin::walks::while_wanted,
+    attachments::{Access, Refused},
+};
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -131,7 +134,10 @@ async fn writers_are_in_the_way_of_a_restore_and_are_cut_off_by_force() {
     server.call("POST", &format!("{restore}?force=true"), "").await.data(200);
     let now = server.call("GET", &path(&volume), "").await.data(200);
     assert_eq!((&now["attachments"], &now["state"]), (&json!(0), &json!("ready")));
-    server.attach_obedient(&volume).await;
+    // Under a plain name, too, it is the client of before.
+    let refused = server.attach_as("process 7", &volume, Arc::new(Deaf::default())).await.unwrap_err();
+    assert!(matches!(refused, Refused::Restored { mount: false, .. }), "{refused}");
+    server.attach_as("process 8", &volume, Arc::new(Deaf::default())).await.unwrap();
 }
 
 #[tokio::test]
@@ -181,7 +187,7 @@ async fn clients_of_a_snapshot_are_in_the_way_of_its_deletion_and_of_its_volumes
     server.call("DELETE", &format!("{}?force=true", path(&snapshot)), "").await.data(200);
     assert_eq!(server.admin.registry.attachments(), 2);
     server.call("DELETE", &format!("{}?force=true", path(&volume)), "").await.data(200);
-    assert!(server.admin.registry.resolve(idle["id"].as_str().unwrap()).is_none());
+    assert!(server.admin.registry.resolve(idle["id"].as_str().unwrap()).is_err());
     assert_eq!((server.admin.registry.snapshot_count(), server.admin.registry.attachments()), (0, 0));
 }
 

@@ -19,11 +19,14 @@ struct Place(Server);
 impl Place {
     fn new() -> Place {
         let place = Place(Server::start());
-        let disk = fs::File::create(place.path("disk.raw")).unwrap();
-        disk.set_len(DISK_BYTES).unwrap();
-        disk.write_all_at(&Random::new(5).bytes(3 << 20), 1 << 20).unwrap();
+        let disk =
+            fs::File::create(place.path("disk.raw")).expect("the files of the test can be made and read");
+        disk.set_len(DISK_BYTES).expect("the files of the test can be made and read");
+        disk.write_all_at(&Random::new(5).bytes(3 << 20), 1 << 20)
+            .expect("the files of the test can be made and read");
         // To the end, so that whatever is cut off is missed.
-        disk.write_all_at(&Random::new(6).bytes(2 << 20), DISK_BYTES - (2 << 20)).unwrap();
+        disk.write_all_at(&Random::new(6).bytes(2 << 20), DISK_BYTES - (2 << 20))
+            .expect("the files of the test can be made and read");
         place
     }
 
@@ -32,7 +35,7 @@ impl Place {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {
-        fs::write(self.path(name), bytes).unwrap();
+        fs::write(self.path(name), bytes).expect("the files of the test can be made and read");
     }
 
     fn import(&self, args: &[&str]) -> Finished {
@@ -48,13 +51,13 @@ impl Place {
     }
 
     fn volumes(&self) -> usize {
-        self.0.cli(["volume", "list", "--json"]).ok().json().as_array().unwrap().len()
+        self.0.cli(["volume", "list", "--json"]).ok().json().as_array().expect("a list").len()
     }
 
     /// What a volume holds, as an export has it.
     fn content(&self, volume: &str) -> Vec<u8> {
         self.0.cli(["export", volume, "content.raw"]).ok();
-        fs::read(self.path("content.raw")).unwrap()
+        fs::read(self.path("content.raw")).expect("the files of the test can be made and read")
     }
 
     /// Insists on a refusal that says all of `words`, before there was a volume.

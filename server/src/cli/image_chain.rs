@@ -82,7 +82,13 @@ impl Chain {
                 return Err(ImageError::Loop(path)); // keeps I3
             }
             seen.push(identity);
-            let (link, backing) = Link::look(path, format, &image, following)?;
+            let looked = Link::look(path.clone(), format, &image, following);
+            let (link, backing) = looked.map_err(|error| match error {
+                ImageError::Header { of: Some(of), error } if chain.links.is_empty() && of == path => {
+                    ImageError::Header { of: None, error }
+                }
+                error => error,
+            })?;
             next = backing.map(|backing| link.backing(backing)).transpose()?;
             chain.links.push(link);
         }
@@ -139,8 +145,8 @@ impl Link {
         image: &ImageFile,
         following: Following,
     ) -> Result<(Link, Option<Reference>), ImageError> {
-        let found =
-            references(image, format).map_err(|error| ImageError::Header { of: path.clone(), error })?;
+        let found = references(image, format)
+            .map_err(|error| ImageError::Header { of: Some(path.clone()), error })?;
         if following == Following::Refused && !found.is_empty() {
             let backing = found.backing.iter().map(|backing| format!("backing file {:?}", backing.name));
             let data = found.data_file.iter().map(|name| format!("data file {name:?}"));
@@ -169,7 +175,7 @@ impl Link {
                 ExtentKind::Flat { .. } => {}
                 ExtentKind::Sparse => {
                     check_sparse_extent(&file)
-                        .map_err(|error| ImageError::Header { of: path.clone(), error })?;
+                        .map_err(|error| ImageError::Header { of: Some(path.clone()), error })?;
                 }
             }
             link.extents.push(path);

@@ -37,7 +37,8 @@ pub(super) enum ImageError {
     NameIsNoText,
     /// A header is damaged, or says that the file is cut off.
     Header {
-        of: PathBuf,
+        /// The file behind the image that has it, where it is not the image's own.
+        of: Option<PathBuf>,
         error: HeaderError,
     },
     /// It refers to other files, and nobody has allowed that.
@@ -155,7 +156,10 @@ impl fmt::Display for ImageError {
                 write!(f, ", or {AS_IT_IS}")
             }
             ImageError::NameIsNoText => f.write_str("has a name that is no UTF-8: rename it"),
-            ImageError::Header { of, error } => write!(f, "cannot be converted ({}): {error}", of.display()),
+            ImageError::Header { of: None, error } => write!(f, "cannot be converted: {error}"),
+            ImageError::Header { of: Some(of), error } => {
+                write!(f, "cannot be converted, because of {}: {error}", of.display())
+            }
             ImageError::Refers(names) => write!(
                 f,
                 "refers to other files of this host ({}), and none was read: say --allow-backing where you trust it \

@@ -384,9 +384,24 @@ impl Attachments {
         self.again_while(close, |in_use| in_use.leaving).await.map_err(InUse::list)
     }
 
-    /// The volume was restored behind its closed door.
-    pub(crate) fn restored(&self, at: Timestamp) {
-        self.lock().restored(at);
+    /// The volume is restored behind its closed door. The peers that were cut off under plain names.
+    pub(crate) fn restored(&self, at: Timestamp) -> Vec<String> {
+        self.lock().restored(at)
+    }
+
+    /// It was not, after all.
+    pub(crate) fn not_restored(&self, at: Timestamp) {
+        self.lock().not_restored(at);
+    }
+
+    /// Keeps a peer out that a restore has cut off before the start of the server.
+    pub(crate) fn keep_out(&self, peer: String, restored_at: Timestamp) {
+        self.lock().keep_out(peer, restored_at);
+    }
+
+    /// Whether a peer that a restore has cut off would still be refused.
+    pub(crate) fn is_kept_out(&self, peer: &str) -> bool {
+        self.lock().is_kept_out(peer)
     }
 
     /// Opens the door again.

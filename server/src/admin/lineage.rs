@@ -15,6 +15,7 @@ use super::{
     error::ApiError,
     fields::{SnapshotFields, VolumeFields},
     lifecycle::{claimed, limit, refuse_shrinking, text_and_bytes},
+    mounting::not_kept,
     state::Shared,
     steps::{alone, close, finished, in_the_way_of_deletion, together},
 };
@@ -134,10 +135,21 @@ pub(super) async fn restore(
         let what = format!("volume {volume}");
         let closed = close(doors, Closing::Restore, in_the_way, (volume, &what)).await?;
         closed.unmount(&admin).await?; // keeps I2: a client that connects again on its own is one of before
+        // Under plain names, too, and after a restart.
+        let (at, attachments) = (now(), &turn.entry.attachments);
+        let peers = attachments.restored(at);
         let store = admin.store.clone();
-        admin.keeper.run(move || async move { store.restore(volume, snapshot).await }).await?;
-        turn.entry.attachments.restored(now()); // keeps I2, under plain names, too
-        Ok(())
+        let restored = match admin.registry.mounts.keep_out(volume, attachments, peers, at).await {
+            Ok(()) => {
+                let restore = move || async move { store.restore(volume, snapshot).await };
+                admin.keeper.run(restore).await.map_err(ApiError::from)
+            }
+            Err(error) => Err(not_kept(&error)),
+        };
+        if restored.is_err() {
+            attachments.not_restored(at);
+        }
+        restored
     })
     .await
 }

@@ -133,7 +133,7 @@ pub(super) async fn unmount(
     .await
 }
 
-fn not_kept(error: &io::Error) -> ApiError {
+pub(super) fn not_kept(error: &io::Error) -> ApiError {
     ApiError::new(Code::InternalError, format!("the list of mounts cannot be written: {error}"))
 }
 

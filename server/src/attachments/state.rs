@@ -66,6 +66,12 @@ pub(super) enum Standing {
     Stale,
 }
 
+impl Outdated {
+    fn was_quiet(&self) -> bool {
+        self.asked_at.elapsed() >= QUIET_TIME
+    }
+}
+
 impl Right {
     pub(super) fn state(&self) -> MountState {
         match self.standing {
@@ -137,7 +143,7 @@ impl State {
     /// Refuses a peer whose cache is of before a restore. Keeps I5.
     fn is_up_to_date(&mut self, peer: &str) -> Result<(), Refused> {
         let Some(outdated) = self.outdated.get_mut(peer) else { return Ok(()) };
-        if outdated.asked_at.elapsed() >= QUIET_TIME {
+        if outdated.was_quiet() {
             self.outdated.remove(peer);
             return Ok(());
         }
@@ -154,20 +160,36 @@ impl State {
     }
 
     /// What is behind the closed door was replaced: what those who were cut off know of it is of before.
-    pub(super) fn restored(&mut self, at: Timestamp) {
-        let now = Instant::now();
-        self.outdated.retain(|_, outdated| outdated.asked_at.elapsed() < QUIET_TIME);
+    pub(super) fn restored(&mut self, at: Timestamp) -> Vec<String> {
+        self.outdated.retain(|_, outdated| !outdated.was_quiet());
         self.ended = (at, BTreeSet::new());
+        let mut peers = Vec::new();
         for holder in mem::take(&mut self.cut_off) {
             match holder {
                 Holder::Mount(session) => {
                     self.ended.1.insert(session);
                 }
                 Holder::Peer(peer) => {
-                    self.outdated.insert(peer, Outdated { restored_at: at, asked_at: now });
+                    peers.push(peer.clone());
+                    self.keep_out(peer, at);
                 }
             }
         }
+        peers
+    }
+
+    /// See [`Attachments::not_restored`](super::Attachments::not_restored).
+    pub(super) fn not_restored(&mut self, at: Timestamp) {
+        self.outdated.retain(|_, outdated| outdated.restored_at != at);
+        self.ended.1.clear();
+    }
+
+    pub(super) fn keep_out(&mut self, peer: String, restored_at: Timestamp) {
+        self.outdated.insert(peer, Outdated { restored_at, asked_at: Instant::now() });
+    }
+
+    pub(super) fn is_kept_out(&self, peer: &str) -> bool {
+        self.outdated.get(peer).is_some_and(|outdated| !outdated.was_quiet())
     }
 
     /// The session that the same holder has for the same place. A stale mount is none.

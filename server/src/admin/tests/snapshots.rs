@@ -3,8 +3,11 @@
 use super::harness::{Deaf, Server, path};
 use crate::{
     admin::walks::while_wanted,
-    attachments::{Access, Refused},
+    attachments::{Access, Holder, Refused},
+    mounts::Mounts,
+    registry::Registry,
 };
+use sandstone_storage::StagingFate;
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -138,6 +141,22 @@ async fn writers_are_in_the_way_of_a_restore_and_are_cut_off_by_force() {
     let refused = server.attach_as("process 7", &volume, Arc::new(Deaf::default())).await.unwrap_err();
     assert!(matches!(refused, Refused::Restored { mount: false, .. }), "{refused}");
     server.attach_as("process 8", &volume, Arc::new(Deaf::default())).await.unwrap();
+    // And after a restart of the server.
+    let mounts = Mounts::new(server.mounts_path(), server.epoch + 1);
+    let store = &server.admin.store;
+    let later = Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap();
+    later.mounts.recover(&later, StagingFate::Kept).await.unwrap();
+    let attachments = later.resolve(volume["id"].as_str().unwrap()).ok().unwrap().attachments().clone();
+    let asks = async |peer: &str| attachments.would_attach(&Holder::Peer(peer.into())).await;
+    assert!(matches!(asks("process 7").await, Err(Refused::Restored { mount: false, .. })));
+    assert_eq!(asks("process 8").await, Ok(Access::ReadWrite));
+    // Who would be let in is not kept for the next start.
+    let Refused::Restored { at, .. } = refused else { unreachable!("it was looked at") };
+    attachments.not_restored(at);
+    let kept = || std::fs::read_to_string(server.mounts_path()).unwrap();
+    assert!(kept().contains("process 7"));
+    let _endless = tokio::time::timeout(Duration::from_millis(200), later.mounts.expire(Duration::MAX)).await;
+    assert!(!kept().contains("process 7"));
 }
 
 #[tokio::test]

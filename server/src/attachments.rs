@@ -14,6 +14,10 @@
 //!     other out.
 //! I3  A connection that was cut off counts until it is gone: its last writes may still be under way.
 //! I4  A mount's right lasts without a connection until it is given back, or has been without one for the grace.
+//! I5  Who was attached when the volume was restored is not let in again as if nothing had happened: what it has cached is
+//!     of before. A session is refused for good. A peer under a plain name, whom nothing tells from a new client that is
+//!     called the same, is refused until it has not asked for [`QUIET_TIME`]: a client that connects again by itself never
+//!     is that quiet.
 
 mod state;
 
@@ -22,6 +26,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use state::{Door, Right, Standing, State};
 use std::{
+    collections::BTreeMap,
     error, fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -31,6 +36,10 @@ use tokio::sync::Notify;
 /// Longest wait for a holder that has closed its connections while what it sent is still being answered. Far more than
 /// that takes on a disk that works. A guess, not tuned.
 const LEAVING_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long a peer that was cut off by a restore must not ask. Clients that connect again by themselves try every few
+/// seconds. A guess, not tuned.
+const QUIET_TIME: Duration = Duration::from_secs(60);
 
 /// The attachments of one export.
 #[derive(Debug)]
@@ -99,7 +108,18 @@ pub(crate) struct Mounting {
     /// Whose it is: `sandbox agent-1`.
     pub(crate) holder: String,
     pub(crate) export_name: String,
+    /// Where its holder has it: the same holder and place again is the same mount.
+    pub(crate) mount_point: String,
     pub(crate) since: Timestamp,
+}
+
+/// What who asks for a mount is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Granted {
+    /// A right for the session that was named.
+    New(Access),
+    /// The right of that session, which the same holder has for the same place.
+    Again(Session),
 }
 
 /// How far a mount is.
@@ -157,6 +177,20 @@ pub(crate) enum Refused {
     /// There is no mount of that session, any more.
     NoMount,
     Stale,
+    /// The volume was restored since it was attached.
+    Restored {
+        at: Timestamp,
+        /// Whether a mount ended by it.
+        mount: bool,
+    },
+}
+
+/// Those who are in the way of a change.
+#[derive(Debug)]
+struct InUse {
+    by: BTreeMap<Holder, Attachment>,
+    /// Whether all of them are just going.
+    leaving: bool,
 }
 
 impl fmt::Display for Closing {
@@ -178,7 +212,18 @@ impl fmt::Display for Refused {
                 by.holder, by.mounted_at
             ),
             Refused::NoMount => f.write_str(
-                "there is no such mount: it was unmounted, or was without a connection for too long; mount the volume again",
+                "there is no such mount: it was unmounted, its volume was restored, or it was without a connection for too long; \
+                 mount the volume again",
+            ),
+            Refused::Restored { at, mount: true } => write!(
+                f,
+                "this mount ended when the volume was restored at {at:.0}, and what its client has cached is of before: unmount \
+                 the file system, and mount the volume again"
+            ),
+            Refused::Restored { at, mount: false } => write!(
+                f,
+                "the volume was restored at {at:.0} while this client was attached, and what it has cached is of before: end \
+                 it, and attach again after {QUIET_TIME:?} without an attempt, or mount the volume"
             ),
             Refused::Stale => f.write_str(
                 "this mount is from before a host crash that lost up to a second of writes: unmount the volume and mount it \
@@ -224,19 +269,24 @@ impl Attachments {
         self.in_turn(|state| state.admits(holder)).await
     }
 
-    /// Gives a right to a session that has none yet. Those who are just going are waited for.
+    /// Gives a right to a session that has none yet, or says which one its holder has for the same place. Those who are just
+    /// going are waited for.
     ///
     /// # Errors
     /// Why not; nothing was done.
-    pub(crate) async fn mount(&self, session: Session, mounting: Mounting) -> Result<Access, Refused> {
+    pub(crate) async fn mount(&self, session: Session, mounting: Mounting) -> Result<Granted, Refused> {
         let holder = Holder::Mount(session);
         self.in_turn(|state| {
+            state.is_open()?;
+            if let Some(same) = state.session_of(&mounting) {
+                return Ok(Granted::Again(same));
+            }
             let access = state.has_room_for(&holder)?;
             state.rights.insert(
                 session,
                 Right { mounting: mounting.clone(), access, standing: Standing::Pending(Instant::now()) },
             );
-            Ok(access)
+            Ok(Granted::New(access))
         })
         .await
     }
@@ -286,18 +336,20 @@ impl Attachments {
         Some(MountStatus { state: right.state(), access: right.access, connections })
     }
 
-    /// Changes who may attach from now on.
+    /// Changes who may attach from now on. Those who are in the way and just going are waited for.
     ///
     /// # Errors
     /// Those whose attachment it would break; nothing was done.
-    pub(crate) fn set_mode(&self, mode: AccessMode) -> Result<(), Vec<Attachment>> {
-        let mut state = self.lock();
-        let writers = state.writers();
-        if writers.len() > mode.writers_max() {
-            return Err(writers.into_values().collect());
-        }
-        state.mode = mode;
-        Ok(())
+    pub(crate) async fn set_mode(&self, mode: AccessMode) -> Result<(), Vec<Attachment>> {
+        let change = |state: &mut State| {
+            let writers = state.writers();
+            if writers.len() > mode.writers_max() {
+                return Err(state.in_use(writers));
+            }
+            state.mode = mode;
+            Ok(())
+        };
+        self.again_while(change, |in_use| in_use.leaving).await.map_err(InUse::list)
     }
 
     /// Who is attached now, by holder.
@@ -310,24 +362,46 @@ impl Attachments {
         self.lock().attachments().len()
     }
 
-    /// Closes the door and cuts off everyone inside, unless somebody is in the way. They leave a little later: see
-    /// [`Attachments::empty`].
+    /// Closes the door and cuts off everyone inside, unless somebody is in the way. Who is in the way and just going is
+    /// waited for: a client that has closed its connection is gone for itself before it is for us. Those cut off leave a
+    /// little later: see [`Attachments::empty`].
     ///
     /// # Errors
     /// Those who are in the way; the door stays open, and nobody was cut off.
-    pub(crate) fn close(&self, why: Closing, in_the_way: InTheWay) -> Result<(), Vec<Attachment>> {
-        let mut state = self.lock();
-        let blocking = match in_the_way {
-            InTheWay::Nobody => Vec::new(),
-            InTheWay::Everyone => state.attachments().into_values().collect(),
-            InTheWay::Writers => state.writers().into_values().collect(),
+    pub(crate) async fn close(&self, why: Closing, in_the_way: InTheWay) -> Result<(), Vec<Attachment>> {
+        let close = |state: &mut State| {
+            let blocking = match in_the_way {
+                InTheWay::Nobody => BTreeMap::new(),
+                InTheWay::Everyone => state.attachments(),
+                InTheWay::Writers => state.writers(),
+            };
+            if !blocking.is_empty() {
+                return Err(state.in_use(blocking));
+            }
+            state.close(why);
+            Ok(())
         };
-        if !blocking.is_empty() {
-            return Err(blocking);
-        }
-        state.door = Door::Closed(why);
-        state.live.values().for_each(|live| live.connection.line.cut_off());
-        Ok(())
+        self.again_while(close, |in_use| in_use.leaving).await.map_err(InUse::list)
+    }
+
+    /// The volume is restored behind its closed door. The peers that were cut off under plain names.
+    pub(crate) fn restored(&self, at: Timestamp) -> Vec<String> {
+        self.lock().restored(at)
+    }
+
+    /// It was not, after all.
+    pub(crate) fn not_restored(&self, at: Timestamp) {
+        self.lock().not_restored(at);
+    }
+
+    /// Keeps a peer out that a restore has cut off before the start of the server.
+    pub(crate) fn keep_out(&self, peer: String, restored_at: Timestamp) {
+        self.lock().keep_out(peer, restored_at);
+    }
+
+    /// Whether a peer that a restore has cut off would still be refused.
+    pub(crate) fn is_kept_out(&self, peer: &str) -> bool {
+        self.lock().is_kept_out(peer)
     }
 
     /// Opens the door again.
@@ -364,14 +438,23 @@ impl Attachments {
         }
     }
 
-    /// Tries again whenever a connection has gone, as long as who is in the way is going.
+    /// Tries again as long as who is in the way is going.
     async fn in_turn<T>(&self, attempt: impl Fn(&mut State) -> Result<T, Refused>) -> Result<T, Refused> {
+        self.again_while(attempt, |why| matches!(why, Refused::Held { leaving: true, .. })).await
+    }
+
+    /// Tries again whenever a connection has gone, as long as the error says that it may succeed soon.
+    async fn again_while<T, E>(
+        &self,
+        attempt: impl Fn(&mut State) -> Result<T, E>,
+        may_succeed_soon: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
         let deadline = tokio::time::Instant::now() + LEAVING_TIME_MAX;
         loop {
             let left = self.left.notified();
             let outcome = attempt(&mut self.lock());
-            let may_succeed_soon = matches!(outcome, Err(Refused::Held { leaving: true, .. }));
-            if !may_succeed_soon || tokio::time::timeout_at(deadline, left).await.is_err() {
+            let waits = outcome.as_ref().is_err_and(&may_succeed_soon);
+            if !waits || tokio::time::timeout_at(deadline, left).await.is_err() {
                 return outcome;
             }
         }
@@ -380,6 +463,12 @@ impl Attachments {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing below panics half-way through a change, so a poisoned state is still whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InUse {
+    fn list(self) -> Vec<Attachment> {
+        self.by.into_values().collect()
     }
 }
 

@@ -13,6 +13,8 @@
 //! I2  A write-back mount goes on only where this start and every one since it was made found what was staged before.
 //!     The file holds the last start that vouched for it. A start that died before it could is as bad as a loss: what it
 //!     found, nobody knows.
+//! I3  A peer that a restore has cut off is in the file before the volume is restored, and until it was quiet for long
+//!     enough to be let in: a restart of the server in between is no way in.
 
 mod file;
 mod session;
@@ -21,7 +23,8 @@ use crate::{
     attachments::{Access, Attachments, MountState, MountStatus, Mounting},
     registry::Registry,
 };
-use file::Content;
+use file::{Content, KeptOutRecord};
+use jiff::Timestamp;
 use sandstone_storage::{StagingFate, Volume};
 use std::{
     cmp::Reverse,
@@ -31,6 +34,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use uuid::Uuid;
 
 pub(crate) use file::{MountRecord, MountsError, Tuning};
 pub(crate) use session::Session;
@@ -64,6 +68,13 @@ pub(crate) struct Mounts {
 struct Kept {
     changes: u64,
     mounts: BTreeMap<Session, Arc<Mount>>,
+    kept_out: Vec<KeptOut>,
+}
+
+/// A peer that a restore has cut off, with the attachments that know whether it is refused still.
+struct KeptOut {
+    record: KeptOutRecord,
+    attachments: Arc<Attachments>,
 }
 
 impl Mount {
@@ -89,6 +100,7 @@ impl MountRecord {
         Mounting {
             holder: format!("sandbox {}", self.sandbox_id),
             export_name: self.volume_id.to_string(),
+            mount_point: self.mount_point.clone(),
             since: self.mounted_at,
         }
     }
@@ -131,6 +143,55 @@ impl Mounts {
         if any { self.save().await } else { Ok(()) }
     }
 
+    /// Remembers peers that a restore cuts off, durably.
+    ///
+    /// # Errors
+    /// The file cannot be written: a restart would let them in.
+    pub(crate) async fn keep_out(
+        &self,
+        volume_id: Uuid,
+        attachments: &Arc<Attachments>,
+        peers: Vec<String>,
+        restored_at: Timestamp,
+    ) -> io::Result<()> {
+        if peers.is_empty() {
+            return Ok(());
+        }
+        {
+            let mut kept = self.lock();
+            kept.changes += 1;
+            kept.kept_out.retain(|KeptOut { record, .. }| {
+                record.volume_id != volume_id || !peers.contains(&record.peer)
+            });
+            kept.kept_out.extend(peers.into_iter().map(|peer| KeptOut {
+                record: KeptOutRecord { volume_id, peer, restored_at },
+                attachments: Arc::clone(attachments),
+            }));
+        }
+        self.save().await
+    }
+
+    /// Forgets those who would be let in again.
+    fn let_in(&self) {
+        let mut kept = self.lock();
+        let before = kept.kept_out.len();
+        kept.kept_out.retain(|KeptOut { record, attachments }| attachments.is_kept_out(&record.peer));
+        if kept.kept_out.len() < before {
+            kept.changes += 1;
+        }
+    }
+
+    /// The mount of that session once it is durable, where it was just added by somebody else; `None` where that failed.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) async fn settled(&self, session: Session) -> io::Result<Option<Arc<Mount>>> {
+        if self.get(session).is_some() {
+            self.save().await?;
+        }
+        Ok(self.get(session))
+    }
+
     /// The mount of that session.
     pub(crate) fn get(&self, session: Session) -> Option<Arc<Mount>> {
         self.lock().mounts.get(&session).cloned()
@@ -158,7 +219,13 @@ impl Mounts {
     /// # Errors
     /// [`MountsError`].
     pub(crate) async fn recover(&self, registry: &Registry, staging: StagingFate) -> Result<(), MountsError> {
-        let Some(Content { epoch, mounts, .. }) = file::read(&self.path)? else { return Ok(()) };
+        let Some(Content { epoch, mounts, kept_out, .. }) = file::read(&self.path)? else { return Ok(()) };
+        for record in kept_out {
+            let Some(entry) = registry.get(record.volume_id) else { continue };
+            let attachments = Arc::clone(&entry.attachments);
+            attachments.keep_out(record.peer.clone(), record.restored_at); // keeps I3
+            self.lock().kept_out.push(KeptOut { record, attachments });
+        }
         let nothing_lost = match staging {
             StagingFate::Kept => epoch.checked_add(1) == Some(self.epoch),
             StagingFate::Lost => false,
@@ -196,7 +263,10 @@ impl Mounts {
                 tracing::info!(sandbox = sandbox_id, volume = %volume_id, "a mount ended: nobody was connected");
             }
             let sessions: Vec<Session> = ended.iter().map(|mount| mount.record.session).collect();
-            if let Err(error) = self.forget(&sessions).await {
+            self.let_in();
+            let forgotten = self.forget(&sessions).await;
+            // What was only let in is written, too.
+            if let Err(error) = forgotten.and(self.save().await) {
                 tracing::error!(%error, "mounts that ended would come back at the next start");
             }
         }
@@ -218,7 +288,8 @@ impl Mounts {
         let (changes, content) = {
             let kept = self.lock();
             let records = kept.mounts.values().map(|mount| mount.record.clone()).collect();
-            (kept.changes, Content::new(self.epoch, records))
+            let kept_out = kept.kept_out.iter().map(|kept| kept.record.clone()).collect();
+            (kept.changes, Content::new(self.epoch, records, kept_out))
         };
         let path = self.path.clone();
         tokio::task::spawn_blocking(move || file::write(&path, &content))

@@ -26,7 +26,7 @@ pub(crate) const MOUNT_POINT_BYTES_MAX: usize = 4095;
 /// Attributes of one volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VolumeRecord {
-    /// For people. Several volumes may share one; it finds a volume only while it is unique.
+    /// For people, and the volume's export name. No two volumes have the same, but for those of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
     pub(crate) team_id: String,

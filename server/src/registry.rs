@@ -9,7 +9,7 @@
 use crate::{
     attachments::Attachments,
     mounts::{Mounts, Session},
-    names::Names,
+    names::{NameClaim, NameTaken, Named, Names},
     record::{AccessMode, SnapshotRecord, VolumeRecord, parse_id},
     traffic::{Rates, Traffic, TrafficTable},
 };
@@ -126,6 +126,14 @@ impl Export {
             Export::Snapshot(entry) => format!("{}, snapshot of {}", self.name(), entry.volume_id),
         }
     }
+}
+
+/// Why an export name means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unresolved {
+    Unknown,
+    /// Several volumes have that name, as in stores of earlier versions.
+    Several,
 }
 
 /// The right to change a volume, alone.
@@ -324,16 +332,31 @@ impl Registry {
         self.volumes.get(&id).map(|entry| Arc::clone(&entry))
     }
 
+    /// Takes a name for a volume that is about to have it.
+    ///
+    /// # Errors
+    /// [`NameTaken`].
+    pub(crate) fn claim_name<'a>(&'a self, name: Option<&str>, id: Uuid) -> Result<NameClaim<'a>, NameTaken> {
+        self.names.claim(name, id)
+    }
+
     /// What an export name with a session means: `<volume>/<session>`. Names of volumes have no `/` in them.
     pub(crate) fn resolve_mount(&self, export_name: &str) -> Option<(Export, Session)> {
         let (volume, session) = export_name.split_once('/')?;
-        Some((self.resolve(volume)?, Session::parse(session)?))
+        Some((self.resolve(volume).ok()?, Session::parse(session)?))
     }
 
-    /// What a plain export name means: the id of a volume or snapshot, or a volume's name while no other has the same.
-    pub(crate) fn resolve(&self, export_name: &str) -> Option<Export> {
-        let id = parse_id(export_name).or_else(|| self.names.only(export_name))?;
-        self.find(id)
+    /// What a plain export name means: the id of a volume or snapshot, or a volume's name.
+    ///
+    /// # Errors
+    /// Why it means nothing.
+    pub(crate) fn resolve(&self, export_name: &str) -> Result<Export, Unresolved> {
+        let id = match parse_id(export_name).map_or_else(|| self.names.find(export_name), Named::Volume) {
+            Named::Volume(id) => id,
+            Named::Nothing => return Err(Unresolved::Unknown),
+            Named::Several => return Err(Unresolved::Several),
+        };
+        self.find(id).ok_or(Unresolved::Unknown)
     }
 
     /// The volume or snapshot of that id.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sandstone_tests::raw::{errno, option, reply};
+use sandstone_tests::raw::{errno, go_data, option, reply};
 use sandstone_tests::{Answer, BLOCK_BYTES, Program, Random, Server, Volume, needs};
 use serde_json::{Value, json};
 
@@ -44,6 +44,12 @@ fn fork(server: &Server, of: &str) -> Volume {
 
 fn read(server: &Server, volume: &Volume, offset: u64, len: u32) -> Vec<u8> {
     server.connect(volume).read(offset, len).expect("a read")
+}
+
+/// What another client has: those of before a restore are not let in after it.
+fn exported(server: &Server, volume: &Volume) -> Vec<u8> {
+    server.cli(["export", &volume.id, "exported.raw"]).ok();
+    std::fs::read(server.dir().join("exported.raw")).expect("an image")
 }
 
 #[test]
@@ -154,8 +160,31 @@ fn restore_waits_for_writers_and_cuts_them_off_by_force() {
 
     assert_eq!(post(&server, &format!("{restore}?force=true")).data(200), json!({ "status": "restored" }));
     assert!(client.read(0, 6).is_err(), "the client was cut off");
-    assert_eq!(read(&server, &volume, 0, 6), b"before");
+    let refused = server.handshake().ask(option::GO, &go_data(&volume.id)).unwrap();
+    assert_eq!(refused[0].kind, reply::ERR_POLICY);
+    assert!(refused[0].text().contains("restored"), "{}", refused[0].text());
+    assert_eq!(exported(&server, &volume)[..6], *b"before");
     assert_eq!(server.describe(&volume)["state"], "ready");
+}
+
+/// It has closed its connection, and the server may have noticed or not.
+#[test]
+fn client_that_has_just_gone_is_in_nobodys_way() {
+    let server = Server::start();
+    let volume = server.volume("16M");
+    let snapshot = snapshot(&server, &volume, "before");
+    let restore = format!("{}/restore", snapshot_path(&volume, &snapshot));
+    for round in 0..200 {
+        let mut client = server.connect(&volume);
+        client.write(0, &[round as u8; 1 << 20]).unwrap();
+        drop(client);
+        post(&server, &restore).data(200);
+        let fork = export(&post(&server, &format!("{}/fork", path(&volume))).data(201));
+        let mut client = server.connect(&fork);
+        assert_eq!(client.read(0, 4096).unwrap(), [0; 4096]);
+        drop(client);
+        server.admin().delete(&path(&fork)).unwrap().data(200);
+    }
 }
 
 #[test]
@@ -172,7 +201,7 @@ fn readers_do_not_stand_in_the_way_of_a_restore_and_are_cut_off() {
     post(&server, &format!("{}/restore", snapshot_path(&volume, &snapshot))).data(200);
     assert!(reader.read(0, 6).is_err(), "what it has cached would be wrong");
     assert_eq!(of_snapshot.read(0, 6).unwrap(), b"before", "a snapshot does not change");
-    assert_eq!(read(&server, &volume, 0, 6), b"before");
+    assert_eq!(exported(&server, &volume)[..6], *b"before");
 }
 
 /// Waits until nobody is attached any more: connections end a little after they were dropped.

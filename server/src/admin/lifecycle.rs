@@ -1,8 +1,8 @@
 //! Making, changing and deleting volumes: the store first, then the registry.
 //!
 //! ```text
-//!   create   store: durable ─► registry: visible
-//!   change   turn ─► store: durable ─► registry: new record
+//!   create   name claimed ─► store: durable ─► registry: visible
+//!   change   turn ─► name claimed ─► store: durable ─► registry: new record
 //!   delete   turn ─► door closed, clients cut off and gone ─► store: durable ─► registry: forgotten
 //! ```
 //!
@@ -17,17 +17,19 @@ use super::{
     body::Force,
     error::ApiError,
     fields::{GivenSize, VolumeFields},
-    state::Shared,
+    state::{Admin, Shared},
     steps::{alone, close, finished, in_the_way_of_deletion},
     volume_view::in_use_details,
 };
 use crate::{
     attachments::{Attachment, Closing},
+    names::NameClaim,
     record::{AccessMode, TEAM_ID, USER_ID, VolumeRecord, now},
     registry::Entry,
 };
 use sandstone_config::ByteSize;
 use sandstone_storage::{Settings, VolumeChange, VolumeSpec};
+use serde_json::json;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -74,9 +76,12 @@ pub(super) async fn create(
     let shared = Arc::clone(admin);
     finished(admin, async move {
         let admin = shared;
+        let name = claimed(&admin, record.name.as_deref(), spec.id)?;
         let store = admin.store.clone();
         let volume = admin.keeper.run(move || async move { store.create_volume(spec).await }).await?;
-        Ok(admin.registry.insert(volume, record))
+        let entry = admin.registry.insert(volume, record);
+        name.keep();
+        Ok(entry)
     })
     .await
 }
@@ -91,20 +96,31 @@ pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Re
             return Ok(Arc::clone(&turn.entry));
         }
         refuse_shrinking(turn.entry.volume.size_bytes(), &fields)?;
+        let name = claimed(&admin, fields.name.as_deref(), id)?;
         let before = turn.entry.record().access_mode;
         let (change, record) = changed(&turn.entry, fields);
         let (after, attachments) = (record.access_mode, &turn.entry.attachments);
         // Whether the store takes the change or not, until then no more may attach than either mode allows.
         let meanwhile = if after.writers_max() < before.writers_max() { after } else { before };
-        attachments.set_mode(meanwhile).map_err(|writers| would_break(id, after, &writers))?;
+        attachments.set_mode(meanwhile).await.map_err(|writers| would_break(id, after, &writers))?;
         let store = admin.store.clone();
         let updated = admin.keeper.run(move || async move { store.update_volume(id, change).await }).await;
         let settled = if updated.is_ok() { after } else { before };
-        attachments.set_mode(settled).expect("it is as wide as the mode meanwhile, or wider");
+        attachments.set_mode(settled).await.expect("it is as wide as the mode meanwhile, or wider");
         updated?;
-        Ok(admin.registry.replace(&turn, record))
+        let entry = admin.registry.replace(&turn, record);
+        name.keep();
+        Ok(entry)
     })
     .await
+}
+
+/// The right to be found under a name that no other volume has; of no name, none.
+pub(super) fn claimed<'a>(admin: &'a Admin, name: Option<&str>, id: Uuid) -> Result<NameClaim<'a>, ApiError> {
+    admin.registry.claim_name(name, id).map_err(|taken| {
+        ApiError::conflict(taken.to_string())
+            .with_details(json!({ "field": "name", "sandboxvolume_id": taken.by }))
+    })
 }
 
 fn would_break(volume: Uuid, mode: AccessMode, writers: &[Attachment]) -> ApiError {
@@ -124,7 +140,7 @@ pub(super) fn refuse_shrinking(now_bytes: u64, fields: &VolumeFields) -> Result<
             ByteSize::new(now_bytes),
             ByteSize::new(bytes)
         ))
-        .with_details(serde_json::json!({ "field": "size", "size_bytes": now_bytes }))),
+        .with_details(json!({ "field": "size", "size_bytes": now_bytes }))),
         Some(_) | None => Ok(()),
     }
 }

@@ -14,7 +14,8 @@ use super::{
     body::Force,
     error::ApiError,
     fields::{SnapshotFields, VolumeFields},
-    lifecycle::{limit, refuse_shrinking, text_and_bytes},
+    lifecycle::{claimed, limit, refuse_shrinking, text_and_bytes},
+    mounting::not_kept,
     state::Shared,
     steps::{alone, close, finished, in_the_way_of_deletion, together},
 };
@@ -72,9 +73,12 @@ pub(super) async fn fork(
             settings: Some(settings),
             attributes: record.to_attributes(),
         };
+        let name = claimed(&admin, record.name.as_deref(), spec.id)?;
         let store = admin.store.clone();
         let fork = admin.keeper.run(move || async move { store.create_fork(source.id(), spec).await });
-        Ok(admin.registry.insert(fork.await?, record))
+        let entry = admin.registry.insert(fork.await?, record);
+        name.keep();
+        Ok(entry)
     })
     .await
 }
@@ -131,8 +135,21 @@ pub(super) async fn restore(
         let what = format!("volume {volume}");
         let closed = close(doors, Closing::Restore, in_the_way, (volume, &what)).await?;
         closed.unmount(&admin).await?; // keeps I2: a client that connects again on its own is one of before
+        // Under plain names, too, and after a restart.
+        let (at, attachments) = (now(), &turn.entry.attachments);
+        let peers = attachments.restored(at);
         let store = admin.store.clone();
-        Ok(admin.keeper.run(move || async move { store.restore(volume, snapshot).await }).await?)
+        let restored = match admin.registry.mounts.keep_out(volume, attachments, peers, at).await {
+            Ok(()) => {
+                let restore = move || async move { store.restore(volume, snapshot).await };
+                admin.keeper.run(restore).await.map_err(ApiError::from)
+            }
+            Err(error) => Err(not_kept(&error)),
+        };
+        if restored.is_err() {
+            attachments.not_restored(at);
+        }
+        restored
     })
     .await
 }

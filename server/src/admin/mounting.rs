@@ -1,7 +1,7 @@
 //! Mounting and unmounting: the right first, then what keeps it over a restart.
 //!
 //! ```text
-//!   mount     turn, with others ─► right ─► file: durable ─► answer
+//!   mount     turn, with others ─► right, or the one that is there ─► file: durable ─► answer
 //!   unmount   right taken back ─► connections cut off and gone ─► file: durable ─► answer
 //! ```
 //!
@@ -16,15 +16,18 @@ use super::{
     volume_view::attachment_view,
 };
 use crate::{
-    attachments::{Access, Attachments, Holder, MountState, Refused},
+    attachments::{Access, Attachments, Granted, Holder, MountState, Refused},
     mounts::{Mount, MountRecord, Session},
     record::now,
 };
 use serde_json::json;
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 use uuid::Uuid;
 
-/// Mounts a volume for a sandbox.
+/// Time between two looks at a mount that another request is about to make or to end.
+const SETTLING_TIME: Duration = Duration::from_millis(1);
+
+/// Mounts a volume for a sandbox. Where it has it at the same place, that mount is the answer.
 pub(super) async fn mount(
     admin: &Shared,
     sandbox_id: String,
@@ -46,8 +49,22 @@ pub(super) async fn mount(
             tuning: fields.tuning,
         };
         let session = record.session;
-        let granted = entry.attachments.mount(session, record.mounting()).await;
-        record.read_only = granted.map_err(|why| refused(fields.volume_id, &why))? == Access::ReadOnly;
+        let granted = loop {
+            let granted = entry.attachments.mount(session, record.mounting()).await;
+            match granted.map_err(|why| refused(fields.volume_id, &why))? {
+                Granted::New(access) => break access,
+                Granted::Again(earlier) => {
+                    let settled =
+                        admin.registry.mounts.settled(earlier).await.map_err(|error| not_kept(&error))?;
+                    if let Some(mount) = settled {
+                        return repeated(mount, &record);
+                    }
+                    // It has the right and is not in the list yet, or not in it any more.
+                    tokio::time::sleep(SETTLING_TIME).await;
+                }
+            }
+        };
+        record.read_only = granted == Access::ReadOnly;
         let mount = Mount::new(record, &entry.volume, &entry.attachments);
         let mount = admin.registry.mounts.add(mount).await.map_err(|error| {
             entry.attachments.unmount(session);
@@ -57,6 +74,20 @@ pub(super) async fn mount(
         Ok(mount)
     })
     .await
+}
+
+/// The mount that a sandbox has at that place already: its answer may have been lost.
+///
+/// # Errors
+/// It is asked for with other settings.
+fn repeated(mount: Arc<Mount>, asked: &MountRecord) -> Result<Arc<Mount>, ApiError> {
+    if mount.record.tuning == asked.tuning {
+        return Ok(mount);
+    }
+    let MountRecord { volume_id, sandbox_id, mount_point, .. } = asked;
+    Err(ApiError::conflict(format!(
+        "volume {volume_id} is mounted at {mount_point} by sandbox {sandbox_id} already, with other settings: unmount it first"
+    )))
 }
 
 /// What a host crash has taken is known to a sandbox that mounts the same volume anew.
@@ -102,7 +133,7 @@ pub(super) async fn unmount(
     .await
 }
 
-fn not_kept(error: &io::Error) -> ApiError {
+pub(super) fn not_kept(error: &io::Error) -> ApiError {
     ApiError::new(Code::InternalError, format!("the list of mounts cannot be written: {error}"))
 }
 
@@ -113,6 +144,6 @@ fn refused(volume: Uuid, why: &Refused) -> ApiError {
             "holder": attachment_view(volume, by),
             "hint": "detach it there, or wait until it ends; an RWX volume takes any number of writers",
         })),
-        Refused::Closed(_) | Refused::NoMount | Refused::Stale => error,
+        Refused::Closed(_) | Refused::NoMount | Refused::Stale | Refused::Restored { .. } => error,
     }
 }

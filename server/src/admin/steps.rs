@@ -77,7 +77,7 @@ pub(super) async fn close(
     let mut closed = ClosedDoors(Vec::with_capacity(doors.len()));
     let mut blocking = Vec::new();
     for door in doors {
-        match door.close(why, in_the_way) {
+        match door.close(why, in_the_way).await {
             Ok(()) => closed.0.push(door),
             Err(attached) => blocking.extend(attached),
         }

@@ -1,8 +1,15 @@
 //! What [`Attachments`](super::Attachments) keeps under its lock: rights, connections, and who may have which.
 
-use super::{Access, Attachment, Closing, Connection, Holder, MountState, Mounting, Refused};
+use super::{
+    Access, Attachment, Closing, Connection, Holder, InUse, MountState, Mounting, QUIET_TIME, Refused,
+};
 use crate::{mounts::Session, record::AccessMode};
-use std::{collections::BTreeMap, time::Instant};
+use jiff::Timestamp;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    time::Instant,
+};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -11,6 +18,20 @@ pub(super) struct State {
     key_next: u64,
     pub(super) live: BTreeMap<u64, Live>,
     pub(super) rights: BTreeMap<Session, Right>,
+    /// Those who were attached when the door was closed.
+    cut_off: BTreeSet<Holder>,
+    /// The sessions that the last restore has ended, and when that was.
+    ended: (Timestamp, BTreeSet<Session>),
+    /// The peers that a restore has cut off.
+    outdated: BTreeMap<String, Outdated>,
+}
+
+/// A peer whose cache is of before a restore.
+#[derive(Clone, Copy, Debug)]
+struct Outdated {
+    restored_at: Timestamp,
+    /// When it was cut off, or has last asked to come in.
+    asked_at: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +66,12 @@ pub(super) enum Standing {
     Stale,
 }
 
+impl Outdated {
+    fn was_quiet(&self) -> bool {
+        self.asked_at.elapsed() >= QUIET_TIME
+    }
+}
+
 impl Right {
     pub(super) fn state(&self) -> MountState {
         match self.standing {
@@ -57,20 +84,40 @@ impl Right {
 
 impl State {
     pub(super) fn new(mode: AccessMode) -> State {
-        State { door: Door::Open, mode, key_next: 0, live: BTreeMap::new(), rights: BTreeMap::new() }
+        State {
+            door: Door::Open,
+            mode,
+            key_next: 0,
+            live: BTreeMap::new(),
+            rights: BTreeMap::new(),
+            cut_off: BTreeSet::new(),
+            ended: (Timestamp::UNIX_EPOCH, BTreeSet::new()),
+            outdated: BTreeMap::new(),
+        }
     }
 
     /// What a connection of that holder may do.
     ///
     /// # Errors
     /// Why it may not come in.
-    pub(super) fn admits(&self, holder: &Holder) -> Result<Access, Refused> {
+    pub(super) fn admits(&mut self, holder: &Holder) -> Result<Access, Refused> {
+        self.is_open()?;
         let session = match holder {
-            Holder::Peer(_) => return self.has_room_for(holder),
+            Holder::Peer(peer) => {
+                self.is_up_to_date(peer)?;
+                return self.has_room_for(holder);
+            }
             Holder::Mount(session) => session,
         };
-        self.is_open()?;
-        let right = self.rights.get(session).ok_or(Refused::NoMount)?;
+        let Some(right) = self.rights.get(session) else {
+            let (at, ended) = &self.ended;
+            let by_restore = ended.contains(session);
+            return Err(if by_restore {
+                Refused::Restored { at: *at, mount: true }
+            } else {
+                Refused::NoMount
+            });
+        };
         match right.state() {
             MountState::Pending | MountState::Mounted => Ok(right.access),
             MountState::Stale => Err(Refused::Stale),
@@ -93,6 +140,73 @@ impl State {
         }
     }
 
+    /// Refuses a peer whose cache is of before a restore. Keeps I5.
+    fn is_up_to_date(&mut self, peer: &str) -> Result<(), Refused> {
+        let Some(outdated) = self.outdated.get_mut(peer) else { return Ok(()) };
+        if outdated.was_quiet() {
+            self.outdated.remove(peer);
+            return Ok(());
+        }
+        outdated.asked_at = Instant::now();
+        Err(Refused::Restored { at: outdated.restored_at, mount: false })
+    }
+
+    /// Closes the door and cuts off everyone inside.
+    pub(super) fn close(&mut self, why: Closing) {
+        self.door = Door::Closed(why);
+        let holders = self.live.values().map(|live| live.connection.holder.clone());
+        self.cut_off = holders.chain(self.rights.keys().copied().map(Holder::Mount)).collect();
+        self.live.values().for_each(|live| live.connection.line.cut_off());
+    }
+
+    /// What is behind the closed door was replaced: what those who were cut off know of it is of before.
+    pub(super) fn restored(&mut self, at: Timestamp) -> Vec<String> {
+        self.outdated.retain(|_, outdated| !outdated.was_quiet());
+        self.ended = (at, BTreeSet::new());
+        let mut peers = Vec::new();
+        for holder in mem::take(&mut self.cut_off) {
+            match holder {
+                Holder::Mount(session) => {
+                    self.ended.1.insert(session);
+                }
+                Holder::Peer(peer) => {
+                    peers.push(peer.clone());
+                    self.keep_out(peer, at);
+                }
+            }
+        }
+        peers
+    }
+
+    /// See [`Attachments::not_restored`](super::Attachments::not_restored).
+    pub(super) fn not_restored(&mut self, at: Timestamp) {
+        self.outdated.retain(|_, outdated| outdated.restored_at != at);
+        self.ended.1.clear();
+    }
+
+    pub(super) fn keep_out(&mut self, peer: String, restored_at: Timestamp) {
+        self.outdated.insert(peer, Outdated { restored_at, asked_at: Instant::now() });
+    }
+
+    pub(super) fn is_kept_out(&self, peer: &str) -> bool {
+        self.outdated.get(peer).is_some_and(|outdated| !outdated.was_quiet())
+    }
+
+    /// The session that the same holder has for the same place. A stale mount is none.
+    pub(super) fn session_of(&self, mounting: &Mounting) -> Option<Session> {
+        let same = |right: &Right| {
+            let Mounting { holder, mount_point, .. } = &right.mounting;
+            right.standing != Standing::Stale
+                && (holder, mount_point) == (&mounting.holder, &mounting.mount_point)
+        };
+        self.rights.iter().find(|(_, right)| same(right)).map(|(session, _)| *session)
+    }
+
+    /// Those who are in the way of a change, and whether all of them go.
+    pub(super) fn in_use(&self, by: BTreeMap<Holder, Attachment>) -> InUse {
+        InUse { leaving: by.keys().all(|holder| self.is_leaving(holder)), by }
+    }
+
     /// Whether nothing is left of a holder but connections that end.
     fn is_leaving(&self, holder: &Holder) -> bool {
         let lasts = match holder {
@@ -102,7 +216,7 @@ impl State {
         !lasts && self.of(holder).all(|live| live.connection.line.is_ending())
     }
 
-    fn is_open(&self) -> Result<(), Refused> {
+    pub(super) fn is_open(&self) -> Result<(), Refused> {
         match self.door {
             Door::Open => Ok(()),
             Door::Closed(why) => Err(Refused::Closed(why)),
@@ -174,7 +288,7 @@ impl State {
 
 impl Right {
     fn attachment(&self) -> Attachment {
-        let Mounting { holder, export_name, since } = self.mounting.clone();
+        let Mounting { holder, export_name, since, mount_point: _ } = self.mounting.clone();
         Attachment {
             holder,
             export_name,
@@ -200,5 +314,15 @@ impl Connection {
             connections: 1,
             state: MountState::Mounted,
         }
+    }
+}
+
+#[cfg(test)]
+impl State {
+    /// As if so much time had gone by for the peers that a restore has cut off.
+    pub(super) fn pass(&mut self, time: std::time::Duration) {
+        self.outdated.values_mut().for_each(|outdated| {
+            outdated.asked_at = outdated.asked_at.checked_sub(time).expect("the machine runs for longer");
+        });
     }
 }

@@ -38,19 +38,29 @@ async fn attach_on(
 
 async fn mount(attachments: &Attachments, sandbox: &str) -> Result<(Session, Access), Refused> {
     let session = Session::generate();
-    Ok((session, attachments.mount(session, mounting(sandbox)).await?))
+    match attachments.mount(session, mounting(sandbox)).await? {
+        Granted::New(access) => Ok((session, access)),
+        Granted::Again(_) => panic!("{sandbox} has it already"),
+    }
 }
 
 fn mounting(sandbox: &str) -> Mounting {
-    Mounting { holder: format!("sandbox {sandbox}"), export_name: "id".into(), since: now() }
+    Mounting {
+        holder: format!("sandbox {sandbox}"),
+        export_name: "id".into(),
+        mount_point: "/work".into(),
+        since: now(),
+    }
 }
 
 fn holder_of(refused: Refused) -> String {
     match refused {
         Refused::Held { by, leaving: false } => by.holder,
-        Refused::Held { leaving: true, .. } | Refused::Closed(_) | Refused::NoMount | Refused::Stale => {
-            panic!("{refused:?}")
-        }
+        Refused::Held { leaving: true, .. }
+        | Refused::Closed(_)
+        | Refused::NoMount
+        | Refused::Stale
+        | Refused::Restored { .. } => panic!("{refused:?}"),
     }
 }
 
@@ -209,16 +219,16 @@ async fn a_mode_is_not_changed_under_those_whom_it_would_break() {
     let (first, _) = mount(&attachments, "a").await.unwrap();
     let second = attach(&attachments, peer("process 1")).await.unwrap();
     for mode in [AccessMode::Rwo, AccessMode::Rox] {
-        assert_eq!(attachments.set_mode(mode).unwrap_err().len(), 2);
+        assert_eq!(attachments.set_mode(mode).await.unwrap_err().len(), 2);
     }
     drop(second);
-    attachments.set_mode(AccessMode::Rwo).unwrap();
-    assert_eq!(attachments.set_mode(AccessMode::Rox).unwrap_err()[0].holder, "sandbox a");
+    attachments.set_mode(AccessMode::Rwo).await.unwrap();
+    assert_eq!(attachments.set_mode(AccessMode::Rox).await.unwrap_err()[0].holder, "sandbox a");
     assert!(attach(&attachments, peer("process 1")).await.is_err(), "it is RWO now");
     attachments.unmount(first);
-    attachments.set_mode(AccessMode::Rox).unwrap();
+    attachments.set_mode(AccessMode::Rox).await.unwrap();
     let (reader, access) = mount(&attachments, "a").await.unwrap();
-    attachments.set_mode(AccessMode::Rwo).unwrap();
+    attachments.set_mode(AccessMode::Rwo).await.unwrap();
     assert_eq!(access, Access::ReadOnly);
     let inside = attach(&attachments, Holder::Mount(reader)).await.unwrap();
     assert_eq!(inside.access(), Access::ReadOnly, "what it may do was decided when it was mounted");
@@ -228,7 +238,7 @@ async fn a_mode_is_not_changed_under_those_whom_it_would_break() {
 #[tokio::test]
 async fn a_closed_door_lets_nobody_in_until_it_is_opened_again() {
     let attachments = Attachments::new(AccessMode::Rwx);
-    attachments.close(Closing::Restore, InTheWay::Everyone).unwrap();
+    attachments.close(Closing::Restore, InTheWay::Everyone).await.unwrap();
     let refused = attach(&attachments, peer("a")).await.unwrap_err();
     assert_eq!(refused, Refused::Closed(Closing::Restore));
     assert!(mount(&attachments, "a").await.is_err());
@@ -236,11 +246,11 @@ async fn a_closed_door_lets_nobody_in_until_it_is_opened_again() {
     attachments.reopen();
     assert_eq!(attachments.closing(), None);
     let inside = attach(&attachments, peer("a")).await.unwrap();
-    assert_eq!(attachments.close(Closing::Deletion, InTheWay::Everyone).unwrap_err().len(), 1);
+    assert_eq!(attachments.close(Closing::Deletion, InTheWay::Everyone).await.unwrap_err().len(), 1);
     assert!(attach(&attachments, peer("b")).await.is_ok(), "the door stayed open");
     drop(inside);
     mount(&attachments, "a").await.unwrap();
-    assert_eq!(attachments.close(Closing::Deletion, InTheWay::Everyone).unwrap_err().len(), 1);
+    assert_eq!(attachments.close(Closing::Deletion, InTheWay::Everyone).await.unwrap_err().len(), 1);
 }
 
 #[tokio::test]
@@ -248,13 +258,13 @@ async fn readers_are_cut_off_where_only_writers_are_in_the_way() {
     let attachments = Attachments::new(AccessMode::Rox);
     let line = Arc::new(TestLine::default());
     let _reader = attach_on(&attachments, peer("r"), &line).await.unwrap();
-    attachments.set_mode(AccessMode::Rwo).unwrap();
+    attachments.set_mode(AccessMode::Rwo).await.unwrap();
     let (writer, _) = mount(&attachments, "w").await.unwrap();
-    let blocking = attachments.close(Closing::Restore, InTheWay::Writers).unwrap_err();
+    let blocking = attachments.close(Closing::Restore, InTheWay::Writers).await.unwrap_err();
     assert_eq!((blocking.len(), blocking[0].holder.as_str()), (1, "sandbox w"));
     assert_eq!(line.cut_off.load(SeqCst), 0);
     attachments.unmount(writer);
-    attachments.close(Closing::Restore, InTheWay::Writers).unwrap();
+    attachments.close(Closing::Restore, InTheWay::Writers).await.unwrap();
     assert_eq!(line.cut_off.load(SeqCst), 1);
 }
 
@@ -267,7 +277,7 @@ async fn cutting_off_reaches_everyone_and_waiting_ends_when_they_are_gone() {
     for holder in [peer("process 1"), peer("process 2"), Holder::Mount(session)] {
         guards.push(attach_on(&attachments, holder, &line).await.unwrap());
     }
-    attachments.close(Closing::Deletion, InTheWay::Nobody).unwrap();
+    attachments.close(Closing::Deletion, InTheWay::Nobody).await.unwrap();
     assert_eq!(line.cut_off.load(SeqCst), 3);
     let leaving = tokio::task::spawn_blocking(move || drop(guards));
     attachments.empty().await;
@@ -275,4 +285,89 @@ async fn cutting_off_reaches_everyone_and_waiting_ends_when_they_are_gone() {
     assert_eq!(attachments.unmount_all(), [session]);
     assert_eq!(attachments.count(), 0);
     attachments.empty().await;
+}
+
+#[tokio::test]
+async fn the_same_holder_at_the_same_place_has_its_mount_again() {
+    let attachments = Attachments::new(AccessMode::Rwo);
+    let (first, _) = mount(&attachments, "a").await.unwrap();
+    let asked = |mounting: Mounting| attachments.mount(Session::generate(), mounting);
+    assert_eq!(asked(mounting("a")).await, Ok(Granted::Again(first)));
+    let elsewhere = Mounting { mount_point: "/data".into(), ..mounting("a") };
+    assert_eq!(holder_of(asked(elsewhere).await.unwrap_err()), "sandbox a");
+    assert_eq!(holder_of(asked(mounting("b")).await.unwrap_err()), "sandbox a");
+    attachments.unmount(first);
+    let (second, _) = mount(&attachments, "a").await.unwrap();
+    assert_ne!(first, second);
+    // What a host crash has made worthless is not given again.
+    attachments.mount_again(second, mounting("a"), Access::ReadWrite, MountState::Stale);
+    mount(&attachments, "a").await.unwrap();
+}
+
+/// A client closes its connection and asks for a deletion, a restore or another mode at once.
+#[tokio::test(start_paused = true)]
+async fn a_change_waits_for_those_who_are_going_but_not_for_ever() {
+    for why in [Closing::Deletion, Closing::Restore] {
+        let attachments = Attachments::new(AccessMode::Rwo);
+        let line = Arc::new(TestLine::default());
+        let going = attach_on(&attachments, peer("process 1"), &line).await.unwrap();
+        let began = tokio::time::Instant::now();
+        assert_eq!(attachments.close(why, InTheWay::Writers).await.unwrap_err().len(), 1);
+        assert_eq!(attachments.set_mode(AccessMode::Rox).await.unwrap_err().len(), 1);
+        assert_eq!(began.elapsed(), Duration::ZERO, "it is not going");
+        line.is_ending.store(true, SeqCst);
+        assert_eq!(attachments.close(why, InTheWay::Everyone).await.unwrap_err().len(), 1);
+        assert_eq!(began.elapsed(), LEAVING_TIME_MAX);
+        let gone = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(going);
+        };
+        let (closed, ()) = tokio::join!(attachments.close(why, InTheWay::Everyone), gone);
+        closed.unwrap();
+        assert_eq!(attachments.closing(), Some(why));
+    }
+}
+
+#[tokio::test]
+async fn who_was_attached_before_a_restore_is_refused_with_the_reason() {
+    let attachments = Attachments::new(AccessMode::Rwx);
+    let (session, _) = mount(&attachments, "a").await.unwrap();
+    let before = attach(&attachments, peer("process 1")).await.unwrap();
+    attachments.close(Closing::Restore, InTheWay::Nobody).await.unwrap();
+    drop(before);
+    attachments.unmount_all();
+    let at = now();
+    attachments.restored(at);
+    attachments.reopen();
+    for _ in 0..2 {
+        let refused = attach(&attachments, peer("process 1")).await.unwrap_err();
+        assert_eq!(refused, Refused::Restored { at, mount: false });
+        let refused = attach(&attachments, Holder::Mount(session)).await.unwrap_err();
+        assert_eq!(refused, Refused::Restored { at, mount: true });
+        assert!(refused.to_string().contains("restored"), "{refused}");
+    }
+    assert_eq!(attach(&attachments, Holder::Mount(Session::generate())).await.unwrap_err(), Refused::NoMount);
+    let _other = attach(&attachments, peer("process 2")).await.unwrap();
+    mount(&attachments, "a").await.unwrap();
+    // A deletion that was given up replaces nothing.
+    attachments.close(Closing::Deletion, InTheWay::Nobody).await.unwrap();
+    attachments.reopen();
+    let _still = attach(&attachments, peer("process 2")).await.unwrap();
+}
+
+/// Whoever tries again and again is the client of before; whoever comes after a pause is taken for a new one.
+#[tokio::test]
+async fn a_peer_of_before_a_restore_comes_in_after_it_was_quiet() {
+    let attachments = Attachments::new(AccessMode::Rwo);
+    let before = attach(&attachments, peer("10.0.0.1")).await.unwrap();
+    attachments.close(Closing::Restore, InTheWay::Nobody).await.unwrap();
+    drop(before);
+    attachments.restored(now());
+    attachments.reopen();
+    for step in [QUIET_TIME / 2, QUIET_TIME / 2, QUIET_TIME / 2] {
+        attachments.lock().pass(step);
+        attach(&attachments, peer("10.0.0.1")).await.unwrap_err();
+    }
+    attachments.lock().pass(QUIET_TIME);
+    attach(&attachments, peer("10.0.0.1")).await.unwrap();
 }

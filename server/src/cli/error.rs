@@ -1,6 +1,6 @@
 //! Why a command failed: each a sentence that says what to do.
 
-use super::increment::ReadError;
+use super::{image_error::ImageError, image_format::Packing, increment::ReadError};
 use crate::{client::ClientError, serve::ServeError, show, token::TokenError};
 use sandstone_config::Problems;
 use std::{error, fmt, io, path::PathBuf, process::ExitCode};
@@ -33,8 +33,10 @@ pub(crate) enum CliError {
     },
     /// An increment cannot be read, or is not whole.
     Increment(PathBuf, ReadError),
-    /// An image that is an increment, where an image of a whole volume is wanted.
-    IsIncrement(PathBuf),
+    /// An image is not imported, and nothing was written.
+    ImageRefused(PathBuf, Box<ImageError>),
+    /// An export under a name that says that it is packed.
+    PackedExport(PathBuf, Packing),
     /// The volume does not hold what the increment follows.
     OtherState {
         volume: String,
@@ -148,10 +150,13 @@ impl fmt::Display for CliError {
                 ids.join(", ")
             ),
             CliError::Increment(path, error) => write!(f, "the increment {} {error}", path.display()),
-            CliError::IsIncrement(path) => write!(
+            CliError::ImageRefused(path, why) => write!(f, "the image {} {why}", path.display()),
+            CliError::PackedExport(path, packing) => write!(
                 f,
-                "{} is an increment and no whole image: say --onto to apply it to the volume it follows",
-                path.display()
+                "nothing is packed while it is exported: export to {}, then `{} {}`",
+                path.with_extension("").display(),
+                packing.as_str(),
+                show::quoted(&path.with_extension(""))
             ),
             CliError::OtherState { volume, offset, from } => write!(
                 f,
@@ -224,6 +229,7 @@ impl error::Error for CliError {
             | CliError::Output(error)
             | CliError::Signals(error) => Some(error),
             CliError::Increment(_, error) => Some(error),
+            CliError::ImageRefused(_, error) => Some(error),
             CliError::HalfApplied { source, .. } => Some(source),
             CliError::Unreadable(_, error) => Some(error),
             CliError::NotChecked(error) => Some(error),
@@ -233,7 +239,7 @@ impl error::Error for CliError {
             | CliError::NoMount(_)
             | CliError::NoSnapshot { .. }
             | CliError::AmbiguousSnapshot { .. }
-            | CliError::IsIncrement(_)
+            | CliError::PackedExport(..)
             | CliError::OtherState { .. }
             | CliError::Reclaim(_)
             | CliError::Rotten(_)

@@ -4,41 +4,42 @@ use super::{
     context::Context,
     error::CliError,
     export_place::{blame, connect, reachable_export, reachable_snapshot},
+    image_chain::Following,
+    image_format::{Format, Packing},
+    image_source::{Content, Looked, Ready},
     increment::{self, Since},
     interrupt::Interrupt,
     progress::Progress,
-    qemu_img::{self, ImageInfo, Onto},
-    raw_image::{Partial, Source, Target},
+    qemu_img::{self, Onto},
+    raw_image::{Partial, Target},
     snapshot,
     temporary::Temporary,
     transfer::{self, Before, Device},
+    unpack::{Unpacked, untold},
     volume::{self, path_of},
 };
 use crate::{
     client::{AdminClient, ClientError},
-    record::parse_id,
+    record::{NAME_CHARS_MAX, parse_id},
     show,
 };
 use clap::Args;
-use sandstone_config::ranges;
 use serde_json::{Value, json};
-use std::{
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
-};
-
-const RAW: &str = "raw";
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct ImportArgs {
-    /// The image: raw, or any format that qemu-img reads
+    /// The image: raw, qcow2, vmdk, vhd, vhdx or vdi, also packed with gzip, xz, zstd or bzip2 where its name ends so
     image: PathBuf,
     /// The volume, by id or name; an unused name makes a new one of the image's size
     volume: String,
-    /// Format of the image [default: what it looks like]. Say raw for an image whose inside you do not trust
+    /// Format of the image, inside its packing [default: what its name says, raw for other names; refused where it looks
+    /// otherwise]
     #[arg(long)]
-    format: Option<String>,
+    format: Option<Format>,
+    /// Read the files of this host that the image refers to: backing files, data files, extents. They are told before
+    #[arg(long, conflicts_with = "onto")]
+    allow_backing: bool,
     /// Apply an increment that `export --since` made: the volume must hold what the increment follows
     #[arg(long, conflicts_with = "format")]
     onto: bool,
@@ -56,18 +57,25 @@ pub(super) struct ExportArgs {
     /// Write only what changed since this snapshot of the volume, by id or name, for `import --onto`
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "format")]
     since: Option<String>,
-    /// Format of the image, in qemu-img's words [default: by the image's name, raw for unknown ones]
+    /// Format of the image [default: what its name says, raw for other names]
     #[arg(long)]
-    format: Option<String>,
+    format: Option<Format>,
 }
 
 pub(super) fn import(args: &ImportArgs, context: &Context) -> Result<(), CliError> {
     if args.onto {
         return increment::import(&args.image, &args.volume, context);
     }
-    let image = look_at(&args.image, args.format.as_deref())?;
+    let following = if args.allow_backing { Following::Allowed } else { Following::Refused };
+    let refused = |error| CliError::ImageRefused(args.image.clone(), Box::new(error));
+    let looked = Looked::at(&args.image, args.format, following).map_err(refused)?;
+    for other in looked.others() {
+        eprintln!("{} is read with its {other}", args.image.display());
+    }
     let client = context.client()?;
-    let (volume, origin) = find_or_create(&client, &args.volume, image.disk_bytes)?;
+    let found = find(&client, &args.volume)?;
+    let image = looked.ready(&args.image, found.as_ref().map(size_of), context)?;
+    let (volume, origin) = take_or_create(&client, &args.volume, found, image.disk_bytes)?;
     let copied = copy_in(args, &image, &volume, origin, context);
     let imported = copied.and_then(|()| match origin {
         Origin::Found => Ok(client.get(&path_of(&volume))?),
@@ -86,7 +94,7 @@ pub(super) fn import(args: &ImportArgs, context: &Context) -> Result<(), CliErro
         format!(
             "Imported {} ({}, {}) into volume {}, which uses {}.",
             args.image.display(),
-            image.format,
+            image.kind,
             show::rounded(image.disk_bytes),
             args.volume,
             show::rounded(volume["used_bytes"].as_u64().unwrap_or(0))
@@ -99,7 +107,11 @@ pub(super) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
         let since = Since { volume: &args.volume, to: args.snapshot.as_deref(), from };
         return increment::export(&since, &args.image, context);
     }
-    let format = args.format.as_deref().unwrap_or_else(|| qemu_img::format_of_name(&args.image));
+    let format = match (args.format, Packing::of_name(&args.image)) {
+        (Some(format), _) => format,
+        (None, Some(packing)) => return Err(CliError::PackedExport(args.image.clone(), packing)),
+        (None, None) => Format::of_name(&args.image).unwrap_or(Format::Raw),
+    };
     let client = context.client()?;
     let volume = volume::find(&client, &args.volume)?;
     let snapshot = args.snapshot.as_deref().map(|name| snapshot::find(&client, &volume, &args.volume, name));
@@ -121,7 +133,8 @@ pub(super) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
         },
     }
     let bytes = size_of(snapshot.as_ref().unwrap_or(&volume));
-    let answer = json!({ "volume": volume, "snapshot": snapshot, "image": args.image, "format": format });
+    let answer =
+        json!({ "volume": volume, "snapshot": snapshot, "image": args.image, "format": format.as_str() });
     context.answer(&answer, || {
         let (size, image) = (show::rounded(bytes), args.image.display());
         let what = match &args.snapshot {
@@ -136,7 +149,7 @@ pub(super) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
 struct Export<'a> {
     args: &'a ExportArgs,
     volume: &'a Value,
-    format: &'a str,
+    format: Format,
     interrupt: &'a Interrupt,
     context: &'a Context,
 }
@@ -151,7 +164,7 @@ impl Export<'_> {
         };
         let progress = Progress::new(size_of(snapshot.unwrap_or(self.volume)), self.context.audience());
         let image_failed = |error| CliError::Image(image.clone(), error);
-        if self.format == RAW {
+        if self.format == Format::Raw {
             let mut device = connect(&address, name)?;
             let target = Target::create(image, device.size_bytes()).map_err(image_failed)?;
             transfer::export(&mut device, &target, &progress, self.interrupt)
@@ -165,39 +178,6 @@ impl Export<'_> {
     }
 }
 
-/// What an image is, by its `--format`, by qemu-img, or by its first bytes.
-fn look_at(path: &Path, format: Option<&str>) -> Result<ImageInfo, CliError> {
-    let failed = |error| CliError::Image(path.to_path_buf(), error);
-    // Opened first, so that a missing image is told in our words.
-    let disk_bytes = Source::open(path).map_err(failed)?.len_bytes();
-    let as_raw = ImageInfo { format: RAW.to_owned(), disk_bytes };
-    if format == Some(RAW) {
-        return Ok(as_raw);
-    }
-    if is_increment(path).map_err(failed)? {
-        return Err(CliError::IsIncrement(path.to_path_buf()));
-    }
-    if let Some(info) = qemu_img::info(path, format)? {
-        return Ok(if info.format == RAW { as_raw } else { info });
-    }
-    let format = match format {
-        Some(format) => format,
-        None => qemu_img::format_of_magic(path).map_err(failed)?,
-    };
-    if format == RAW {
-        Ok(as_raw)
-    } else {
-        Err(CliError::QemuImgMissing { what: format!("{} is {format}", path.display()) })
-    }
-}
-
-/// Whether the file is what `export --since` makes.
-fn is_increment(path: &Path) -> std::io::Result<bool> {
-    let mut magic = Vec::new();
-    File::open(path)?.take(increment::MAGIC.len() as u64).read_to_end(&mut magic)?;
-    Ok(magic == increment::MAGIC)
-}
-
 /// Where the volume of an import came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
@@ -205,9 +185,24 @@ enum Origin {
     Created,
 }
 
-fn find_or_create(client: &AdminClient, name: &str, disk_bytes: u64) -> Result<(Value, Origin), CliError> {
+/// The volume of that name, where there is one.
+fn find(client: &AdminClient, name: &str) -> Result<Option<Value>, CliError> {
     match volume::find(client, name) {
-        Ok(volume) => {
+        Ok(volume) => Ok(Some(volume)),
+        Err(CliError::NoVolume(_)) if parse_id(name).is_none() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The volume itself where it has room for the image, else a new one.
+fn take_or_create(
+    client: &AdminClient,
+    name: &str,
+    found: Option<Value>,
+    disk_bytes: u64,
+) -> Result<(Value, Origin), CliError> {
+    match found {
+        Some(volume) => {
             let volume_bytes = size_of(&volume);
             if volume_bytes < disk_bytes {
                 return Err(CliError::TooSmall {
@@ -218,20 +213,38 @@ fn find_or_create(client: &AdminClient, name: &str, disk_bytes: u64) -> Result<(
             }
             Ok((volume, Origin::Found))
         }
-        Err(CliError::NoVolume(_)) if parse_id(name).is_none() => {
+        None => {
             // Half an image under the name that was asked for would look like a whole one, and whoever ends us in the
-            // middle leaves one.
-            let name = format!("{name}.partial");
-            let body = json!({ "name": name, "size": disk_bytes.max(ranges::VOLUME.bytes_min).to_string() });
-            Ok((client.post("/sandboxvolumes", &body)?, Origin::Created))
+            // middle leaves one. The next import takes the next name: the one that was left may be still at work.
+            let mut refused = None;
+            for try_count in 1..=PARTIALS_MAX {
+                let body = json!({ "name": partial_name(name, try_count), "size": disk_bytes.to_string() });
+                match client.post("/sandboxvolumes", &body) {
+                    Err(error @ ClientError::Refused { status: 409, .. }) => refused = Some(error),
+                    made => return Ok((made?, Origin::Created)),
+                }
+            }
+            Err(refused.expect("there was at least one try").into())
         }
-        Err(error) => Err(error),
     }
+}
+
+/// Most volumes of imports into one name that were not finished, or still go on.
+const PARTIALS_MAX: u32 = 100;
+
+/// The name of a volume until its import is done, no longer than names may be.
+fn partial_name(name: &str, try_count: u32) -> String {
+    let end = match try_count {
+        1 => ".partial".to_owned(),
+        count => format!(".partial-{count}"),
+    };
+    let begin: String = name.chars().take(NAME_CHARS_MAX - end.len()).collect();
+    format!("{}{end}", begin.trim_end())
 }
 
 fn copy_in(
     args: &ImportArgs,
-    image: &ImageInfo,
+    image: &Ready,
     volume: &Value,
     origin: Origin,
     context: &Context,
@@ -242,13 +255,23 @@ fn copy_in(
         Origin::Created => (Before::Zeroes, Onto::Zeroes),
         Origin::Found => (Before::Anything, Onto::Anything),
     };
-    if image.format == RAW {
-        let source = Source::open(&args.image).map_err(|error| CliError::Image(args.image.clone(), error))?;
-        let mut device = connect(&address, &args.volume)?;
-        let copied = transfer::import(&source, &mut device, before, &progress);
-        copied.map(drop).map_err(|error| blame(error, &args.image, &args.volume))
-    } else {
-        qemu_img::into_export(&args.image, &image.format, &address.uri(), onto, &progress)
+    let blame = |error| blame(error, &args.image, &args.volume);
+    match &image.content {
+        Content::Raw(source) => {
+            let mut device = connect(&address, &args.volume)?;
+            transfer::import(source, &mut device, before, &progress).map(drop).map_err(blame)
+        }
+        Content::Packed(file, packing) => {
+            let mut device = connect(&address, &args.volume)?;
+            let refused = |error| CliError::ImageRefused(args.image.clone(), Box::new(error));
+            let mut reader = Unpacked::new(&file.file, *packing, &untold).map_err(refused)?;
+            transfer::import_stream(&mut reader, image.disk_bytes, &mut device, before, &progress)
+                .map(drop)
+                .map_err(blame)
+        }
+        Content::Converted(chain) | Content::Spooled(chain, _) => {
+            qemu_img::into_export(chain, &args.image, &address.uri(), onto, &progress)
+        }
     }
 }
 
@@ -259,14 +282,16 @@ fn size_of(volume: &Value) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::is_name;
 
     #[test]
-    fn an_image_that_is_said_to_be_raw_is_not_looked_into() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("image");
-        std::fs::write(&path, b"QFI\xfb and then something").unwrap();
-        assert_eq!(look_at(&path, Some(RAW)).unwrap(), ImageInfo { format: RAW.into(), disk_bytes: 23 });
-        let missing = look_at(&directory.path().join("none"), None).unwrap_err().to_string();
-        assert!(missing.contains("none"), "{missing}");
+    fn names_until_an_import_is_done_are_names() {
+        assert_eq!(partial_name("base", 1), "base.partial");
+        assert_eq!(partial_name("base", 2), "base.partial-2");
+        for name in ["größe", &"ö".repeat(NAME_CHARS_MAX), &"n ".repeat(64)[..127]] {
+            for try_count in [1, 2, PARTIALS_MAX] {
+                assert!(is_name(&partial_name(name, try_count)), "{name}");
+            }
+        }
     }
 }

@@ -7,7 +7,8 @@
 //!   mount, unmount, mounts         mount       the same
 //!   reclaim, scrub, top            reclaim, scrub, top   the same
 //!   check, inspect                 check, inspect   on the store itself, whose server is stopped
-//!   import, export                 image       raw images through transfer, others through qemu-img
+//!   import, export                 image       raw images through transfer, packed ones through unpack first, others
+//!                                              through qemu-img, once image_chain has looked at all that they refer to
 //!   import --onto, export --since  increment   changes alone, in a format of their own
 //! ```
 //!
@@ -21,6 +22,11 @@ mod error;
 mod export_place;
 mod fork;
 mod image;
+mod image_chain;
+mod image_error;
+mod image_format;
+mod image_header;
+mod image_source;
 mod increment;
 mod inspect;
 mod interrupt;
@@ -39,6 +45,7 @@ mod temporary;
 mod top;
 mod transfer;
 mod tree;
+mod unpack;
 mod volume;
 
 use crate::{logging, serve, show};

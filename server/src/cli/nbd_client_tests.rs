@@ -6,7 +6,7 @@ use crate::{
         context::Audience,
         interrupt::Interrupt,
         progress::Progress,
-        raw_image::{Source, Target},
+        raw_image::{Source, Target, open},
         transfer::{self, Before},
     },
     endpoints::Place,
@@ -543,7 +543,8 @@ fn an_image_goes_in_and_comes_out_over_the_wire() {
     let peer = |mut peer: Peer| serve(&mut peer, &mut disk);
     transmit(peer, |mut device| {
         let progress = Progress::new(SIZE, Audience::Programs);
-        transfer::import(&Source::open(&path).unwrap(), &mut device, Before::Anything, &progress).unwrap();
+        transfer::import(&open(&path).map(Source::of).unwrap(), &mut device, Before::Anything, &progress)
+            .unwrap();
         let target = Target::create(&out, device.size_bytes()).unwrap();
         transfer::export(&mut device, &target, &progress, &Interrupt::default()).unwrap();
         target.finish().unwrap();

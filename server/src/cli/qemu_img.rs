@@ -1,14 +1,24 @@
 //! qemu-img, for every image format but raw.
+//!
+//! It is told what to open, file by file (see `image_chain`), never a name that it could take for something else. What it
+//! reads a stranger may have made, so it has bounds: of memory, of what it prints, and of the time in which it neither
+//! prints, reads nor writes. It stays in our process group, where Ctrl-C at a terminal reaches it as well, and has no
+//! children of its own; where we are killed, it ends at its next look at the closed pipe.
 
-use super::{error::CliError, progress::Progress};
+use super::{
+    error::CliError, image_chain::Chain, image_error::ImageError, image_format::Format, progress::Progress,
+};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use std::{
-    ffi::OsStr,
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
+    collections::VecDeque,
+    fs,
+    io::{self, Read},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
+    time::{Duration, Instant},
 };
 
 const PROGRAM: &str = "qemu-img";
@@ -16,38 +26,67 @@ const PROGRAM: &str = "qemu-img";
 /// Requests that qemu-img keeps in flight; its own most.
 const COROUTINES: &str = "16";
 
-/// What an image is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ImageInfo {
-    /// In qemu's words: raw, qcow2, vmdk, …
-    pub(super) format: String,
-    /// Bytes of the disk that the image holds, which the file's own size need not be.
-    pub(super) disk_bytes: u64,
+/// What bounds a run of qemu-img.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Its address space, with the stacks of its threads and its libraries. It takes less than 1 GiB for the largest tables
+    /// that it reads itself.
+    memory_bytes_max: u64,
+    /// How long it may do nothing that can be seen.
+    still_time_max: Duration,
+    /// What is kept of each of its outputs. Damaged images have a line an error.
+    output_bytes_max: usize,
 }
 
-/// Asks qemu-img what `path` is; `format` is believed where it is given. None where qemu-img is not installed.
-pub(super) fn info(path: &Path, format: Option<&str>) -> Result<Option<ImageInfo>, CliError> {
-    let mut command = Command::new(PROGRAM);
-    command.args(["info", "--output=json"]);
-    if let Some(format) = format {
-        command.args(["-f", format]);
-    }
-    let doing = || format!("looking at {}", path.display());
-    let output = match command.arg("--").arg(path).output() {
-        Ok(output) => output,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(CliError::QemuImg { doing: doing(), said: error.to_string() }),
-    };
-    if !output.status.success() {
-        return Err(CliError::QemuImg { doing: doing(), said: last_line(&output.stderr) });
-    }
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    match (answer["format"].as_str(), answer["virtual-size"].as_u64()) {
-        (Some(format), Some(disk_bytes)) => Ok(Some(ImageInfo { format: format.to_owned(), disk_bytes })),
-        _ => {
-            Err(CliError::QemuImg { doing: doing(), said: "its answer names no format and size".to_owned() })
+/// Guesses, far from what any image needs that was made in good faith. A server that is full may keep a writer waiting.
+const BOUNDS: Bounds =
+    Bounds { memory_bytes_max: 4 << 30, still_time_max: Duration::from_secs(300), output_bytes_max: 1 << 20 };
+
+/// How often a run is looked at.
+const LOOK_TIME: Duration = Duration::from_millis(500);
+
+/// In so many last bytes of what it prints there is a whole `    (12.34/100%)\r`.
+const PERCENT_BYTES: usize = 64;
+
+/// malloc reserves 64 MiB of addresses an arena, and one for each thread of many; that would count.
+const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "4");
+
+/// Bytes of the disk that an image holds, which the file's own size need not be.
+pub(super) fn disk_bytes(chain: &Chain, image: &Path) -> Result<u64, CliError> {
+    let doing = format!("looking at {}", image.display());
+    let alone = chain.alone().map_err(|error| refused(image, error))?;
+    let finished = run(command(&["info", "--output=json", "--", &alone]), &doing, BOUNDS, None)?;
+    finished.success(&doing)?;
+    let answer: Value = serde_json::from_slice(&finished.stdout).unwrap_or_default();
+    let said = || "its answer names no size".to_owned();
+    answer["virtual-size"].as_u64().ok_or_else(|| CliError::QemuImg { doing, said: said() })
+}
+
+/// Exit codes of `qemu-img check` for what can be read all the same: space that nobody uses, and formats without a check.
+const CHECK_LEAKS: i32 = 3;
+const CHECK_UNSUPPORTED: i32 = 63;
+const CHECK_CORRUPT: i32 = 2;
+
+/// Has qemu-img check the tables of an image.
+///
+/// # Errors
+/// [`ImageError::Check`] where they are damaged, or name what is behind the file's end.
+pub(super) fn check(chain: &Chain, image: &Path) -> Result<(), CliError> {
+    let doing = format!("checking {}", image.display());
+    let alone = chain.alone().map_err(|error| refused(image, error))?;
+    let finished = run(command(&["check", "-q", "--", &alone]), &doing, BOUNDS, None)?;
+    match finished.status.code() {
+        Some(0 | CHECK_LEAKS | CHECK_UNSUPPORTED) => Ok(()),
+        Some(CHECK_CORRUPT) => {
+            let said = first_line(&finished.stderr).or_else(|| first_line(&finished.stdout));
+            Err(refused(image, ImageError::Check(said.unwrap_or_else(|| "no reason given".to_owned()))))
         }
+        Some(_) | None => finished.success(&doing),
     }
+}
+
+fn refused(image: &Path, error: ImageError) -> CliError {
+    CliError::ImageRefused(image.to_path_buf(), Box::new(error))
 }
 
 /// Whether what is converted into holds zeroes already.
@@ -59,85 +98,222 @@ pub(super) enum Onto {
 
 /// Converts an image into the export at `uri`, and makes it durable there.
 pub(super) fn into_export(
+    chain: &Chain,
     image: &Path,
-    format: &str,
     uri: &str,
     onto: Onto,
     progress: &Progress,
 ) -> Result<(), CliError> {
+    let whole = chain.whole().map_err(|error| refused(image, error))?;
     let mut command = convert();
     // -t writeback: qemu-img's own default for what it writes is to leave the flush out.
-    command.args(["-n", "-t", "writeback", "-f", format, "-O", "raw"]);
+    command.args(["-n", "-t", "writeback", "-O", "raw"]);
     match onto {
         Onto::Zeroes => drop(command.arg("--target-is-zero")),
         Onto::Anything => {}
     }
-    run(command.arg("--").arg(image).arg(uri), &format!("importing {}", image.display()), progress)
+    command.args(["--", &whole, uri]);
+    let doing = format!("importing {}", image.display());
+    run(command, &doing, BOUNDS, Some(progress))?.success(&doing)
 }
 
 /// Converts the export at `uri` into `file`, which exists and is replaced, on its way to become `image`.
 pub(super) fn from_export(
     uri: &str,
-    format: &str,
+    format: Format,
     file: &Path,
     image: &Path,
     progress: &Progress,
 ) -> Result<(), CliError> {
     let mut command = convert();
-    command.args(["-t", "writeback", "-f", "raw", "-O", format]);
-    if format == "vpc" {
+    command.args(["-t", "writeback", "-f", "raw", "-O", format.qemu_driver()]);
+    if format == Format::Vhd {
         // Without it the disk grows to a whole number of cylinders.
         command.args(["-o", "force_size=on"]);
     }
-    run(command.arg("--").arg(uri).arg(file), &format!("exporting to {}", image.display()), progress)
+    // A relative path with a colon in it would be taken for a URL.
+    let place = std::path::absolute(file).map_err(|error| CliError::Image(image.to_path_buf(), error))?;
+    command.arg("--").arg(uri).arg(place);
+    let doing = format!("exporting to {}", image.display());
+    run(command, &doing, BOUNDS, Some(progress))?.success(&doing)
 }
 
-fn convert() -> Command {
+fn command(args: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.args(["convert", "-p", "-W", "-m", COROUTINES]);
+    command.args(args);
     command
 }
 
-fn run(command: &mut Command, doing: &str, progress: &Progress) -> Result<(), CliError> {
+fn convert() -> Command {
+    command(&["convert", "-p", "-W", "-m", COROUTINES])
+}
+
+/// How a run ended.
+struct Finished {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Finished {
+    fn success(&self, doing: &str) -> Result<(), CliError> {
+        if self.status.success() {
+            return Ok(());
+        }
+        let said = format!("{} ({})", last_line(&self.stderr), self.status);
+        Err(CliError::QemuImg { doing: doing.to_owned(), said })
+    }
+}
+
+/// Runs a program within `bounds`; what it prints of its progress is told to `progress`.
+fn run(
+    mut command: Command,
+    doing: &str,
+    bounds: Bounds,
+    progress: Option<&Progress>,
+) -> Result<Finished, CliError> {
     let failed = |said: String| CliError::QemuImg { doing: doing.to_owned(), said };
-    let mut child = match command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env(ARENAS.0, ARENAS.1);
+    let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(CliError::QemuImgMissing { what: "this image is not raw".to_owned() });
         }
         Err(error) => return Err(failed(error.to_string())),
     };
-    // Both pipes are read at once: qemu-img would wait for ever on a full one.
-    let stderr = child.stderr.take();
-    let errors = thread::spawn(move || {
-        let mut text = Vec::new();
-        let _partial = stderr.map(|mut stderr| stderr.read_to_end(&mut text));
-        text
-    });
-    if let Some(stdout) = child.stdout.take() {
-        follow(stdout, progress);
+    let outcome = attend(&mut child, bounds, progress);
+    if outcome.is_err() {
+        // It has ended already where that fails.
+        let _ended = child.kill();
+        let _reaped = child.wait();
     }
-    let status = child.wait().map_err(|error| failed(error.to_string()))?;
-    let said = errors.join().unwrap_or_default();
-    if status.success() { Ok(()) } else { Err(failed(format!("{} ({status})", last_line(&said)))) }
+    outcome.map_err(failed)
 }
 
-/// Reads `    (12.34/100%)\r` again and again, until qemu-img has nothing more to say.
-fn follow(mut stdout: impl Read, progress: &Progress) {
-    let mut line = Vec::new();
-    let mut buffer = [0; 256];
+/// Follows a child to its end. The error is why it must be ended.
+fn attend(child: &mut Child, bounds: Bounds, progress: Option<&Progress>) -> Result<Finished, String> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let limit = Rlimit { current: Some(bounds.memory_bytes_max), maximum: Some(bounds.memory_bytes_max) };
+    match prlimit(pid, Resource::As, limit) {
+        Ok(_) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => return Err(format!("its memory cannot be bounded: {error}")),
+    }
+    // Both pipes are read at once: it would wait for ever on a full one.
+    let (sender, receiver) = mpsc::channel();
+    let mut readers = Vec::new();
+    let pipes: [(Output, Option<Box<dyn Read + Send>>); 2] = [
+        (Output::Stdout, child.stdout.take().map(|pipe| Box::new(pipe) as _)),
+        (Output::Stderr, child.stderr.take().map(|pipe| Box::new(pipe) as _)),
+    ];
+    for (output, pipe) in pipes {
+        let sender = sender.clone();
+        readers.extend(pipe.map(|pipe| thread::spawn(move || forward(pipe, output, &sender))));
+    }
+    drop(sender);
+
+    let [mut stdout, mut stderr] = [(); 2].map(|()| Tail::new(bounds.output_bytes_max));
+    let mut watch = Watch::new(child.id());
     loop {
-        match stdout.read(&mut buffer) {
-            Ok(0) | Err(_) => return,
-            Ok(len) => line.extend_from_slice(&buffer[..len]),
-        }
-        if let Some(end) = line.iter().rposition(|byte| *byte == b'\r') {
-            if let Some(percent) = last_percent(&line[..end]) {
-                progress.percent(percent);
+        match receiver.recv_timeout(LOOK_TIME.min(bounds.still_time_max)) {
+            Ok((output, bytes)) => {
+                watch.moved();
+                match output {
+                    Output::Stdout => stdout.add(&bytes),
+                    Output::Stderr => stderr.add(&bytes),
+                }
+                if let (Some(progress), Some(percent)) = (progress, last_percent(&stdout.end(PERCENT_BYTES)))
+                {
+                    progress.percent(percent);
+                }
             }
-            line.drain(..=end);
+            Err(RecvTimeoutError::Disconnected) => {
+                if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+                    return Ok(Finished { status, stdout: stdout.bytes(), stderr: stderr.bytes() });
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if watch.still_time() > bounds.still_time_max {
+            return Err(format!("it made no progress for {:?}, and was ended", bounds.still_time_max));
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    Stdout,
+    Stderr,
+}
+
+fn forward(mut pipe: Box<dyn Read + Send>, output: Output, to: &mpsc::Sender<(Output, Vec<u8>)>) {
+    let mut buffer = [0; 4096];
+    while let Ok(len @ 1..) = pipe.read(&mut buffer) {
+        if to.send((output, buffer[..len].to_vec())).is_err() {
+            return;
+        }
+    }
+}
+
+/// The last bytes of an output.
+struct Tail {
+    bytes: VecDeque<u8>,
+    bytes_max: usize,
+}
+
+impl Tail {
+    fn new(bytes_max: usize) -> Tail {
+        Tail { bytes: VecDeque::new(), bytes_max }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+        let excess = self.bytes.len().saturating_sub(self.bytes_max);
+        self.bytes.drain(..excess);
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.end(self.bytes.len())
+    }
+
+    fn end(&self, len_max: usize) -> Vec<u8> {
+        let len = self.bytes.len();
+        self.bytes.range(len - len.min(len_max)..).copied().collect()
+    }
+}
+
+/// Sees whether a process does anything: prints, reads or writes.
+struct Watch {
+    process: u32,
+    io_bytes: Option<u64>,
+    moved_at: Instant,
+}
+
+impl Watch {
+    fn new(process: u32) -> Watch {
+        Watch { process, io_bytes: None, moved_at: Instant::now() }
+    }
+
+    fn moved(&mut self) {
+        self.moved_at = Instant::now();
+    }
+
+    fn still_time(&mut self) -> Duration {
+        let now = io_bytes(self.process);
+        if now != self.io_bytes {
+            self.io_bytes = now;
+            self.moved();
+        }
+        self.moved_at.elapsed()
+    }
+}
+
+/// Bytes that a process has read and written so far; None where the kernel does not tell.
+fn io_bytes(process: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/io")).ok()?;
+    let counts =
+        text.lines().filter_map(|line| line.strip_prefix("rchar: ").or(line.strip_prefix("wchar: ")));
+    counts.map(|count| count.trim().parse::<u64>().ok()).sum()
 }
 
 fn last_percent(text: &[u8]) -> Option<f64> {
@@ -152,49 +328,20 @@ fn last_line(text: &[u8]) -> String {
     line.trim_start_matches("qemu-img: ").to_owned()
 }
 
-/// The format that an exported image has by its name.
-pub(super) fn format_of_name(path: &Path) -> &'static str {
-    match path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase).as_deref() {
-        Some("qcow2") => "qcow2",
-        Some("vmdk") => "vmdk",
-        Some("vhdx") => "vhdx",
-        Some("vdi") => "vdi",
-        Some("vpc" | "vhd") => "vpc",
-        Some(_) | None => "raw",
-    }
-}
-
-/// Beginnings of images that are not raw, for when qemu-img cannot be asked: format, offset, bytes.
-/// Source: the formats' own specifications.
-const MAGICS: [(&str, u64, &[u8]); 7] = [
-    ("qcow2", 0, b"QFI\xfb"),
-    ("vmdk", 0, b"KDMV"),
-    ("vmdk", 0, b"# Disk DescriptorFile"),
-    ("vhdx", 0, b"vhdxfile"),
-    ("vpc", 0, b"conectix"),
-    ("vdi", 64, &[0x7f, 0x10, 0xda, 0xbe]),
-    ("qed", 0, b"QED\0"),
-];
-
-/// The format by an image's first bytes; raw where nothing else fits.
-pub(super) fn format_of_magic(path: &Path) -> io::Result<&'static str> {
-    let mut file = File::open(path)?;
-    for (format, offset, magic) in MAGICS {
-        let mut found = vec![0; magic.len()];
-        file.seek(SeekFrom::Start(offset))?;
-        match file.read_exact(&mut found) {
-            Ok(()) if found == magic => return Ok(format),
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok("raw")
+fn first_line(text: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(text);
+    text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn shell(script: &str, bounds: Bounds) -> Result<Finished, String> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        run(command, "testing", bounds, None).map_err(|error| error.to_string())
+    }
 
     #[test]
     fn progress_is_read_from_what_qemu_img_prints() {
@@ -205,42 +352,33 @@ mod tests {
     }
 
     #[test]
-    fn an_images_name_says_its_format() {
-        for (name, format) in [
-            ("a.qcow2", "qcow2"),
-            ("a.QCOW2", "qcow2"),
-            ("a.vmdk", "vmdk"),
-            ("a.vhdx", "vhdx"),
-            ("a.vdi", "vdi"),
-            ("a.vpc", "vpc"),
-            ("a.vhd", "vpc"),
-            ("a.raw", "raw"),
-            ("a.img", "raw"),
-            ("a", "raw"),
-        ] {
-            assert_eq!(format_of_name(Path::new(name)), format, "{name}");
-        }
-    }
-
-    #[test]
-    fn an_images_first_bytes_say_its_format_where_qemu_img_cannot() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("image");
-        for (format, offset, magic) in MAGICS {
-            let mut bytes = vec![0; 512];
-            bytes[offset as usize..offset as usize + magic.len()].copy_from_slice(magic);
-            std::fs::write(&path, bytes).unwrap();
-            assert_eq!(format_of_magic(&path).unwrap(), format);
-        }
-        for bytes in [vec![], vec![0; 3], vec![1; 4096]] {
-            std::fs::write(&path, bytes).unwrap();
-            assert_eq!(format_of_magic(&path).unwrap(), "raw");
-        }
-    }
-
-    #[test]
     fn an_error_is_its_last_line() {
         assert_eq!(last_line(b"warning\nqemu-img: Could not open 'x'\n\n"), "Could not open 'x'");
         assert_eq!(last_line(b""), "it said nothing");
+    }
+
+    #[test]
+    fn what_makes_no_progress_is_ended() {
+        let bounds = Bounds { still_time_max: Duration::from_millis(200), ..BOUNDS };
+        let error = shell("echo $$ >&2; exec sleep 1000", bounds).err().unwrap();
+        assert!(error.contains("no progress"), "{error}");
+        // Whatever prints goes on for longer than that.
+        let finished = shell("for i in 1 2 3 4 5 6; do echo $i; sleep 0.1; done", bounds).unwrap();
+        assert_eq!(finished.stdout, b"1\n2\n3\n4\n5\n6\n");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let bounds = Bounds { memory_bytes_max: 100 << 20, ..BOUNDS };
+        let finished = shell("sleep 0.2; ulimit -v", bounds).unwrap();
+        assert_eq!(finished.stdout, format!("{}\n", 100 << 10).into_bytes());
+    }
+
+    #[test]
+    fn of_endless_output_the_end_is_kept() {
+        let bounds = Bounds { output_bytes_max: 1000, ..BOUNDS };
+        let finished = shell("yes | head -c 1000000; echo last >&2; exit 3", bounds).unwrap();
+        assert_eq!((finished.stdout.len(), finished.status.code()), (1000, Some(3)));
+        assert_eq!(finished.stderr, b"last\n");
     }
 }

@@ -1,13 +1,16 @@
 //! Raw images: sparse files, or block devices.
 
-use super::transfer::{Span, buffer};
+use super::{
+    image_header::ImageFile,
+    transfer::{Span, buffer},
+};
 use bytes::Bytes;
 use rustix::{fs::SeekFrom, io::Errno};
 use std::{
     ffi::OsString,
     fs::{self, File, Metadata, OpenOptions},
     io::{self, Seek, Write},
-    os::unix::fs::{FileExt, FileTypeExt, PermissionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 use tempfile::NamedTempFile;
@@ -30,12 +33,9 @@ pub(super) enum Segment {
 }
 
 impl Source {
-    pub(super) fn open(path: &Path) -> io::Result<Source> {
-        refuse_others(&fs::metadata(path)?)?;
-        let mut file = File::open(path)?;
-        // A block device has no length in its metadata, but an end.
-        let len_bytes = file.seek(io::SeekFrom::End(0))?;
-        Ok(Source { file, len_bytes })
+    /// An image that was opened before.
+    pub(super) fn of(ImageFile { file, len_bytes }: ImageFile) -> Source {
+        Source { file, len_bytes }
     }
 
     pub(super) fn len_bytes(&self) -> u64 {
@@ -61,6 +61,22 @@ impl Source {
         Ok(data.freeze())
     }
 }
+
+/// Opens a file or a block device.
+///
+/// # Errors
+/// Of opening, and for anything else.
+pub(super) fn open(path: &Path) -> io::Result<ImageFile> {
+    refuse_others(&fs::metadata(path)?)?;
+    // What is put into its place in between must not hold us up.
+    let mut file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?;
+    refuse_others(&file.metadata()?)?;
+    // A block device has no length in its metadata, but an end.
+    let len_bytes = file.seek(io::SeekFrom::End(0))?;
+    Ok(ImageFile { file, len_bytes })
+}
+
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
 
 /// Lets files and block devices through. A pipe or a terminal has no place that could be read or written, and opening one
 /// may wait for ever.
@@ -185,12 +201,12 @@ mod tests {
     fn images_are_files_and_block_devices() {
         let directory = tempfile::tempdir().unwrap();
         for place in [directory.path(), Path::new("/dev/zero")] {
-            assert_eq!(Source::open(place).err().unwrap().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(open(place).err().unwrap().kind(), io::ErrorKind::InvalidInput);
             assert_eq!(Target::create(place, 0).err().unwrap().kind(), io::ErrorKind::InvalidInput);
         }
         let file = directory.path().join("image");
         Target::create(&file, 5).unwrap().finish().unwrap();
-        assert_eq!(Source::open(&file).unwrap().len_bytes(), 5);
+        assert_eq!(open(&file).map(Source::of).unwrap().len_bytes(), 5);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

@@ -158,6 +158,27 @@ pub(super) fn import(
     importer.finish()
 }
 
+/// Copies what a reader has, `len_bytes` as they were counted before, as [`import`] does.
+pub(super) fn import_stream(
+    reader: &mut dyn io::Read,
+    len_bytes: u64,
+    device: &mut impl Device,
+    before: Before,
+    progress: &Progress,
+) -> Result<Copied, CopyError> {
+    let mut importer = Importer { device, before, zeroes: None, copied: Copied::default() };
+    for piece in (Span { offset: 0, len: len_bytes }).pieces(CHUNK_BYTES) {
+        let mut data = buffer(piece.len).map_err(CopyError::Image)?;
+        reader.read_exact(&mut data).map_err(CopyError::Image)?;
+        importer.chunk(piece.offset, data.freeze())?;
+        progress.advance(piece.len);
+    }
+    if reader.read(&mut [0]).map_err(CopyError::Image)? > 0 {
+        return Err(CopyError::Image(io::Error::other("it has become longer meanwhile")));
+    }
+    importer.finish()
+}
+
 struct Importer<'a, D> {
     device: &'a mut D,
     before: Before,
@@ -301,7 +322,7 @@ fn runs(data: &[u8]) -> Vec<Run> {
 }
 
 /// Whether all bytes are zero, sixteen at a time: every byte of an image passes here.
-fn is_zero(bytes: &[u8]) -> bool {
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();
     words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }

@@ -1,7 +1,7 @@
 //! The loops against a volume in memory.
 
 use super::*;
-use crate::cli::context::Audience;
+use crate::cli::{context::Audience, raw_image::open};
 use std::{fs, os::unix::fs::FileExt, os::unix::fs::MetadataExt, path::PathBuf};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -89,7 +89,7 @@ fn image() -> (tempfile::TempDir, PathBuf, Vec<u8>) {
 fn import_into_a_new_volume_writes_only_data() {
     let (_directory, path, bytes) = image();
     let mut device = Memory::filled(8 * CHUNK_BYTES, 0);
-    let source = Source::open(&path).unwrap();
+    let source = open(&path).map(Source::of).unwrap();
     let copied = import(&source, &mut device, Before::Zeroes, &quiet(source.len_bytes())).unwrap();
     assert_eq!(device.bytes[..bytes.len()], bytes);
     assert_eq!(
@@ -105,7 +105,7 @@ fn import_into_a_new_volume_writes_only_data() {
 fn import_over_old_data_zeroes_the_holes_and_leaves_the_rest_behind_the_image() {
     let (_directory, path, bytes) = image();
     let mut device = Memory::filled(8 * CHUNK_BYTES, 0xee);
-    let source = Source::open(&path).unwrap();
+    let source = open(&path).map(Source::of).unwrap();
     import(&source, &mut device, Before::Anything, &quiet(source.len_bytes())).unwrap();
     assert_eq!(device.bytes[..bytes.len()], bytes);
     assert!(device.bytes[bytes.len()..].iter().all(|byte| *byte == 0xee));
@@ -146,7 +146,7 @@ fn an_export_that_is_given_up_leaves_the_old_file() {
 fn what_goes_in_comes_out() {
     let (directory, path, bytes) = image();
     let mut device = Memory::filled(5 * CHUNK_BYTES, 0);
-    let source = Source::open(&path).unwrap();
+    let source = open(&path).map(Source::of).unwrap();
     import(&source, &mut device, Before::Zeroes, &quiet(0)).unwrap();
     let out = directory.path().join("out.raw");
     let target = Target::create(&out, device.size_bytes()).unwrap();

@@ -21,13 +21,13 @@ pub(super) enum VolumeCommand {
     List,
     /// Show one volume
     Get {
-        /// Its id, or its name where no other volume has the same
+        /// Its id or name
         #[arg(value_name = "ID|NAME")]
         volume: String,
     },
     /// Delete a volume
     Delete {
-        /// Its id, or its name where no other volume has the same
+        /// Its id or name
         #[arg(value_name = "ID|NAME")]
         volume: String,
         /// Cut off clients that use it
@@ -36,7 +36,7 @@ pub(super) enum VolumeCommand {
     },
     /// Grow a volume
     Resize {
-        /// Its id, or its name where no other volume has the same
+        /// Its id or name
         #[arg(value_name = "ID|NAME")]
         volume: String,
         /// Its new size, such as 20G
@@ -45,7 +45,7 @@ pub(super) enum VolumeCommand {
     },
     /// Limit what the clients of a volume may do a second, those too that are connected
     Limit {
-        /// Its id, or its name where no other volume has the same
+        /// Its id or name
         #[arg(value_name = "ID|NAME")]
         volume: String,
         #[command(flatten)]

@@ -66,11 +66,23 @@ pub(super) struct Content {
     /// was lost.
     pub(super) epoch: u32,
     pub(super) mounts: Vec<MountRecord>,
+    /// Those who are not let in under a plain name, because a restore has cut them off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) kept_out: Vec<KeptOutRecord>,
+}
+
+/// A peer that a restore of a volume has cut off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptOutRecord {
+    pub(super) volume_id: Uuid,
+    /// As connections under plain names are told apart.
+    pub(super) peer: String,
+    pub(super) restored_at: Timestamp,
 }
 
 impl Content {
-    pub(super) fn new(epoch: u32, mounts: Vec<MountRecord>) -> Content {
-        Content { version: VERSION, epoch, mounts }
+    pub(super) fn new(epoch: u32, mounts: Vec<MountRecord>, kept_out: Vec<KeptOutRecord>) -> Content {
+        Content { version: VERSION, epoch, mounts, kept_out }
     }
 }
 
@@ -169,7 +181,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("mounts.json");
         assert_eq!(read(&path).unwrap(), None);
-        for content in [Content::new(7, vec![record(), record()]), Content::new(8, Vec::new())] {
+        let kept_out = KeptOutRecord {
+            volume_id: Uuid::max(),
+            peer: "process 7".into(),
+            restored_at: Timestamp::UNIX_EPOCH,
+        };
+        let full = Content::new(7, vec![record(), record()], vec![kept_out]);
+        for content in [full, Content::new(8, Vec::new(), Vec::new())] {
             write(&path, &content).unwrap();
             assert_eq!(read(&path).unwrap(), Some(content));
         }

@@ -4,7 +4,7 @@ use super::wire::Wire;
 use crate::{
     attachments::{self, AttachedGuard, Connection, Holder, Line, Refused},
     record,
-    registry::{Export, Registry},
+    registry::{Export, Registry, Unresolved},
 };
 use bytes::BytesMut;
 use futures_util::StreamExt;
@@ -193,6 +193,10 @@ async fn next<R: AsyncRead + Unpin>(said: &mut FramedRead<R, Codec>) -> Result<S
 
 type Grant = (Volume, AttachedGuard);
 
+/// What a client is told that asks for a name which several volumes have.
+const SEVERAL: &str =
+    "several volumes have that name, from an earlier version: attach by id, or rename all of them but one";
+
 async fn look_up(
     lookup: &Lookup,
     registry: &Registry,
@@ -203,7 +207,10 @@ async fn look_up(
     let (export, holder) = match registry.resolve_mount(name) {
         Some((export, session)) => (export, Holder::Mount(session)),
         None => {
-            let export = registry.resolve(name).ok_or_else(|| Refusal::unknown_export(lookup.name()))?;
+            let export = registry.resolve(name).map_err(|why| match why {
+                Unresolved::Unknown => Refusal::unknown_export(lookup.name()),
+                Unresolved::Several => Refusal::new(OptionError::Policy, SEVERAL),
+            })?;
             (export, Holder::Peer(peer.to_owned()))
         }
     };

@@ -148,7 +148,7 @@ impl Server {
 
     /// The volume of that id or name.
     pub(super) fn volume(&self, export_name: &str) -> Option<Arc<Entry>> {
-        match self.admin.registry.resolve(export_name)? {
+        match self.admin.registry.resolve(export_name).ok()? {
             Export::Volume(entry) => Some(entry),
             Export::Snapshot(_) => None,
         }

@@ -205,3 +205,50 @@ async fn a_step_is_finished_when_its_caller_hangs_up() {
     server.admin.under_way.wait().await;
     assert!(server.volume("kept").is_some());
 }
+
+#[tokio::test]
+async fn a_name_is_one_volumes() {
+    let server = Server::start().await;
+    let volume = server.create(json!({ "name": "disk" })).await;
+    let other = server.create(json!({})).await;
+    let named = r#"{"name":"disk"}"#;
+    for (method, path) in
+        [("POST", VOLUMES.to_owned()), ("POST", format!("{}/fork", path(&volume))), ("PATCH", path(&other))]
+    {
+        let error = server.call(method, &path, named).await.error(409, "conflict");
+        assert_eq!(error["details"]["sandboxvolume_id"], volume["id"], "{error}");
+        assert!(error["message"].as_str().unwrap().contains("\"disk\""), "{error}");
+    }
+    server.call("PATCH", &path(&volume), named).await.data(200);
+    assert!(server.volume("disk").is_some(), "a refusal takes the name from nobody");
+    // A name that is given up, or whose volume is deleted, is free.
+    server.call("PATCH", &path(&volume), r#"{"name":"old"}"#).await.data(200);
+    server.call("PATCH", &path(&other), named).await.data(200);
+    server.call("DELETE", &path(&other), "").await.data(200);
+    server.create(json!({ "name": "disk" })).await;
+    // So is one whose volume could not be made.
+    let with_its_id = format!(r#"{{"name":"free","id":"{}"}}"#, volume["id"].as_str().unwrap());
+    server.call("POST", VOLUMES, &with_its_id).await.error(409, "conflict");
+    server.create(json!({ "name": "free" })).await;
+}
+
+#[tokio::test]
+async fn of_many_who_want_one_name_at_once_one_has_it() {
+    let server = Server::start().await;
+    let calls = (0..16).map(|_| server.call("POST", VOLUMES, r#"{"name":"disk"}"#));
+    let answers = futures_util::future::join_all(calls).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1);
+    let listed = server.call("GET", VOLUMES, "").await.data(200);
+    assert_eq!(listed.as_array().unwrap().len(), 1, "a name that is refused leaves no volume");
+}
+
+#[tokio::test]
+async fn an_id_of_a_snapshot_is_no_id_of_a_volume() {
+    let server = Server::start().await;
+    let volume = server.create(json!({})).await;
+    let snapshot = server.snapshot(&volume, "s").await;
+    let body = json!({ "id": snapshot["id"] }).to_string();
+    for path in [VOLUMES.to_owned(), format!("{}/fork", path(&volume))] {
+        server.call("POST", &path, &body).await.error(409, "conflict");
+    }
+}

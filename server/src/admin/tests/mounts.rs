@@ -16,11 +16,19 @@ use std::{
 const SANDBOX: &str = "/api/v1/sandboxes/agent-1/sandboxvolumes";
 
 fn mount_body(volume: &Value) -> String {
-    json!({ "sandboxvolume_id": volume["id"], "mount_point": "/work" }).to_string()
+    body_at(volume, "/work")
+}
+
+fn body_at(volume: &Value, mount_point: &str) -> String {
+    json!({ "sandboxvolume_id": volume["id"], "mount_point": mount_point }).to_string()
 }
 
 async fn mount(server: &Server, volume: &Value) -> Value {
-    server.call("POST", &format!("{SANDBOX}/mount"), &mount_body(volume)).await.data(200)
+    mount_at(server, volume, "/work").await
+}
+
+async fn mount_at(server: &Server, volume: &Value, mount_point: &str) -> Value {
+    server.call("POST", &format!("{SANDBOX}/mount"), &body_at(volume, mount_point)).await.data(200)
 }
 
 fn unmount_body(mount: &Value) -> String {
@@ -146,8 +154,8 @@ async fn mounts_of_readers_and_of_any_number_of_writers() {
     let server = Server::start().await;
     for (mode, read_only, access) in [("ROX", true, Access::ReadOnly), ("RWX", false, Access::ReadWrite)] {
         let volume = server.create(json!({ "access_mode": mode })).await;
-        for _ in 0..2 {
-            let mount = mount(&server, &volume).await;
+        for mount_point in ["/a", "/b"] {
+            let mount = mount_at(&server, &volume, mount_point).await;
             assert_eq!(mount["read_only"], read_only);
             let client = server.attach(&mount, Arc::new(Deaf::default())).await;
             assert_eq!(client.access(), access);
@@ -181,7 +189,7 @@ async fn an_access_mode_is_not_changed_under_those_whom_it_would_break() {
     let server = Server::start().await;
     let volume = server.create(json!({ "access_mode": "RWX" })).await;
     let first = mount(&server, &volume).await;
-    mount(&server, &volume).await;
+    mount_at(&server, &volume, "/data").await;
     for mode in ["RWO", "ROX"] {
         let body = json!({ "access_mode": mode, "prefetch": 1 }).to_string();
         let error = server.call("PATCH", &path(&volume), &body).await.error(409, "conflict");
@@ -193,7 +201,7 @@ async fn an_access_mode_is_not_changed_under_those_whom_it_would_break() {
     server.call("POST", &format!("{SANDBOX}/unmount"), &unmount_body(&first)).await.data(200);
     server.call("PATCH", &path(&volume), r#"{"access_mode":"RWO"}"#).await.data(200);
     let answer = server.call("POST", &format!("{SANDBOX}/mount"), &mount_body(&volume)).await;
-    answer.error(409, "conflict");
+    answer.error(409, "conflict"); // it is at /data
     server.call("PATCH", &path(&volume), r#"{"access_mode":"RWX"}"#).await.data(200);
     mount(&server, &volume).await;
 }
@@ -213,11 +221,35 @@ async fn a_mount_is_in_the_way_of_deletion_and_restore_and_ends_by_force() {
     server.call("POST", &format!("{restore}?force=true"), "").await.data(200);
     assert_eq!(status(&server).await, json!([]));
     let refused = server.attach_as("", &first, Arc::new(Deaf::default())).await.unwrap_err();
-    assert_eq!(refused, Refused::NoMount, "its cache is of before the restore");
+    assert!(matches!(refused, Refused::Restored { mount: true, .. }), "its cache is of before: {refused}");
     mount(&server, &volume).await;
     server.call("DELETE", &format!("{}?force=true", path(&volume)), "").await.data(200);
     assert_eq!(status(&server).await, json!([]));
     assert!(!std::fs::read_to_string(server.mounts_path()).unwrap().contains("agent-1"));
+}
+
+/// The answer to the first may have been lost on its way.
+#[tokio::test]
+async fn a_mount_asked_for_again_is_the_same_one() {
+    let server = Server::start().await;
+    for mode in ["RWO", "ROX", "RWX"] {
+        let volume = server.create(json!({ "access_mode": mode })).await;
+        let (first, twin) = tokio::join!(mount(&server, &volume), mount(&server, &volume));
+        assert_eq!(first["mount_session_id"], twin["mount_session_id"]);
+        let client = server.attach(&first, Arc::new(Deaf::default())).await;
+        let again = mount(&server, &volume).await;
+        let same = ["mount_session_id", "mounted_at", "export_name"];
+        assert!(same.iter().all(|field| again[field] == first[field]), "{again} is not {first}");
+        assert_eq!((&again["state"], &again["connections"]), (&json!("mounted"), &json!(1)));
+        let tuned = json!({
+            "sandboxvolume_id": volume["id"], "mount_point": "/work", "volume_config": { "prefetch": 7 },
+        });
+        let answer = server.call("POST", &format!("{SANDBOX}/mount"), &tuned.to_string()).await;
+        assert!(answer.error(409, "conflict")["message"].as_str().unwrap().contains("other settings"));
+        drop(client);
+        server.call("POST", &format!("{SANDBOX}/unmount"), &unmount_body(&first)).await.data(200);
+        assert_ne!(mount(&server, &volume).await["mount_session_id"], first["mount_session_id"]);
+    }
 }
 
 #[tokio::test]
@@ -253,7 +285,7 @@ async fn mounts_outlive_a_restart_and_are_stale_where_a_host_crash_took_writes()
     let back = server.create(json!({ "writeback": true, "access_mode": "RWX" })).await;
     let through = mount(&server, &through).await;
     let tuned = json!({
-        "sandboxvolume_id": back["id"], "mount_point": "/work", "volume_config": { "writeback": false },
+        "sandboxvolume_id": back["id"], "mount_point": "/data", "volume_config": { "writeback": false },
     });
     let back = mount(&server, &back).await;
     let tuned = server.call("POST", &format!("{SANDBOX}/mount"), &tuned.to_string()).await.data(200);

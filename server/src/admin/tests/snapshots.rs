@@ -1,7 +1,13 @@
 //! Snapshots made, read, restored and deleted.
 
 use super::harness::{Deaf, Server, path};
-use crate::{admin::walks::while_wanted, attachments::Access};
+use crate::{
+    admin::walks::while_wanted,
+    attachments::{Access, Holder, Refused},
+    mounts::Mounts,
+    registry::Registry,
+};
+use sandstone_storage::StagingFate;
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -131,7 +137,26 @@ async fn writers_are_in_the_way_of_a_restore_and_are_cut_off_by_force() {
     server.call("POST", &format!("{restore}?force=true"), "").await.data(200);
     let now = server.call("GET", &path(&volume), "").await.data(200);
     assert_eq!((&now["attachments"], &now["state"]), (&json!(0), &json!("ready")));
-    server.attach_obedient(&volume).await;
+    // Under a plain name, too, it is the client of before.
+    let refused = server.attach_as("process 7", &volume, Arc::new(Deaf::default())).await.unwrap_err();
+    assert!(matches!(refused, Refused::Restored { mount: false, .. }), "{refused}");
+    server.attach_as("process 8", &volume, Arc::new(Deaf::default())).await.unwrap();
+    // And after a restart of the server.
+    let mounts = Mounts::new(server.mounts_path(), server.epoch + 1);
+    let store = &server.admin.store;
+    let later = Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap();
+    later.mounts.recover(&later, StagingFate::Kept).await.unwrap();
+    let attachments = later.resolve(volume["id"].as_str().unwrap()).ok().unwrap().attachments().clone();
+    let asks = async |peer: &str| attachments.would_attach(&Holder::Peer(peer.into())).await;
+    assert!(matches!(asks("process 7").await, Err(Refused::Restored { mount: false, .. })));
+    assert_eq!(asks("process 8").await, Ok(Access::ReadWrite));
+    // Who would be let in is not kept for the next start.
+    let Refused::Restored { at, .. } = refused else { unreachable!("it was looked at") };
+    attachments.not_restored(at);
+    let kept = || std::fs::read_to_string(server.mounts_path()).unwrap();
+    assert!(kept().contains("process 7"));
+    let _endless = tokio::time::timeout(Duration::from_millis(200), later.mounts.expire(Duration::MAX)).await;
+    assert!(!kept().contains("process 7"));
 }
 
 #[tokio::test]
@@ -181,7 +206,7 @@ async fn clients_of_a_snapshot_are_in_the_way_of_its_deletion_and_of_its_volumes
     server.call("DELETE", &format!("{}?force=true", path(&snapshot)), "").await.data(200);
     assert_eq!(server.admin.registry.attachments(), 2);
     server.call("DELETE", &format!("{}?force=true", path(&volume)), "").await.data(200);
-    assert!(server.admin.registry.resolve(idle["id"].as_str().unwrap()).is_none());
+    assert!(server.admin.registry.resolve(idle["id"].as_str().unwrap()).is_err());
     assert_eq!((server.admin.registry.snapshot_count(), server.admin.registry.attachments()), (0, 0));
 }
 

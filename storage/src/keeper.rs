@@ -1,16 +1,15 @@
-//! The keeper: the task that checkpoints, reclaims and prepares segments in the background.
+//! The keeper: the task that checkpoints and reclaims in the background.
 
 use crate::{
     address::BLOCK_BYTES,
     error::Result,
-    io::{WriteBuf, aligned},
-    log::SYNCED_BYTES,
     reclaim::Effort,
     runtime, scrub,
-    segments::{Had, PREPARED_KEPT, Worked},
+    segments::{Had, Worked},
+    slot_pool,
     store::Shared,
 };
-use futures_util::future::{Either, join, select};
+use futures_util::future::{Either, join3, select};
 use std::{
     pin::pin,
     sync::{Arc, atomic::Ordering::*},
@@ -23,12 +22,8 @@ const TICK: Duration = Duration::from_millis(200);
 const LOG_BYTES_DUE: u64 = 1 << 30;
 /// Quiet ticks after which what is not checkpointed is.
 const QUIET_TICKS: u32 = 25;
-/// Segments kept allocated ahead of the log, beside those that it takes in a tick.
-const ALLOCATED_AHEAD: usize = 4;
 /// Free slots that keep their blocks in the file, beside those that the log will soon take again.
 const BLOCKS_KEPT: usize = 8;
-/// Log bytes of a tick from which on it counts as streaming.
-const STREAM_BYTES: u64 = 1 << 20;
 /// The number of segments taken lately is forgotten at this rate a tick: by a third after about twenty seconds.
 const FORGET: f64 = 0.99;
 
@@ -42,7 +37,6 @@ struct Pace {
     next_segment: u64,
     /// Segments taken lately, fading.
     taken_lately: f64,
-    flushes: u64,
     /// A failure was told already.
     told: bool,
 }
@@ -50,11 +44,11 @@ struct Pace {
 /// Runs until the store closes.
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let _turn_end = shared.attach_runtime();
-    join(keep_up(&shared), scrub::keep(&shared)).await;
+    join3(keep_up(&shared), scrub::keep(&shared), slot_pool::keep(&shared)).await;
     shared.kept.notify_one();
 }
 
-/// Checkpoints, reclaims and gets slots ready as it becomes due.
+/// Checkpoints, reclaims and gives slots back as it becomes due.
 async fn keep_up(shared: &Shared) {
     let next_segment = shared.engine.disk.segments.next().0;
     let mut pace = Pace { next_segment, ..Pace::default() };
@@ -109,20 +103,9 @@ async fn look_around(shared: &Shared, pace: &mut Pace) -> Result<()> {
     let next_segment = engine.disk.segments.next().0;
     let taken = next_segment - std::mem::replace(&mut pace.next_segment, next_segment);
     pace.taken_lately = pace.taken_lately * FORGET + taken as f64;
-    let flushes = engine.log.counters.flushes.load(Relaxed);
-    let flushed = flushes - std::mem::replace(&mut pace.flushes, flushes);
     // Nobody waits here for a thorough reclaim, which may have terabytes to give back.
     let Ok(_no_other) = upkeep.slots.try_lock() else { return Ok(()) };
-    // What was logged before all slots were given back is no reason to get some ready again. They may just have been.
-    let streamed = log_bytes.saturating_sub(log_bytes_before.max(upkeep.settled_log_bytes.load(Relaxed)));
     shared.give_back_slots(BLOCKS_KEPT + pace.taken_lately as usize).await;
-    if streamed >= STREAM_BYTES {
-        allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
-    }
-    // Writing a slot twice is worth it where clients wait for syncs; a log that streams is better off without.
-    if streamed > 0 && flushed * SYNCED_BYTES >= streamed && streamed < 2 * segment_bytes {
-        prepare(shared).await;
-    }
     Ok(())
 }
 
@@ -173,62 +156,6 @@ impl Shared {
                 // Most likely a hole that was there before.
                 Had::Unknown => {}
             }
-        }
-    }
-}
-
-/// Gives free slots their blocks in the file, so that the log's writes need not look for some.
-async fn allocate(shared: &Shared, ahead: usize) {
-    let disk = &shared.engine.disk;
-    let geometry = disk.segments.geometry;
-    while !shared.engine.upkeep.settling.load(Acquire)
-        && let Some(slot) = disk.segments.take_to(Worked::Allocated, ahead)
-    {
-        let allocated = disk.file.allocate(geometry.offset(slot, 0), geometry.segment_bytes()).await;
-        let worked = if allocated.is_ok() { Worked::Allocated } else { Worked::Punched };
-        disk.segments.give_back(slot, worked);
-        if allocated.is_err() {
-            // Not offered, or no room: the log's own write will tell.
-            return;
-        }
-    }
-}
-
-/// Writes free slots once, so that the log's writes into them change no metadata of the file system.
-async fn prepare(shared: &Shared) {
-    // Each step changes metadata, for which the next sync waits: few and large ones make few syncs wait. With pauses, because
-    // somebody waits for a sync meanwhile: about 150 MiB a second.
-    const STEP_BYTES: usize = 2 << 20;
-    const PAUSE: Duration = Duration::from_millis(12);
-    let disk = &shared.engine.disk;
-    let geometry = disk.segments.geometry;
-    let mut has_one = disk.segments.has_prepared();
-    while let Some(slot) = disk.segments.take_to(Worked::Written, PREPARED_KEPT) {
-        let start = geometry.offset(slot, 0);
-        let mut at = 0;
-        let mut written = true;
-        while at < geometry.segment_bytes() && written {
-            if shared.engine.upkeep.settling.load(Acquire) {
-                disk.segments.give_back(slot, Worked::Allocated);
-                return;
-            }
-            let step = STEP_BYTES.min((geometry.segment_bytes() - at) as usize);
-            let mut zeroes = aligned(step);
-            zeroes.resize(step, 0);
-            written = disk.file.write(start + at, WriteBuf::Owned(zeroes)).await.is_ok();
-            at += step as u64;
-            if written {
-                shared.engine.upkeep.prepared_bytes.fetch_add(step as u64, Relaxed);
-            }
-            if has_one {
-                // Without any the log is where each sync is slow, until this is done.
-                runtime::sleep(PAUSE).await;
-            }
-        }
-        disk.segments.give_back(slot, if written { Worked::Written } else { Worked::Punched });
-        has_one = true;
-        if !written || shared.is_closing() {
-            return;
         }
     }
 }

@@ -122,7 +122,7 @@ const RECLAIM_RATE: u64 = 64 << 20;
 pub(crate) enum Death {
     /// kill -9: staging and all that was written stays.
     Process,
-    /// A panic of the kernel: what was written stays, staging is gone.
+    /// A panic of the kernel: staging is gone, and so is what the file system had not told its journal of.
     Host,
     /// What was not synced may be gone too.
     Power,
@@ -188,7 +188,8 @@ impl World {
     pub(crate) fn die(&mut self, death: Death, random: &mut Random) {
         let seed = random.next();
         self.disk = match death {
-            Death::Process | Death::Host => self.disk.kill(seed),
+            Death::Process => self.disk.kill(seed),
+            Death::Host => self.disk.kill_host(seed),
             Death::Power => self.disk.crash(seed),
         };
         if death != Death::Process {

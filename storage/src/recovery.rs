@@ -117,6 +117,10 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
         std::io::ErrorKind::WouldBlock => Error::io(what("another server holds"), error),
         _ => Error::io(what("locking"), error),
     })?;
+    let placement = file.placement();
+    if !placement.is_trusted() {
+        tracing::warn!(path = %options.path.display(), "writes to the store are slower here than they could be: {placement}");
+    }
     let directories = StagingFiles::beside(&options.path, &options.staging_dir);
     let boot = boot_id();
     let parts = Parts {
@@ -205,6 +209,7 @@ pub(crate) async fn recover(
         } else {
             StagingFate::Lost
         },
+        placement: file.placement(),
         epoch: superblock.epoch,
     };
     let start = Start {

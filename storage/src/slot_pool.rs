@@ -26,14 +26,7 @@ use crate::{
     store::Shared,
 };
 use futures_util::future::select;
-use std::{
-    cell::Cell,
-    io,
-    ops::Range,
-    pin::pin,
-    sync::atomic::Ordering::*,
-    time::Duration,
-};
+use std::{cell::Cell, io, ops::Range, pin::pin, sync::atomic::Ordering::*, time::Duration};
 
 /// Prepared slots at least, while something is logged. One is filled while the next is prepared.
 const READY_AHEAD: usize = PREPARED_KEPT;
@@ -104,7 +97,8 @@ async fn look(shared: &Shared, pace: &mut Pace, zeroes: &Cell<ZeroesBy>) -> Resu
     pace.taken = pace.taken * FADES.powf(elapsed) + taken as f64;
     // What was logged before all slots were given back is no reason to get some ready again. They may just have been.
     let settled = engine.upkeep.settled_log_bytes.load(Relaxed);
-    let (new_bytes, new_batches) = (bytes.saturating_sub(pace.log_bytes.max(settled)), batches - pace.batches);
+    let (new_bytes, new_batches) =
+        (bytes.saturating_sub(pace.log_bytes.max(settled)), batches - pace.batches);
     *pace = Pace { looked: now, log_bytes: bytes, batches, next_segment: next, taken: pace.taken };
     if new_bytes == 0 {
         return Ok(());

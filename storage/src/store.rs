@@ -95,6 +95,8 @@ pub struct RecoveryReport {
     pub clean: bool,
     /// What became of what it had staged.
     pub staging: StagingFate,
+    /// What an acknowledged write is worth when the host crashes.
+    pub placement: Placement,
     /// Number of this start; the first is 1.
     pub epoch: u32,
 }

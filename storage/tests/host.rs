@@ -21,10 +21,12 @@ struct Moment {
 /// The host crashes now, and nothing, or half, of what waits for the journal is in it.
 fn crashes(disk: &SimDisk, holds: &[Bytes]) -> impl Iterator<Item = Moment> {
     let in_flight = disk.unsynced().iter().filter(|change| change.in_flight).count();
-    [0, disk.unjournaled() / 2].map(|journaled| {
-        let disk = disk.kill_host_keeping(&vec![Kept::Nothing; in_flight], journaled);
-        Moment { disk, holds: holds.to_vec() }
-    }).into_iter()
+    [0, disk.unjournaled() / 2]
+        .map(|journaled| {
+            let disk = disk.kill_host_keeping(&vec![Kept::Nothing; in_flight], journaled);
+            Moment { disk, holds: holds.to_vec() }
+        })
+        .into_iter()
 }
 
 /// Writes pieces of a volume, with and without pauses, trims some, and has the host crash after each few of them.

@@ -331,8 +331,9 @@ fn slots_are_prepared_ahead_of_small_batches() {
         let volume = store.create_volume(spec(id(1), 8192 * BLOCK, false)).await.expect("a new volume");
         let look_around = || runtime::sleep(Duration::from_millis(500));
         // Nothing is overwritten, or slots that come back would be as good as some that were prepared.
-        for block in (0..2048).step_by(128) {
-            let data = vec![1; 128 * BLOCK as usize];
+        // With its header each of these fills a window.
+        for block in (0..2040).step_by(255) {
+            let data = vec![1; 255 * BLOCK as usize];
             volume.write(block * BLOCK, data.into(), Durability::Volatile).await.expect("a write");
         }
         look_around().await;
@@ -379,7 +380,7 @@ fn slots_that_were_prepared_before_a_restart_are_ready() {
     let after = life(&world, 8);
     assert!(before.prepared_bytes > 0 && before.ready_bytes > 0);
     assert_eq!(after.prepared_bytes, 0);
-    assert!(after.ready_bytes >= before.ready_bytes);
+    assert!(after.ready_bytes >= 2 * 64 * BLOCK);
 }
 
 #[test]

@@ -132,7 +132,14 @@ impl File {
             placement::of_file(file.as_fd(), direct)?
         };
         let (len, locked) = (AtomicU64::new(len), AtomicBool::new(false));
-        Ok(File(Kind::Real(Arc::new(RealFile { fd: file.into(), len, direct, placement, is_device, locked }))))
+        Ok(File(Kind::Real(Arc::new(RealFile {
+            fd: file.into(),
+            len,
+            direct,
+            placement,
+            is_device,
+            locked,
+        }))))
     }
 
     /// A file on a simulated disk, for a simulated runtime.

@@ -95,11 +95,9 @@ impl InPlace {
             Op::Read { len, .. } => *len <= BYTES_MAX,
             Op::Write { data, skip, .. } => data.len_bytes() - skip <= BYTES_MAX,
             Op::Sync { .. } => true,
-            Op::Allocate { .. }
-            | Op::Zero { .. }
-            | Op::Punch { .. }
-            | Op::Recv { .. }
-            | Op::Send { .. } => false,
+            Op::Allocate { .. } | Op::Zero { .. } | Op::Punch { .. } | Op::Recv { .. } | Op::Send { .. } => {
+                false
+            }
         };
         if self.by_ring > 0 {
             self.by_ring -= 1;

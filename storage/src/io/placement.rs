@@ -80,7 +80,9 @@ impl fmt::Display for Placement {
             Self::Device => f.write_str("a block device"),
             Self::InPlace(name) => write!(f, "{name}, overwritten in place"),
             Self::Moving(why) => write!(f, "every write is synced, because {why}"),
-            Self::Buffered(why) => write!(f, "every write is synced and goes through the page cache, because {why}"),
+            Self::Buffered(why) => {
+                write!(f, "every write is synced and goes through the page cache, because {why}")
+            }
             Self::Memory(name) => write!(f, "{name}: nothing survives a crash of the host"),
         }
     }
@@ -267,7 +269,8 @@ mod tests {
     #[test]
     fn holes_and_reserved_blocks_are_unwritten() {
         let file = file_with(&[0..10, 20..30]);
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 30 * BLOCK, 10 * BLOCK).expect("room");
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 30 * BLOCK, 10 * BLOCK)
+            .expect("room");
         let blocks = |range: Range<u64>| -> Vec<Range<u64>> {
             let coverage = coverage(&file, range.start * BLOCK..range.end * BLOCK);
             coverage.missing.into_iter().map(|r| r.start / BLOCK..r.end / BLOCK).collect()

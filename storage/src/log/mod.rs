@@ -185,7 +185,11 @@ struct Open {
 }
 
 enum Entry {
-    Batch { open: Open, footer: Arc<Mutex<Vec<u8>>>, stage: Stage },
+    Batch {
+        open: Open,
+        footer: Arc<Mutex<Vec<u8>>>,
+        stage: Stage,
+    },
     Footer {
         trailer: Trailer,
         slot: Slot,
@@ -238,7 +242,7 @@ pub(crate) struct Log {
     leases: AtomicU32,
     /// Something was written, or there is space again.
     pub(crate) room: Notify,
-    /// The log is written through, or has taken a slot: more that are ready are of use.
+    /// The log is written through, or has come to a new window: slots that are ready are of use.
     pub(crate) slots_wanted: Notify,
     syncs: Syncs,
     /// Data that was given a place and is not in the store yet.

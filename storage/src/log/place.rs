@@ -3,8 +3,8 @@
 //! All of it happens under the log's lock, and nothing of it waits: what is in the way is told to the caller.
 
 use super::{
-    Append, BATCH_BLOCKS, Batch, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, STREAM_BATCH_BYTES, Segment,
-    Stage, State, WINDOWS,
+    Append, BATCH_BLOCKS, Batch, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, STREAM_BATCH_BYTES,
+    Segment, Stage, State, WINDOWS,
 };
 use crate::{
     address::{BLOCK_BYTES, Lsn, SegmentId},
@@ -201,6 +201,7 @@ impl Log {
             return Err(Refused::Busy);
         }
         state.windows += 1;
+        self.slots_wanted.notify_one();
         state.held[window] = Some(wanted);
         self.staging.open_window(window, wanted.0, start, start.max(state.segment.fill));
         Ok(window)
@@ -216,7 +217,6 @@ impl Log {
         let window = self.window(state, first)?;
         let next =
             self.segments.take(SegmentKind::Log, need, Writing::Awaited).ok_or(Refused::NoSpace(need))?;
-        self.slots_wanted.notify_one();
         let trailer = Trailer {
             segment: state.segment.id,
             epoch: self.epoch,

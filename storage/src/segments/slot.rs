@@ -23,12 +23,9 @@ pub(super) enum SlotState {
 impl SlotState {
     pub(super) fn is_free(self) -> bool {
         match self {
-            Self::Unknown
-            | Self::Raw
-            | Self::Partial
-            | Self::Allocated
-            | Self::Gapped
-            | Self::Prepared => true,
+            Self::Unknown | Self::Raw | Self::Partial | Self::Allocated | Self::Gapped | Self::Prepared => {
+                true
+            }
             Self::Used => false,
         }
     }

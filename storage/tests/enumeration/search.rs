@@ -104,7 +104,8 @@ impl Search {
                     let disk = disk.kill_host_keeping(&vec![kept; in_flight], journaled);
                     let right_without_power = &states[floors.durable..=floors.begun];
                     let state = CrashState { disk, staging: None, right, question, right_without_power };
-                    let context = |why| context(format!("host, {kept:?}, {journaled} of {unjournaled}: {why}"));
+                    let context =
+                        |why| context(format!("host, {kept:?}, {journaled} of {unjournaled}: {why}"));
                     self.judge(state, &mut random).map_err(context)?;
                 }
             }

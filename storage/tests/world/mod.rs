@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use sandstone_storage::{
-    Begun, Durability, File, Kind, Parts, Piece, RecoveryReport, Result, Settings, SharedMemory, SimDisk,
-    StoppedStore, Store, Volume, VolumeSpec,
+    Begun, Durability, File, Kind, Parts, Piece, Placement, RecoveryReport, Result, Settings, SharedMemory,
+    SimDisk, StoppedStore, Store, Volume, VolumeSpec,
 };
 use std::{cell::RefCell, sync::Arc};
 use uuid::Uuid;
@@ -132,6 +132,13 @@ impl World {
     pub(crate) fn new(shape: Shape, seed: u64) -> Self {
         let disk = SimDisk::new(shape.size_bytes(), seed);
         Self { disk, shape, reclaim_rate: RECLAIM_RATE, scrub_rate: 0, staging: RefCell::new(None), boot: 1 }
+    }
+
+    /// A machine with its store on a block device, where the log never leaves a segment for one that is ready.
+    pub(crate) fn on_device(shape: Shape, seed: u64) -> Self {
+        let world = Self::new(shape, seed);
+        world.disk.set_placement(Placement::Device);
+        world
     }
 
     /// A machine with what another one left: its disk, and its staging memory if it is the same one, not booted since.

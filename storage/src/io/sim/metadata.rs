@@ -46,8 +46,11 @@ pub(super) struct Before {
 
 impl Metadata {
     pub(super) fn new(len: u64) -> Metadata {
-        let mut metadata =
-            Metadata { placement: Placement::InPlace("a simulation"), written: Vec::new(), pending: Vec::new() };
+        let mut metadata = Metadata {
+            placement: Placement::InPlace("a simulation"),
+            written: Vec::new(),
+            pending: Vec::new(),
+        };
         metadata.resize(len);
         metadata
     }
@@ -76,7 +79,8 @@ impl Metadata {
             Placement::Device => Vec::new(),
             Placement::InPlace(_) | Placement::Moving(_) | Placement::Buffered(_) | Placement::Memory(_) => {
                 let pages = self.pages(change).filter(|page| self.changes(change, *page));
-                let before = |page| Before { page, content: image.page(page), was_written: self.is_written(page) };
+                let before =
+                    |page| Before { page, content: image.page(page), was_written: self.is_written(page) };
                 pages.map(before).collect()
             }
         };
@@ -135,7 +139,9 @@ impl Metadata {
         match change {
             Change::Write { .. } => from / PAGE_BYTES..to.div_ceil(PAGE_BYTES),
             // What a hole covers in part is written in place.
-            Change::Zero { .. } => from.div_ceil(PAGE_BYTES)..(to / PAGE_BYTES).max(from.div_ceil(PAGE_BYTES)),
+            Change::Zero { .. } => {
+                from.div_ceil(PAGE_BYTES)..(to / PAGE_BYTES).max(from.div_ceil(PAGE_BYTES))
+            }
         }
     }
 

@@ -154,6 +154,8 @@ pub(crate) struct Segments {
     free: AtomicU32,
     /// Of the free ones, those that have their blocks in the file.
     backed: AtomicU32,
+    /// Of the free ones, those that are prepared.
+    prepared: AtomicU32,
     /// Others that the file system can give theirs.
     backing: AtomicU32,
 }
@@ -172,6 +174,7 @@ impl Segments {
             place_of: DashMap::default(),
             free: AtomicU32::new(geometry.slots),
             backed: AtomicU32::new(0),
+            prepared: AtomicU32::new(0),
             backing: AtomicU32::new(u32::MAX),
         };
         entries.iter().for_each(|e| segments.adopt(e));
@@ -234,6 +237,7 @@ impl Segments {
         };
         count(&self.free, old.is_free(), new.is_free());
         count(&self.backed, old.is_backed(), new.is_backed());
+        count(&self.prepared, old == SlotState::Prepared, new == SlotState::Prepared);
     }
 
     /// Whether a segment can be had for that.
@@ -270,10 +274,10 @@ impl Segments {
         if !self.has_room(need) {
             return None;
         }
-        let prepared = state.slots.iter().filter(|s| **s == Prepared).count();
         // Where the file system can give no other slot its blocks, there is no choice.
-        let keeps_prepared =
-            writing == Writing::Streamed && prepared <= PREPARED_KEPT && self.backing.load(Relaxed) > 0;
+        let keeps_prepared = writing == Writing::Streamed
+            && self.prepared() <= PREPARED_KEPT
+            && self.backing.load(Relaxed) > 0;
         let best = if keeps_prepared {
             [Allocated, Gapped, Partial, Raw, Unknown, Prepared]
         } else {
@@ -293,7 +297,7 @@ impl Segments {
 
     /// Slots that are prepared.
     pub(crate) fn prepared(&self) -> usize {
-        self.lock().slots.iter().filter(|s| **s == SlotState::Prepared).count()
+        self.prepared.load(Relaxed) as usize
     }
 
     /// Whether there is one, and slots are so plenty that a segment may be left early.
@@ -493,8 +497,7 @@ impl Segments {
     pub(crate) fn take_written(&self, ahead: usize) -> Option<Slot> {
         use SlotState::{Gapped, Unknown};
         let mut state = self.lock();
-        let prepared = state.slots.iter().filter(|s| **s == SlotState::Prepared).count();
-        if self.is_scarce() || prepared >= ahead {
+        if self.is_scarce() || self.prepared() >= ahead {
             return None;
         }
         let at = [Gapped, Unknown].iter().find_map(|s| state.slots.iter().position(|is| is == s))?;

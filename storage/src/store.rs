@@ -134,7 +134,7 @@ pub struct StoreStats {
     pub checkpoint_bytes: u64,
     /// Of the device writes of the log, those that were written through, because no slot was ready for them.
     pub written_through: u64,
-    /// Bytes of free slots that are ready for the log.
+    /// Bytes of free slots that are ready for the log. None is counted where that makes no difference, as on a block device.
     pub ready_bytes: u64,
     /// What an acknowledged write is worth when the host crashes, and why the log is written through where it always is.
     pub placement: Placement,

@@ -14,7 +14,7 @@ pub(super) enum SlotState {
     Allocated,
     /// Free; has its blocks in the file, written but for what the segment that it held last left out here and there.
     Gapped,
-    /// Free; all of its blocks are in the file, were written, and that was synced. (On a block device they all are.)
+    /// Free; all of its blocks are in the file, were written, and that was synced.
     Prepared,
     /// Holds a segment, or is being worked on.
     Used,

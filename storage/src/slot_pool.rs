@@ -12,8 +12,9 @@
 //! store. None while nothing is logged: a store that nobody writes to takes no room. What the log is faster than, it writes
 //! through.
 //!
-//! A log that streams large batches has no zeroes written for it, because each byte would be written twice where writing it
-//! through costs little; its slots get their blocks allocated instead, in long runs. What was written before is used by it too.
+//! A log that streams large batches, nearly as fast as the disk can, has no zeroes written for it: each byte would be written
+//! twice where writing it through costs little. Its slots get their blocks allocated instead, in long runs. What was written
+//! before is used by it too.
 
 use crate::{
     address::Slot,
@@ -40,6 +41,8 @@ const GATHER: Duration = Duration::from_millis(20);
 const FADES: f64 = 0.5;
 /// Slots that are looked at before one is written: they may have been written before a restart.
 const LOOKS_MAX: u32 = 64;
+/// Where zeroes are written less than so many times as fast as the log, it is better written through.
+const SPEED_LEAST: f64 = 3.0;
 /// Part of a slot that is worth writing for a log that streams.
 const GAPS_PART: u64 = 8;
 
@@ -62,12 +65,21 @@ enum Effort {
     Gaps,
 }
 
+impl Effort {
+    /// What is worth it for a log that has taken so much in so many batches in this time, where zeroes are written so fast.
+    fn worth_it(log_bytes: u64, batches: u64, seconds: f64, zeroes_bytes_a_second: f64) -> Self {
+        let is_fast = log_bytes as f64 * SPEED_LEAST > zeroes_bytes_a_second * seconds;
+        let is_large = log_bytes >= batches * STREAM_BATCH_BYTES;
+        if is_fast && is_large { Self::Gaps } else { Self::Whole }
+    }
+}
+
 /// Runs until the store closes.
 pub(crate) async fn keep(shared: &Shared) {
     let engine = &shared.engine;
     let next_segment = engine.disk.segments.next().0;
     let mut pace = Pace { looked: runtime::now(), log_bytes: 0, batches: 0, next_segment, taken: 0.0 };
-    let zeroes = Cell::new(ZeroesBy::Device);
+    let zeroes = Zeroes { by: Cell::new(ZeroesBy::Device), bytes_a_second: Cell::new(f64::INFINITY) };
     loop {
         let due = async {
             engine.log.slots_wanted.notified().await;
@@ -87,7 +99,7 @@ pub(crate) async fn keep(shared: &Shared) {
     }
 }
 
-async fn look(shared: &Shared, pace: &mut Pace, zeroes: &Cell<ZeroesBy>) -> Result<()> {
+async fn look(shared: &Shared, pace: &mut Pace, zeroes: &Zeroes) -> Result<()> {
     let engine = &shared.engine;
     let (segments, counters) = (&engine.disk.segments, &engine.log.counters);
     let (bytes, batches) = (counters.bytes.load(Relaxed), counters.batches.load(Relaxed));
@@ -103,23 +115,23 @@ async fn look(shared: &Shared, pace: &mut Pace, zeroes: &Cell<ZeroesBy>) -> Resu
     if new_bytes == 0 {
         return Ok(());
     }
-    let streams = new_bytes >= new_batches * STREAM_BATCH_BYTES;
+    let effort = Effort::worth_it(new_bytes, new_batches, elapsed, zeroes.bytes_a_second.get());
     let _no_other = engine.upkeep.slots.lock().await;
     let ahead = (READY_AHEAD + pace.taken as usize).min(READY_MAX);
     let ahead = ahead.min((segments.geometry.slots / 8).max(1) as usize);
-    match (engine.disk.file.placement(), streams) {
+    match (engine.disk.file.placement(), effort) {
         (Placement::Device | Placement::Memory(_), _) => Ok(()),
-        (Placement::InPlace(_), false) => prepare(shared, ahead, Effort::Whole, zeroes).await,
-        (Placement::InPlace(_), true) => {
-            prepare(shared, ahead, Effort::Gaps, zeroes).await?;
+        (Placement::InPlace(_), Effort::Whole) => prepare(shared, ahead, effort, zeroes).await,
+        (Placement::InPlace(_), Effort::Gaps) => {
+            prepare(shared, ahead, effort, zeroes).await?;
             allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
             Ok(())
         }
-        (Placement::Moving(_) | Placement::Buffered(_), true) => {
+        (Placement::Moving(_) | Placement::Buffered(_), Effort::Gaps) => {
             allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
             Ok(())
         }
-        (Placement::Moving(_) | Placement::Buffered(_), false) => Ok(()),
+        (Placement::Moving(_) | Placement::Buffered(_), Effort::Whole) => Ok(()),
     }
 }
 
@@ -141,7 +153,7 @@ async fn allocate(shared: &Shared, ahead: usize) {
 }
 
 /// Prepares slots until `ahead` of them are: first what needs little, because it was written before.
-async fn prepare(shared: &Shared, ahead: usize, effort: Effort, zeroes: &Cell<ZeroesBy>) -> Result<()> {
+async fn prepare(shared: &Shared, ahead: usize, effort: Effort, zeroes: &Zeroes) -> Result<()> {
     let disk = &shared.engine.disk;
     let (segments, geometry) = (&disk.segments, disk.segments.geometry);
     let range = |slot| geometry.offset(slot, 0)..geometry.offset(slot, 0) + geometry.segment_bytes();
@@ -168,7 +180,7 @@ async fn prepare(shared: &Shared, ahead: usize, effort: Effort, zeroes: &Cell<Ze
 }
 
 /// Prepares a slot that was taken, and gives it back.
-async fn finish(shared: &Shared, slot: Slot, coverage: Coverage, zeroes: &Cell<ZeroesBy>) -> Result<()> {
+async fn finish(shared: &Shared, slot: Slot, coverage: Coverage, zeroes: &Zeroes) -> Result<()> {
     let disk = &shared.engine.disk;
     let start = disk.segments.geometry.offset(slot, 0);
     let filled = fill(shared, start..start + disk.segments.geometry.segment_bytes(), coverage, zeroes).await;
@@ -181,6 +193,13 @@ async fn finish(shared: &Shared, slot: Slot, coverage: Coverage, zeroes: &Cell<Z
     synced
 }
 
+/// How zeroes are made.
+struct Zeroes {
+    by: Cell<ZeroesBy>,
+    /// How fast they were written beside what else was; infinite as long as that is unknown.
+    bytes_a_second: Cell<f64>,
+}
+
 /// Who makes the zeroes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ZeroesBy {
@@ -191,26 +210,20 @@ enum ZeroesBy {
 }
 
 /// Writes what is missing of a slot.
-async fn fill(
-    shared: &Shared,
-    range: Range<u64>,
-    coverage: Coverage,
-    zeroes: &Cell<ZeroesBy>,
-) -> io::Result<()> {
+async fn fill(shared: &Shared, range: Range<u64>, coverage: Coverage, zeroes: &Zeroes) -> io::Result<()> {
     // Each step changes metadata, for which the next sync waits: few and large ones make few syncs wait. With pauses, because
     // somebody may wait for a sync meanwhile: about 150 MiB a second.
     const STEP_BYTES: u64 = 2 << 20;
     const PAUSE: Duration = Duration::from_millis(12);
     let disk = &shared.engine.disk;
-    let has_one = disk.segments.prepared() > 0;
     let mut missing = coverage.missing;
-    if zeroes.get() == ZeroesBy::Device {
+    if zeroes.by.get() == ZeroesBy::Device {
         for part in &missing {
             match disk.file.write_zeroes(part.start, part.end - part.start).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => return Err(error),
                 Err(_) => {
-                    zeroes.set(ZeroesBy::Writing);
+                    zeroes.by.set(ZeroesBy::Writing);
                     break;
                 }
             }
@@ -226,12 +239,18 @@ async fn fill(
             let step = STEP_BYTES.min(part.end - at);
             let mut data = aligned(step as usize);
             data.resize(step as usize, 0);
+            let began = runtime::now();
             disk.file.write(at, WriteBuf::Owned(data)).await?;
+            let speed = step as f64 / runtime::now().saturating_sub(began).as_secs_f64().max(1e-6);
+            let before = zeroes.bytes_a_second.get();
+            zeroes.bytes_a_second.set(if before.is_finite() { (7.0 * before + speed) / 8.0 } else { speed });
             at += step;
             shared.engine.upkeep.prepared_bytes.fetch_add(step, Relaxed);
-            if has_one {
-                // Without any the log is where each batch is slow, until this is done.
-                runtime::sleep(PAUSE).await;
+            match disk.segments.prepared() {
+                // The log is where each batch is slow, until this is done.
+                0 => {}
+                1 => runtime::sleep(PAUSE / 4).await,
+                _ => runtime::sleep(PAUSE).await,
             }
         }
     }
@@ -242,5 +261,25 @@ impl Shared {
     /// Whether slots may still be worked on.
     fn goes_on(&self) -> bool {
         !self.is_closing() && !self.engine.upkeep.settling.load(Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_fast_stream_of_large_batches_goes_without_zeroes() {
+        let check = |mib: u64, batches, zeroes: f64, expected| {
+            assert_eq!(
+                Effort::worth_it(mib << 20, batches, 1.0, zeroes * 1e6),
+                expected,
+                "{mib} {batches} {zeroes}"
+            );
+        };
+        check(800, 800, 1000.0, Effort::Gaps);
+        check(800, 20_000, 1000.0, Effort::Whole); // 40 KiB each
+        check(250, 1000, 1000.0, Effort::Whole); // the disk can do both
+        check(800, 800, f64::INFINITY, Effort::Whole); // it is not known yet
     }
 }

@@ -85,7 +85,8 @@ const BLINDNESSES: [(Blindness, Suite); 26] = [
 ];
 
 /// The log's segment ends behind the first operations; or it does not, and a long write is two batches with nothing between.
-static STARTS: LazyLock<[Start; 2]> = LazyLock::new(|| [Start::new(6), Start::new(40)]);
+/// That one's slot was not prepared.
+static STARTS: LazyLock<[Start; 2]> = LazyLock::new(|| [Start::new(6), Start::unprepared(40)]);
 
 /// Rounds of a suite, at most.
 fn rounds(suite: Suite) -> u64 {

@@ -75,7 +75,7 @@ const BATCH_BLOCKS: u32 = 256;
 /// Batches of so many bytes, on average, are written through nearly as fast as a slot is prepared for them; so the slots of a log
 /// that streams are not. (Measured on ext4, 1 MiB: 830 MB/s through against 1,600 to allocated slots, each byte of which would be
 /// written twice to have them prepared. Of 8 KiB, it is 21 MB/s against 96.)
-pub(crate) const STREAM_BATCH_BYTES: u64 = 256 << 10;
+pub(crate) const STREAM_BATCH_BYTES: u64 = 128 << 10;
 
 /// While a batch of half as many writes or more is under way, the next one gathers so many. Where many are waited for at once,
 /// all of them but the first few would go in small batches otherwise, each with a header block and a device write. Lone writes

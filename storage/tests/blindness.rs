@@ -85,13 +85,14 @@ const BLINDNESSES: [(Blindness, Suite); 26] = [
 ];
 
 /// The log's segment ends behind the first operations; or it does not, and a long write is two batches with nothing between.
-/// That one's slot was not prepared.
-static STARTS: LazyLock<[Start; 2]> = LazyLock::new(|| [Start::new(6), Start::unprepared(40)]);
+/// Or it does not either, and its slot was not prepared.
+static STARTS: LazyLock<[Start; 3]> =
+    LazyLock::new(|| [Start::new(6), Start::new(40), Start::unprepared(40)]);
 
 /// Rounds of a suite, at most.
 fn rounds(suite: Suite) -> u64 {
     match suite {
-        Suite::States(_) => 120,
+        Suite::States(_) => 180,
         Suite::LostEnd => 1500,
         Suite::StagedAcrossSegments => 40,
         Suite::FullStore => 10,
@@ -112,7 +113,7 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
     match suite {
         Suite::States(operations) => {
             let mut random = Random::new(round);
-            let (start, length) = (&STARTS[(round % 2) as usize], 1 + round / 2 % 3);
+            let (start, length) = (&STARTS[(round % 3) as usize], 1 + round / 3 % 3);
             let sequence: Vec<_> = (0..length).map(|_| random.pick(operations)).collect();
             return search.go_through(start, &sequence, round);
         }

@@ -284,7 +284,7 @@ fn crash(below: Below, crashes: u32) {
         lineage.check(&host.server, promised);
         copied += promised;
         let path = format!("/api/v1/sandboxvolumes/{}?force=true", base.id);
-        host.server.admin().delete(&path).unwrap().data(200);
+        host.server.admin().delete(&path).expect("the admin port answers").data(200);
     }
     println!("{below:?}: {acknowledged} requests and {copied} snapshots and forks were acknowledged");
     assert!(acknowledged > 0 && copied > 0, "{acknowledged} requests, {copied} snapshots and forks");

@@ -174,22 +174,32 @@ impl Mount {
         self.at.as_deref().expect("a mount has a path")
     }
 
-    /// Unmounts it and insists on it: the device holds all of the file system then. The last writes of a process that was
-    /// killed may keep it busy for a while.
+    /// Unmounts it and insists on it: the device holds all of the file system then.
     pub fn unmount(mut self) {
         let at = self.at.take().expect("a mount has a path");
-        let deadline = Instant::now() + BUSY_LIMIT;
-        while !Program::new("umount").arg(&at).run().status.success() {
-            assert!(Instant::now() < deadline, "{} cannot be unmounted", at.display());
-            thread::sleep(POLL);
-        }
+        assert!(is_unmounted(&at), "{} cannot be unmounted", at.display());
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if let Some(at) = self.at.take() {
-            Program::new("umount").arg(at).run();
+        if let Some(at) = self.at.take()
+            && !is_unmounted(&at)
+        {
+            eprintln!("{} stays mounted", at.display());
         }
     }
+}
+
+/// Unmounts, and says whether that went well. What a process that was killed had under way, or a loop device that was let go of,
+/// keeps a mount busy for a while.
+fn is_unmounted(at: &Path) -> bool {
+    let deadline = Instant::now() + BUSY_LIMIT;
+    while !Program::new("umount").arg(at).run().status.success() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+    true
 }

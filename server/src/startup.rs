@@ -52,6 +52,7 @@ pub(crate) fn announce(started: &Started<'_>) {
                 replayed_records = recovery.records,
                 replayed_bytes = recovery.log_bytes,
                 staged_records = recovery.staged_records,
+                placement = recovery.placement.name(),
                 "serving"
             );
         }
@@ -90,6 +91,7 @@ fn lines(started: &Started<'_>, command: &str) -> String {
             recovery(started)
         ),
     );
+    line("below", &started.recovery.placement.to_string());
     for uri in started.endpoints.uris("") {
         line("nbd", &uri);
     }
@@ -136,7 +138,7 @@ fn recovery(started: &Started<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandstone_storage::StagingFate;
+    use sandstone_storage::{Placement, StagingFate};
     use std::time::Duration;
 
     fn report() -> RecoveryReport {
@@ -149,6 +151,7 @@ mod tests {
             volumes: 2,
             clean: false,
             staging: StagingFate::Kept,
+            placement: Placement::InPlace("ext4"),
             epoch: 2,
         }
     }
@@ -184,6 +187,7 @@ mod tests {
         for part in [
             "sandstone-data/store (64G, io_uring,",
             "recovered in 12 ms: 34 record(s) replayed from 1.5M of log, 5 from staging",
+            "below     ext4, overwritten in place",
             "nbd://127.0.0.1:10809/",
             "http://127.0.0.1:8810/api/v1, token in sandstone-data/admin.token",
             "sandstone-data/admin.sock, for the commands",

@@ -8,7 +8,7 @@
 use crate::{
     engine::Engine,
     health::HealthCell,
-    io::{File, WriteBuf},
+    io::{File, WriteBuf, WriteMode},
     runtime,
 };
 use std::{io, time::Duration};
@@ -24,9 +24,23 @@ const OPEN_SEGMENTS: u64 = 3;
 /// # Errors
 /// The device's; "no space left" when nobody waits any more.
 pub(crate) async fn write(file: &File, health: &HealthCell, offset: u64, data: WriteBuf) -> io::Result<()> {
+    write_as(WriteMode::Plain, file, health, offset, data).await
+}
+
+/// The same in either mode.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) async fn write_as(
+    mode: WriteMode,
+    file: &File,
+    health: &HealthCell,
+    offset: u64,
+    data: WriteBuf,
+) -> io::Result<()> {
     let (mut data, mut waiting) = (data, None);
     loop {
-        match file.try_write(offset, data).await {
+        match file.try_write(offset, data, mode).await {
             Err((error, returned)) if is_want_of_room(&error) && health.is_patient() => {
                 waiting.get_or_insert_with(|| Waiting::begin(health, &error));
                 data = returned;

@@ -21,6 +21,12 @@ pub enum Blindness {
     DrainBeforeReuse,
     /// P2: acknowledgements leave in log order (the log's I2).
     LogOrder,
+    /// P2: what goes to a slot that is not ready is written through (the log's I5).
+    WriteThrough,
+    /// P2: a slot is prepared when its zeroes were synced (segments' I5).
+    PreparedSync,
+    /// P2: a slot that was not ready when it was taken is not ready when it comes back (segments' I5).
+    SlotReadiness,
     /// P1: a sync covers what was in the store when it began (the log's I3).
     SyncCoverage,
     /// P6: a failed sync latches the store (the log's I4).

@@ -15,6 +15,7 @@ use crate::{
     segments::Retired,
     stopped::StoppedStore,
 };
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// What a field holds.
@@ -72,7 +73,33 @@ impl StoppedStore {
             section("volumes", catalog.volumes.iter().map(volume_row).collect()),
             section("segments", segments.iter().map(|entry| segment_row(entry, &found)).collect()),
             section("log", vec![log_row(&found)]),
+            section("file", vec![self.file_row(&found, &segments)]),
         ])
+    }
+
+    /// What an acknowledged write is worth here when the host crashes, and the free slots: how many have all of their blocks
+    /// written, and how many none.
+    fn file_row(&self, found: &Found, segments: &[SegmentEntry]) -> Row {
+        let geometry = found.superblock.geometry;
+        let own = |entry: &SegmentEntry| match entry.place {
+            SegmentPlace::Own(slot) => Some(slot),
+            SegmentPlace::Moved(_) => None,
+        };
+        let used: HashSet<Slot> = segments.iter().filter_map(own).collect();
+        let (mut free, mut written, mut holes) = (0, 0, 0);
+        for slot in (0..geometry.slots).map(Slot).filter(|slot| !used.contains(slot)) {
+            let start = geometry.offset(slot, 0);
+            let coverage = self.file().coverage(start..start + geometry.segment_bytes());
+            free += 1;
+            written += u64::from(coverage.missing.is_empty());
+            holes += u64::from(coverage.is_hole);
+        }
+        vec![
+            ("placement", text(self.file().placement().name())),
+            ("free slots", Field::Number(free)),
+            ("written throughout", Field::Number(written)),
+            ("holes", Field::Number(holes)),
+        ]
     }
 
     /// Tells `each` the records of a segment of the log, or of all that the next start would replay, as far as they are in

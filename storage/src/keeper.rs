@@ -6,14 +6,13 @@
 use crate::{
     address::BLOCK_BYTES,
     error::Result,
-    io::{WriteBuf, aligned},
-    log::SYNCED_BYTES,
     reclaim::Effort,
     runtime, scrub,
-    segments::{Had, PREPARED_KEPT, Worked},
+    segments::{Had, Worked},
+    slot_pool,
     store::Shared,
 };
-use futures_util::future::{join4, select};
+use futures_util::future::{join5, select};
 use std::{
     pin::pin,
     sync::{Arc, atomic::Ordering::*},
@@ -31,19 +30,17 @@ const LOG_PART_DUE: u64 = 16;
 const QUIET_TICKS: u32 = 25;
 /// Quiet ticks after which the file system gets back what it can: half a minute.
 const IDLE_TICKS: u32 = 150;
-/// Segments kept allocated ahead of the log, beside those that it takes in a tick.
-const ALLOCATED_AHEAD: usize = 4;
-/// Free slots that keep their blocks in the file, beside those that the log will soon take again.
-const BLOCKS_KEPT: usize = 8;
-/// Log bytes of a tick from which on it counts as streaming.
-const STREAM_BYTES: u64 = 1 << 20;
+/// Bytes of free slots that keep their blocks in the file, beside those that the log will soon take again.
+const BLOCKS_KEPT_BYTES: u64 = 512 << 20;
 /// The number of segments taken lately is forgotten at this rate a tick: by a third after about twenty seconds.
 const FORGET: f64 = 0.99;
 
 /// Runs until the store closes.
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let _turn_end = shared.attach_runtime();
-    join4(keep_checkpoints(&shared), keep_space(&shared), keep_slots(&shared), scrub::keep(&shared)).await;
+    let space = keep_space(&shared);
+    let slots = slot_pool::keep(&shared);
+    join5(keep_checkpoints(&shared), space, slots, give_back(&shared), scrub::keep(&shared)).await;
     shared.kept.notify_one();
 }
 
@@ -145,38 +142,22 @@ async fn keep_space(shared: &Shared) {
     }
 }
 
-/// Gets slots ready for the log, and gives others back to the file system.
-async fn keep_slots(shared: &Shared) {
+/// Gives free slots back to the file system that the log will not soon take.
+async fn give_back(shared: &Shared) {
     let engine = &shared.engine;
-    let (segments, upkeep) = (&engine.disk.segments, &engine.upkeep);
-    let never = Notify::new();
-    let mut next_segment = segments.next().0;
-    let (mut pace, mut taken_lately, mut flushes_before) = (LogPace::default(), 0.0, 0);
+    let (segments, never) = (&engine.disk.segments, Notify::new());
+    let kept = (BLOCKS_KEPT_BYTES / segments.geometry.segment_bytes()).max(8) as usize;
+    let (mut next_segment, mut taken_lately) = (segments.next().0, 0.0);
     while tick(shared, &never).await {
         if engine.health.is_stopped() {
             continue;
         }
-        let log_bytes_before = pace.bytes;
-        pace.look(shared);
         let next = segments.next().0;
         let taken = next - std::mem::replace(&mut next_segment, next);
         taken_lately = taken_lately * FORGET + taken as f64;
-        let flushes = engine.log.counters.flushes.load(Relaxed);
-        let flushed = flushes - std::mem::replace(&mut flushes_before, flushes);
         // Nobody waits here for a thorough reclaim, which may have terabytes to give back.
-        let Ok(_no_other) = upkeep.slots.try_lock() else { continue };
-        // What was logged before all slots were given back is no reason to get some ready again. They may just have been.
-        let streamed =
-            pace.bytes.saturating_sub(log_bytes_before.max(upkeep.settled_log_bytes.load(Relaxed)));
-        shared.give_back_slots(BLOCKS_KEPT + taken_lately as usize).await;
-        if streamed >= STREAM_BYTES {
-            allocate(shared, ALLOCATED_AHEAD + taken as usize).await;
-        }
-        // Writing a slot twice is worth it where clients wait for syncs; a log that streams is better off without.
-        let segment_bytes = segments.geometry.segment_bytes();
-        if streamed > 0 && flushed * SYNCED_BYTES >= streamed && streamed < 2 * segment_bytes {
-            prepare(shared).await;
-        }
+        let Ok(_no_other) = engine.upkeep.slots.try_lock() else { continue };
+        shared.give_back_slots(kept + taken_lately as usize).await;
     }
 }
 
@@ -227,62 +208,6 @@ impl Shared {
                 // Most likely a hole that was there before.
                 Had::Unknown => {}
             }
-        }
-    }
-}
-
-/// Gives free slots their blocks in the file, so that the log's writes need not look for some.
-async fn allocate(shared: &Shared, ahead: usize) {
-    let disk = &shared.engine.disk;
-    let geometry = disk.segments.geometry;
-    while !shared.engine.upkeep.settling.load(Acquire)
-        && let Some(slot) = disk.segments.take_to(Worked::Allocated, ahead)
-    {
-        let allocated = disk.file.allocate(geometry.offset(slot, 0), geometry.segment_bytes()).await;
-        let worked = if allocated.is_ok() { Worked::Allocated } else { Worked::Punched };
-        disk.segments.give_back(slot, worked);
-        if allocated.is_err() {
-            // Not offered, or no room: the log's own write will tell.
-            return;
-        }
-    }
-}
-
-/// Writes free slots once, so that the log's writes into them change no metadata of the file system.
-async fn prepare(shared: &Shared) {
-    // Each step changes metadata, for which the next sync waits: few and large ones make few syncs wait. With pauses, because
-    // somebody waits for a sync meanwhile: about 150 MiB a second.
-    const STEP_BYTES: usize = 2 << 20;
-    const PAUSE: Duration = Duration::from_millis(12);
-    let disk = &shared.engine.disk;
-    let geometry = disk.segments.geometry;
-    let mut has_one = disk.segments.has_prepared();
-    while let Some(slot) = disk.segments.take_to(Worked::Written, PREPARED_KEPT) {
-        let start = geometry.offset(slot, 0);
-        let mut at = 0;
-        let mut written = true;
-        while at < geometry.segment_bytes() && written {
-            if shared.engine.upkeep.settling.load(Acquire) {
-                disk.segments.give_back(slot, Worked::Allocated);
-                return;
-            }
-            let step = STEP_BYTES.min((geometry.segment_bytes() - at) as usize);
-            let mut zeroes = aligned(step);
-            zeroes.resize(step, 0);
-            written = disk.file.write(start + at, WriteBuf::Owned(zeroes)).await.is_ok();
-            at += step as u64;
-            if written {
-                shared.engine.upkeep.prepared_bytes.fetch_add(step as u64, Relaxed);
-            }
-            if has_one {
-                // Without any the log is where each sync is slow, until this is done.
-                runtime::sleep(PAUSE).await;
-            }
-        }
-        disk.segments.give_back(slot, if written { Worked::Written } else { Worked::Punched });
-        has_one = true;
-        if !written || shared.is_closing() {
-            return;
         }
     }
 }

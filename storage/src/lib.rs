@@ -18,7 +18,8 @@
 //! Numbered, because the tests that attack them cite them.
 //! - **P1** A flush or FUA that was acknowledged survives power loss.
 //! - **P2** With `writeback` off, an acknowledged write survives the death of the server and of the host; with it on, that
-//!   of the server.
+//!   of the server. The host takes what its file system's journal does not know of yet, so such a write goes to blocks that
+//!   were written and synced before, or is written through ([`Placement`]).
 //! - **P3** After a crash every volume, snapshot and fork equals its state at some prefix of the log that is no older than
 //!   its last flush.
 //! - **P4** A block is never returned that is not what was written there. The alternative is [`Kind::Corrupt`].
@@ -32,6 +33,7 @@
 //! |---|---|---|
 //! | `enumeration.rs` | P1 to P5, P8, P9 | all crash states of all short sequences of operations on a tiny store |
 //! | `crash.rs` | P1 to P3, P5, P7, P9 | long random lives, which end in every way |
+//! | `host.rs` | P2 | hosts that crash at any moment of young and old stores, on file systems of each kind |
 //! | `faults.rs` | P1, P2, P6, P7 | a disk that fails, or is full |
 //! | `damage.rs` | P4, P8 | a disk that does not hold what was written |
 //! | `rot.rs` | P4, P8 | a flipped bit in every byte that anybody reads |
@@ -73,6 +75,7 @@ mod recovery;
 pub mod runtime;
 mod scrub;
 mod segments;
+mod slot_pool;
 mod space;
 mod stopped;
 mod store;
@@ -89,7 +92,7 @@ pub use distribution::Distribution;
 pub use error::{Error, Kind, Result};
 pub use health::Health;
 pub use inspect::{Field, Row, Section};
-pub use io::{File, Kept, OpKind, SharedMemory, SimDisk, Socket, Unsynced};
+pub use io::{File, Kept, OpKind, Placement, SharedMemory, SimDisk, Socket, Unsynced};
 pub use knobs::Overrides;
 pub use lineage::ForkSpec;
 pub use read::{BegunRead, Extent, ExtentState, Piece, UnfinishedRead};

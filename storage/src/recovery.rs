@@ -45,7 +45,7 @@ use crate::{
     reader::Demand,
     readers::Readers,
     runtime,
-    segments::{Need, Segments, Writing},
+    segments::{Need, Readiness, Segments, Writing},
     space::Space,
     store::RecoveryReport,
     usage::Usage,
@@ -123,6 +123,10 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
         std::io::ErrorKind::WouldBlock => Error::io(what("another server holds"), error),
         _ => Error::io(what("locking"), error),
     })?;
+    let placement = file.placement();
+    if !placement.is_trusted() {
+        tracing::warn!(path = %options.path.display(), "writes to the store are slower here than they could be: {placement}");
+    }
     let directories = StagingFiles::beside(&options.path, &options.staging_dir);
     let boot = boot_id();
     let parts = Parts {
@@ -212,6 +216,7 @@ pub(crate) async fn recover(
     };
     let health = Arc::new(HealthCell::new(health));
     let end = walk.end();
+    let readiness = readiness_of(&file, &superblock.geometry, end.at);
     if !health.is_stopped() {
         settle(&file, &mut superblock, &segments, end.at).await?;
         segments.unseal(end.at.segment);
@@ -229,6 +234,7 @@ pub(crate) async fn recover(
         } else {
             StagingFate::Lost
         },
+        placement: file.placement(),
         epoch: superblock.epoch,
     };
     let start = Start {
@@ -237,6 +243,7 @@ pub(crate) async fn recover(
         at: end.at,
         footer: end.footer,
         footer_from: end.footer_from,
+        readiness,
         // What was replayed is in the store, and `settle` has synced it.
         synced: end.at.lsn,
     };
@@ -281,6 +288,14 @@ fn disk_of(
         demand: Demand::default(),
         corrupt: AtomicU64::new(0),
     })
+}
+
+/// Whether plain writes into what is left of the log's segment will survive the host, once what was written so far is synced, as
+/// `settle` does.
+fn readiness_of(file: &File, geometry: &Geometry, at: ReplayStart) -> Readiness {
+    let start = geometry.offset(at.slot, 0);
+    let rest = start + u64::from(at.block) * BLOCK_BYTES as u64..start + geometry.segment_bytes();
+    if file.coverage(rest).missing.is_empty() { Readiness::Ready } else { Readiness::Unready }
 }
 
 /// Keeps I4.

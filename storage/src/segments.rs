@@ -3,14 +3,15 @@
 //! ```text
 //!   raw ─allocate─► allocated ─prepare─► prepared
 //!    └─────────┬────────┴─────────────────┘
-//!             take ─► used ─(nothing alive, or moved)─► retired ─(checkpoint durable)─► prepared ─punch─► raw
+//!             take ─► used ─(nothing alive, or moved)─► retired ─(checkpoint durable)─► prepared, gapped ─punch─► raw
 //! ```
 //!
 //! One whose dead runs were punched out before is *partial* until it is allocated or punched as a whole. A slot that has not
 //! all of its blocks in the file is as good as none where the file system cannot give it some (`below.rs`).
 //!
-//! A slot that is free when the store is opened is *unknown*: it may be any of the first three, and counts as raw until a
-//! thorough reclaim punches it.
+//! A slot that is free when the store is opened is *unknown*: it may be any of the first three, until the slot pool looks at it
+//! or a thorough reclaim punches it. A slot that was not prepared when it was taken comes back *gapped*: a segment leaves out
+//! blocks here and there.
 //!
 //! A sparse segment is *moved*: what is alive in it goes into a segment of moved blocks, and look-ups by its addresses are
 //! led there. It has no slot any more; its number and its addresses stay.
@@ -23,10 +24,12 @@
 //!     for checkpoints alone, without which nothing comes back.
 //! I4  A segment of moved blocks lives as long as one of those that were moved into it.
 //!
-//! A write into a prepared slot, which was written once before, changes no metadata of the file system: the ring needs no
-//! thread of its own for it, and a sync does not wait for the file system's journal. An allocated slot has its place in
-//! the file and costs nearly as little until somebody syncs. (Measured on ext4, 8 KiB at depth 1: 42 µs into a prepared
-//! slot, 48 into an allocated one, 93 into a raw one.) So two prepared slots are kept for a log that clients have synced.
+//! I5  A prepared slot has all of its blocks written and synced. So a write into it changes no metadata of the file system, and
+//!     what was written there survives a crash of the host without a sync (`io/placement.rs`).
+//!
+//! Nor does the ring need a thread of its own for such a write, or a sync wait for the file system's journal. (Measured on ext4,
+//! 8 KiB at depth 1: 42 µs into a prepared slot, 48 into an allocated one, 93 into a raw one, and 205 µs written through.) So
+//! prepared slots are kept for the log; `slot_pool.rs` sees to it that there are some.
 
 use crate::{
     address::{Address, SegmentId, Slot},
@@ -50,7 +53,7 @@ mod slot;
 mod tests;
 
 use slot::SlotState;
-pub(crate) use slot::{Had, Worked};
+pub(crate) use slot::{Had, Readiness, Worked};
 
 /// What a new segment is for; each may go deeper into the reserve than those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,14 +71,13 @@ pub(crate) enum Need {
 /// How a new segment will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writing {
-    /// Piece by piece, and somebody waits for syncs between them: what prepared slots are for.
-    Synced,
-    /// Without a sync for each piece.
+    /// Piece by piece, each of which is acknowledged when it is in the store: what prepared slots are for.
+    Awaited,
+    /// As a whole, and a sync comes before it counts.
     Streamed,
 }
 
-/// Prepared slots that are kept from segments which gain little by them. They are there then when clients flush again,
-/// who would wait for the file system's journal while others are prepared.
+/// Prepared slots that are kept from segments which gain nothing by them, for the log.
 pub(crate) const PREPARED_KEPT: usize = 2;
 
 /// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the log's next one, and four of
@@ -87,8 +89,7 @@ const WORKING_SLOTS: u64 = 14;
 pub(crate) struct Taken {
     pub(crate) id: SegmentId,
     pub(crate) slot: Slot,
-    /// Its slot was written before.
-    pub(crate) prepared: bool,
+    pub(crate) readiness: Readiness,
 }
 
 #[derive(Clone, Debug)]
@@ -97,14 +98,15 @@ struct Segment {
     kind: SegmentKind,
     /// Nothing more will be written to it.
     sealed: bool,
+    readiness: Readiness,
     /// Dead blocks that were punched out of the file.
     punched: u32,
 }
 
 impl Segment {
-    /// What its slot is when nothing refers to it any more: written, but for what was punched out.
+    /// What its slot is when nothing refers to it any more.
     fn slot_when_free(&self) -> SlotState {
-        if self.punched > 0 { SlotState::Partial } else { SlotState::Prepared }
+        if self.punched > 0 { SlotState::Partial } else { self.readiness.slot_when_free() }
     }
 }
 
@@ -156,6 +158,8 @@ pub(crate) struct Segments {
     free: AtomicU32,
     /// Of the free ones, those that have their blocks in the file.
     backed: AtomicU32,
+    /// Of the free ones, those that are prepared.
+    prepared: AtomicU32,
     /// Others that the file system can give theirs.
     backing: AtomicU32,
 }
@@ -174,6 +178,7 @@ impl Segments {
             place_of: DashMap::default(),
             free: AtomicU32::new(geometry.slots),
             backed: AtomicU32::new(0),
+            prepared: AtomicU32::new(0),
             backing: AtomicU32::new(u32::MAX),
         };
         entries.iter().for_each(|e| segments.adopt(e));
@@ -188,7 +193,8 @@ impl Segments {
     pub(crate) fn adopt(&self, entry: &SegmentEntry) {
         let mut state = self.lock();
         let place = entry.place.clone();
-        let segment = Segment { place: place.clone(), kind: entry.kind, sealed: true, punched: 0 };
+        let readiness = Readiness::Unready;
+        let segment = Segment { place: place.clone(), kind: entry.kind, sealed: true, readiness, punched: 0 };
         if state.table.insert(entry.id, segment).is_none() {
             if let SegmentPlace::Own(slot) = &place {
                 self.turn(&mut state, slot.0 as usize, SlotState::Used);
@@ -264,6 +270,7 @@ impl Segments {
         };
         count(&self.free, old.is_free(), new.is_free());
         count(&self.backed, old.is_backed(), new.is_backed());
+        count(&self.prepared, old == SlotState::Prepared, new == SlotState::Prepared);
     }
 
     /// Whether a segment can be had for that.
@@ -295,39 +302,40 @@ impl Segments {
 
     /// A fresh segment; `None` when there is no room for that need.
     pub(crate) fn take(&self, kind: SegmentKind, need: Need, writing: Writing) -> Option<Taken> {
-        use SlotState::{Allocated, Partial, Prepared, Raw, Unknown};
+        use SlotState::{Allocated, Gapped, Partial, Prepared, Raw, Unknown};
         let mut state = self.lock();
         if !self.has_room(need) {
             return None;
         }
-        let prepared = state.slots.iter().filter(|s| **s == Prepared).count();
         // Where the file system can give no other slot its blocks, there is no choice.
-        let keeps_prepared =
-            writing == Writing::Streamed && prepared <= PREPARED_KEPT && self.backing.load(Relaxed) > 0;
+        let keeps_prepared = writing == Writing::Streamed
+            && self.prepared() <= PREPARED_KEPT
+            && self.backing.load(Relaxed) > 0;
         let best = if keeps_prepared {
-            [Allocated, Partial, Raw, Unknown, Prepared]
+            [Allocated, Gapped, Partial, Raw, Unknown, Prepared]
         } else {
-            [Prepared, Allocated, Partial, Raw, Unknown]
+            [Prepared, Gapped, Allocated, Partial, Raw, Unknown]
         };
         let at = best.iter().find_map(|wanted| state.slots.iter().position(|s| s == wanted))?;
         let slot = Slot(u32::try_from(at).expect("slots are 32 bits"));
-        let prepared = state.slots[at] == SlotState::Prepared;
+        let readiness = if state.slots[at] == Prepared { Readiness::Ready } else { Readiness::Unready };
         self.claim(&mut state, at);
         let id = state.next;
         state.next = SegmentId(id.0 + 1);
-        state.table.insert(id, Segment { place: SegmentPlace::Own(slot), kind, sealed: false, punched: 0 });
-        self.place_of.insert(id.0, SegmentPlace::Own(slot));
-        Some(Taken { id, slot, prepared })
+        let place = SegmentPlace::Own(slot);
+        self.place_of.insert(id.0, place.clone());
+        state.table.insert(id, Segment { place, kind, sealed: false, readiness, punched: 0 });
+        Some(Taken { id, slot, readiness })
     }
 
-    /// Whether there is a prepared slot.
-    pub(crate) fn has_prepared(&self) -> bool {
-        self.lock().slots.contains(&SlotState::Prepared)
+    /// Slots that are prepared.
+    pub(crate) fn prepared(&self) -> usize {
+        self.prepared.load(Relaxed) as usize
     }
 
-    /// The same, and slots are so plenty that a segment may be left early.
+    /// Whether there is one, and slots are so plenty that a segment may be left early.
     pub(crate) fn offers_prepared(&self) -> bool {
-        self.free() > self.geometry.slots / 2 && self.has_prepared()
+        self.free() > self.geometry.slots / 2 && self.prepared() > 0
     }
 
     /// Nothing more will be written to the segment.
@@ -510,17 +518,30 @@ impl Segments {
         }
     }
 
-    /// A slot to allocate or write, if fewer than `ahead` are as far as that; it counts as used until
-    /// [`Self::give_back`].
+    /// A slot to allocate or prepare, if fewer than `ahead` are as far as that: those first that may have most of it done. It
+    /// counts as used until [`Self::give_back`].
     pub(crate) fn take_to(&self, goal: Worked, ahead: usize) -> Option<Slot> {
+        use SlotState::{Allocated, Gapped, Partial, Raw, Unknown};
+        match goal {
+            Worked::Prepared => self.take_from(&[Gapped, Allocated, Partial, Raw, Unknown], ahead),
+            Worked::Allocated => self.take_from(&[Partial, Raw, Unknown], ahead),
+            Worked::Punched | Worked::Partly => None,
+        }
+    }
+
+    /// A slot that may have been written already, or nearly, if fewer than `ahead` are prepared.
+    pub(crate) fn take_written(&self, ahead: usize) -> Option<Slot> {
+        use SlotState::{Gapped, Unknown};
         let mut state = self.lock();
-        let from: &[SlotState] = match goal {
-            Worked::Written => {
-                &[SlotState::Allocated, SlotState::Partial, SlotState::Raw, SlotState::Unknown]
-            }
-            Worked::Allocated => &[SlotState::Partial, SlotState::Raw, SlotState::Unknown],
-            Worked::Punched => &[],
-        };
+        if self.is_scarce() || self.prepared() >= ahead {
+            return None;
+        }
+        let at = [Gapped, Unknown].iter().find_map(|s| state.slots.iter().position(|is| is == s))?;
+        Some(self.claim(&mut state, at))
+    }
+
+    fn take_from(&self, from: &[SlotState], ahead: usize) -> Option<Slot> {
+        let mut state = self.lock();
         let done = state.slots.iter().filter(|s| **s != SlotState::Used && !from.contains(s)).count();
         if self.is_scarce() || done >= ahead {
             return None;
@@ -534,8 +555,9 @@ impl Segments {
     /// where none is to be kept.
     pub(crate) fn take_surplus(&self, keep: usize) -> Option<(Slot, Had)> {
         let mut state = self.lock();
-        let has_blocks =
-            |s: &SlotState| matches!(s, SlotState::Partial | SlotState::Allocated | SlotState::Prepared);
+        let has_blocks = |s: &SlotState| {
+            matches!(s, SlotState::Partial | SlotState::Allocated | SlotState::Gapped | SlotState::Prepared)
+        };
         if self.backing.load(Relaxed) < u32::MAX
             && let Some(at) = state.slots.iter().rposition(|s| *s == SlotState::Partial)
         {
@@ -579,8 +601,9 @@ impl Segments {
     pub(crate) fn give_back(&self, slot: Slot, worked: Worked) {
         let free = match worked {
             Worked::Punched => SlotState::Raw,
+            Worked::Partly => SlotState::Partial,
             Worked::Allocated => SlotState::Allocated,
-            Worked::Written => SlotState::Prepared,
+            Worked::Prepared => SlotState::Prepared,
         };
         self.turn(&mut self.lock(), slot.0 as usize, free);
     }

@@ -10,7 +10,7 @@ use crate::{
     exclusive::Exclusive,
     format::{Catalog, RecordKind, VolumeEntry, VolumeMeta},
     health::Health,
-    io::SharedMemory,
+    io::{Placement, SharedMemory},
     keeper,
     lines::{Lines, NotChanged},
     log::Refused,
@@ -95,6 +95,8 @@ pub struct RecoveryReport {
     pub clean: bool,
     /// What became of what it had staged.
     pub staging: StagingFate,
+    /// What an acknowledged write is worth when the host crashes.
+    pub placement: Placement,
     /// Number of this start; the first is 1.
     pub epoch: u32,
 }
@@ -139,7 +141,13 @@ pub struct StoreStats {
     pub checkpoint_time: Duration,
     /// Bytes of maps and catalogs that they wrote.
     pub checkpoint_bytes: u64,
-    /// Bytes written since the start to slots that no segment was in yet, so that syncs there are fast.
+    /// Of the device writes of the log, those that were written through, because no slot was ready for them.
+    pub written_through: u64,
+    /// Bytes of free slots that are ready for the log. None is counted where that makes no difference, as on a block device.
+    pub ready_bytes: u64,
+    /// What an acknowledged write is worth when the host crashes, and why the log is written through where it always is.
+    pub placement: Placement,
+    /// Zeroes written since the start to get slots ready, in bytes.
     pub prepared_bytes: u64,
     /// Rounds of reclaim since the start.
     pub reclaims: u64,
@@ -345,6 +353,9 @@ impl Store {
             checkpoints: self.0.checkpoints.load(Relaxed),
             checkpoint_time: Duration::from_micros(self.0.checkpoint_us.load(Relaxed)),
             checkpoint_bytes: engine.upkeep.checkpoint_bytes.load(Relaxed),
+            written_through: counters.through.load(Relaxed),
+            ready_bytes: segments.prepared() as u64 * geometry.segment_bytes(),
+            placement: engine.disk.file.placement(),
             prepared_bytes: engine.upkeep.prepared_bytes.load(Relaxed),
             reclaims: engine.upkeep.reclaims.load(Relaxed),
             cache_hits: cache.cache_hits,

@@ -150,7 +150,7 @@ impl Volume {
             state.check_exists()?;
             state.applied
         };
-        self.inner.engine.log.flush(applied).await
+        self.inner.engine.log.sync(applied).await
     }
 }
 

@@ -394,7 +394,7 @@ impl Volume {
         match (durability, last) {
             (Durability::Fua, _) if !is_blind_to(Blindness::Fua) => {
                 let applied = self.inner.lock().applied;
-                self.inner.engine.log.flush(applied).await
+                self.inner.engine.log.sync(applied).await
             }
             (_, None) => Ok(()),
             (_, Some(_)) if self.may_acknowledge() => Ok(()),

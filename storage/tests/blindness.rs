@@ -12,6 +12,8 @@ mod damage;
 mod enumeration;
 #[path = "faults.rs"]
 mod faults;
+#[path = "host.rs"]
+mod host;
 #[path = "ordering.rs"]
 mod ordering;
 #[path = "rot.rs"]
@@ -22,7 +24,7 @@ use enumeration::{
     Operation::{self, *},
     Search, Start,
 };
-use sandstone_storage::{Blindness, while_blind_to};
+use sandstone_storage::{Blindness, Placement, while_blind_to};
 use std::{
     panic::{self, AssertUnwindSafe},
     sync::{
@@ -43,6 +45,7 @@ enum Suite {
     Damage,
     FullStore,
     StagedAcrossSegments,
+    HostCrash,
     WriteBehindHole,
     ReuseBeforeCheckpoint,
     ReadUnderReclaim,
@@ -52,12 +55,16 @@ enum Suite {
 }
 
 /// Each blindness with the suite that finds it.
-const BLINDNESSES: [(Blindness, Suite); 22] = [
+const BLINDNESSES: [(Blindness, Suite); 26] = [
     (Blindness::SyncBeforeSuperblock, Suite::States(&[Write, Checkpoint])),
     (Blindness::SyncAfterSuperblock, Suite::States(&[WriteLong, Mark, Sweep])),
     (Blindness::LogBeforeCheckpoint, Suite::States(&[WriteBack, Checkpoint])),
     (Blindness::FreeAfterCheckpoint, Suite::ReuseBeforeCheckpoint),
     (Blindness::LogOrder, Suite::WriteBehindHole),
+    (Blindness::WriteThrough, Suite::HostCrash),
+    (Blindness::WriteThrough, Suite::States(&[Write, WriteLong])),
+    (Blindness::PreparedSync, Suite::HostCrash),
+    (Blindness::SlotReadiness, Suite::HostCrash),
     (Blindness::SyncCoverage, Suite::States(&[Together])),
     (Blindness::Fua, Suite::States(&[WriteFua, Write])),
     (Blindness::CatalogSync, Suite::States(&[Snapshot, Fork, Resize, Restore])),
@@ -78,15 +85,18 @@ const BLINDNESSES: [(Blindness, Suite); 22] = [
 ];
 
 /// The log's segment ends behind the first operations; or it does not, and a long write is two batches with nothing between.
-static STARTS: LazyLock<[Start; 2]> = LazyLock::new(|| [Start::new(6), Start::new(40)]);
+/// Or it does not either, and its slot was not prepared.
+static STARTS: LazyLock<[Start; 3]> =
+    LazyLock::new(|| [Start::new(6), Start::new(40), Start::unprepared(40)]);
 
 /// Rounds of a suite, at most.
 fn rounds(suite: Suite) -> u64 {
     match suite {
-        Suite::States(_) => 120,
+        Suite::States(_) => 180,
         Suite::LostEnd => 1500,
         Suite::StagedAcrossSegments => 40,
         Suite::FullStore => 10,
+        Suite::HostCrash => 12,
         Suite::FailedSync
         | Suite::Damage
         | Suite::WriteBehindHole
@@ -103,7 +113,7 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
     match suite {
         Suite::States(operations) => {
             let mut random = Random::new(round);
-            let (start, length) = (&STARTS[(round % 2) as usize], 1 + round / 2 % 3);
+            let (start, length) = (&STARTS[(round % 3) as usize], 1 + round / 3 % 3);
             let sequence: Vec<_> = (0..length).map(|_| random.pick(operations)).collect();
             return search.go_through(start, &sequence, round);
         }
@@ -112,6 +122,7 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         Suite::Damage => damage::damage_below_what_was_synced_is_never_taken_for_the_end(),
         Suite::FullStore => faults::run_full(round),
         Suite::StagedAcrossSegments => faults::die_with_staged(1 + 3 * round),
+        Suite::HostCrash => host::survive_hosts(1 + round, Placement::InPlace("a simulation")),
         Suite::WriteBehindHole => ordering::acknowledged_write_is_never_behind_a_hole(),
         Suite::ReuseBeforeCheckpoint => ordering::slot_is_not_reused_before_the_checkpoint_that_frees_it(),
         Suite::ReadUnderReclaim => ordering::slot_is_not_reused_under_a_read(),

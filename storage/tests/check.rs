@@ -4,7 +4,7 @@
 mod world;
 
 use sandstone_storage::{
-    CheckOptions, CheckReport, FindingKind, ForkSpec, Health, Kind, Place, Runtime, Store,
+    CheckOptions, CheckReport, Field, FindingKind, ForkSpec, Health, Kind, Place, Runtime, Store,
 };
 use world::{BLOCK, Death, Random, World, assert_holds, filled, for_seeds, name, shape, trim, volume, write};
 
@@ -221,7 +221,10 @@ fn what_lies_there_is_shown_by_its_names() {
         assert!(slots.iter().all(|s| s.rows[0].iter().any(|(name, _)| *name == "replay start: first LSN")));
         let sections = store.inspect(1 << 20).await.expect("the rest");
         let names: Vec<_> = sections.iter().map(|s| s.name.as_str()).collect();
-        assert_eq!(names, ["catalog", "volumes", "segments", "log"]);
+        assert_eq!(names, ["catalog", "volumes", "segments", "log", "file"]);
+        let file = &sections[4].rows[0];
+        assert_eq!(file[0], ("placement", Field::Text("in_place".into())));
+        assert!(matches!(file[1], ("free slots", Field::Number(1..))), "{file:?}");
         assert!(sections[2].rows.len() > 2, "{:#?}", sections[2]);
         let (mut all, mut first) = (0, 0);
         store.inspect_records(None, 1 << 20, |_| all += 1).await.expect("the log");

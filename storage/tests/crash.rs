@@ -22,8 +22,8 @@ use futures_util::{
     pin_mut,
 };
 use sandstone_storage::{
-    Allocation, Durability, Error, ForkSpec, Health, Kind, Result, Runtime, Store, Volume, VolumeChange,
-    runtime,
+    Allocation, Durability, Error, ForkSpec, Health, Kind, Placement, Result, Runtime, Store, Volume,
+    VolumeChange, runtime,
 };
 use std::{
     cell::RefCell,
@@ -432,6 +432,12 @@ struct Course {
 fn live_and_die(seed: u64, course: &Course, shape: impl Fn(&mut Random) -> Shape) {
     let mut random = Random::new(seed);
     let mut world = World::new(shape(&mut random), random.next());
+    world.disk.set_placement(random.pick(&[
+        Placement::InPlace("a simulation"),
+        Placement::InPlace("a simulation"),
+        Placement::Moving("it is simulated"),
+        Placement::Device,
+    ]));
     let lanes: Lanes = (0..course.lanes).map(|_| Rc::default()).collect();
     let mut worst = Death::Process;
     for generation in 0..course.generations {

@@ -17,7 +17,7 @@ fn synced_log(rounds: u64) -> (World, Vec<Bytes>) {
 
 /// The same on a disk to which `before` did something before a round.
 fn synced_log_on(rounds: u64, before: impl Fn(u64, &SimDisk)) -> (World, Vec<Bytes>) {
-    let mut world = World::new(shape(), 7);
+    let mut world = World::on_device(shape(), 7);
     let written: Vec<_> = (0..rounds).map(|round| filled(4, round as u8 * 2)).collect();
     let simulation = Runtime::simulated(7);
     simulation.block_on(async {

@@ -37,8 +37,8 @@ struct Course {
 
 /// Goes through the courses that `next` gives for 0, 1, 2 and so on, to the first failure.
 fn go_through(search: &Search, next: impl Fn(u64) -> Option<Course> + Sync) {
-    // The log's segment ends behind the first operations, or behind the next ones.
-    let starts = [Start::new(6), Start::new(16)];
+    // The log's segment ends behind the first operations, or behind the next ones, and then its slot was not prepared.
+    let starts = [Start::new(6), Start::unprepared(16)];
     let (number, failure) = (AtomicU64::new(0), Mutex::new(None));
     std::thread::scope(|scope| {
         for _ in 0..THREADS {

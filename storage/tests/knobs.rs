@@ -297,7 +297,7 @@ fn buffer_size_bounds_what_is_not_in_the_store() {
 fn write_back_gathers_what_nobody_waits_for() {
     const LINGER: Duration = Duration::from_millis(2);
     // No window of the log ends meanwhile.
-    let world = World::new(Shape { segment_blocks: 4096, ..roomy() }, 1);
+    let world = World::on_device(Shape { segment_blocks: 4096, ..roomy() }, 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
         let (buffered, through) = (volume(&store, 1, 64, true).await, volume(&store, 2, 64, false).await);
@@ -330,7 +330,7 @@ fn write_back_gathers_what_nobody_waits_for() {
 
 #[test]
 fn write_back_acknowledges_at_most_a_second_ahead_of_the_store() {
-    let world = World::new(roomy(), 1);
+    let world = World::on_device(roomy(), 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
         let volume = volume(&store, 1, 64, true).await;

@@ -296,7 +296,7 @@ fn what_comes_beside_a_batch_of_many_gathers() {
 /// However large, and beside however many of another volume.
 #[test]
 fn lone_writes_do_not_wait_for_each_other() {
-    let world = World::new(Shape { segment_blocks: 4096, ..shape() }, 1);
+    let world = World::on_device(Shape { segment_blocks: 4096, ..shape() }, 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
         let (one, other) = (volume(&store, 1, 128, false).await, volume(&store, 2, 128, false).await);

@@ -321,46 +321,56 @@ fn reclaim_is_not_undone_by_slots_that_are_being_got_ready() {
     });
 }
 
-/// Slots are written ahead for clients who flush. A stream does not use them up, nor does a flush at its end ask for some.
+/// Slots are prepared once something is logged, and the log goes on there.
 #[test]
-fn slots_are_written_ahead_for_those_who_flush() {
+fn slots_are_prepared_ahead_of_the_log() {
     const SEGMENT_BLOCKS: u32 = 1024;
     let world = World::new(Shape { segment_blocks: SEGMENT_BLOCKS, slots: 40, ..shape() }, 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let volume = store.create_volume(spec(id(1), 8192 * BLOCK, false)).await.expect("a new volume");
-        let prepared_slots = || store.stats().prepared_bytes / (u64::from(SEGMENT_BLOCKS) * BLOCK);
         let look_around = || runtime::sleep(Duration::from_millis(500));
-        // Nothing is overwritten, or slots that come back would be as good as some that were written ahead.
-        let stream = async |from: u64| {
-            for block in (from..from + 1200).step_by(8) {
-                let data = vec![1; 8 * BLOCK as usize];
-                volume.write(block * BLOCK, data.into(), Durability::Volatile).await.expect("a write");
-            }
-        };
-        stream(0).await;
-        volume.flush().await.expect("a flush");
         look_around().await;
-        assert_eq!(prepared_slots(), 0);
+        // Nobody writes to it, so it takes no room.
+        assert_eq!((store.stats().prepared_bytes, store.stats().ready_bytes), (0, 0));
 
-        let flushed = async |from: u64, writes| {
-            for at in from..from + writes {
-                write(&volume, at, 1).await;
-                volume.flush().await.expect("a flush");
-            }
-        };
-        flushed(1200, 20).await;
+        let volume = store.create_volume(spec(id(1), 8192 * BLOCK, false)).await.expect("a new volume");
         look_around().await;
-        assert_eq!(prepared_slots(), 2);
-        stream(1300).await;
+        let ready = store.stats().ready_bytes;
+        assert!(ready >= 2 * u64::from(SEGMENT_BLOCKS) * BLOCK, "{ready} bytes are ready");
+        let through = store.stats().written_through;
+        for at in 0..1500 {
+            write(&volume, at, 1).await;
+        }
+        assert_eq!(store.stats().written_through - through, 1, "the footer of the segment that was left");
         look_around().await;
-        // The log comes to them, and others take their place.
-        flushed(2500, 20).await;
-        look_around().await;
-        flushed(2600, 1).await;
-        look_around().await;
-        assert!(prepared_slots() > 2);
+        assert!(store.stats().ready_bytes >= ready, "others take their place");
     });
+}
+
+/// What was prepared before a restart is found to be, and nothing is written again for it.
+#[test]
+fn slots_that_were_prepared_before_a_restart_are_ready() {
+    let mut world = World::new(Shape { segment_blocks: 64, slots: 40, ..shape() }, 1);
+    let life = |world: &World, from: u64| {
+        Runtime::simulated(1).block_on(async {
+            let (store, _) = world.open().await.expect("the store");
+            let volume = match store.volume(id(1)) {
+                Some(volume) => volume,
+                None => store.create_volume(spec(id(1), 400 * BLOCK, false)).await.expect("a new volume"),
+            };
+            for at in from..from + 8 {
+                write(&volume, at, 1).await;
+                runtime::sleep(Duration::from_millis(50)).await;
+            }
+            store.stats()
+        })
+    };
+    let before = life(&world, 0);
+    world.die(Death::Process, &mut Random::new(1));
+    let after = life(&world, 8);
+    assert!(before.prepared_bytes > 0 && before.ready_bytes > 0);
+    assert_eq!(after.prepared_bytes, 0);
+    assert!(after.ready_bytes >= 2 * 64 * BLOCK);
 }
 
 #[test]

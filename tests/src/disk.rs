@@ -13,6 +13,8 @@ use crate::skip::{needs, skip};
 const FUSE_LIMIT: Duration = Duration::from_secs(15);
 /// How often nbdfuse is looked at.
 const POLL: Duration = Duration::from_millis(5);
+/// How long a mount may stay busy after its last process.
+const BUSY_LIMIT: Duration = Duration::from_secs(30);
 /// The bit of the capability to mount, from `linux/capability.h`.
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
@@ -21,7 +23,12 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 ///
 /// The machine is asked, not the server: where this says yes, a volume that cannot be attached is a failure.
 pub fn needs_disks(programs: &[&str]) -> bool {
-    if !needs(&["nbdfuse", "losetup", "mount", "umount"]) || !needs(programs) {
+    needs(&["nbdfuse"]) && has_device("/dev/fuse") && needs_mounts(programs)
+}
+
+/// The same for file systems in image files, which need no disk of a volume.
+pub fn needs_mounts(programs: &[&str]) -> bool {
+    if !needs(&["losetup", "mount", "umount"]) || !needs(programs) || !has_device("/dev/loop-control") {
         return false;
     }
     match lacking() {
@@ -33,14 +40,19 @@ pub fn needs_disks(programs: &[&str]) -> bool {
     }
 }
 
+fn has_device(device: &str) -> bool {
+    match File::options().read(true).write(true).open(device) {
+        Ok(_) => true,
+        Err(error) => {
+            skip(&format!("{device}: {error}"));
+            false
+        }
+    }
+}
+
 fn lacking() -> Option<String> {
     if !may_mount() {
         return Some("mounting needs root".to_owned());
-    }
-    for device in ["/dev/fuse", "/dev/loop-control"] {
-        if let Err(error) = File::options().read(true).write(true).open(device) {
-            return Some(format!("{device}: {error}"));
-        }
     }
     // In some containers there is the control device and none of those that it hands out.
     let free = Program::new("losetup").arg("--find").run();
@@ -127,6 +139,11 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Mounts the file system in an image file, by a loop device.
+    pub fn image(image: &Path, at: &Path) -> Self {
+        Self::with_options(image.to_str().expect("a path of ours is UTF-8"), at, "loop")
+    }
+
     /// Mounts the device at a directory, which is made where it is missing.
     pub fn new(device: &str, at: &Path) -> Self {
         Self::with_options(device, at, "rw")
@@ -143,8 +160,7 @@ impl Mount {
         let size = format!("{mebibytes}M");
         // Nothing kept for root, so that what is free is free for everybody.
         Program::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-m", "0"]).arg(&image).arg(size).ok();
-        let image = image.to_str().expect("a path of ours is UTF-8");
-        Self::with_options(image, &dir.join("mounted"), "loop")
+        Self::image(&image, &dir.join("mounted"))
     }
 
     fn with_options(device: &str, at: &Path, options: &str) -> Self {
@@ -161,14 +177,29 @@ impl Mount {
     /// Unmounts it and insists on it: the device holds all of the file system then.
     pub fn unmount(mut self) {
         let at = self.at.take().expect("a mount has a path");
-        Program::new("umount").arg(at).ok();
+        assert!(is_unmounted(&at), "{} cannot be unmounted", at.display());
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if let Some(at) = self.at.take() {
-            Program::new("umount").arg(at).run();
+        if let Some(at) = self.at.take()
+            && !is_unmounted(&at)
+        {
+            eprintln!("{} stays mounted", at.display());
         }
     }
+}
+
+/// Unmounts, and says whether that went well. What a process that was killed had under way, or a loop device that was let go of,
+/// keeps a mount busy for a while.
+fn is_unmounted(at: &Path) -> bool {
+    let deadline = Instant::now() + BUSY_LIMIT;
+    while !Program::new("umount").arg(at).run().status.success() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+    true
 }

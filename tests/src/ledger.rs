@@ -58,7 +58,7 @@ pub enum Floor {
     Durable,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Block {
     history: Vec<Stored>,
     durable: usize,
@@ -67,7 +67,7 @@ struct Block {
 }
 
 /// The record of one volume.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     blocks: Vec<Block>,
     next: u64,
@@ -125,6 +125,14 @@ impl Ledger {
                 Floor::Acknowledged => {}
                 Floor::Durable => block.durable = block.acknowledged,
             }
+        }
+    }
+
+    /// Forgets what was promised since `then`, an earlier copy: the machine went down at that moment. What was sent since may be
+    /// there all the same.
+    pub fn promised_by(&mut self, then: &Ledger) {
+        for (block, then) in self.blocks.iter_mut().zip(&then.blocks) {
+            (block.acknowledged, block.durable) = (then.acknowledged, then.durable);
         }
     }
 
@@ -246,6 +254,21 @@ mod tests {
         ledger.flush_ends(&begun);
         assert!(ledger.check(Floor::Durable, holding(&[Stored::Zero])).is_err());
         assert_eq!(ledger.check(Floor::Durable, holding(&[Stored::Write(1)])), Ok(()));
+    }
+
+    #[test]
+    fn promise_after_the_end_does_not_count() {
+        let mut ledger = Ledger::new(1);
+        ledger.write(0, 1);
+        ledger.acknowledge(0, 1, Floor::Acknowledged);
+        let then = ledger.clone();
+        ledger.write(0, 1);
+        ledger.acknowledge(0, 1, Floor::Durable);
+        ledger.promised_by(&then);
+        assert!(ledger.clone().check(Floor::Acknowledged, holding(&[Stored::Zero])).is_err());
+        for survivor in [Stored::Write(1), Stored::Write(2)] {
+            assert_eq!(ledger.clone().check(Floor::Acknowledged, holding(&[survivor])), Ok(()));
+        }
     }
 
     #[test]

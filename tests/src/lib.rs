@@ -26,7 +26,7 @@ mod witness;
 
 pub use admin::{Admin, Answer};
 pub use binary::sandstone;
-pub use disk::{Disk, Mount, needs_disks};
+pub use disk::{Disk, Mount, needs_disks, needs_mounts};
 pub use family::{Churn, Family};
 pub use image::{Image, Tree};
 pub use journal::{Ended, Writer};

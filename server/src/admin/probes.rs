@@ -39,7 +39,11 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Value>, ApiError>
         return Err(ApiError::new(Code::Unavailable, "the server is stopping"));
     }
     match admin.store.health() {
-        Health::Ready => Ok(Success::ok(json!({ "status": "ready" }))),
+        Health::Ready => {
+            let placement = admin.store.stats().placement;
+            let store = json!({ "placement": placement.name(), "told": placement.to_string() });
+            Ok(Success::ok(json!({ "status": "ready", "store": store })))
+        }
         Health::Starved(why) => Err(ApiError::new(
             Code::Unavailable,
             format!("the file system below the store is full ({why}): writes wait until it has room"),

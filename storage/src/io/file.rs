@@ -9,6 +9,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -21,8 +22,9 @@ use rustix::fs::{FlockOperation, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::buffer::WriteBuf;
-use super::op::Op;
+use super::op::{Op, WriteMode};
 use super::operation::start;
+use super::placement::{self, Coverage, Placement};
 use super::sim::SimDisk;
 use crate::runtime;
 
@@ -47,6 +49,7 @@ pub(crate) struct RealFile {
     fd: OwnedFd,
     len: AtomicU64,
     direct: bool,
+    placement: Placement,
     is_device: bool,
     locked: AtomicBool,
 }
@@ -75,13 +78,13 @@ impl Drop for RealFile {
 
 impl File {
     /// Opens a file or block device for reading and writing past the page cache, or through it where the file system
-    /// does not offer that (see [`is_direct`]). With `create_len`, a file that is not there or empty is made that long
+    /// does not offer that (see [`placement`]). With `create_len`, a file that is not there or empty is made that long
     /// (sparse, mode 0600), durably.
     ///
     /// # Errors
     /// Those of open(2) and ftruncate(2).
     ///
-    /// [`is_direct`]: File::is_direct
+    /// [`placement`]: File::placement
     pub fn open(path: &Path, create_len: Option<u64>) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(create_len.is_some()).mode(0o600);
@@ -117,14 +120,29 @@ impl File {
             && len == 0
             && !is_device
         {
+            placement::prefer_in_place(file.as_fd());
             file.set_len(create_len)?;
             file.sync_all()?;
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             std::fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
             len = create_len;
         }
+        let placement = if is_device && direct {
+            Placement::Device
+        } else if is_device {
+            Placement::Buffered("the device offers no direct I/O")
+        } else {
+            placement::of_file(file.as_fd(), direct)?
+        };
         let (len, locked) = (AtomicU64::new(len), AtomicBool::new(false));
-        Ok(File(Kind::Real(Arc::new(RealFile { fd: file.into(), len, direct, is_device, locked }))))
+        Ok(File(Kind::Real(Arc::new(RealFile {
+            fd: file.into(),
+            len,
+            direct,
+            placement,
+            is_device,
+            locked,
+        }))))
     }
 
     /// A file on a simulated disk, for a simulated runtime.
@@ -197,24 +215,26 @@ impl File {
     /// Writes all of `data` to `offset`. The data belongs to the write until its completion, also when the future is
     /// dropped, which does not stop it.
     ///
-    /// It is on the device when this returns, but safe from a power loss only after a [`sync`](File::sync).
+    /// It is on the device when this returns, but safe from a power loss only after a [`sync`](File::sync), and from a crash of
+    /// the host where [`placement`](File::placement) says so.
     ///
     /// # Errors
     /// The device's. Then any part of the range may have been written.
     pub(crate) async fn write(&self, offset: u64, data: WriteBuf) -> io::Result<()> {
-        self.try_write(offset, data).await.map_err(|(error, _)| error)
+        self.try_write(offset, data, WriteMode::Plain).await.map_err(|(error, _)| error)
     }
 
-    /// The same, for a write that may be tried again: its data comes back with the error.
+    /// The same in either mode, for a write that may be tried again: its data comes back with the error.
     pub(crate) async fn try_write(
         &self,
         offset: u64,
         mut data: WriteBuf,
+        mode: WriteMode,
     ) -> Result<(), (io::Error, WriteBuf)> {
         let len = data.len_bytes();
         let mut done = 0;
         while done < len {
-            let op = Op::Write { file: self.clone(), offset: offset + done as u64, data, skip: done };
+            let op = Op::Write { file: self.clone(), offset: offset + done as u64, data, skip: done, mode };
             let (result, op) = start(op).await;
             let Op::Write { data: returned, .. } = op else { unreachable!("a write comes back as one") };
             data = returned;
@@ -246,6 +266,15 @@ impl File {
         self.simple(|file| Op::Allocate { file, offset, len }).await
     }
 
+    /// Has the device fill a range with zeroes, in blocks that count as written from then on.
+    ///
+    /// # Errors
+    /// "No space left" (`StorageFull`), or `Unsupported` where the kernel (before Linux 6.17), the file system or the device
+    /// has no such thing.
+    pub(crate) async fn write_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.simple(|file| Op::Zero { file, offset, len }).await
+    }
+
     /// Gives the space of a range back; it reads as zeroes.
     ///
     /// # Errors
@@ -254,9 +283,25 @@ impl File {
         self.simple(|file| Op::Punch { file, offset, len }).await
     }
 
-    /// Whether I/O goes past the page cache.
+    /// What a completed plain write is worth when the host crashes.
     #[must_use]
-    pub fn is_direct(&self) -> bool {
+    pub fn placement(&self) -> Placement {
+        match &self.0 {
+            Kind::Real(file) => file.placement,
+            Kind::Simulated(disk) => disk.placement(),
+        }
+    }
+
+    /// What a range has. Blocking, and quick.
+    pub(crate) fn coverage(&self, range: Range<u64>) -> Coverage {
+        match &self.0 {
+            Kind::Real(file) if file.is_device => Coverage::default(),
+            Kind::Real(file) => placement::coverage(file, range),
+            Kind::Simulated(disk) => disk.coverage(range),
+        }
+    }
+
+    fn is_direct(&self) -> bool {
         match &self.0 {
             Kind::Real(file) => file.direct,
             Kind::Simulated(_) => true,

@@ -19,13 +19,15 @@
 //! I4  Between two in place the thread has heard what the others want: a task that begins one after the other would keep
 //!     them waiting.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
+use rustix::io::ReadWriteFlags;
 
 use super::buffer::append_with;
-use super::op::Op;
+use super::op::{Op, WriteMode};
+use super::placement::FALLOC_FL_WRITE_ZEROES;
 use super::table::Key;
 
 /// Most bytes of a read or write. A lone client's are 4 KiB, and a log batch with one such block 8 KiB; one that carries
@@ -45,12 +47,23 @@ pub(super) fn perform(op: &mut Op) -> io::Result<usize> {
             let (filled, _) = rustix::io::pread(file.real(), spare, *offset)?;
             Ok(filled)
         }),
-        Op::Write { file, offset, data, skip } => {
-            Ok(rustix::io::pwrite(file.real(), &data.as_slice()[*skip..], *offset)?)
+        Op::Write { file, offset, data, skip, mode } => {
+            let data = &data.as_slice()[*skip..];
+            Ok(match mode {
+                WriteMode::Plain => rustix::io::pwrite(file.real(), data, *offset)?,
+                WriteMode::Through => {
+                    let data = [IoSlice::new(data)];
+                    rustix::io::pwritev2(file.real(), &data, *offset, ReadWriteFlags::DSYNC)?
+                }
+            })
         }
         Op::Sync { file } => Ok(rustix::fs::fdatasync(file.real()).map(|()| 0)?),
         Op::Allocate { file, offset, len } => {
             Ok(rustix::fs::fallocate(file.real(), FallocateFlags::empty(), *offset, *len).map(|()| 0)?)
+        }
+        Op::Zero { file, offset, len } => {
+            let mode = FallocateFlags::from_bits_retain(FALLOC_FL_WRITE_ZEROES as u32);
+            Ok(rustix::fs::fallocate(file.real(), mode, *offset, *len).map(|()| 0)?)
         }
         Op::Punch { file, offset, len } => {
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -82,7 +95,9 @@ impl InPlace {
             Op::Read { len, .. } => *len <= BYTES_MAX,
             Op::Write { data, skip, .. } => data.len_bytes() - skip <= BYTES_MAX,
             Op::Sync { .. } => true,
-            Op::Allocate { .. } | Op::Punch { .. } | Op::Recv { .. } | Op::Send { .. } => false,
+            Op::Allocate { .. } | Op::Zero { .. } | Op::Punch { .. } | Op::Recv { .. } | Op::Send { .. } => {
+                false
+            }
         };
         if self.by_ring > 0 {
             self.by_ring -= 1;
@@ -143,7 +158,7 @@ mod tests {
     fn write(bytes: usize) -> Op {
         let mut data = aligned(bytes);
         data.resize(bytes, 1);
-        Op::Write { file: file(), offset: 0, data: WriteBuf::Owned(data), skip: 0 }
+        Op::Write { file: file(), offset: 0, data: WriteBuf::Owned(data), skip: 0, mode: WriteMode::Plain }
     }
 
     fn file() -> File {

@@ -15,11 +15,13 @@ pub(crate) enum Op {
     /// Appends up to `len` bytes from `offset` to `buf`.
     Read { file: File, offset: u64, len: usize, buf: BytesMut },
     /// Writes `data` from its byte `skip` on to `offset`.
-    Write { file: File, offset: u64, data: WriteBuf, skip: usize },
+    Write { file: File, offset: u64, data: WriteBuf, skip: usize, mode: WriteMode },
     /// Makes all writes that completed before it durable.
     Sync { file: File },
     /// Reserves space.
     Allocate { file: File, offset: u64, len: u64 },
+    /// Has the device fill a range with zeroes, in blocks that count as written.
+    Zero { file: File, offset: u64, len: u64 },
     /// Gives space back; the range reads as zeroes.
     Punch { file: File, offset: u64, len: u64 },
     /// Receives into the spare capacity of `buf`.
@@ -39,8 +41,19 @@ pub enum OpKind {
     Sync,
     /// A reservation of space.
     Allocate,
+    /// Zeroes that the device makes.
+    Zero,
     /// A hole punched.
     Punch,
+}
+
+/// What a write has done when it completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriteMode {
+    /// The device has the data. Where it lies may be known to the file system's memory alone.
+    Plain,
+    /// The data is on stable storage, and so is what leads to it (`RWF_DSYNC`): a sync of this one write.
+    Through,
 }
 
 /// Most chunks that one vectored send takes (Linux `UIO_MAXIOV`).
@@ -69,9 +82,12 @@ impl Class {
 impl Op {
     pub(crate) fn class(&self) -> Class {
         match self {
-            Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } | Op::Allocate { .. } | Op::Punch { .. } => {
-                Class::File
-            }
+            Op::Read { .. }
+            | Op::Write { .. }
+            | Op::Sync { .. }
+            | Op::Allocate { .. }
+            | Op::Zero { .. }
+            | Op::Punch { .. } => Class::File,
             Op::Recv { .. } => Class::Receive,
             Op::Send { .. } => Class::Send,
         }

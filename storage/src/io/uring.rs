@@ -40,7 +40,8 @@ use super::buffer;
 use super::driver::Spun;
 use super::file::RealFile;
 use super::in_place::InPlace;
-use super::op::{CHUNKS_MAX, Class, Op, window};
+use super::op::{CHUNKS_MAX, Class, Op, WriteMode, window};
+use super::placement;
 use super::table::{Key, OpTable, Reaped};
 use crate::runtime::Remote;
 
@@ -402,11 +403,16 @@ impl Uring {
                 let len = (*len).min(spare.len()).min(TRANSFER_BYTES_MAX) as u32;
                 opcode::Read::new(fd, spare.as_mut_ptr().cast(), len).offset(*offset).build().flags(flags)
             }
-            Op::Write { file, offset, data, skip } => {
+            Op::Write { file, offset, data, skip, mode } => {
                 let (fd, flags) = target(file.real());
                 let data = &data.as_slice()[*skip..];
                 let len = data.len().min(TRANSFER_BYTES_MAX) as u32;
-                opcode::Write::new(fd, data.as_ptr(), len).offset(*offset).build().flags(flags)
+                let rw_flags = match mode {
+                    WriteMode::Plain => 0,
+                    WriteMode::Through => libc::RWF_DSYNC,
+                };
+                let write = opcode::Write::new(fd, data.as_ptr(), len).offset(*offset).rw_flags(rw_flags);
+                write.build().flags(flags)
             }
             Op::Sync { file } => {
                 let (fd, flags) = target(file.real());
@@ -415,6 +421,11 @@ impl Uring {
             Op::Allocate { file, offset, len } => {
                 let (fd, flags) = target(file.real());
                 opcode::Fallocate::new(fd, *len).offset(*offset).build().flags(flags)
+            }
+            Op::Zero { file, offset, len } => {
+                let (fd, flags) = target(file.real());
+                let fallocate = opcode::Fallocate::new(fd, *len).offset(*offset);
+                fallocate.mode(placement::FALLOC_FL_WRITE_ZEROES).build().flags(flags)
             }
             Op::Punch { file, offset, len } => {
                 let (fd, flags) = target(file.real());
@@ -495,7 +506,12 @@ fn finish(op: &mut Op, completion: &cqueue::Entry) -> io::Result<usize> {
             // buffer was not touched in between, because the table had it.
             unsafe { buffer::grow(buf, count) };
         }
-        Op::Write { .. } | Op::Sync { .. } | Op::Allocate { .. } | Op::Punch { .. } | Op::Send { .. } => {}
+        Op::Write { .. }
+        | Op::Sync { .. }
+        | Op::Allocate { .. }
+        | Op::Zero { .. }
+        | Op::Punch { .. }
+        | Op::Send { .. } => {}
     }
     Ok(count)
 }

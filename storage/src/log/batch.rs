@@ -3,6 +3,7 @@
 use crate::{
     address::{Lsn, SegmentId, Slot},
     error::{Error, Kind, Result},
+    io::WriteMode,
     runtime,
     usage::Usage,
 };
@@ -58,6 +59,7 @@ pub(crate) struct Batch {
     pub(crate) slot: Slot,
     /// Block of the header in the segment.
     pub(crate) block: u32,
+    pub(crate) mode: WriteMode,
     pub(crate) window: usize,
     pub(crate) first_lsn: Lsn,
     pub(crate) previous: Lsn,
@@ -80,6 +82,7 @@ struct Waiting {
 impl Batch {
     pub(crate) fn new(
         (segment, slot, block): (SegmentId, Slot, u32),
+        mode: WriteMode,
         window: usize,
         first_lsn: Lsn,
         previous: Lsn,
@@ -88,6 +91,7 @@ impl Batch {
             segment,
             slot,
             block,
+            mode,
             window,
             first_lsn,
             previous,

@@ -3,8 +3,8 @@
 //! All of it happens under the log's lock, and nothing of it waits: what is in the way is told to the caller.
 
 use super::{
-    Append, BATCH_BLOCKS, Batch, Entry, FLUSHES_LEAST, Log, Open, Place, RECORD_BLOCKS_MAX, Refused,
-    SYNCED_BYTES, Segment, Stage, State,
+    Append, BATCH_BLOCKS, Batch, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, STREAM_BATCH_BYTES,
+    Segment, Stage, State,
 };
 use crate::{
     address::{BLOCK_BYTES, Lsn, SegmentId},
@@ -13,7 +13,8 @@ use crate::{
         BatchHeader, Footer, FooterBatch, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, RecordKind, SegmentKind,
         Trailer, footer_blocks,
     },
-    segments::{Need, Writing},
+    io::WriteMode,
+    segments::{Need, Readiness, Writing},
 };
 use std::sync::{Arc, atomic::Ordering::*};
 
@@ -95,6 +96,7 @@ impl Log {
     pub(super) fn close(state: &mut State) {
         let Some(open) = state.open.take() else { return };
         state.segment.fill = open.batch.block + 1 + open.data_blocks;
+        state.segment.batches += 1;
         state.previous = open.batch.first_lsn;
         let footer = Arc::clone(&state.segment.footer);
         state.under_way.push_back(Entry::Batch { open, footer, stage: Stage::Closed });
@@ -114,13 +116,9 @@ impl Log {
             block = block.next_multiple_of(geometry.window_blocks);
         }
         let footer = footer_blocks(state.segment.footer_bytes + FooterBatch::bytes(record_bytes));
-        if state.segment.raw
-            && state.segment.fill > 0
-            && self.writing(&state.segment) == Writing::Synced
-            && self.segments.offers_prepared()
-        {
-            // Someone syncs: the rest of this segment would make each sync wait. What is left of it is not written, and
-            // its slot comes back with the others.
+        if self.is_better_left(&state.segment) && self.segments.offers_prepared() {
+            // In the rest of this segment each small batch would wait for the file system's journal. What is left of it is not
+            // written, and its slot comes back with the others.
             match self.next_segment(state, need) {
                 Ok(()) => block = 0,
                 Err(Refused::NoSpace(_)) => {}
@@ -133,8 +131,11 @@ impl Log {
             block = 0;
         }
         let window = self.window(state, block)?;
-        let batch =
-            Batch::new((state.segment.id, state.segment.slot, block), window, state.next_lsn, state.previous);
+        let at = (state.segment.id, state.segment.slot, block);
+        let batch = Batch::new(at, state.segment.mode, window, state.next_lsn, state.previous);
+        if batch.mode == WriteMode::Through {
+            self.slots_wanted.notify_one();
+        }
         state.segment.footer_bytes += FooterBatch::bytes(0);
         let header = BatchHeader {
             segment: batch.segment,
@@ -163,12 +164,13 @@ impl Log {
         Ok(())
     }
 
-    /// How that segment was written so far, which tells how the next one will be.
-    fn writing(&self, segment: &Segment) -> Writing {
-        let flushes = self.counters.flushes.load(Relaxed) - segment.flushes_before;
-        let often = flushes >= FLUSHES_LEAST
-            && flushes * SYNCED_BYTES >= u64::from(segment.fill) * BLOCK_BYTES as u64;
-        if often { Writing::Synced } else { Writing::Streamed }
+    /// Whether the log gains by going on in a prepared slot: where it writes through, and not in large pieces.
+    fn is_better_left(&self, segment: &Segment) -> bool {
+        let bytes = u64::from(segment.fill) * BLOCK_BYTES as u64;
+        segment.mode == WriteMode::Through
+            && segment.fill > 0
+            && self.mode(Readiness::Ready) == WriteMode::Plain
+            && bytes < u64::from(segment.batches) * STREAM_BATCH_BYTES
     }
 
     /// Goes on in a fresh segment, so that what is dead in this one can be found. Gives the one that it leaves, if there
@@ -199,6 +201,7 @@ impl Log {
             return Err(Refused::Busy);
         }
         state.windows += 1;
+        self.slots_wanted.notify_one();
         state.held[window] = Some(wanted);
         self.staging.open_window(window, wanted.0, start, start.max(state.segment.fill));
         Ok(window)
@@ -212,8 +215,8 @@ impl Log {
         assert!(blocks <= geometry.window_blocks, "a footer is smaller than a window");
         assert!(state.segment.fill <= first, "the footer begins behind the last batch");
         let window = self.window(state, first)?;
-        let writing = self.writing(&state.segment);
-        let next = self.segments.take(SegmentKind::Log, need, writing).ok_or(Refused::NoSpace(need))?;
+        let next =
+            self.segments.take(SegmentKind::Log, need, Writing::Awaited).ok_or(Refused::NoSpace(need))?;
         let trailer = Trailer {
             segment: state.segment.id,
             epoch: self.epoch,
@@ -234,8 +237,8 @@ impl Log {
             footer_bytes: 0,
             footer: Arc::default(),
             reserved: self.segments.is_in_reserve(),
-            raw: !next.prepared,
-            flushes_before: self.counters.flushes.load(Relaxed),
+            mode: self.mode(next.readiness),
+            batches: 0,
         };
         // Staged at once, still without what it repeats: what is acknowledged from the next segment's staging is found
         // only by way of it. The whole footer goes out from a buffer of its own, so that this one is never half replaced.
@@ -249,6 +252,7 @@ impl Log {
             trailer,
             slot: old.slot,
             window,
+            mode: old.mode,
             content: old.footer,
             stage: Stage::Closed,
         });

@@ -7,7 +7,7 @@ use crate::{
     blindness::{Blindness, is_blind_to},
     error::{Error, Kind, Result},
     format::{BatchHeader, Footer, FooterBatch, ReplayStart, footer_blocks},
-    io::{WriteBuf, aligned},
+    io::{WriteBuf, WriteMode, aligned},
     runtime,
 };
 use std::sync::{Arc, Mutex, atomic::Ordering::*};
@@ -69,7 +69,7 @@ impl Log {
             if state.writing >= entry.writes_max() && entry.stage() == Stage::Closed {
                 return;
             }
-            let (buffer, offset, key) = match entry {
+            let (buffer, offset, key, mode) = match entry {
                 Entry::Batch { open, footer, stage } if *stage == Stage::Closed => {
                     if open.batch.leases.load(Acquire) > 0 {
                         all_sealed = false;
@@ -83,9 +83,10 @@ impl Log {
                         WriteBuf::Shared(Arc::clone(self.staging.memory()), range),
                         self.segments.geometry.offset(batch.slot, batch.block),
                         (batch.segment, batch.block),
+                        batch.mode,
                     )
                 }
-                Entry::Footer { trailer, slot, content, stage, .. }
+                Entry::Footer { trailer, slot, mode, content, stage, .. }
                     if *stage == Stage::Closed && all_sealed =>
                 {
                     *stage = Stage::Writing;
@@ -97,7 +98,7 @@ impl Log {
                     let mut buffer = aligned(bytes.len());
                     buffer.extend_from_slice(&bytes);
                     let offset = self.segments.geometry.offset(*slot, first);
-                    (WriteBuf::Owned(buffer), offset, (trailer.segment, u32::MAX))
+                    (WriteBuf::Owned(buffer), offset, (trailer.segment, u32::MAX), *mode)
                 }
                 Entry::Batch { .. } | Entry::Footer { .. } => continue,
             };
@@ -106,9 +107,12 @@ impl Log {
             let bytes = buffer.len_bytes() as u64;
             self.counters.bytes.fetch_add(bytes, Relaxed);
             self.counters.batch_bytes.add(bytes);
+            if mode == WriteMode::Through {
+                self.counters.through.fetch_add(1, Relaxed);
+            }
             let log = Arc::clone(self);
             runtime::spawn(async move {
-                let result = below::write(&log.file, &log.health, offset, buffer).await;
+                let result = below::write_as(mode, &log.file, &log.health, offset, buffer).await;
                 log.completed(key, result);
             });
         }

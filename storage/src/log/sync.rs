@@ -60,16 +60,6 @@ impl Drop for Running {
 }
 
 impl Log {
-    /// Does for a client what [`Self::sync`] does, and is counted: where there are many, the log leaves segments in which
-    /// they are slow.
-    ///
-    /// # Errors
-    /// As [`Self::sync`].
-    pub(crate) async fn flush(self: &Arc<Self>, lsn: Lsn) -> Result<()> {
-        self.counters.flushes.fetch_add(1, Relaxed);
-        self.sync(lsn).await
-    }
-
     /// Waits until every record below `lsn` is on stable storage. Dropping the future abandons the wait alone.
     ///
     /// # Errors

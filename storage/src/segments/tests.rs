@@ -11,9 +11,9 @@ fn each_need_leaves_the_others_theirs() {
     let s = segments();
     assert_eq!((s.free(), s.reserve()), (12, 4));
     let taken: Vec<_> =
-        std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data, Writing::Synced)).collect();
+        std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data, Writing::Awaited)).collect();
     assert_eq!(taken.len(), 8);
-    let count = |kind, need| std::iter::from_fn(|| s.take(kind, need, Writing::Synced)).count();
+    let count = |kind, need| std::iter::from_fn(|| s.take(kind, need, Writing::Awaited)).count();
     assert_eq!(count(SegmentKind::Forwarded, Need::Forward), 2);
     assert_eq!(
         count(SegmentKind::Log, Need::Record),
@@ -29,9 +29,9 @@ fn what_the_file_system_cannot_back_is_not_there() {
     let s = segments();
     s.set_backing(6);
     assert_eq!((s.free(), s.usable(), s.room(Need::Data)), (12, 6, 2));
-    let first = s.take(SegmentKind::Log, Need::Data, Writing::Synced).expect("room");
-    let second = s.take(SegmentKind::Log, Need::Data, Writing::Synced).expect("room");
-    assert_eq!((s.usable(), s.take(SegmentKind::Log, Need::Data, Writing::Synced)), (4, None));
+    let first = s.take(SegmentKind::Log, Need::Data, Writing::Awaited).expect("room");
+    let second = s.take(SegmentKind::Log, Need::Data, Writing::Awaited).expect("room");
+    assert_eq!((s.usable(), s.take(SegmentKind::Log, Need::Data, Writing::Awaited)), (4, None));
     assert!(s.is_in_reserve() == (s.usable() < s.reserve()) && s.has_room(Need::Record));
     // A slot that comes back has its blocks, but for one that was punched.
     [first, second].iter().for_each(|taken| s.seal(taken.id));
@@ -41,18 +41,18 @@ fn what_the_file_system_cannot_back_is_not_there() {
     assert_eq!((s.free(), s.usable()), (12, 5));
     s.set_backing(0);
     assert_eq!(
-        (s.usable(), s.take(SegmentKind::Node, Need::Checkpoint, Writing::Synced).map(|t| t.slot)),
+        (s.usable(), s.take(SegmentKind::Node, Need::Checkpoint, Writing::Awaited).map(|t| t.slot)),
         (1, Some(first.slot))
     );
-    assert_eq!((s.usable(), s.take(SegmentKind::Node, Need::Checkpoint, Writing::Synced)), (0, None));
+    assert_eq!((s.usable(), s.take(SegmentKind::Node, Need::Checkpoint, Writing::Awaited)), (0, None));
 }
 
 #[test]
 fn released_slots_come_back_under_new_numbers() {
     let s = segments();
-    let Taken { id: first, slot, prepared } =
-        s.take(SegmentKind::Log, Need::Data, Writing::Synced).expect("room");
-    assert!(!prepared && !s.offers_prepared());
+    let Taken { id: first, slot, readiness } =
+        s.take(SegmentKind::Log, Need::Data, Writing::Awaited).expect("room");
+    assert!(readiness == Readiness::Unready && !s.offers_prepared());
     let address = Address::new(first, 3);
     assert!(s.stretches(address, 1).is_some());
     s.seal(first);
@@ -62,39 +62,64 @@ fn released_slots_come_back_under_new_numbers() {
     assert!(s.entries(&s.retired()).is_empty());
     s.release(&s.retired());
     assert_eq!(s.stretches(address, 1), None);
-    // The prepared slot is preferred over raw ones.
-    let second = s.take(SegmentKind::Log, Need::Data, Writing::Synced).expect("room");
+    // What was written is preferred over raw slots, but not all of it was.
+    let second = s.take(SegmentKind::Log, Need::Data, Writing::Awaited).expect("room");
     assert!(second.id > first);
-    assert_eq!((second.slot, second.prepared), (slot, true));
+    assert_eq!((second.slot, second.readiness), (slot, Readiness::Unready));
 }
 
 #[test]
-fn prepared_slots_are_kept_for_those_who_sync() {
+fn prepared_slots_are_kept_for_the_log() {
     let s = segments();
     for _ in 0..PREPARED_KEPT + 1 {
-        let slot = s.take_to(Worked::Written, PREPARED_KEPT + 1).expect("room");
-        s.give_back(slot, Worked::Written);
+        let slot = s.take_to(Worked::Prepared, PREPARED_KEPT + 1).expect("room");
+        s.give_back(slot, Worked::Prepared);
     }
-    let is_prepared = |writing| s.take(SegmentKind::Log, Need::Data, writing).expect("room").prepared;
+    let is_ready = |s: &Segments, writing| {
+        s.take(SegmentKind::Log, Need::Data, writing).expect("room").readiness == Readiness::Ready
+    };
     // One more than is kept.
-    assert!(is_prepared(Writing::Streamed));
-    assert!(!is_prepared(Writing::Streamed));
+    assert!(is_ready(&s, Writing::Streamed));
+    assert!(!is_ready(&s, Writing::Streamed));
     // Nor are they what is given back to the file system while there are others.
     let allocated = s.take_to(Worked::Allocated, usize::MAX).expect("room");
     s.give_back(allocated, Worked::Allocated);
     assert_eq!(s.take_surplus(1), Some((allocated, Had::Blocks)));
     s.give_back(allocated, Worked::Punched);
-    assert!(is_prepared(Writing::Synced));
+    assert!(is_ready(&s, Writing::Awaited));
     // Where the file system has nothing left to give, whoever comes takes what is there.
     s.set_backing(0);
     let last = s.take(SegmentKind::Node, Need::Checkpoint, Writing::Streamed).expect("room");
-    assert!(last.prepared);
+    assert_eq!(last.readiness, Readiness::Ready);
+}
+
+#[test]
+fn slot_comes_back_prepared_only_if_it_was_and_nothing_was_punched() {
+    let s = segments();
+    let goes_round = |gaps: &[(u32, u32)]| {
+        let taken = s.take(SegmentKind::Log, Need::Data, Writing::Awaited).expect("room");
+        s.seal(taken.id);
+        s.punch(taken.id, gaps);
+        s.retire(&[taken.id]);
+        s.release(&s.retired());
+        (taken.slot, taken.readiness)
+    };
+    let slot = s.take_to(Worked::Prepared, 1).expect("room");
+    s.give_back(slot, Worked::Prepared);
+    assert_eq!(goes_round(&[]), (slot, Readiness::Ready));
+    assert_eq!(goes_round(&[(0, 32)]), (slot, Readiness::Ready));
+    assert_eq!(s.prepared(), 0, "it was punched");
+    // One that was not prepared is worth a look, and no more.
+    let (gapped, _) = goes_round(&[]);
+    assert_eq!((s.prepared(), s.take_written(1)), (0, Some(gapped)));
+    s.give_back(gapped, Worked::Prepared);
+    assert_eq!(goes_round(&[]), (gapped, Readiness::Ready));
 }
 
 #[test]
 fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
     let s = segments();
-    let take = |kind, need| s.take(kind, need, Writing::Synced).expect("room");
+    let take = |kind, need| s.take(kind, need, Writing::Awaited).expect("room");
     let sparse: Vec<_> = (0..2).map(|_| take(SegmentKind::Log, Need::Data).id).collect();
     let hosts: Vec<_> = (0..2).map(|_| take(SegmentKind::Forwarded, Need::Forward)).collect();
     sparse.iter().chain(hosts.iter().map(|h| &h.id)).for_each(|id| s.seal(*id));

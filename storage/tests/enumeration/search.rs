@@ -92,6 +92,23 @@ impl Search {
                 let context = |why| context(format!("power, {fate:?}: {why}"));
                 self.judge(state, &mut random).map_err(context)?;
             }
+            // The host dies, and the journal has nothing of what waits for it, or half. All of it is as if the power had failed
+            // and nothing that was completed been lost.
+            let in_flight = changes.iter().filter(|change| change.in_flight).count();
+            for kept in [Kept::Nothing, Kept::Whole] {
+                let unjournaled = disk.unjournaled() + if kept == Kept::Whole { in_flight } else { 0 };
+                for journaled in [0, unjournaled / 2].into_iter().take(unjournaled.min(2)) {
+                    let floor = floors.written.max(floors.durable);
+                    let (right, question) =
+                        (&states[floor..=floors.begun], hash(&hashes[floor..=floors.begun]));
+                    let disk = disk.kill_host_keeping(&vec![kept; in_flight], journaled);
+                    let right_without_power = &states[floors.durable..=floors.begun];
+                    let state = CrashState { disk, staging: None, right, question, right_without_power };
+                    let context =
+                        |why| context(format!("host, {kept:?}, {journaled} of {unjournaled}: {why}"));
+                    self.judge(state, &mut random).map_err(context)?;
+                }
+            }
             let in_flight: Vec<_> = changes.iter().filter(|change| change.in_flight).copied().collect();
             for fate in fates(&in_flight, tears, &mut random) {
                 let right = &states[floors.acknowledged..=floors.begun];

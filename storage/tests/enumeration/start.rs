@@ -2,7 +2,9 @@
 
 use super::lines::{CELL, CELLS_A_BLOCK, Lines, Timeline, bytes_of, snapshot_id, volume_id, word};
 use crate::world::{BLOCK, Shape, World};
-use sandstone_storage::{Durability, ForkSpec, Kept, Runtime, Settings, SimDisk, Store, VolumeSpec};
+use sandstone_storage::{
+    Durability, ForkSpec, Kept, Placement, Runtime, Settings, SimDisk, Store, VolumeSpec,
+};
 
 /// The volume that most operations work on. It has a snapshot.
 pub(crate) const MAIN: u64 = 1;
@@ -40,9 +42,19 @@ async fn write(store: &Store, timeline: &mut Timeline, number: u64, block: u64, 
 }
 
 impl Start {
-    /// The log has `rest` blocks left in its segment, about.
+    /// The log has `rest` blocks left in its segment, about, which were written and synced when its slot was prepared.
     pub(crate) fn new(rest: u64) -> Self {
-        let world = World::new(SHAPE, 1);
+        Self::made_on(World::new(SHAPE, 1), rest)
+    }
+
+    /// The same, but none of them was ever written, nor was any other slot prepared.
+    pub(crate) fn unprepared(rest: u64) -> Self {
+        let start = Self::made_on(World::on_device(SHAPE, 1), rest);
+        start.disk.set_placement(Placement::InPlace("a simulation"));
+        start
+    }
+
+    fn made_on(world: World, rest: u64) -> Self {
         let mut timeline = Timeline::new(Lines::default());
         Runtime::simulated(1).block_on(async {
             let (store, _) = world.open().await.expect("a new store");

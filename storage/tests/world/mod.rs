@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use sandstone_storage::{
-    Begun, Durability, File, Kind, Parts, Piece, RecoveryReport, Result, Settings, SharedMemory, SimDisk,
-    StoppedStore, Store, Volume, VolumeSpec,
+    Begun, Durability, File, Kind, Parts, Piece, Placement, RecoveryReport, Result, Settings, SharedMemory,
+    SimDisk, StoppedStore, Store, Volume, VolumeSpec,
 };
 use std::{cell::RefCell, sync::Arc};
 use uuid::Uuid;
@@ -122,7 +122,7 @@ const RECLAIM_RATE: u64 = 64 << 20;
 pub(crate) enum Death {
     /// kill -9: staging and all that was written stays.
     Process,
-    /// A panic of the kernel: what was written stays, staging is gone.
+    /// A panic of the kernel: staging is gone, and so is what the file system had not told its journal of.
     Host,
     /// What was not synced may be gone too.
     Power,
@@ -132,6 +132,13 @@ impl World {
     pub(crate) fn new(shape: Shape, seed: u64) -> Self {
         let disk = SimDisk::new(shape.size_bytes(), seed);
         Self { disk, shape, reclaim_rate: RECLAIM_RATE, scrub_rate: 0, staging: RefCell::new(None), boot: 1 }
+    }
+
+    /// A machine with its store on a block device, where the log never leaves a segment for one that is ready.
+    pub(crate) fn on_device(shape: Shape, seed: u64) -> Self {
+        let world = Self::new(shape, seed);
+        world.disk.set_placement(Placement::Device);
+        world
     }
 
     /// A machine with what another one left: its disk, and its staging memory if it is the same one, not booted since.
@@ -188,7 +195,8 @@ impl World {
     pub(crate) fn die(&mut self, death: Death, random: &mut Random) {
         let seed = random.next();
         self.disk = match death {
-            Death::Process | Death::Host => self.disk.kill(seed),
+            Death::Process => self.disk.kill(seed),
+            Death::Host => self.disk.kill_host(seed),
             Death::Power => self.disk.crash(seed),
         };
         if death != Death::Process {

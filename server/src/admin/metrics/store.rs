@@ -30,6 +30,12 @@ impl Collector for StoreNumbers {
                 "Bytes that the store's file takes on its file system",
                 stats.file_allocated_bytes,
             ),
+            ("store_slots_ready_bytes", "Bytes of free slots that are ready for the log", stats.ready_bytes),
+            (
+                "store_written_in_place",
+                "1 where the log need not be written through: on a block device, or in a file that is overwritten in place",
+                u64::from(stats.placement.is_trusted()),
+            ),
             ("store_ready", "1 while the store takes writes", ready),
             ("scrub_running", "1 while the scrub reads", u64::from(scrub.running)),
             ("cache_bytes", "Bytes of data in the cache", stats.cache_bytes),
@@ -42,6 +48,11 @@ impl Collector for StoreNumbers {
             ("store_log_records", "Records logged", stats.log_records),
             ("store_log_batches", "Batches written to the log", stats.log_batches),
             ("store_log_bytes", "Bytes written to the log", stats.log_bytes),
+            (
+                "store_log_batches_through",
+                "Batches of the log that were written through, because no slot was ready for them",
+                stats.written_through,
+            ),
             ("store_syncs", "Device syncs", stats.syncs),
             (
                 "store_sync_requests",
@@ -54,7 +65,7 @@ impl Collector for StoreNumbers {
                 "Bytes of maps and catalogs that checkpoints wrote",
                 stats.checkpoint_bytes,
             ),
-            ("store_prepared_bytes", "Bytes written once so that later syncs are fast", stats.prepared_bytes),
+            ("store_prepared_bytes", "Zeroes written to get slots ready for the log", stats.prepared_bytes),
             ("reclaim_rounds", "Rounds of reclaim", reclaim.rounds),
             ("reclaim_marked_nodes", "Map nodes that reclaim visited", reclaim.marked_nodes),
             ("reclaim_freed_bytes", "Bytes of segments that reclaim made free", reclaim.freed_bytes),

@@ -16,7 +16,13 @@ async fn get(server: &Server, path: &str, headers: &[(&str, &str)]) -> Answer {
 async fn probes_need_no_token_and_readiness_ends_when_the_server_stops() {
     let server = Server::start().await;
     assert_eq!(get(&server, "/healthz", &[]).await.data(200)["status"], "ok");
-    assert_eq!(get(&server, "/readyz", &[]).await.data(200)["status"], "ready");
+    let ready = get(&server, "/readyz", &[]).await.data(200);
+    assert_eq!(ready["status"], "ready");
+    // Of whatever file system the temporary directory is.
+    assert!(
+        ["in_place", "moving", "buffered", "memory"].contains(&ready["store"]["placement"].as_str().unwrap())
+    );
+    assert!(!ready["store"]["told"].as_str().unwrap().is_empty());
     server.admin.begin_stopping();
     get(&server, "/readyz", &[]).await.error(503, "unavailable");
     get(&server, "/healthz", &[]).await.data(200);

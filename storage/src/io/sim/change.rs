@@ -72,6 +72,17 @@ impl Change {
         }
     }
 
+    /// What of it is outside a range of the disk.
+    pub(super) fn outside(self, from: u64, to: u64) -> Vec<Change> {
+        let (start, end) = (self.offset(), self.offset() + self.len());
+        if to <= start || end <= from {
+            return vec![self];
+        }
+        let front = (start < from).then(|| self.part(0, from - start));
+        let back = (to < end).then(|| self.part(to - start, end - to));
+        front.into_iter().chain(back).collect()
+    }
+
     /// Its sectors, each as a change. A long run of zeroes is taken in few steps, for it is told, not transferred.
     pub(super) fn sectors(&self) -> impl Iterator<Item = Change> {
         let step = match self {

@@ -12,7 +12,10 @@
 //!     and a later one that succeeds does not bring them back.
 //! I4  A power loss ([`SimDisk::crash`]) keeps the durable image and of each later change all, nothing or any sectors.
 //!     The death of the process ([`SimDisk::kill`]) keeps all completed changes, and of those in flight the same.
-//! I5  One seed and one order of calls give one course of events, which [`SimDisk::fingerprint`] sums up.
+//!     A crash of the host ([`SimDisk::kill_host`]) keeps of these what does not hang on metadata that is not in the journal
+//!     of the file system (`metadata.rs`).
+//! I5  A write through is durable when it has completed, and the journal has all the metadata of what completed before.
+//! I6  One seed and one order of calls give one course of events, which [`SimDisk::fingerprint`] sums up.
 //!
 //! It also watches its user: direct I/O has to be aligned to sectors, and what a write sends may not change before the
 //! write is done.
@@ -22,6 +25,7 @@ mod ends;
 pub use ends::Unsynced;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
@@ -31,9 +35,10 @@ use rustix::io::Errno;
 use super::change::{Change, SECTOR_BYTES};
 use super::fault::{Fault, Faults};
 use super::image::{History, Image, PAGE_BYTES};
+use super::metadata::Metadata;
 use super::random::Random;
-use crate::io::OpKind;
-use crate::io::op::Op;
+use crate::io::op::{Op, WriteMode};
+use crate::io::{Coverage, OpKind, Placement};
 
 /// A disk in memory with a volatile cache, shared by its clones. See the module for what it promises.
 #[derive(Clone, Debug)]
@@ -47,6 +52,9 @@ struct State {
     /// One bit a page that takes space.
     allocated: Vec<u64>,
     allocated_pages: u64,
+    metadata: Metadata,
+    /// What is below makes zeroes by itself.
+    makes_zeroes: bool,
     visible: Image,
     durable: Image,
     /// What a stale read finds.
@@ -91,7 +99,7 @@ struct Begun {
 #[derive(Clone, Debug)]
 enum Effect {
     Read,
-    Change(Change),
+    Change(Change, WriteMode),
     /// Covers the changes that completed below this number.
     Sync(u64),
     Allocate,
@@ -196,6 +204,25 @@ impl SimDisk {
         state.space_limit.map(|limit| limit.saturating_sub(state.allocated_pages * PAGE_BYTES))
     }
 
+    /// What a plain write is worth here when the host crashes. A new disk is a file that is overwritten in place.
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        self.state().metadata.placement()
+    }
+
+    /// Makes it something else. Call it before anything is written.
+    pub fn set_placement(&self, placement: Placement) {
+        self.state().metadata.set_placement(placement);
+    }
+
+    /// What a range has.
+    pub(crate) fn coverage(&self, range: Range<u64>) -> Coverage {
+        let state = self.state();
+        let mut pages = range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES);
+        let is_hole = !pages.any(|page| state.is_allocated(page));
+        Coverage { missing: state.metadata.unwritten(range), is_hole }
+    }
+
     /// How many syncs have succeeded.
     #[must_use]
     pub fn syncs(&self) -> u64 {
@@ -263,7 +290,7 @@ impl SimDisk {
 impl Effect {
     fn change(&self) -> Option<&Change> {
         match self {
-            Effect::Change(change) => Some(change),
+            Effect::Change(change, _) => Some(change),
             Effect::Read | Effect::Sync(_) | Effect::Allocate | Effect::Refused(_) => None,
         }
     }
@@ -277,6 +304,8 @@ impl State {
             space_limit: None,
             allocated: vec![0; len.div_ceil(PAGE_BYTES * 64) as usize],
             allocated_pages: 0,
+            metadata: Metadata::new(len),
+            makes_zeroes: seed.is_multiple_of(2),
             visible: Image::default(),
             durable: Image::default(),
             history: History::default(),
@@ -302,7 +331,7 @@ impl State {
                 };
                 (OpKind::Read, effect, 80)
             }
-            Op::Write { offset, data, skip, .. } => {
+            Op::Write { offset, data, skip, mode, .. } => {
                 let data = &data.as_slice()[*skip..];
                 let end = offset + data.len() as u64;
                 let effect = if !is_aligned(*offset, data.len(), data.as_ptr()) {
@@ -310,9 +339,13 @@ impl State {
                 } else if end > self.len || !self.take_space(*offset, end) {
                     Effect::Refused(Errno::NOSPC)
                 } else {
-                    Effect::Change(Change::Write { offset: *offset, data: data.to_vec() })
+                    Effect::Change(Change::Write { offset: *offset, data: data.to_vec() }, *mode)
                 };
-                (OpKind::Write, effect, 100)
+                let base_us = match mode {
+                    WriteMode::Plain => 100,
+                    WriteMode::Through => 600,
+                };
+                (OpKind::Write, effect, base_us)
             }
             Op::Sync { .. } => (OpKind::Sync, Effect::Sync(self.completed), 500),
             Op::Allocate { offset, len, .. } => {
@@ -323,9 +356,21 @@ impl State {
                 let fits = self.take_space(*offset, end);
                 (OpKind::Allocate, if fits { Effect::Allocate } else { Effect::Refused(Errno::NOSPC) }, 50)
             }
+            Op::Zero { offset, len, .. } => {
+                let effect = if !self.makes_zeroes {
+                    Effect::Refused(Errno::OPNOTSUPP)
+                } else if offset + len > self.len || !self.take_space(*offset, offset + len) {
+                    Effect::Refused(Errno::NOSPC)
+                } else {
+                    let change = Change::Write { offset: *offset, data: vec![0; *len as usize] };
+                    Effect::Change(change, WriteMode::Plain)
+                };
+                (OpKind::Zero, effect, 200)
+            }
             Op::Punch { offset, len, .. } => {
                 let len = (offset + len).min(self.len).saturating_sub(*offset);
-                (OpKind::Punch, Effect::Change(Change::Zero { offset: *offset, len }), 50)
+                let change = Change::Zero { offset: *offset, len };
+                (OpKind::Punch, Effect::Change(change, WriteMode::Plain), 50)
             }
             Op::Recv { .. } | Op::Send { .. } => unreachable!("a simulated runtime has no sockets"),
         }
@@ -342,12 +387,12 @@ impl State {
                 Ok(self.read(op, usize::MAX))
             }
             (Effect::Allocate, _) => Ok(0),
-            (Effect::Change(change), Some(Fault::Error(errno))) => {
+            (Effect::Change(change, _), Some(Fault::Error(errno))) => {
                 let parts: Vec<Change> = change.sectors().filter(|_| self.random.coin()).collect();
                 parts.into_iter().for_each(|part| self.complete(part)); // keeps I3
                 Err(errno)
             }
-            (Effect::Change(change), fault) => {
+            (Effect::Change(change, mode), fault) => {
                 if let Op::Write { data, skip, .. } = op
                     && let Change::Write { data: sent, .. } = &change
                 {
@@ -371,7 +416,11 @@ impl State {
                         (transferred(&change), Some(change))
                     }
                 };
-                change.into_iter().for_each(|change| self.complete(change));
+                match (change, mode) {
+                    (Some(change), WriteMode::Plain) => self.complete(change),
+                    (Some(change), WriteMode::Through) => self.complete_through(change),
+                    (None, _) => {}
+                }
                 Ok(len)
             }
             (Effect::Sync(covered), Some(Fault::Error(errno))) => {
@@ -386,6 +435,7 @@ impl State {
                 for change in self.take_unsynced(covered) {
                     change.apply(&mut self.durable); // keeps I2
                 }
+                self.metadata.journal(covered);
                 self.syncs += 1;
                 Ok(0)
             }
@@ -424,6 +474,30 @@ impl State {
     }
 
     fn complete(&mut self, change: Change) {
+        self.make_visible(&change);
+        self.unsynced.push(Completed { number: self.completed, change });
+        self.completed += 1;
+    }
+
+    /// Keeps I5.
+    fn complete_through(&mut self, change: Change) {
+        self.make_visible(&change);
+        self.supersede(change.offset(), change.offset() + change.len());
+        change.apply(&mut self.durable);
+        self.completed += 1;
+        self.metadata.journal(self.completed);
+    }
+
+    /// What was changed in a range and is not durable never will be.
+    fn supersede(&mut self, from: u64, to: u64) {
+        for Completed { number, change } in std::mem::take(&mut self.unsynced) {
+            let rest = change.outside(from, to).into_iter();
+            self.unsynced.extend(rest.map(|change| Completed { number, change }));
+        }
+    }
+
+    fn make_visible(&mut self, change: &Change) {
+        self.metadata.note(self.completed, change, &self.visible);
         let (offset, len) = (change.offset(), change.len());
         match change {
             Change::Write { .. } => self.history.before_write(&self.visible, offset, len),
@@ -431,10 +505,8 @@ impl State {
         }
         change.apply(&mut self.visible);
         if let Change::Zero { offset, len } = change {
-            self.give_space(offset, offset + len);
+            self.give_space(*offset, offset + len);
         }
-        self.unsynced.push(Completed { number: self.completed, change });
-        self.completed += 1;
     }
 
     /// Takes out the unsynced changes numbered below `covered`, which are the first ones.
@@ -451,6 +523,7 @@ impl State {
             self.give_space(from, self.len);
         }
         self.len = len;
+        self.metadata.resize(len);
         self.allocated.resize(len.div_ceil(PAGE_BYTES * 64) as usize, 0);
     }
 

@@ -71,6 +71,7 @@ fn disk(op: &Op) -> &SimDisk {
         | Op::Write { file, .. }
         | Op::Sync { file }
         | Op::Allocate { file, .. }
+        | Op::Zero { file, .. }
         | Op::Punch { file, .. } => file.disk(),
         Op::Recv { .. } | Op::Send { .. } => unreachable!("refused at the start"),
     }

@@ -11,7 +11,7 @@ pub(super) const PAGE_BYTES: u64 = 4096;
 
 /// A page and, once somebody asked, a number for its content.
 #[derive(Clone, Debug)]
-struct Page {
+pub(super) struct Page {
     bytes: [u8; PAGE_BYTES as usize],
     hash: OnceLock<u64>,
 }
@@ -50,6 +50,18 @@ impl Image {
                 Some(content) => out[part.clone()].copy_from_slice(&content.bytes[at..at + part.len()]),
                 None => out[part].fill(0),
             }
+        }
+    }
+
+    /// A page; `None` where it is all zeroes.
+    pub(super) fn page(&self, page: u64) -> Option<Arc<Page>> {
+        self.pages.get(&page).cloned()
+    }
+
+    pub(super) fn put(&mut self, page: u64, content: Option<Arc<Page>>) {
+        match content {
+            Some(content) => drop(self.pages.insert(page, content)),
+            None => drop(self.pages.remove(&page)),
         }
     }
 

@@ -5,6 +5,7 @@ mod disk;
 mod driver;
 mod fault;
 mod image;
+mod metadata;
 mod random;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 
 use super::{SimDisk, State};
 use crate::io::sim::change::{Change, Kept};
+use crate::io::sim::image::PAGE_BYTES;
+use crate::io::sim::metadata::Before;
 use crate::io::sim::random::Random;
 
 /// A change that is not durable: a power loss keeps any of its sectors.
@@ -39,7 +41,43 @@ impl SimDisk {
         for change in state.in_flight() {
             parts.extend(change.torn(&mut random));
         }
-        state.after_death(parts, random.next_u64())
+        SimDisk::from_state(state.after_death(parts, random.next_u64()))
+    }
+
+    /// The disk after a crash of the host: as after the death of the process, less what hangs on metadata that is not in the
+    /// journal, of which `seed` decides how much got there by itself. This disk goes on as it was.
+    #[must_use]
+    pub fn kill_host(&self, seed: u64) -> SimDisk {
+        let state = self.state();
+        let mut random = Random::new(seed);
+        let mut parts = Vec::new();
+        for change in state.in_flight() {
+            parts.extend(change.torn(&mut random));
+        }
+        let journaled = match random.below(3) {
+            0 => 0,
+            1 => usize::MAX,
+            _ => random.below(state.metadata.unjournaled() as u64 + 1) as usize,
+        };
+        state.after_host_crash(parts, journaled, random.next_u64())
+    }
+
+    /// Changes of the file system's metadata that are not in its journal: a crash of the host may take them from any of them on.
+    #[must_use]
+    pub fn unjournaled(&self) -> usize {
+        self.state().metadata.unjournaled()
+    }
+
+    /// The disk after a crash of the host at this moment that keeps of each change in flight what is told, in the order of
+    /// [`Self::unsynced`], and of [`Self::unjournaled`], to which these add theirs, the first `journaled`.
+    ///
+    /// # Panics
+    /// Where `kept` has not as many entries as there are changes in flight.
+    #[must_use]
+    pub fn kill_host_keeping(&self, kept: &[Kept], journaled: usize) -> SimDisk {
+        let state = self.state();
+        let parts = state.kept_in_flight(kept);
+        state.after_host_crash(parts, journaled, state.random.clone().next_u64())
     }
 
     /// The changes that are not durable: those that completed, in that order, then those in flight, in the order of their
@@ -74,10 +112,8 @@ impl SimDisk {
     #[must_use]
     pub fn kill_keeping(&self, kept: &[Kept]) -> SimDisk {
         let state = self.state();
-        let changes: Vec<_> = state.in_flight().collect();
-        assert_eq!(changes.len(), kept.len(), "one fate for each change");
-        let parts = changes.iter().zip(kept).flat_map(|(change, kept)| change.kept(*kept)).collect();
-        state.after_death(parts, state.random.clone().next_u64())
+        let parts = state.kept_in_flight(kept);
+        SimDisk::from_state(state.after_death(parts, state.random.clone().next_u64()))
     }
 
     /// This disk once more, which goes its own way. What is in flight here is in flight there for ever.
@@ -106,26 +142,49 @@ impl State {
         after.durable = self.durable.clone();
         kept.iter().for_each(|part| part.apply(&mut after.durable));
         after.visible = after.durable.clone();
+        // What is there tells what got into the journal.
+        after.metadata.forget(0);
+        kept.iter().for_each(|part| after.metadata.mark(part));
         SimDisk::from_state(after)
     }
 
-    fn after_death(&self, landed: Vec<Change>, seed: u64) -> SimDisk {
+    fn kept_in_flight(&self, kept: &[Kept]) -> Vec<Change> {
+        let changes: Vec<_> = self.in_flight().collect();
+        assert_eq!(changes.len(), kept.len(), "one fate for each change");
+        changes.iter().zip(kept).flat_map(|(change, kept)| change.kept(*kept)).collect()
+    }
+
+    fn after_host_crash(&self, landed: Vec<Change>, journaled: usize, seed: u64) -> SimDisk {
+        let mut after = self.after_death(landed, seed);
+        for Before { page, content, .. } in after.metadata.forget(journaled) {
+            after.supersede(page * PAGE_BYTES, (page + 1) * PAGE_BYTES);
+            after.visible.put(page, content.clone());
+            after.durable.put(page, content);
+        }
+        // The next mount replays the journal.
+        after.metadata.journal(u64::MAX);
+        SimDisk::from_state(after)
+    }
+
+    fn after_death(&self, landed: Vec<Change>, seed: u64) -> State {
         let mut after = self.successor(seed);
         after.visible = self.visible.clone();
         after.durable = self.durable.clone();
         after.unsynced.clone_from(&self.unsynced);
         after.completed = self.completed;
         landed.into_iter().for_each(|part| after.complete(part));
-        SimDisk::from_state(after)
+        after
     }
 
-    /// An empty disk of the same size and with the same space taken.
+    /// An empty disk of the same size, with the same space taken and the same metadata.
     fn successor(&self, seed: u64) -> State {
         let mut state = State::new(self.len, seed);
         state.space_limit = self.space_limit;
         state.history.clone_from(&self.history);
         state.allocated.clone_from(&self.allocated);
         state.allocated_pages = self.allocated_pages;
+        state.metadata.clone_from(&self.metadata);
+        state.makes_zeroes = self.makes_zeroes;
         state
     }
 }

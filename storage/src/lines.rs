@@ -2,6 +2,7 @@
 //!
 //! I1  A change is logged and made under the one lock around [`Lines`], so a checkpoint that takes all lines under it
 //!     has exactly the changes below [`Lines::applied`].
+//! I2  A line's number is never used twice: when they are used up, no line is made any more.
 
 use crate::{
     address::{Lsn, VolumeNumber},
@@ -10,13 +11,19 @@ use crate::{
     log::{Append, Log, Refused},
     volume::Volume,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use uuid::Uuid;
 
 /// All volumes and snapshots.
 pub(crate) struct Lines {
     /// In an order that does not change from run to run, so that simulations repeat.
     by_id: BTreeMap<Uuid, Volume>,
+    by_number: BTreeMap<VolumeNumber, Uuid>,
+    /// Snapshots by the volume that they are of.
+    snapshots: BTreeMap<VolumeNumber, BTreeSet<VolumeNumber>>,
     next: u32,
     applied: Lsn,
 }
@@ -42,7 +49,24 @@ impl From<Error> for NotChanged {
 
 impl Lines {
     pub(crate) fn new(lines: Vec<Volume>, next: u32, applied: Lsn) -> Self {
-        Self { by_id: lines.into_iter().map(|line| (line.id(), line)).collect(), next, applied }
+        let mut all = Self {
+            by_id: BTreeMap::new(),
+            by_number: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            next,
+            applied,
+        };
+        lines.into_iter().for_each(|line| all.insert(line));
+        all
+    }
+
+    fn insert(&mut self, line: Volume) {
+        let number = line.inner.number;
+        if let Some(of) = line.inner.snapshot_of {
+            self.snapshots.entry(of).or_default().insert(number);
+        }
+        self.by_number.insert(number, line.id());
+        self.by_id.insert(line.id(), line);
     }
 
     /// All of them, in the order of their ids.
@@ -89,13 +113,24 @@ impl Lines {
             .ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} has no snapshot {id}", volume.id())))
     }
 
+    /// The snapshots of a volume, in the order in which they were made.
+    pub(crate) fn snapshots(&self, volume: VolumeNumber) -> impl Iterator<Item = &Volume> {
+        let numbers = self.snapshots.get(&volume).into_iter().flatten();
+        numbers.filter_map(|number| self.by_id.get(self.by_number.get(number)?))
+    }
+
     /// The number for a new line of that id.
     ///
     /// # Errors
-    /// [`Kind::Exists`].
+    /// [`Kind::Exists`]; [`Kind::NoSpace`] when there is no number any more (I2).
     pub(crate) fn next_number(&self, id: Uuid) -> Result<VolumeNumber> {
         if self.by_id.contains_key(&id) {
             return Err(Error::new(Kind::Exists, format!("there is a volume or snapshot {id} already")));
+        }
+        if self.next == u32::MAX {
+            let text = "the store has used all its four billion numbers for volumes and snapshots: \
+                        no more can be made in it, copy what it has into a new one";
+            return Err(Error::new(Kind::NoSpace, text));
         }
         Ok(VolumeNumber(self.next))
     }
@@ -103,15 +138,20 @@ impl Lines {
     /// Takes in a line that was logged under the next number.
     pub(crate) fn add(&mut self, line: Volume) -> Volume {
         self.next = line.inner.number.0 + 1;
-        self.by_id.insert(line.id(), line.clone());
+        self.insert(line.clone());
         line
     }
 
     /// Lets go of a line and, with a volume, of its snapshots.
     pub(crate) fn remove(&mut self, number: VolumeNumber) -> Vec<Volume> {
-        let goes = |line: &Volume| line.inner.number == number || line.inner.snapshot_of == Some(number);
-        let gone: Vec<_> = self.all().filter(|line| goes(line)).cloned().collect();
-        gone.iter().for_each(|line| drop(self.by_id.remove(&line.id())));
+        let snapshots = self.snapshots.remove(&number).unwrap_or_default();
+        let ids = snapshots.into_iter().chain([number]).filter_map(|number| self.by_number.remove(&number));
+        let gone: Vec<_> = ids.filter_map(|id| self.by_id.remove(&id)).collect();
+        for of in gone.iter().filter_map(|line| line.inner.snapshot_of) {
+            if let Some(others) = self.snapshots.get_mut(&of) {
+                others.remove(&number);
+            }
+        }
         gone
     }
 
@@ -145,5 +185,19 @@ impl Lines {
         let mut payload = Vec::new();
         meta.encode(&mut payload);
         self.log(log, line, kind, &payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_is_made_when_the_numbers_are_used_up() {
+        let with_next = |next| Lines::new(Vec::new(), next, Lsn(1)).next_number(Uuid::from_u128(1));
+        assert_eq!(with_next(u32::MAX - 1).expect("the last number"), VolumeNumber(u32::MAX - 1));
+        let refused = with_next(u32::MAX).expect_err("it would be given twice");
+        assert_eq!(refused.kind(), Kind::NoSpace);
+        assert!(refused.to_string().contains("used all its"), "{refused}");
     }
 }

@@ -6,8 +6,7 @@ use crate::{
     address::{SegmentId, Slot, VolumeNumber},
     bitmap::Bitmap,
     format::{
-        Catalog, CatalogRef, Piece, SUPERBLOCK_SLOTS, SegmentEntry, SegmentKind, Superblock, encode_chunk,
-        superblock_offset,
+        Catalog, CatalogRef, Piece, SegmentEntry, SegmentKind, Superblock, encode_chunk, superblock_offset,
     },
     io::{File, WriteBuf, aligned},
     map::Tree,
@@ -53,17 +52,19 @@ async fn closed_store() -> SimDisk {
 /// Changes superblock and catalog, and makes all checksums right again.
 async fn forge(disk: &SimDisk, edit: impl FnOnce(&mut Superblock, &mut Catalog)) {
     let file = File::simulated(disk);
-    let slots = read_superblock_slots(&file).await.expect("a read");
-    let newest = slots.into_iter().filter_map(|slot| slot.content.ok()).max_by_key(|s| s.generation);
-    let mut superblock = newest.expect("a superblock");
-    let (mut catalog, chunks) = decode_catalog(&file, &superblock).await.expect("a catalog");
+    let slots = read_superblock_slots(&file).await;
+    let newest = slots.iter().filter_map(|slot| slot.superblock()).max_by_key(|s| s.generation);
+    let mut superblock = newest.expect("a superblock").clone();
+    let (mut catalog, chunks) =
+        decode_catalog(&file, &superblock.geometry, superblock.catalog).await.expect("a catalog");
     edit(&mut superblock, &mut catalog);
     let (chunk, checksum) = encode_chunk(None, &catalog.encode());
     let [at] = chunks[..] else { panic!("a small catalog is one chunk") };
     let blocks = (chunk.len() / BLOCK_BYTES) as u32;
     write(&file, superblock.geometry.offset(at.slot, at.address.block()), &chunk).await;
     superblock.catalog = Some(CatalogRef { blocks, checksum, ..at });
-    write(&file, superblock_offset(superblock.generation % SUPERBLOCK_SLOTS), &superblock.encode()).await;
+    superblock.catalog_copy = superblock.catalog;
+    write(&file, superblock_offset(superblock.slot()), &superblock.encode()).await;
 }
 
 async fn write(file: &File, offset: u64, bytes: &[u8]) {

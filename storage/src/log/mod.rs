@@ -10,6 +10,8 @@
 //! I3  A sync covers what was acknowledged when it began, nothing later.
 //! I4  After a failed write or sync nothing is acknowledged any more: the log is latched, and not retried, because a
 //!     kernel may report success for the sync after a failed one (DESIGN section 3).
+//! I5  Where the log goes on behind a segment is settled before the segment's first batch is sealed, and stands in each of
+//!     them, wherever the store has room for another segment by then. So recovery needs no footer to go on there.
 //!
 //! Batches go out when the device has nothing of ours to do, so that a lone write does not wait and many writes share
 //! one device write; beside a batch of many the next one gathers first ([`GATHER_RECORDS`]). Workers call [`Log::pump`] at the
@@ -36,7 +38,7 @@ use crate::{
     health::HealthCell,
     io::File,
     runtime,
-    segments::{Need, Segments},
+    segments::{Need, Segments, Taken},
 };
 use crowd::Heavy;
 use std::{
@@ -175,6 +177,8 @@ struct Segment {
 
 struct Open {
     batch: Arc<Batch>,
+    /// Where the log goes on behind the batch's segment.
+    next: Option<(SegmentId, Slot)>,
     records: u16,
     records_bytes: usize,
     data_blocks: u32,
@@ -201,6 +205,10 @@ struct State {
     /// `first_lsn` of the batch before the open one.
     previous: Lsn,
     segment: Segment,
+    /// Where the log goes on behind it. A batch of it, or the superblock, has told that whenever no batch is open.
+    claim: Option<Taken>,
+    /// The log does not come there yet, because the slot is being given back to the file system.
+    is_claim_lent: bool,
     /// Windows opened so far; the next goes to this number modulo [`WINDOWS`].
     windows: usize,
     /// Segment and start of the newest windows, by place.
@@ -236,6 +244,8 @@ pub(crate) struct Log {
     unwritten_bytes: AtomicU64,
     /// Several volumes write until the log has sent out this many batches.
     crowded_until: AtomicU64,
+    /// Generation of the newest superblock that was synced.
+    generation: AtomicU64,
     pub(crate) counters: Counters,
 }
 
@@ -250,6 +260,10 @@ pub(crate) struct Start {
     pub(crate) footer_from: u32,
     /// Every record below is synced.
     pub(crate) synced: Lsn,
+    /// Where it goes on behind this segment, as the superblock tells.
+    pub(crate) claim: Option<Taken>,
+    /// Of that superblock.
+    pub(crate) generation: u64,
 }
 
 impl Log {
@@ -278,6 +292,8 @@ impl Log {
                 next_lsn: start.at.lsn,
                 previous: start.at.previous,
                 segment,
+                claim: start.claim,
+                is_claim_lent: false,
                 windows: 0,
                 held: [None; WINDOWS],
                 open: None,
@@ -299,12 +315,18 @@ impl Log {
             syncs: Syncs::new(start.synced),
             unwritten_bytes: AtomicU64::new(0),
             crowded_until: AtomicU64::new(0),
+            generation: AtomicU64::new(start.generation),
             counters: Counters::default(),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panics under this lock")
+    }
+
+    /// A superblock of this generation was synced: what is sealed from now on says so.
+    pub(crate) fn note_superblock(&self, generation: u64) {
+        self.generation.store(generation, Release);
     }
 
     /// The LSN that the next record will get.

@@ -7,13 +7,13 @@ use super::{
     SYNCED_BYTES, Segment, Stage, State, WINDOWS,
 };
 use crate::{
-    address::{BLOCK_BYTES, Lsn, SegmentId},
+    address::{BLOCK_BYTES, Lsn, SegmentId, Slot},
     blindness::{Blindness, is_blind_to},
     format::{
         BatchHeader, Footer, FooterBatch, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, RecordKind, SegmentKind,
         Trailer, footer_blocks,
     },
-    segments::{Need, Writing},
+    segments::{Need, Taken, Writing},
 };
 use std::sync::{Arc, atomic::Ordering::*};
 
@@ -118,6 +118,7 @@ impl Log {
             && state.segment.fill > 0
             && self.writing(&state.segment) == Writing::Synced
             && self.segments.offers_prepared()
+            && state.claim.is_some_and(|claim| claim.prepared)
         {
             // Someone syncs: the rest of this segment would make each sync wait. What is left of it is not written, and
             // its slot comes back with the others.
@@ -133,6 +134,7 @@ impl Log {
             block = 0;
         }
         let window = self.window(state, block)?;
+        self.settle_claim(state); // keeps I5
         let batch =
             Batch::new((state.segment.id, state.segment.slot, block), window, state.next_lsn, state.previous);
         state.segment.footer_bytes += FooterBatch::bytes(0);
@@ -146,6 +148,8 @@ impl Log {
             data_blocks: 0,
             records: 0,
             records_bytes: 0,
+            next: None,
+            generation: 0,
         };
         // The rest of the block is cleared, so that no older record stands behind the last one.
         let mut bytes = header.open(&self.identity);
@@ -153,6 +157,7 @@ impl Log {
         self.staging.memory().copy_in(self.staging.range(window, block, 1).start, &bytes);
         state.open = Some(Open {
             batch: Arc::new(batch),
+            next: state.claim.map(|claim| (claim.id, claim.slot)),
             records: 0,
             records_bytes: 0,
             data_blocks: 0,
@@ -161,6 +166,49 @@ impl Log {
         });
         self.unwritten_since_us.store(state.unwritten_since_us(), Relaxed);
         Ok(())
+    }
+
+    /// Claims the segment behind this one, or another one where that suits better how this one is written. The batch that is
+    /// about to be opened tells it.
+    fn settle_claim(&self, state: &mut State) {
+        if state.is_claim_lent {
+            return;
+        }
+        let writing = self.writing(&state.segment);
+        let suits =
+            |claim: &Taken| claim.prepared || writing == Writing::Streamed || !self.segments.has_prepared();
+        match state.claim {
+            Some(claim) if !suits(&claim) => {
+                if let Some(better) = self.segments.claim_ahead(writing) {
+                    self.segments.give_up(claim.id);
+                    state.claim = Some(better);
+                }
+            }
+            Some(_) => {}
+            None => state.claim = self.segments.claim_ahead(writing),
+        }
+    }
+
+    /// Lends the slot of the claimed segment, if it may have blocks in the file, to whoever gives them back. The log does not
+    /// come there before [`Self::return_claim`].
+    pub(crate) fn lend_claim(&self) -> Option<Slot> {
+        let mut state = self.lock();
+        let id = state.claim?.id;
+        let slot = self.segments.claimed_surplus(id)?;
+        state.is_claim_lent = true;
+        Some(slot)
+    }
+
+    /// The slot is there again; its blocks are gone if it was `punched`.
+    pub(crate) fn return_claim(&self, punched: bool) {
+        let mut state = self.lock();
+        state.is_claim_lent = false;
+        if let Some(claim) = state.claim.as_mut().filter(|_| punched) {
+            claim.prepared = false;
+            self.segments.claimed_is_raw(claim.id);
+        }
+        drop(state);
+        self.room.notify_waiters();
     }
 
     /// How that segment was written so far, which tells how the next one will be.
@@ -212,8 +260,19 @@ impl Log {
         assert!(blocks <= geometry.window_blocks, "a footer is smaller than a window");
         assert!(state.segment.fill <= first, "the footer begins behind the last batch");
         let window = self.window(state, first)?;
-        let writing = self.writing(&state.segment);
-        let next = self.segments.take(SegmentKind::Log, need, writing).ok_or(Refused::NoSpace(need))?;
+        if state.is_claim_lent {
+            return Err(Refused::Busy);
+        }
+        let claimed = state.claim.take().inspect(|claim| self.segments.enter(claim.id));
+        // What was claimed was there for data.
+        let is_spare = claimed.is_some();
+        let next = match claimed {
+            Some(next) => next,
+            None => {
+                let writing = self.writing(&state.segment);
+                self.segments.take(SegmentKind::Log, need, writing).ok_or(Refused::NoSpace(need))?
+            }
+        };
         let trailer = Trailer {
             segment: state.segment.id,
             epoch: self.epoch,
@@ -225,6 +284,7 @@ impl Log {
             previous: state.previous,
             synced: Lsn(0),
             next: (next.id, next.slot),
+            generation: 0,
         };
         let fresh = Segment {
             id: next.id,
@@ -233,7 +293,7 @@ impl Log {
             from_block: 0,
             footer_bytes: 0,
             footer: Arc::default(),
-            reserved: self.segments.is_in_reserve(),
+            reserved: !is_spare && self.segments.is_in_reserve(),
             raw: !next.prepared,
             flushes_before: self.counters.flushes.load(Relaxed),
         };

@@ -16,7 +16,7 @@ use std::{io, time::Duration};
 /// Between two tries of a write that found no room.
 const RETRY: Duration = Duration::from_millis(100);
 /// Segments that are open at once, each of which may not have its blocks in the file yet: of the log, of nodes, of moved
-/// blocks.
+/// blocks. What the log has claimed comes to it.
 const OPEN_SEGMENTS: u64 = 3;
 
 /// Writes; while the file system has no room, waits for it (I2).
@@ -81,7 +81,8 @@ impl Engine {
                 // What the file has beyond all that is known to have blocks is in slots of which it is unknown.
                 let known = u64::from(segments.with_blocks()) * segment_bytes;
                 let unknown = self.disk.file.allocated_bytes().unwrap_or(0).saturating_sub(known);
-                let whole = ((bytes + unknown) / segment_bytes).saturating_sub(OPEN_SEGMENTS);
+                let open = OPEN_SEGMENTS + segments.claimed();
+                let whole = ((bytes + unknown) / segment_bytes).saturating_sub(open);
                 u32::try_from(whole).unwrap_or(u32::MAX)
             }
             Ok(None) => u32::MAX,

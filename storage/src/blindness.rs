@@ -43,6 +43,12 @@ pub enum Blindness {
     ClearedTrailer,
     /// P8: an end of the log below what was synced is damage (recovery's I2).
     SyncedEnd,
+    /// P8: a superblock that is damaged, lost or elsewhere is no torn write (recovery's I5).
+    SuperblockDamage,
+    /// P8: the log goes on where it was settled that it would, with or without a footer (the log's I5).
+    NextSegment,
+    /// P1: what can be read of the log after a start, and is not known to be synced, is written again (recovery's I4).
+    WrittenAgain,
     /// P2: the trailer is staged before the log goes on in the next segment.
     StagedTrailer,
     /// P2: a window of staging takes the next stretch when all of the old is in the store (staging's I1).

@@ -10,6 +10,8 @@
 //!     the sync. Without it a checkpoint could outlive the data of an unacknowledged write, and show a block's old bytes.
 //! I3  The superblock is written only after a sync has covered all it refers to, and counts only after its own sync.
 //!     Only then are retired segments reused and nodes dropped from memory.
+//!     It counts, too, only when it was read again: a disk that did not keep it is found out while everything that the one
+//!     before names is still there.
 //! I4  Writers go on meanwhile: what they change is copied first, because the checkpoint holds the nodes too.
 
 use crate::{
@@ -19,11 +21,12 @@ use crate::{
     engine::Engine,
     error::{Error, Kind, Result},
     format::{
-        Catalog, CatalogRef, ReplayStart, SUPERBLOCK_SLOTS, SegmentKind, Superblock, chunk_blocks,
-        encode_chunk, encode_node, superblock_offset,
+        Catalog, CatalogRef, Claim, ReplayStart, SegmentKind, Superblock, chunk_blocks, encode_chunk,
+        encode_node, superblock_offset,
     },
     io::{WriteBuf, aligned},
     map::{Child, Inner, Node, NodeBody, NodeRef},
+    recovery,
     segments::{Need, Retired, Taken, Writing},
 };
 use bytes::BytesMut;
@@ -57,6 +60,8 @@ struct NodeWriter<'a> {
     /// Bytes that belong at this offset.
     gathered: Option<(u64, BytesMut)>,
     ready: Vec<(u64, BytesMut)>,
+    /// Segments that it took.
+    taken: u32,
 }
 
 impl Checkpointer {
@@ -75,17 +80,23 @@ impl Checkpointer {
         engine: &Engine,
         next_volume: u32,
         retired: &Retired,
-        replay: ReplayStart,
+        (replay, claim): (ReplayStart, Claim),
         mut catalog: Catalog,
     ) -> Result<()> {
-        let mut writer =
-            NodeWriter { engine, tail: self.node_tail, catalog_blocks: 0, gathered: None, ready: Vec::new() };
+        let mut writer = NodeWriter {
+            engine,
+            tail: self.node_tail,
+            catalog_blocks: 0,
+            gathered: None,
+            ready: Vec::new(),
+            taken: 0,
+        };
         let written = writer.checkpoint(&mut catalog, retired).await;
         engine.space.set_catalog(writer.catalog_blocks);
         // Whatever happened: nodes that were given a place are in it.
         let flushed = writer.flush().await;
         self.node_tail = writer.tail;
-        let reference = written.and_then(|reference| flushed.map(|()| reference))?;
+        let [reference, copy] = written.and_then(|references| flushed.map(|()| references))?;
         let next_lsn = engine.log.next_lsn();
 
         if !is_blind_to(Blindness::LogBeforeCheckpoint) {
@@ -102,7 +113,9 @@ impl Checkpointer {
             next_volume,
             node_tail: self.node_tail,
             catalog: Some(reference),
+            catalog_copy: Some(copy),
             closed: false,
+            claim,
             ..self.superblock.clone()
         };
         write_superblock(engine, &superblock).await?;
@@ -128,6 +141,11 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// What is wrong on disk with superblock and catalog as they were written last.
+    pub(crate) async fn damage(&self, engine: &Engine) -> Option<String> {
+        recovery::books_damage(&engine.disk.file, &self.superblock).await
+    }
+
     /// The LSN from which on records would be replayed now.
     pub(crate) fn replay_lsn(&self) -> Lsn {
         self.superblock.replay.lsn
@@ -137,18 +155,26 @@ impl Checkpointer {
 async fn write_superblock(engine: &Engine, superblock: &Superblock) -> Result<()> {
     let mut block = aligned(BLOCK_BYTES);
     block.extend_from_slice(&superblock.encode());
-    let offset = superblock_offset(superblock.generation % SUPERBLOCK_SLOTS);
+    let offset = superblock_offset(superblock.slot());
     let written = below::write(&engine.disk.file, &engine.health, offset, WriteBuf::Owned(block)).await;
     if let Err(error) = written {
         engine.health.latch(&format!("writing the superblock failed: {error}"));
         return Err(Error::io("writing the superblock", error));
     }
-    if is_blind_to(Blindness::SyncAfterSuperblock) { Ok(()) } else { engine.log.sync_file().await }
+    if !is_blind_to(Blindness::SyncAfterSuperblock) {
+        engine.log.sync_file().await?;
+    }
+    if let Err(error) = recovery::read_back(&engine.disk.file, superblock).await {
+        engine.health.latch(&format!("the superblock is not what was written: {error}"));
+        return Err(error);
+    }
+    engine.log.note_superblock(superblock.generation);
+    Ok(())
 }
 
 impl NodeWriter<'_> {
-    /// Writes the maps, then the catalog. Gives the place of the catalog.
-    async fn checkpoint(&mut self, catalog: &mut Catalog, retired: &Retired) -> Result<CatalogRef> {
+    /// Writes the maps, then the catalog, twice. Gives the places of the catalog.
+    async fn checkpoint(&mut self, catalog: &mut Catalog, retired: &Retired) -> Result<[CatalogRef; 2]> {
         for volume in &catalog.volumes {
             self.tree(volume.tree.root(), 3).await?;
         }
@@ -211,6 +237,7 @@ impl NodeWriter<'_> {
                 let Taken { id, slot, .. } = segments
                     .take(SegmentKind::Node, Need::Checkpoint, Writing::Streamed)
                     .ok_or_else(full_store)?;
+                self.taken += 1;
                 if let Some((id, _, _)) = full {
                     segments.seal(id);
                 }
@@ -257,37 +284,41 @@ impl NodeWriter<'_> {
         self.write_ready().await
     }
 
-    /// Writes the catalog, last chunk first.
-    async fn catalog(&mut self, catalog: &mut Catalog, retired: &Retired) -> Result<CatalogRef> {
+    /// Writes the catalog and its copy, of each the last chunk first.
+    async fn catalog(&mut self, catalog: &mut Catalog, retired: &Retired) -> Result<[CatalogRef; 2]> {
         let segments = &self.engine.disk.segments;
         let chunk_bytes = CHUNK_BYTES_MAX.min(segments.geometry.segment_bytes() as usize / 4);
         // Taking places may take segments, which belong into the catalog, which may become longer. What has its place
-        // keeps it, or else a catalog longer than a segment would take new ones without end.
-        let mut places: Vec<(u32, (Address, Slot))> = Vec::new();
+        // keeps it, or else a catalog longer than a segment would take new ones without end. Those that others take meanwhile
+        // belong to what comes after the cut, or hold nothing that a map leads to yet.
+        let mut places: Vec<(u32, [(Address, Slot); 2])> = Vec::new();
         let bytes = loop {
-            let next = segments.next();
+            let taken = self.taken;
             catalog.segments = segments.entries(retired);
             let bytes = catalog.encode();
             let blocks: Vec<_> = bytes.chunks(chunk_bytes).map(chunk_blocks).collect();
             let kept = places.iter().zip(&blocks).take_while(|((had, _), needed)| had == *needed).count();
             places.truncate(kept);
             for needed in &blocks[kept..] {
-                places.push((*needed, self.place(*needed)?));
+                places.push((*needed, [self.place(*needed)?, self.place(*needed)?]));
             }
-            if segments.next() == next {
+            if self.taken == taken {
                 break bytes;
             }
         };
-        self.catalog_blocks = places.iter().map(|(blocks, _)| u64::from(*blocks)).sum();
-        let mut reference = None;
-        for (payload, (_, (address, slot))) in bytes.chunks(chunk_bytes).zip(places).rev() {
-            let (blocks, checksum) = encode_chunk(reference, payload);
-            self.gather(slot, address.block(), &blocks);
-            self.write_if_much().await?;
-            let blocks = (blocks.len() / BLOCK_BYTES) as u32;
-            reference = Some(CatalogRef { address, slot, blocks, checksum });
+        self.catalog_blocks = 2 * places.iter().map(|(blocks, _)| u64::from(*blocks)).sum::<u64>();
+        let mut references = [None; 2];
+        for (copy, reference) in references.iter_mut().enumerate() {
+            for (payload, (_, places)) in bytes.chunks(chunk_bytes).zip(&places).rev() {
+                let (address, slot) = places[copy];
+                let (blocks, checksum) = encode_chunk(*reference, payload);
+                self.gather(slot, address.block(), &blocks);
+                self.write_if_much().await?;
+                let blocks = (blocks.len() / BLOCK_BYTES) as u32;
+                *reference = Some(CatalogRef { address, slot, blocks, checksum });
+            }
         }
-        Ok(reference.expect("a catalog has bytes"))
+        Ok(references.map(|reference| reference.expect("a catalog has bytes")))
     }
 }
 

@@ -14,9 +14,11 @@ pub enum Health {
     /// The file system below the store has no room for what is to be written, for this reason. What was written waits, and
     /// goes on when there is room; reads go on.
     Starved(String),
-    /// A log write or sync failed, for this reason. Reads go on; nothing more is written until a restart.
+    /// A log write or sync failed, or a start could not write what it has to, for this reason. Reads go on; nothing more is
+    /// written until a restart.
     Latched(String),
-    /// Recovery found acknowledged data damaged, as told. Reads go on; nothing is written, nothing is cut off.
+    /// Recovery found acknowledged data damaged, or what leads to it, as told. Reads go on, and may find what is older than it
+    /// should be; nothing is written, nothing is cut off.
     Corrupt(String),
 }
 

@@ -3,15 +3,15 @@
 //! It shows what is there and judges nothing, which is the check's part. The store's secret is left out.
 
 use crate::{
-    address::{BLOCK_BYTES, SegmentId, Slot},
+    address::{SegmentId, Slot},
     error::{Error, Kind, Result},
     format::{
         BatchHeader, CatalogRef, RecordHead, RecordKind, Records, SegmentEntry, SegmentKind, SegmentPlace,
         Superblock, VERSION, VolumeEntry,
     },
-    io::aligned,
     map::Child,
-    recovery::{self, Found},
+    patient,
+    recovery::{self, Content, Found},
     segments::Retired,
     stopped::StoppedStore,
 };
@@ -43,20 +43,22 @@ pub struct Section {
 
 impl StoppedStore {
     /// The superblock's slots.
-    ///
-    /// # Errors
-    /// [`Kind::Io`].
-    pub async fn inspect_superblocks(&self) -> Result<Vec<Section>> {
-        let slots = recovery::read_superblock_slots(self.file()).await?;
+    pub async fn inspect_superblocks(&self) -> Vec<Section> {
+        let slots = recovery::read_superblock_slots(self.file()).await;
         let section = |(i, slot): (usize, &recovery::SuperblockSlot)| Section {
             name: format!("superblock {i}"),
             rows: vec![match &slot.content {
-                Ok(superblock) => superblock_row(superblock),
-                Err(_) if slot.is_blank() => vec![("state", text("blank"))],
-                Err(why) => vec![("state", text(why.0))],
+                Content::Superblock(superblock) => superblock_row(superblock),
+                Content::Misplaced(superblock) => {
+                    let state = [("state", text(slot.content.to_string()))];
+                    state.into_iter().chain(superblock_row(superblock)).collect()
+                }
+                Content::Blank | Content::Malformed(_) | Content::Unreadable(_) => {
+                    vec![("state", text(slot.content.to_string()))]
+                }
             }],
         };
-        Ok(slots.iter().enumerate().map(section).collect())
+        slots.iter().enumerate().map(section).collect()
     }
 
     /// The catalog, the segments with those that the log entered since, and the log's measures.
@@ -65,12 +67,11 @@ impl StoppedStore {
     /// As [`Self::check`].
     pub async fn inspect(&self, metadata_bytes: u64) -> Result<Vec<Section>> {
         let found = self.examine(metadata_bytes).await?;
-        let (catalog, _) = recovery::decode_catalog(self.file(), &found.superblock).await?;
         let segments = found.disk.segments.entries(&Retired::default());
         let section = |name: &str, rows: Vec<Row>| Section { name: name.to_owned(), rows };
         Ok(vec![
             section("catalog", found.chunks.iter().map(chunk_row).collect()),
-            section("volumes", catalog.volumes.iter().map(volume_row).collect()),
+            section("volumes", found.cataloged_volumes.iter().map(volume_row).collect()),
             section("segments", segments.iter().map(|entry| segment_row(entry, &found)).collect()),
             section("log", vec![log_row(&found)]),
             section("file", vec![self.file_row(&found, &segments)]),
@@ -137,26 +138,18 @@ impl StoppedStore {
             ));
         }
         for (id, slot, from) in wanted {
-            records(&found, id, slot, from, &mut each).await?;
+            records(&found, id, slot, from, &mut each).await;
         }
         Ok(())
     }
 }
 
 /// Follows the headers of a segment, as the format says that they are to be found.
-async fn records(
-    found: &Found,
-    segment: SegmentId,
-    slot: Slot,
-    from: u32,
-    each: &mut impl FnMut(Row),
-) -> Result<()> {
+async fn records(found: &Found, segment: SegmentId, slot: Slot, from: u32, each: &mut impl FnMut(Row)) {
     let (geometry, identity) = (found.superblock.geometry, &found.superblock.identity);
     let mut block = from;
     while block < geometry.segment_blocks {
-        let read =
-            found.disk.file.read(geometry.offset(slot, block), aligned(BLOCK_BYTES), BLOCK_BYTES).await;
-        let bytes = read.map_err(|error| Error::io("reading the log", error))?;
+        let bytes = patient::read_blocks(&found.disk.file, geometry.offset(slot, block), 1).await;
         let header = BatchHeader::decode(identity, &bytes).ok();
         match header.filter(|header| (header.segment, header.block) == (segment, block)) {
             Some(header) => {
@@ -178,10 +171,9 @@ async fn records(
             None if !block.is_multiple_of(geometry.window_blocks) => {
                 block = block.next_multiple_of(geometry.window_blocks);
             }
-            None => return Ok(()),
+            None => return,
         }
     }
-    Ok(())
 }
 
 fn number(number: impl Into<u64>) -> Field {
@@ -232,7 +224,23 @@ fn superblock_row(superblock: &Superblock) -> Row {
         ]),
         None => row.push(("catalog", Field::Absent)),
     }
+    match &superblock.catalog_copy {
+        Some(copy) => row.extend([
+            ("copy of the catalog: address", text(format!("{:?}", copy.address))),
+            ("copy of the catalog: slot", number(copy.slot.0)),
+            ("copy of the catalog: blocks", number(copy.blocks)),
+            ("copy of the catalog: crc32", checksum(copy.checksum)),
+        ]),
+        None => row.push(("copy of the catalog", Field::Absent)),
+    }
     row.push(("closed", text(if superblock.closed { "yes" } else { "no" })));
+    row.push(("claim: the segment that the log leaves", number(superblock.claim.of.0)));
+    match superblock.claim.next {
+        Some((segment, slot)) => {
+            row.extend([("claim: the next segment", number(segment.0)), ("claim: its slot", number(slot.0))])
+        }
+        None => row.push(("claim: the next segment", Field::Absent)),
+    }
     row
 }
 

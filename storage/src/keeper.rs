@@ -5,6 +5,7 @@
 
 use crate::{
     address::BLOCK_BYTES,
+    engine::Engine,
     error::Result,
     reclaim::Effort,
     runtime, scrub,
@@ -184,6 +185,19 @@ impl Shared {
         upkeep.settling.store(false, Release);
         upkeep.settled_log_bytes.store(self.engine.log.counters.bytes.load(Relaxed), Relaxed);
         self.give_back_slots(0).await;
+        self.give_back_claim().await;
+    }
+
+    /// Gives the blocks of the slot that the log has claimed back to the file system. Nothing was written there yet.
+    async fn give_back_claim(&self) {
+        let Engine { disk, log, .. } = &*self.engine;
+        let geometry = disk.segments.geometry;
+        let Some(slot) = log.lend_claim() else { return };
+        let punched = disk.file.punch(geometry.offset(slot, 0), geometry.segment_bytes()).await;
+        log.return_claim(punched.is_ok());
+        if let Err(error) = punched {
+            tracing::debug!(%error, "the file system does not take space back");
+        }
     }
 
     /// Gives free slots beyond those that are kept back to the file system, until the store is closed. `Upkeep::slots` is

@@ -26,7 +26,9 @@
 //! - **P5** No volume ever shows another's bytes, or those of a freed block.
 //! - **P6** A failed sync is never retried and never forgotten.
 //! - **P7** A full store loses nothing, goes on reading, and recovers.
-//! - **P8** Damage to acknowledged data is reported, and never cut off with the end of the log.
+//! - **P8** Damage to acknowledged data is reported, and never cut off with the end of the log: also of what leads to it, a
+//!   superblock, the catalog, a footer. The store is open for reading only then; no one sector that is damaged or cannot be
+//!   read keeps it from being opened.
 //! - **P9** A snapshot never changes.
 //!
 //! | in `tests/` | attacks | how |
@@ -67,6 +69,7 @@ mod lines;
 mod log;
 mod map;
 mod memo;
+mod patient;
 mod read;
 mod reader;
 mod readers;

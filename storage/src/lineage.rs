@@ -140,14 +140,14 @@ impl Store {
         lines.volume(volume).and_then(|volume| lines.snapshot(&volume, id)).ok()
     }
 
-    /// All snapshots of a volume, in no order.
+    /// All snapshots of a volume, in the order in which they were made.
     ///
     /// # Errors
     /// [`crate::Kind::NotFound`].
     pub fn snapshots(&self, volume: Uuid) -> Result<Vec<Volume>> {
         let lines = self.0.lock();
         let number = lines.volume(volume)?.inner.number;
-        Ok(lines.all().filter(|line| line.inner.snapshot_of == Some(number)).cloned().collect())
+        Ok(lines.snapshots(number).cloned().collect())
     }
 
     /// All snapshots of all volumes, each with its volume's id, in no order.

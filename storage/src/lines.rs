@@ -2,6 +2,7 @@
 //!
 //! I1  A change is logged and made under the one lock around [`Lines`], so a checkpoint that takes all lines under it
 //!     has exactly the changes below [`Lines::applied`].
+//! I2  A line's number is never used twice: when they are used up, no line is made any more.
 
 use crate::{
     address::{Address, Lsn, VolumeNumber},
@@ -20,6 +21,9 @@ use uuid::Uuid;
 pub(crate) struct Lines {
     /// In an order that does not change from run to run, so that simulations repeat.
     by_id: BTreeMap<Uuid, Volume>,
+    by_number: BTreeMap<VolumeNumber, Uuid>,
+    /// Snapshots by the volume that they are of.
+    snapshots: BTreeMap<VolumeNumber, BTreeSet<VolumeNumber>>,
     families: BTreeMap<VolumeNumber, Family>,
     next: u32,
     applied: Lsn,
@@ -28,7 +32,7 @@ pub(crate) struct Lines {
 /// The lines that may share blocks: those that come from one volume.
 #[derive(Debug, Default)]
 pub(crate) struct Family {
-    members: BTreeSet<Uuid>,
+    members: BTreeSet<VolumeNumber>,
     /// Data blocks that some member has and that are not told to be one member's alone, at most.
     pub(crate) shared_blocks: u64,
     /// How often that was found to be none.
@@ -74,8 +78,15 @@ impl From<Error> for NotChanged {
 
 impl Lines {
     pub(crate) fn new(lines: Vec<Volume>, shared: &[FamilyEntry], next: u32, applied: Lsn) -> Self {
-        let mut all = Self { by_id: BTreeMap::new(), families: BTreeMap::new(), next, applied };
-        lines.into_iter().for_each(|line| all.join(line));
+        let mut all = Self {
+            by_id: BTreeMap::new(),
+            by_number: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            families: BTreeMap::new(),
+            next,
+            applied,
+        };
+        lines.into_iter().for_each(|line| all.insert(line));
         for FamilyEntry { family, shared_blocks } in shared {
             if let Some(family) = all.families.get_mut(family) {
                 family.shared_blocks = *shared_blocks;
@@ -84,8 +95,13 @@ impl Lines {
         all
     }
 
-    fn join(&mut self, line: Volume) {
-        self.families.entry(line.inner.family).or_default().members.insert(line.id());
+    fn insert(&mut self, line: Volume) {
+        let number = line.inner.number;
+        if let Some(of) = line.inner.snapshot_of {
+            self.snapshots.entry(of).or_default().insert(number);
+        }
+        self.families.entry(line.inner.family).or_default().members.insert(number);
+        self.by_number.insert(number, line.id());
         self.by_id.insert(line.id(), line);
     }
 
@@ -152,13 +168,24 @@ impl Lines {
             .ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} has no snapshot {id}", volume.id())))
     }
 
+    /// The snapshots of a volume, in the order in which they were made.
+    pub(crate) fn snapshots(&self, volume: VolumeNumber) -> impl Iterator<Item = &Volume> {
+        let numbers = self.snapshots.get(&volume).into_iter().flatten();
+        numbers.filter_map(|number| self.by_id.get(self.by_number.get(number)?))
+    }
+
     /// The number for a new line of that id.
     ///
     /// # Errors
-    /// [`Kind::Exists`].
+    /// [`Kind::Exists`]; [`Kind::NoSpace`] when there is no number any more (I2).
     pub(crate) fn next_number(&self, id: Uuid) -> Result<VolumeNumber> {
         if self.by_id.contains_key(&id) {
             return Err(Error::new(Kind::Exists, format!("there is a volume or snapshot {id} already")));
+        }
+        if self.next == u32::MAX {
+            let text = "the store has used all its four billion numbers for volumes and snapshots: \
+                        no more can be made in it, copy what it has into a new one";
+            return Err(Error::new(Kind::NoSpace, text));
         }
         Ok(VolumeNumber(self.next))
     }
@@ -166,25 +193,28 @@ impl Lines {
     /// Takes in a line that was logged under the next number.
     pub(crate) fn add(&mut self, line: Volume) -> Volume {
         self.next = line.inner.number.0 + 1;
-        self.join(line.clone());
+        self.insert(line.clone());
         line
     }
 
     /// Lets go of a line and, with a volume, of its snapshots, whose locks it takes. From then on they are gone for whoever
     /// still holds them.
     pub(crate) fn remove(&mut self, number: VolumeNumber) -> Removed {
-        let goes = |line: &Volume| line.inner.number == number || line.inner.snapshot_of == Some(number);
-        let gone: Vec<_> = self.all().filter(|line| goes(line)).cloned().collect();
+        let snapshots = self.snapshots.remove(&number).unwrap_or_default();
+        let ids = snapshots.into_iter().chain([number]).filter_map(|number| self.by_number.remove(&number));
+        let gone: Vec<_> = ids.filter_map(|id| self.by_id.remove(&id)).collect();
         let (mut removed, mut families) = (Removed::default(), BTreeSet::new());
         for line in gone {
-            self.by_id.remove(&line.id());
+            if let Some(others) = line.inner.snapshot_of.and_then(|of| self.snapshots.get_mut(&of)) {
+                others.remove(&line.inner.number);
+            }
             let mut state = line.inner.lock();
             state.deleted = true;
             let tree = std::mem::take(&mut state.tree);
             removed.mapped_blocks += tree.mapped_blocks();
             removed.freed_blocks += i128::from(tree.birthday().own_blocks);
             if let Some(family) = self.families.get_mut(&line.inner.family) {
-                family.members.remove(&line.id());
+                family.members.remove(&line.inner.number);
                 families.insert(line.inner.family);
             }
         }
@@ -197,7 +227,8 @@ impl Lines {
                 }
                 1 => {
                     // Nobody is left to share with: what it has is its own, and what it has not is nobody's.
-                    let last = family.members.first().and_then(|id| self.by_id.get(id));
+                    let last = family.members.first().and_then(|last| self.by_number.get(last));
+                    let last = last.and_then(|id| self.by_id.get(id));
                     let own = last.map_or(0, |last| last.inner.lock().tree.be_alone());
                     removed.freed_blocks += i128::from(family.shared_blocks) - i128::from(own);
                     family.shared_blocks = 0;
@@ -239,5 +270,19 @@ impl Lines {
         let mut payload = Vec::new();
         meta.encode(&mut payload);
         self.log(log, line, kind, &payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_is_made_when_the_numbers_are_used_up() {
+        let with_next = |next| Lines::new(Vec::new(), &[], next, Lsn(1)).next_number(Uuid::from_u128(1));
+        assert_eq!(with_next(u32::MAX - 1).expect("the last number"), VolumeNumber(u32::MAX - 1));
+        let refused = with_next(u32::MAX).expect_err("it would be given twice");
+        assert_eq!(refused.kind(), Kind::NoSpace);
+        assert!(refused.to_string().contains("used all its"), "{refused}");
     }
 }

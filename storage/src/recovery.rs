@@ -10,19 +10,29 @@
 //!     damage: the store is opened for reading only, and nothing is cut off.
 //! I3  Data is checked against its record where the record is not known to be synced; a batch whose data did not all
 //!     arrive is as good as missing, even though its header did.
-//! I4  Before the first new record is logged, what staging had is in the store, the trailer block of the open segment is
-//!     cleared (it may be left from a log that was longer), and the superblock with the new epoch is synced. It says
-//!     that what comes from here on is of that epoch or later, and new segments get numbers that no older log can have
-//!     used. Otherwise a later recovery could take an older end of the log for its continuation.
+//! I4  Before anybody is served, what staging had is in the store, and what the store had of the log that is not known to be
+//!     synced is written once more, because what can be read after a failed sync may be nowhere but in a cache; the trailer
+//!     block of the open segment is cleared (it may be left from a log that was longer); and after a sync of all that the
+//!     superblock with the new epoch is synced. It says that what comes from here on is of that epoch or later, and new
+//!     segments get numbers that no older log can have used. Otherwise a later recovery could take an older end of the log
+//!     for its continuation.
+//! I5  A superblock slot that cannot be read is damage, and so is a log that leads to where a newer one has been, or that
+//!     knows of a newer superblock than there is: then what is read may be old, and where writes would go may have been given
+//!     to others. The store is opened for reading only.
+//! I6  No sector that cannot be read keeps the store from being opened: a block of it counts as one with a wrong checksum.
+//!     Without a superblock or a catalog there is nothing to open. So there are two slots, and two copies of the catalog; and
+//!     where both are damaged there may still be the one before.
 
 mod apply;
 mod examine;
 mod orphan;
 mod staging_files;
+mod superblocks;
 mod walk;
 
 pub(crate) use examine::{Found, examine};
 pub(crate) use staging_files::{StagingFile, StagingFiles};
+pub(crate) use superblocks::{Content, SuperblockSlot, read_back, read_superblock_slots};
 
 use crate::{
     StoreOptions,
@@ -35,32 +45,30 @@ use crate::{
     engine::{Engine, Upkeep},
     error::{Error, Kind, Result},
     format::{
-        Catalog, CatalogRef, FamilyEntry, Geometry, Identity, Malformed, Piece, ReplayStart, SLOTS_MAX,
-        SUPERBLOCK_SLOTS, SegmentEntry, SegmentKind, SegmentPlace, Superblock, VolumeEntry, decode_chunk,
-        superblock_offset,
+        Catalog, CatalogRef, Claim, FamilyEntry, Geometry, Identity, Piece, ReplayStart, SLOTS_MAX,
+        SegmentEntry, SegmentKind, SegmentPlace, Superblock, VolumeEntry, decode_chunk,
     },
     health::{Health, HealthCell},
     io::{File, SharedMemory, WriteBuf, aligned},
     log::{Leftover, Log, Staging, Start},
+    patient,
     reader::Demand,
     readers::Readers,
     runtime,
-    segments::{Need, Readiness, Segments, Writing},
+    segments::{Need, Readiness, Segments, Taken, Writing},
     space::Space,
     store::RecoveryReport,
     usage::Usage,
 };
 use apply::{Replayed, Volumes};
-use bytes::BytesMut;
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
-use walk::{Completion, Walk};
+use superblocks::{Counts, choose, put_superblock, write_superblock};
+use walk::{Completion, End, Walk};
 
-/// A block is torn at multiples of this at most; what a superblock says is all before the first.
-const TEAR_BYTES: usize = 512;
 /// How long a start waits for another server, or the last one's writes, to let go of the store.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 
@@ -140,8 +148,8 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
         scrub_rate: options.scrub_rate,
     };
     let mut staging_file = None;
-    let recovered = recover(parts, |store, bytes| {
-        let file = directories.open(store, &boot, bytes)?;
+    let recovered = recover(parts, |superblock: &Superblock, bytes| {
+        let file = directories.open(&superblock.identity.store, &boot, superblock.epoch, bytes)?;
         let memory = (Arc::clone(&file.memory), file.existed);
         staging_file = Some(file);
         Ok(memory)
@@ -167,11 +175,11 @@ pub(crate) fn boot_id() -> [u8; 16] {
     text.trim().parse::<uuid::Uuid>().map(uuid::Uuid::into_bytes).unwrap_or_default()
 }
 
-/// Opens or makes the store in `parts.file`. `staging` gives the memory for a store of this id, at least as many bytes
-/// as it says, and whether it was there before.
+/// Opens or makes the store in `parts.file`. `staging` gives the memory for the store of this superblock, at least as many
+/// bytes as it says, and whether it was there before.
 pub(crate) async fn recover(
     parts: Parts,
-    staging: impl FnOnce(&[u8; 16], usize) -> std::io::Result<(Arc<SharedMemory>, bool)>,
+    staging: impl FnOnce(&Superblock, usize) -> std::io::Result<(Arc<SharedMemory>, bool)>,
 ) -> Result<Recovered> {
     let Parts {
         file,
@@ -185,42 +193,79 @@ pub(crate) async fn recover(
     } = parts;
     let geometry = Geometry::with_segments(size_bytes, segment_blocks);
     let began = runtime::now();
-    let (mut superblock, created) = match newest(&read_superblock_slots(&file).await?)? {
-        Some(superblock) => (superblock, false),
-        None => (make(&file, geometry).await?, true),
+    let slots = read_superblock_slots(&file).await;
+    let (books, created) = match choose(&slots)? {
+        Counts::This(superblock, damage) => (Books::read(&file, &slots, *superblock, damage).await?, false),
+        Counts::None => (Books::new(make(&file, geometry).await?), true),
+        Counts::HalfMade => {
+            tracing::warn!("the store's making was interrupted; it is made again");
+            (Books::new(make(&file, geometry).await?), true)
+        }
     };
-    grow(&file, &mut superblock, geometry).await?;
-    let catalog = read_catalog(&file, &superblock).await?;
+    let Books { mut superblock, catalog, damage, .. } = books;
+    match misplaced(&catalog.segments, &superblock.geometry).first() {
+        None => {}
+        Some((_, why)) => return Err(Error::corrupt(format!("the catalog: {why}"))),
+    }
+    let as_read = superblock.clone();
+    if damage.is_none() {
+        grow(&file, &mut superblock, geometry).await?;
+    }
     let disk = disk_of(&file, &superblock, &catalog.segments, cache_bytes, metadata_bytes);
     let segments = Arc::clone(&disk.segments);
     let identity = superblock.identity;
     let staging_bytes = Staging::file_bytes(&superblock.geometry);
-    let (memory, existed) = staging(&identity.store, staging_bytes).map_err(|e| {
+    let (memory, existed) = staging(&superblock, staging_bytes).map_err(|e| {
         Error::io("no room for the staging buffer: set [store] staging to a directory that has it", e)
     })?;
-    let leftover =
-        existed.then(|| Leftover::open(Arc::clone(&memory), superblock.geometry, &identity, &boot)).and_then(
-            |l| l.inspect_err(|why| tracing::info!(why = why.0, "the staging buffer is not replayed")).ok(),
-        );
+    let opened = existed.then(|| {
+        let memory = Arc::clone(&memory);
+        Leftover::open(memory, superblock.geometry, &identity, &boot, superblock.epoch)
+    });
+    let leftover = opened.and_then(|l| {
+        l.inspect_err(|why| tracing::info!(why = why.0, "the staging buffer is not replayed")).ok()
+    });
 
     let (was_closed, has_leftover) = (superblock.closed, leftover.is_some());
     let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
-    let mut walk = Walk::new(&disk, &identity, leftover, &superblock, Completion::InStore);
-    let health = match walk.run(&mut volumes).await {
-        Ok(()) => Health::Ready,
-        Err(error) if error.kind() == Kind::Corrupt => {
-            tracing::error!(%error, "acknowledged data is damaged; the store is open for reading only");
-            Health::Corrupt(error.to_string())
-        }
-        Err(error) => return Err(error),
+    // Where the superblock may be an old one, what it says of places may be, too: nothing is put there (I5).
+    let (leftover, completion) = match damage {
+        None => (leftover, Completion::InStore),
+        Some(_) => (None, Completion::Noted),
     };
-    let health = Arc::new(HealthCell::new(health));
-    let end = walk.end();
-    let readiness = readiness_of(&file, &superblock.geometry, end.at);
-    if !health.is_stopped() {
-        settle(&file, &mut superblock, &segments, end.at).await?;
-        segments.unseal(end.at.segment);
+    let mut walk = Walk::new(&disk, &identity, leftover, &superblock, completion);
+    let walked = walk.run(&mut volumes).await;
+    let mut health = match (damage, walked) {
+        (Some(damage), _) => Health::Corrupt(damage),
+        (None, Ok(())) => Health::Ready,
+        (None, Err(error)) if error.kind() == Kind::Corrupt => Health::Corrupt(error.to_string()),
+        (None, Err(error)) => return Err(error),
+    };
+    let mut end = walk.end();
+    if end.is_incomplete
+        && let Some(error) = end.unwritable.take()
+    {
+        // What was acknowledged is in staging, and nobody would be shown it: better to wait for room than to go without.
+        return Err(Error::io("completing the log from the staging buffer", error));
     }
+    let readiness = readiness_of(&file, &superblock.geometry, end.at);
+    let mut claim = None;
+    if health == Health::Ready {
+        match settle(&file, &as_read, &mut superblock, &segments, &end).await {
+            Ok(claimed) => claim = claimed,
+            Err(error) => health = Health::Latched(told(&error)),
+        }
+    }
+    match &health {
+        Health::Ready => segments.unseal(end.at.segment),
+        Health::Latched(why) => {
+            tracing::error!(why, "the store cannot be got ready for writing; it is open for reading only");
+        }
+        Health::Corrupt(why) | Health::Starved(why) => {
+            tracing::error!(why, "acknowledged data is damaged; the store is open for reading only");
+        }
+    }
+    let health = Arc::new(HealthCell::new(health));
     let report = RecoveryReport {
         created,
         duration: runtime::now().saturating_sub(began),
@@ -246,8 +291,14 @@ pub(crate) async fn recover(
         readiness,
         // What was replayed is in the store, and `settle` has synced it.
         synced: end.at.lsn,
+        claim,
+        generation: superblock.generation,
     };
-    let staging = Staging::new(memory, superblock.geometry, &identity, &boot);
+    let staging = if health.is_stopped() {
+        Staging::unused(memory, superblock.geometry)
+    } else {
+        Staging::new(memory, superblock.geometry, &identity, &boot, superblock.epoch)
+    };
     let log = Log::new(start, staging, file, Arc::clone(&segments), Arc::clone(&health));
     let upkeep = Upkeep::new(metadata_bytes);
     upkeep.add_dirty(volumes.dirtied());
@@ -259,6 +310,101 @@ pub(crate) async fn recover(
     let log = Arc::new(log);
     let engine = Engine { disk, log, health, readers, space, upkeep, reclaim_rate, scrub_rate };
     Ok(Recovered { engine, superblock, volumes, families, applied, next_volume, report, staging_file: None })
+}
+
+/// An error with what is underneath.
+fn told(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// A superblock and its catalog.
+struct Books {
+    superblock: Superblock,
+    catalog: Catalog,
+    /// Where the chunks of both copies lie.
+    chunks: Vec<CatalogRef>,
+    /// Why one of the copies cannot be read.
+    copy_damage: Option<String>,
+    /// Why they may not be the newest ones, or why nothing may be written by them.
+    damage: Option<String>,
+}
+
+impl Books {
+    /// Those of a store that was just made.
+    fn new(superblock: Superblock) -> Self {
+        Self { superblock, catalog: Catalog::default(), chunks: Vec::new(), copy_damage: None, damage: None }
+    }
+
+    /// Those of the newest superblock; where its catalog cannot be read, those of the one before, whose log goes on to what
+    /// the newest has (I6).
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] when no catalog can be read.
+    async fn read(
+        file: &File,
+        slots: &[SuperblockSlot],
+        newest: Superblock,
+        damage: Option<String>,
+    ) -> Result<Self> {
+        let error = match Self::of(file, newest.clone()).await {
+            Ok(books) => return Ok(Self { damage, ..books }),
+            Err(error) => error,
+        };
+        let older = slots.iter().filter_map(SuperblockSlot::superblock);
+        let older = older.filter(|s| s.generation != newest.generation && s.identity == newest.identity);
+        for superblock in older {
+            if let Ok(books) = Self::of(file, superblock.clone()).await {
+                let what =
+                    format!("{error}; the one of generation {} is read instead", superblock.generation);
+                let damage = Some(damage.map_or(what.clone(), |damage| format!("{damage}; {what}")));
+                return Ok(Self { damage, ..books });
+            }
+        }
+        Err(error)
+    }
+
+    /// This superblock and one of its catalog's copies.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] when neither can be read.
+    async fn of(file: &File, superblock: Superblock) -> Result<Self> {
+        let first = decode_catalog(file, &superblock.geometry, superblock.catalog).await;
+        let second = decode_catalog(file, &superblock.geometry, superblock.catalog_copy).await;
+        let (catalog, chunks, copy_damage) = match (first, second) {
+            (Ok((catalog, mut chunks)), Ok((_, more))) => {
+                chunks.extend(more);
+                (catalog, chunks, None)
+            }
+            (Ok((catalog, chunks)), Err(damage)) | (Err(damage), Ok((catalog, chunks))) => {
+                tracing::error!(%damage, "a copy of the catalog cannot be read; the other one serves");
+                (catalog, chunks, Some(damage.to_string()))
+            }
+            (Err(error), Err(_)) => return Err(error),
+        };
+        Ok(Self { superblock, catalog, chunks, copy_damage, damage: None })
+    }
+}
+
+/// What is wrong on disk with the superblock's slots, of which the newest is this one, and with its catalog: what a start
+/// would rely on, and a running store reads never again.
+pub(crate) async fn books_damage(file: &File, superblock: &Superblock) -> Option<String> {
+    let slots = read_superblock_slots(file).await;
+    match choose(&slots) {
+        Ok(Counts::This(newest, None)) if *newest == *superblock => {}
+        Ok(Counts::This(_, Some(damage))) => return Some(damage),
+        Ok(Counts::This(newest, None)) => {
+            return Some(format!("the newest superblock is of generation {}", newest.generation));
+        }
+        Ok(Counts::None | Counts::HalfMade) => return Some("the superblock's slots are blank".to_owned()),
+        Err(error) => return Some(error.to_string()),
+    }
+    match Books::of(file, superblock.clone()).await {
+        Ok(books) => books.copy_damage,
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 /// The disk with the segments that superblock and catalog name.
@@ -299,91 +445,45 @@ fn readiness_of(file: &File, geometry: &Geometry, at: ReplayStart) -> Readiness 
 }
 
 /// Keeps I4.
+/// Keeps I4. Gives the segment that is claimed for the log to go on in.
 async fn settle(
     file: &File,
+    as_read: &Superblock,
     superblock: &mut Superblock,
     segments: &Segments,
-    at: ReplayStart,
-) -> Result<()> {
-    let geometry = superblock.geometry;
+    end: &End,
+) -> Result<Option<Taken>> {
+    let (geometry, at) = (superblock.geometry, end.at);
+    if let Some(error) = &end.unwritable {
+        return Err(Error::new(Kind::Io, format!("the end of the log cannot be written: {error}")));
+    }
     let context = |e| Error::io("getting the store ready for writing", e);
     let trailer = geometry.offset(at.slot, geometry.segment_blocks - 1);
-    let mut block = file.read(trailer, aligned(BLOCK_BYTES), BLOCK_BYTES).await.map_err(context)?;
+    let block = patient::read_blocks(file, trailer, 1).await;
     // Mostly a hole of the file, and a full file system could not fill it.
     if block.iter().any(|byte| *byte != 0) && !is_blind_to(Blindness::ClearedTrailer) {
-        block.fill(0);
-        file.write(trailer, WriteBuf::Owned(block)).await.map_err(context)?;
+        let mut blank = aligned(BLOCK_BYTES);
+        blank.resize(BLOCK_BYTES, 0);
+        file.write(trailer, WriteBuf::Owned(blank)).await.map_err(context)?;
     }
+    // Nor may this one be anywhere but in a cache.
+    put_superblock(file, as_read).await.map_err(context)?;
     file.sync().await.map_err(context)?;
-    superblock.epoch += 1;
-    superblock.generation += 1;
-    superblock.closed = false;
-    superblock.synced = at.lsn;
-    // An end of the log that was not found may have used numbers up: as many as there are slots, at most, because a
-    // slot is freed only by a checkpoint, whose superblock says how far it got.
-    segments.skip_to(SegmentId(superblock.next_segment.0 + u64::from(geometry.slots)));
-    superblock.next_segment = segments.next();
-    write_superblock(file, superblock).await
-}
-
-async fn write_superblock(file: &File, superblock: &Superblock) -> Result<()> {
-    let context = |e| Error::io("writing the superblock", e);
-    let mut block = aligned(BLOCK_BYTES);
-    block.extend_from_slice(&superblock.encode());
-    let offset = superblock_offset(superblock.generation % SUPERBLOCK_SLOTS);
-    file.write(offset, WriteBuf::Owned(block)).await.map_err(context)?;
-    file.sync().await.map_err(context)
-}
-
-/// A superblock slot as it lies on disk.
-pub(crate) struct SuperblockSlot {
-    pub(crate) block: BytesMut,
-    pub(crate) content: Result<Superblock, Malformed>,
-}
-
-impl SuperblockSlot {
-    pub(crate) fn is_blank(&self) -> bool {
-        self.block.iter().all(|byte| *byte == 0)
-    }
-}
-
-/// All superblock slots, whatever they hold.
-pub(crate) async fn read_superblock_slots(file: &File) -> Result<Vec<SuperblockSlot>> {
-    let mut slots = Vec::new();
-    for slot in 0..SUPERBLOCK_SLOTS {
-        let read = file.read(superblock_offset(slot), aligned(BLOCK_BYTES), BLOCK_BYTES).await;
-        let block = read.map_err(|e| Error::io("reading the superblock", e))?;
-        slots.push(SuperblockSlot { content: Superblock::decode(&block), block });
-    }
-    Ok(slots)
-}
-
-/// The newest valid superblock; `None` when there is no store yet.
-fn newest(slots: &[SuperblockSlot]) -> Result<Option<Superblock>> {
-    let valid = slots.iter().filter_map(|slot| slot.content.as_ref().ok());
-    if let Some(superblock) = valid.max_by_key(|superblock| superblock.generation) {
-        return Ok(Some(superblock.clone()));
-    }
-    let damage = |slot: &SuperblockSlot| slot.content.as_ref().err().copied().filter(|_| !slot.is_blank());
-    match slots.iter().find_map(damage) {
-        None => Ok(None),
-        Some(_) if is_half_made(slots) => {
-            tracing::warn!("the store's making was interrupted; it is made again");
-            Ok(None)
-        }
-        Some(Malformed(why)) => Err(Error::corrupt(format!("this is no store that can be read: {why}"))),
-    }
-}
-
-/// Whether these slots are what a crash can leave of [`make`]: the first one torn, the second not begun. A store counts as
-/// made, and takes data, only after both were synced. Anything else may be somebody's data.
-fn is_half_made(slots: &[SuperblockSlot]) -> bool {
-    let zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
-    let [first, rest @ ..] = slots else { return false };
-    let (head, tail) = first.block.split_at(TEAR_BYTES);
-    (Superblock::is_marked(head) || zero(head))
-        && zero(&tail[..tail.len() - 4])
-        && rest.iter().all(SuperblockSlot::is_blank)
+    let mut next = superblock.clone();
+    next.epoch += 1;
+    next.generation += 1;
+    next.closed = false;
+    next.synced = at.lsn;
+    // An end of the log that was not found may have used numbers up: one for each slot, because a slot is freed only by a
+    // checkpoint, whose superblock says how far it got, and one for each that was claimed in place of another.
+    segments.skip_to(SegmentId(superblock.next_segment.0 + 2 * u64::from(geometry.slots)));
+    // What the log had claimed before is free again, and this says so.
+    let claimed = segments.claim_ahead();
+    next.claim = Claim { of: at.segment, next: claimed.map(|claim| (claim.id, claim.slot)) };
+    next.next_segment = segments.next();
+    write_superblock(file, &next).await?;
+    *superblock = next;
+    Ok(claimed)
 }
 
 /// Makes an empty store: both superblock slots, and an empty first segment.
@@ -414,7 +514,9 @@ async fn make(file: &File, geometry: Geometry) -> Result<Superblock> {
         next_volume: 1,
         node_tail: None,
         catalog: None,
+        catalog_copy: None,
         closed: false,
+        claim: Claim { of: first.id, next: None },
     };
     for generation in [0, 1] {
         write_superblock(file, &Superblock { generation, ..superblock.clone() }).await?;
@@ -433,21 +535,13 @@ async fn grow(file: &File, superblock: &mut Superblock, wanted: Geometry) -> Res
     Ok(())
 }
 
-async fn read_catalog(file: &File, superblock: &Superblock) -> Result<Catalog> {
-    let (catalog, _) = decode_catalog(file, superblock).await?;
-    match misplaced(&catalog.segments, &superblock.geometry).first() {
-        None => Ok(catalog),
-        Some((_, why)) => Err(Error::corrupt(format!("the catalog: {why}"))),
-    }
-}
-
-/// The catalog, with whatever it says of segments, and where its chunks lie.
+/// The catalog whose first chunk is there, with whatever it says of segments, and where its chunks lie.
 pub(crate) async fn decode_catalog(
     file: &File,
-    superblock: &Superblock,
+    geometry: &Geometry,
+    first: Option<CatalogRef>,
 ) -> Result<(Catalog, Vec<CatalogRef>)> {
-    let geometry = superblock.geometry;
-    let (mut bytes, mut chunks, mut next) = (Vec::new(), Vec::new(), superblock.catalog);
+    let (mut bytes, mut chunks, mut next) = (Vec::new(), Vec::new(), first);
     let mut places = HashSet::new();
     while let Some(at) = next {
         let inside = at.slot.0 < geometry.slots
@@ -458,16 +552,15 @@ pub(crate) async fn decode_catalog(
         if !places.insert((at.slot, at.address.block())) {
             return Err(Error::corrupt("the catalog: its chunks lead in a circle"));
         }
-        let len = at.blocks as usize * BLOCK_BYTES;
-        let read = file.read(geometry.offset(at.slot, at.address.block()), aligned(len), len).await;
-        let blocks = read.map_err(|e| Error::io("reading the catalog", e))?;
+        let blocks =
+            patient::read_blocks(file, geometry.offset(at.slot, at.address.block()), at.blocks).await;
         let (following, payload) =
             decode_chunk(&at, &blocks).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
         bytes.extend_from_slice(&payload);
         chunks.push(at);
         next = following;
     }
-    if superblock.catalog.is_none() {
+    if first.is_none() {
         return Ok((Catalog::default(), chunks));
     }
     let catalog = Catalog::decode(&bytes).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;

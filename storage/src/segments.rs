@@ -83,6 +83,13 @@ pub(crate) const PREPARED_KEPT: usize = 2;
 /// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the log's next one, and four of
 /// reserve.
 const WORKING_SLOTS: u64 = 14;
+/// When a new segment will be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Now,
+    /// When the log comes there, if it ever does.
+    Later,
+}
 
 /// A fresh segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +108,8 @@ struct Segment {
     readiness: Readiness,
     /// Dead blocks that were punched out of the file.
     punched: u32,
+    /// What its slot was, while the log has claimed it and has not come there yet.
+    claimed: Option<SlotState>,
 }
 
 impl Segment {
@@ -193,8 +202,14 @@ impl Segments {
     pub(crate) fn adopt(&self, entry: &SegmentEntry) {
         let mut state = self.lock();
         let place = entry.place.clone();
-        let readiness = Readiness::Unready;
-        let segment = Segment { place: place.clone(), kind: entry.kind, sealed: true, readiness, punched: 0 };
+        let segment = Segment {
+            place: place.clone(),
+            kind: entry.kind,
+            sealed: true,
+            readiness: Readiness::Unready,
+            punched: 0,
+            claimed: None,
+        };
         if state.table.insert(entry.id, segment).is_none() {
             if let SegmentPlace::Own(slot) = &place {
                 self.turn(&mut state, slot.0 as usize, SlotState::Used);
@@ -302,6 +317,60 @@ impl Segments {
 
     /// A fresh segment; `None` when there is no room for that need.
     pub(crate) fn take(&self, kind: SegmentKind, need: Need, writing: Writing) -> Option<Taken> {
+        self.take_for(kind, need, writing, Use::Now)
+    }
+
+    /// A fresh segment for the log to go on in later; `None` when there is no room for data. No checkpoint names it before
+    /// [`Self::enter`], so that it is free after a start that finds that the log never came there.
+    pub(crate) fn claim_ahead(&self) -> Option<Taken> {
+        self.take_for(SegmentKind::Log, Need::Data, Writing::Awaited, Use::Later)
+    }
+
+    /// The log has come to the segment that it claimed.
+    pub(crate) fn enter(&self, id: SegmentId) {
+        if let Some(segment) = self.lock().table.get_mut(&id) {
+            segment.claimed = None;
+        }
+    }
+
+    /// The log will not come to the segment that it claimed: its slot is what it was.
+    pub(crate) fn give_up(&self, id: SegmentId) {
+        let mut state = self.lock();
+        if let Some(Segment { place: SegmentPlace::Own(slot), claimed: Some(was), .. }) =
+            state.table.get(&id).cloned()
+        {
+            state.table.remove(&id);
+            self.place_of.remove(&id.0);
+            self.turn(&mut state, slot.0 as usize, was);
+        }
+    }
+
+    /// The slot of the segment that the log has claimed, if that may have blocks in the file, which nothing needs yet.
+    pub(crate) fn claimed_surplus(&self, id: SegmentId) -> Option<Slot> {
+        match self.lock().table.get(&id) {
+            Some(Segment { place: SegmentPlace::Own(slot), claimed: Some(was), .. })
+                if *was != SlotState::Raw =>
+            {
+                Some(*slot)
+            }
+            _ => None,
+        }
+    }
+
+    /// The slot of the segment that the log has claimed has no blocks in the file any more.
+    pub(crate) fn claimed_is_raw(&self, id: SegmentId) {
+        if let Some(Segment { claimed: Some(was), readiness, .. }) = self.lock().table.get_mut(&id) {
+            *was = SlotState::Raw;
+            *readiness = Readiness::Unready;
+        }
+    }
+
+    /// How many segments the log has claimed.
+    pub(crate) fn claimed(&self) -> u64 {
+        self.lock().table.values().filter(|segment| segment.claimed.is_some()).count() as u64
+    }
+
+    fn take_for(&self, kind: SegmentKind, need: Need, writing: Writing, usage: Use) -> Option<Taken> {
         use SlotState::{Allocated, Gapped, Partial, Prepared, Raw, Unknown};
         let mut state = self.lock();
         if !self.has_room(need) {
@@ -318,14 +387,21 @@ impl Segments {
         };
         let at = best.iter().find_map(|wanted| state.slots.iter().position(|s| s == wanted))?;
         let slot = Slot(u32::try_from(at).expect("slots are 32 bits"));
-        let readiness = if state.slots[at] == Prepared { Readiness::Ready } else { Readiness::Unready };
+        let was = state.slots[at];
+        let readiness = if was == Prepared { Readiness::Ready } else { Readiness::Unready };
         self.claim(&mut state, at);
         let id = state.next;
         state.next = SegmentId(id.0 + 1);
         let place = SegmentPlace::Own(slot);
         self.place_of.insert(id.0, place.clone());
-        state.table.insert(id, Segment { place, kind, sealed: false, readiness, punched: 0 });
+        let claimed = (usage == Use::Later).then_some(was);
+        state.table.insert(id, Segment { place, kind, sealed: false, readiness, punched: 0, claimed });
         Some(Taken { id, slot, readiness })
+    }
+
+    /// Whether no segment is in the slot, as far as is known.
+    pub(crate) fn is_free(&self, slot: Slot) -> bool {
+        self.lock().slots.get(slot.0 as usize).is_some_and(|state| state.is_free())
     }
 
     /// Slots that are prepared.
@@ -399,10 +475,12 @@ impl Segments {
         state.next = state.next.max(next);
     }
 
-    /// The segments that a checkpoint names: all but the retired ones.
+    /// The segments that a checkpoint names: all but the retired ones and the one that the log has claimed.
     pub(crate) fn entries(&self, retired: &Retired) -> Vec<SegmentEntry> {
         let state = self.lock();
-        let kept = state.table.iter().filter(|(id, _)| !retired.segments.contains(id));
+        let is_named =
+            |(id, s): &(&SegmentId, &Segment)| !retired.segments.contains(id) && s.claimed.is_none();
+        let kept = state.table.iter().filter(is_named);
         kept.map(|(id, s)| SegmentEntry { id: *id, kind: s.kind, place: s.place.clone() }).collect()
     }
 

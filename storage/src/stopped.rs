@@ -62,12 +62,17 @@ impl StoppedStore {
         let identity = &superblock.identity;
         let memory = match &self.staging {
             Left::Files(files) => files
-                .read(&identity.store, &self.boot, Staging::file_bytes(&superblock.geometry))
+                .read(
+                    &identity.store,
+                    &self.boot,
+                    superblock.epoch,
+                    Staging::file_bytes(&superblock.geometry),
+                )
                 .inspect_err(|error| tracing::warn!(%error, "the staging buffer cannot be read"))
                 .ok()
                 .flatten(),
             Left::Memory(memory) => memory.clone(),
         };
-        Leftover::open(memory?, superblock.geometry, identity, &self.boot).ok()
+        Leftover::open(memory?, superblock.geometry, identity, &self.boot, superblock.epoch).ok()
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     engine::Engine,
     error::{Error, Kind, Result},
     exclusive::Exclusive,
-    format::{Catalog, RecordKind, VolumeEntry, VolumeMeta},
+    format::{Catalog, RecordKind, Superblock, VolumeEntry, VolumeMeta},
     health::Health,
     io::{Placement, SharedMemory},
     keeper,
@@ -218,6 +218,7 @@ impl Store {
         parts: Parts,
         staging: impl FnOnce(&[u8; 16], usize) -> std::io::Result<(Arc<SharedMemory>, bool)>,
     ) -> Result<(Self, RecoveryReport)> {
+        let staging = |superblock: &Superblock, bytes| staging(&superblock.identity.store, bytes);
         Ok(Self::start(recovery::recover(parts, staging).await?))
     }
 

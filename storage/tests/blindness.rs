@@ -43,6 +43,10 @@ enum Suite {
     LostEnd,
     FailedSync,
     Damage,
+    WornSuperblock,
+    LostFooter,
+    LostFooterOfFullStore,
+    ServedAfterFailedSync,
     FullStore,
     StagedAcrossSegments,
     HostCrash,
@@ -76,6 +80,10 @@ const BLINDNESSES: [(Blindness, Suite); 26] = [
     (Blindness::WindowInUse, Suite::StagedAcrossSegments),
     (Blindness::FailedSync, Suite::FailedSync),
     (Blindness::SyncedEnd, Suite::Damage),
+    (Blindness::SuperblockDamage, Suite::WornSuperblock),
+    (Blindness::NextSegment, Suite::LostFooter),
+    (Blindness::NextSegment, Suite::LostFooterOfFullStore),
+    (Blindness::WrittenAgain, Suite::ServedAfterFailedSync),
     (Blindness::DrainBeforeReuse, Suite::ReadUnderReclaim),
     (Blindness::DrainBeforeReuse, Suite::BegunReadUnderReclaim),
     (Blindness::EdgeChanged, Suite::PartialWriteUnderReclaim),
@@ -99,6 +107,10 @@ fn rounds(suite: Suite) -> u64 {
         Suite::HostCrash => 12,
         Suite::FailedSync
         | Suite::Damage
+        | Suite::WornSuperblock
+        | Suite::LostFooter
+        | Suite::LostFooterOfFullStore
+        | Suite::ServedAfterFailedSync
         | Suite::WriteBehindHole
         | Suite::ReuseBeforeCheckpoint
         | Suite::ReadUnderReclaim
@@ -120,6 +132,12 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         Suite::LostEnd => faults::lose_the_end(round),
         Suite::FailedSync => faults::fail_a_sync(false),
         Suite::Damage => damage::damage_below_what_was_synced_is_never_taken_for_the_end(),
+        Suite::WornSuperblock => damage::damaged_superblock_is_told_in_a_store_that_reuses_slots(),
+        Suite::LostFooter => damage::lost_footer_does_not_hide_what_comes_behind_it(),
+        Suite::LostFooterOfFullStore => {
+            damage::lost_footer_of_a_full_store_does_not_hide_what_comes_behind_it();
+        }
+        Suite::ServedAfterFailedSync => damage::what_is_served_after_a_failed_sync_survives_the_power(),
         Suite::FullStore => faults::run_full(round),
         Suite::StagedAcrossSegments => faults::die_with_staged(1 + 3 * round),
         Suite::HostCrash => host::survive_hosts(1 + round, Placement::InPlace("a simulation")),

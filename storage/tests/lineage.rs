@@ -3,11 +3,16 @@
 mod world;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use sandstone_storage::{
     Allocation, Change, Durability, ExtentState, ForkSpec, Kind, Runtime, Store, Volume, VolumeChange,
     runtime,
 };
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 use uuid::Uuid;
 use world::{BLOCK, Death, Random, Shape, World, read, spec};
 
@@ -368,4 +373,44 @@ fn exclusive_bytes_of_nobody_are_none() {
         let found = store.exclusive_bytes(Some(id(1))).await.expect("the sums");
         assert_eq!(found.into_iter().collect::<Vec<_>>(), [(id(1), 30 * BLOCK)]);
     });
+}
+
+/// How long it takes to delete half of so many volumes, and to replay that, at best.
+fn deletions(volumes: u128) -> [Duration; 2] {
+    let shape = Shape { segment_blocks: 4096, slots: 60, cache_bytes: 0, metadata_bytes: 8 << 20 };
+    let mut best = [Duration::MAX; 2];
+    for _ in 0..2 {
+        let mut world = World::new(shape, 7);
+        let simulation = Runtime::simulated(7);
+        let live = simulation.block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let made = (1..=volumes).map(|n| store.create_volume(spec(id(n), BLOCK, false)));
+            join_all(made).await.into_iter().for_each(|made| drop(made.expect("a volume")));
+            store.checkpoint().await.expect("a checkpoint");
+            let began = Instant::now();
+            let gone = (1..=volumes / 2).map(|n| store.delete_volume(id(n)));
+            join_all(gone).await.into_iter().for_each(|gone| assert!(gone.expect("a deletion")));
+            began.elapsed()
+        });
+        drop(simulation);
+        world.die(Death::Power, &mut Random::new(7));
+        let began = Instant::now();
+        let replayed = Runtime::simulated(1).block_on(async {
+            let (store, report) = world.open().await.expect("the store");
+            assert_eq!((report.records, store.volumes().len()), (volumes as u64 / 2, volumes as usize / 2));
+            began.elapsed()
+        });
+        best = [best[0].min(live), best[1].min(replayed)];
+    }
+    best
+}
+
+/// Eight times as many volumes take about eight times as long. A look at all of them for each would be some hundred million
+/// looks, which take more than a second.
+#[test]
+fn deletion_costs_the_same_however_many_volumes_there_are() {
+    const NOISE: Duration = Duration::from_millis(400);
+    let (few, many) = (deletions(3000), deletions(24_000));
+    println!("live, and replayed: {few:?}, {many:?}");
+    assert!(many.iter().zip(few).all(|(many, few)| *many < 8 * few + NOISE), "{few:?}, {many:?}");
 }

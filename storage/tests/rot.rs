@@ -1,5 +1,6 @@
 //! Bit rot (P4, P8): one bit of every byte of a small store that anybody reads is flipped, one at a time. Whatever is read
 //! then is right, or an error, or the store says that it is damaged; never wrong bytes, a panic, or an opening without end.
+//! And sectors that cannot be read any more, one at a time: the store opens.
 //!
 //! What is tried, by what a block holds (its magic tells, `FORMAT.md`):
 //! - superblocks: all bytes, each with an opening of the store;
@@ -38,6 +39,8 @@ enum Left {
     Killed,
     /// The host went down with it.
     SwitchedOff,
+    /// The same, with segments in slots that others were in when the checkpoint before the last was made.
+    Worn,
 }
 
 /// A store as it was left, and what is in it.
@@ -87,6 +90,15 @@ fn specimen(left: Left) -> Specimen {
         t.step(fork, |lines| drop(lines.0.insert(fork, lines.0[&main].clone())));
         write(&store, t, MAIN, 2, 2).await;
         store.checkpoint().await.expect("a checkpoint");
+        if left == Left::Worn {
+            for round in 0..14 {
+                write(&store, t, [MAIN, FORK][round % 2], 0, 11).await;
+                store.volume(main).expect("the volume").flush().await.expect("a flush");
+                if round % 3 == 2 {
+                    store.reclaim().await.expect("a reclaim");
+                }
+            }
+        }
         // Nodes that are on disk are changed by what is replayed.
         for round in 0..5 {
             write(&store, t, [MAIN, FORK][round % 2], 1, 10).await;
@@ -102,13 +114,8 @@ fn specimen(left: Left) -> Specimen {
         }
     });
     let staging = match left {
-        Left::Killed => {
-            let memory = world.staging().expect("an open store has it");
-            let mut bytes = vec![0; memory.len_bytes()];
-            memory.copy_out(0, &mut bytes);
-            Some(bytes.into())
-        }
-        Left::Closed | Left::SwitchedOff => None,
+        Left::Killed => world.staging_content().map(Into::into),
+        Left::Closed | Left::SwitchedOff | Left::Worn => None,
     };
     let (disk, states) = (world.disk.copy(), &timeline.states);
     let before_last = states[states.len() - 2].clone();
@@ -127,7 +134,16 @@ fn last_batch(disk: &SimDisk) -> Range<u64> {
     batches.max_by_key(|(lsn, _)| *lsn).expect("there is a log").1
 }
 
-/// What a flipped bit led to.
+/// What rots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rot {
+    /// A bit of a byte.
+    Bit,
+    /// The whole sector, which the device does not give any more.
+    Sector,
+}
+
+/// What that led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     AllRight,
@@ -149,21 +165,21 @@ fn is_older(cell: u64, index: usize, right: u64) -> bool {
 }
 
 impl Specimen {
-    /// The machine once more, with one bit flipped.
-    fn rotten(&self, byte: u64) -> World {
+    /// The machine once more, with one bit flipped or one sector that cannot be read any more.
+    fn rotten(&self, byte: u64, rot: Rot) -> World {
         let disk = self.disk.copy();
-        disk.flip_bit(byte, (byte % 8) as u8);
-        let staging = self.staging.as_ref().map(|bytes| {
-            let memory = SharedMemory::anonymous(bytes.len()).expect("memory");
-            memory.copy_in(0, bytes);
-            Arc::new(memory)
-        });
+        match rot {
+            Rot::Bit => disk.flip_bit(byte, (byte % 8) as u8),
+            Rot::Sector => disk.spoil_sector(byte),
+        }
+        let held = |bytes: &Arc<[u8]>| Arc::new(SharedMemory::holding(bytes).expect("memory"));
+        let staging = self.staging.as_ref().map(held);
         World::on(disk, SHAPE, staging)
     }
 
     /// Opens the store and reads everything, block by block.
-    fn open(&self, byte: u64) -> Result<Outcome, String> {
-        let world = self.rotten(byte);
+    fn open(&self, byte: u64, rot: Rot) -> Result<Outcome, String> {
+        let world = self.rotten(byte, rot);
         in_time(byte, async {
             let store = match world.open().await {
                 Ok((store, _)) => store,
@@ -225,7 +241,7 @@ impl Specimen {
 
     /// Flips a bit of each of these bytes, of data, in the open store.
     fn flip_under(&self, bytes: &[u64]) -> Result<BTreeMap<Outcome, u64>, String> {
-        let world = self.rotten(0);
+        let world = self.rotten(0, Rot::Bit);
         world.disk.flip_bit(0, 0);
         let mut outcomes = BTreeMap::new();
         in_time(1, async {
@@ -330,7 +346,8 @@ impl Trials {
     fn open(&self, specimen: &Specimen, rest: usize, of: usize) -> Result<Outcomes, String> {
         let mut outcomes = Outcomes::new();
         for (what, byte) in self.opened.iter().skip(rest).step_by(of) {
-            let outcome = specimen.open(*byte).map_err(|why| format!("{what:?} at {byte}: {why}"))?;
+            let outcome =
+                specimen.open(*byte, Rot::Bit).map_err(|why| format!("{what:?} at {byte}: {why}"))?;
             *outcomes.entry((*what, outcome)).or_default() += 1;
         }
         Ok(outcomes)
@@ -393,6 +410,43 @@ fn stride() -> usize {
         Effort::Quick => 31,
         Effort::Whole | Effort::Long => 1,
     }
+}
+
+/// Each sector of all that is there, one at a time: whatever it holds, the store opens, and what else is there is read.
+fn unreadable_sectors(left: Left) {
+    let specimen = specimen(left);
+    let mut outcomes = Outcomes::new();
+    for sector in (0..SHAPE.size_bytes()).step_by(CELL as usize) {
+        let block = specimen.disk.peek(sector / BLOCK * BLOCK, BLOCK as usize);
+        let what = holds(&block);
+        // Of the blocks that nobody has written, those at the ends of segments are read.
+        if what == Holds::Nothing && !(sector / BLOCK + 1).is_multiple_of(64) {
+            continue;
+        }
+        // Of data one of its sectors is as good as the next.
+        if what == Holds::Data && !sector.is_multiple_of(BLOCK) {
+            continue;
+        }
+        let outcome = specimen.open(sector, Rot::Sector);
+        let outcome = outcome.unwrap_or_else(|why| panic!("{left:?}: {what:?} at {sector}: {why}"));
+        assert_ne!(outcome, Outcome::Refused, "{left:?}: {what:?} at {sector}");
+        *outcomes.entry((what, outcome)).or_default() += 1;
+    }
+    println!("{left:?}, with an unreadable sector");
+    outcomes.iter().for_each(|((what, outcome), count)| println!("  {what:?} {outcome:?}: {count}"));
+    // The first sector of each slot, and no other.
+    assert_eq!(outcomes[&(Holds::Superblock, Outcome::ReadOnly)], 2);
+    assert!(!outcomes.contains_key(&(Holds::Catalog, Outcome::ReadOnly)), "there are two copies of it");
+}
+
+#[test]
+fn no_unreadable_sector_keeps_a_store_from_opening() {
+    [Left::Closed, Left::Killed, Left::SwitchedOff, Left::Worn].into_iter().for_each(unreadable_sectors);
+}
+
+#[test]
+fn a_store_that_reuses_slots_never_shows_rot() {
+    rot(Left::Worn);
 }
 
 #[test]

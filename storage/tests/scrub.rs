@@ -4,10 +4,12 @@ mod world;
 
 use futures_util::poll;
 use sandstone_storage::{
-    ForkSpec, Kind, OpKind, Rot, RotKind, Runtime, ScrubProgress, Store, Volume, runtime,
+    ForkSpec, Health, Kind, OpKind, Rot, RotKind, Runtime, ScrubProgress, Store, Volume, runtime,
 };
 use std::{pin::pin, time::Duration};
-use world::{BLOCK, Shape, World, assert_holds, filled, name, read, shape, trim, volume, write};
+use world::{
+    BLOCK, Death, Random, Shape, World, assert_holds, filled, name, read, shape, trim, volume, write,
+};
 
 /// Blocks of the volume: a leaf and a bit.
 const BLOCKS: u64 = 300;
@@ -223,4 +225,39 @@ fn scrub_does_not_hold_up_reclaim_writers_or_the_end() {
         store.close().await.expect("the store closes");
         assert!(runtime::now() - began < Duration::from_secs(1));
     });
+}
+
+/// A start would find the store damaged, and nobody reads there before it.
+#[test]
+fn damaged_superblock_and_catalog_are_written_anew() {
+    const CATALOG: &[u8] = b"SSC1";
+    for place in ["slot 0", "slot 1", "a catalog"] {
+        let mut world = World::new(shape(), 1);
+        let simulation = Runtime::simulated(1);
+        simulation.block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            prepared(&store).await;
+            match place {
+                "slot 0" => world.disk.flip_bit(100, 1),
+                "slot 1" => world.disk.spoil_sector(64 << 10),
+                _ => (0..world.disk.len_bytes())
+                    .step_by(BLOCK as usize)
+                    .filter(|at| world.disk.peek(*at, 4) == CATALOG)
+                    .step_by(2)
+                    .for_each(|at| world.disk.flip_bit(at + 33, 1)),
+            }
+            let generation = store.stats().checkpoints;
+            scrubbed(&store).await;
+            assert_eq!(store.stats().checkpoints, generation + 2, "{place}");
+            scrubbed(&store).await;
+            assert_eq!(store.stats().checkpoints, generation + 2, "{place}");
+        });
+        drop(simulation);
+        world.die(Death::Power, &mut Random::new(1));
+        Runtime::simulated(1).block_on(async {
+            let (store, _) = world.open().await.expect("the store");
+            assert_eq!(store.health(), Health::Ready, "{place}");
+            assert_holds(&store.volume(name(1)).expect("the volume"), 0, &filled(BLOCKS, 3)).await;
+        });
+    }
 }

@@ -32,7 +32,7 @@ pub(super) fn run(args: &InspectArgs, context: &Context) -> Result<(), CliError>
     }
     let store = args.store.as_deref();
     let (_, superblocks) =
-        stopped(store, context, |store, _| async move { store.inspect_superblocks().await })
+        stopped(store, context, |store, _| async move { Ok(store.inspect_superblocks().await) })
             .map_err(CliError::not_checked)?;
     // What can be read is shown, whatever comes of the rest.
     let rest =

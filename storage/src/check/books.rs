@@ -2,8 +2,8 @@
 
 use super::{CheckReport, FindingKind};
 use crate::{
-    address::{SegmentId, Slot},
-    format::{SegmentEntry, SegmentKind, SegmentPlace, VolumeEntry},
+    address::{SegmentId, Slot, VolumeNumber},
+    format::{FamilyEntry, SegmentEntry, SegmentKind, SegmentPlace, VolumeEntry},
     recovery::{Found, misplaced},
     segments::Retired,
 };
@@ -15,6 +15,7 @@ pub(super) fn check(found: &Found, report: &mut CheckReport) {
     pieces(&found.cataloged, report);
     pointers(found, report);
     volumes(&found.volumes, found.next_volume, report);
+    families(&found.families, &found.volumes, report);
 }
 
 fn segments(found: &Found, report: &mut CheckReport) {
@@ -117,5 +118,25 @@ fn volumes(volumes: &[VolumeEntry], next_volume: u32, report: &mut CheckReport) 
         if meta.snapshot_of.is_some_and(|of| !numbers.contains(&of)) {
             wrong("is a snapshot of one that is not there");
         }
+    }
+}
+
+/// No line has more blocks of its own than it has, and no family shares more than its lines have.
+fn families(shared: &[FamilyEntry], volumes: &[VolumeEntry], report: &mut CheckReport) {
+    let mut mapped: HashMap<VolumeNumber, u64> = HashMap::new();
+    for VolumeEntry { meta, tree, .. } in volumes {
+        let (own, all) = (tree.birthday().own_blocks, tree.mapped_blocks());
+        *mapped.entry(meta.family).or_default() += all;
+        if own > all {
+            let what = format!(
+                "volume {} ({}) has {own} blocks of its own, and {all} in all",
+                meta.number.0, meta.id
+            );
+            report.find(FindingKind::Catalog, what);
+        }
+    }
+    for FamilyEntry { family, .. } in shared.iter().filter(|entry| !mapped.contains_key(&entry.family)) {
+        let what = format!("family {} shares blocks, and has no volume", family.0);
+        report.find(FindingKind::Catalog, what);
     }
 }

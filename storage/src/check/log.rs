@@ -5,61 +5,56 @@
 
 use super::{CheckReport, FindingKind};
 use crate::{
-    address::{BLOCK_BYTES, SegmentId, Slot},
-    error::{Error, Result},
+    address::{SegmentId, Slot},
     format::{BatchHeader, Footer, FooterBatch, Identity, Malformed, Trailer, footer_blocks},
-    io::aligned,
+    patient,
     recovery::Found,
 };
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 /// Headers read at once.
 const LOADS_MAX: usize = 64;
 
 /// Checks the log.
-///
-/// # Errors
-/// [`crate::Kind::Io`].
-pub(super) async fn check(found: &Found, report: &mut CheckReport) -> Result<()> {
+pub(super) async fn check(found: &Found, report: &mut CheckReport) {
     if let Some(damage) = &found.damage {
         report.find(FindingKind::Log, damage.to_string());
     }
-    let (mut segment, mut slot, mut from) =
-        (found.superblock.replay.segment, found.superblock.replay.slot, found.superblock.replay.block);
-    while segment != found.end.segment {
+    let mut from = found.superblock.replay.block;
+    for left in &found.left {
         let last = found.superblock.geometry.segment_blocks - 1;
-        let block = blocks(found, slot, last, 1).await?;
-        let follows = |t: &Trailer| {
-            t.segment == segment && t.next.0 > segment && t.next.1.0 < found.superblock.geometry.slots
-        };
-        let trailer = Trailer::decode(&found.superblock.identity, &block).ok().filter(follows);
-        let Some(trailer) = trailer else {
-            // Recovery has it from staging.
-            return Ok(());
-        };
-        if trailer.next_lsn <= found.synced {
-            sealed(found, trailer, slot, from, report).await?;
+        let block = blocks(found, left.slot, last, 1).await;
+        let trailer = Trailer::decode(&found.superblock.identity, &block).ok();
+        match trailer.filter(|t| (t.segment, t.next) == (left.segment, left.next)) {
+            Some(trailer) if trailer.next_lsn <= found.synced => {
+                sealed(found, trailer, left.slot, from, report).await;
+            }
+            Some(_) => {}
+            // What comes behind it was synced, so it was too.
+            None if left.next_lsn < found.synced => {
+                let what = format!(
+                    "segment {}: the footer is lost or damaged; replay goes by its batches to segment {}",
+                    left.segment.0, left.next.0.0
+                );
+                report.find(FindingKind::Log, what);
+            }
+            None => {
+                let what = format!("segment {}: no footer; replay goes on without one", left.segment.0);
+                report.notes.push(what);
+            }
         }
-        (segment, slot) = trailer.next;
         from = 0;
     }
-    Ok(())
 }
 
 /// A segment that is known to be synced as a whole.
-async fn sealed(
-    found: &Found,
-    trailer: Trailer,
-    slot: Slot,
-    from: u32,
-    report: &mut CheckReport,
-) -> Result<()> {
+async fn sealed(found: &Found, trailer: Trailer, slot: Slot, from: u32, report: &mut CheckReport) {
     let identity = &found.superblock.identity;
     let segment = trailer.segment;
     let needed = footer_blocks(trailer.content_bytes as usize);
     let first = found.superblock.geometry.segment_blocks.checked_sub(needed);
     let footer = match first {
-        Some(first) => Footer::decode(identity, trailer, &blocks(found, slot, first, needed).await?),
+        Some(first) => Footer::decode(identity, trailer, &blocks(found, slot, first, needed).await),
         None => Err(Malformed("the footer is longer than its segment")),
     };
     let footer = match footer {
@@ -67,7 +62,7 @@ async fn sealed(
         Err(why) => {
             // A death may have left a part of it, and the start after it went by the headers, as the next one will.
             report.notes.push(format!("segment {}: {}: replay goes by the headers", segment.0, why.0));
-            return Ok(());
+            return;
         }
     };
     let (inside, outside): (Vec<_>, Vec<_>) = (footer.batches.iter())
@@ -78,7 +73,7 @@ async fn sealed(
         report.find(FindingKind::Log, what);
     }
     for batches in inside.chunks(LOADS_MAX) {
-        let headers = try_join_all(batches.iter().map(|batch| blocks(found, slot, batch.block, 1))).await?;
+        let headers = join_all(batches.iter().map(|batch| blocks(found, slot, batch.block, 1))).await;
         for (batch, block) in batches.iter().zip(headers) {
             if let Err(why) = same(identity, &block, batch, segment) {
                 let what = format!("segment {} block {}: {why}", segment.0, batch.block);
@@ -86,7 +81,6 @@ async fn sealed(
             }
         }
     }
-    Ok(())
 }
 
 fn same(
@@ -106,8 +100,6 @@ fn same(
     }
 }
 
-async fn blocks(found: &Found, slot: Slot, first: u32, count: u32) -> Result<Vec<u8>> {
-    let (offset, len) = (found.superblock.geometry.offset(slot, first), count as usize * BLOCK_BYTES);
-    let read = found.disk.file.read(offset, aligned(len), len).await;
-    read.map(|bytes| bytes.to_vec()).map_err(|error| Error::io("reading the log", error))
+async fn blocks(found: &Found, slot: Slot, first: u32, count: u32) -> Vec<u8> {
+    patient::read_blocks(&found.disk.file, found.superblock.geometry.offset(slot, first), count).await
 }

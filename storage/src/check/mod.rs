@@ -7,7 +7,8 @@
 //!                   └─► what they reach lies in segments of the right kind, and where those are
 //! ```
 //!
-//! It writes nothing. An end of the log that a crash has torn is no finding; damage below what was synced is. What no map
+//! It writes nothing. An end of the log that a crash has torn is no finding; damage below what was synced is, and a superblock
+//! that cannot be read, which no crash leaves. What no map
 //! reaches is nobody's loss, and not looked at.
 //!
 //! I1  What a finding says is so on the disk: what could not be read was tried twice.
@@ -20,11 +21,7 @@ mod maps;
 mod tests;
 
 use crate::{
-    address::BLOCK_BYTES,
-    error::Result,
-    format::SegmentPlace,
-    recovery::{Found, SuperblockSlot},
-    segments::Retired,
+    address::BLOCK_BYTES, error::Result, format::SegmentPlace, recovery::Found, segments::Retired,
     stopped::StoppedStore,
 };
 use maps::Maps;
@@ -55,9 +52,9 @@ pub struct CheckProgress {
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FindingKind {
-    /// The superblock does not fit the file.
+    /// A slot of the superblock is damaged, or does not fit the other one; or the superblock does not fit the file.
     Superblock,
-    /// The catalog contradicts itself or the superblock.
+    /// The catalog cannot be read, or contradicts itself or the superblock.
     Catalog,
     /// The table of segments: two in one slot, outside the store, moved to where nothing can be.
     Segments,
@@ -151,7 +148,7 @@ impl StoppedStore {
     ///
     /// # Errors
     /// [`crate::Kind::NotFound`] where there is no store; [`crate::Kind::Corrupt`] where no superblock or catalog can be
-    /// read; [`crate::Kind::Io`].
+    /// read.
     pub async fn check(
         &self,
         options: CheckOptions,
@@ -161,7 +158,7 @@ impl StoppedStore {
         let mut report = CheckReport::default();
         superblock(&found, self.file().len_bytes(), &mut report);
         books::check(&found, &mut report);
-        log::check(&found, &mut report).await?;
+        log::check(&found, &mut report).await;
         Maps::new(&found, options, &mut report, on_progress).walk().await;
         count(&found, &mut report);
         Ok(report)
@@ -169,13 +166,14 @@ impl StoppedStore {
 }
 
 fn superblock(found: &Found, file_bytes: u64, report: &mut CheckReport) {
-    for (i, SuperblockSlot { content, .. }) in found.slots.iter().enumerate() {
-        if let Err(why) = content {
-            report.notes.push(format!(
-                "superblock slot {i} cannot be read ({}), as a crash while it is written leaves it; the other one counts",
-                why.0
-            ));
-        }
+    if let Some(damage) = &found.slots_damage {
+        report.find(FindingKind::Superblock, damage);
+    }
+    if let Some(old) = found.old.as_ref().filter(|old| found.slots_damage.as_ref() != Some(old)) {
+        report.find(FindingKind::Catalog, old);
+    }
+    if let Some(damage) = &found.copy_damage {
+        report.find(FindingKind::Catalog, format!("{damage}; the other copy of it serves"));
     }
     let needed = found.superblock.geometry.store_bytes();
     if file_bytes < needed {

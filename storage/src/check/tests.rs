@@ -11,7 +11,7 @@ use crate::{
     },
     io::{File, WriteBuf, aligned},
     map::Tree,
-    recovery::{Parts, decode_catalog, read_superblock_slots},
+    recovery::{Content, Parts, decode_catalog, read_superblock_slots},
     runtime::Runtime,
 };
 use bytes::Bytes;
@@ -53,17 +53,19 @@ async fn closed_store() -> SimDisk {
 /// Changes superblock and catalog, and makes all checksums right again.
 async fn forge(disk: &SimDisk, edit: impl FnOnce(&mut Superblock, &mut Catalog)) {
     let file = File::simulated(disk);
-    let slots = read_superblock_slots(&file).await.expect("a read");
-    let newest = slots.into_iter().filter_map(|slot| slot.content.ok()).max_by_key(|s| s.generation);
-    let mut superblock = newest.expect("a superblock");
-    let (mut catalog, chunks) = decode_catalog(&file, &superblock).await.expect("a catalog");
+    let slots = read_superblock_slots(&file).await;
+    let newest = slots.iter().filter_map(|slot| slot.superblock()).max_by_key(|s| s.generation);
+    let mut superblock = newest.expect("a superblock").clone();
+    let (mut catalog, chunks) =
+        decode_catalog(&file, &superblock.geometry, superblock.catalog).await.expect("a catalog");
     edit(&mut superblock, &mut catalog);
     let (chunk, checksum) = encode_chunk(None, &catalog.encode());
     let [at] = chunks[..] else { panic!("a small catalog is one chunk") };
     let blocks = (chunk.len() / BLOCK_BYTES) as u32;
     write(&file, superblock.geometry.offset(at.slot, at.address.block()), &chunk).await;
     superblock.catalog = Some(CatalogRef { blocks, checksum, ..at });
-    write(&file, superblock_offset(superblock.generation % SUPERBLOCK_SLOTS), &superblock.encode()).await;
+    superblock.catalog_copy = superblock.catalog;
+    write(&file, superblock_offset(superblock.slot()), &superblock.encode()).await;
 }
 
 async fn write(file: &File, offset: u64, bytes: &[u8]) {
@@ -217,8 +219,14 @@ fn a_catalog_that_leads_back_to_itself_is_refused() {
     Runtime::simulated(1).block_on(async {
         let disk = closed_store().await;
         let file = File::simulated(&disk);
-        let slots = read_superblock_slots(&file).await.expect("a read");
-        let newest = slots.into_iter().filter_map(|slot| slot.content.ok()).max_by_key(|s| s.generation);
+        let slots = read_superblock_slots(&file).await;
+        let newest = slots
+            .into_iter()
+            .filter_map(|slot| match slot.content {
+                Content::Superblock(superblock) => Some(superblock),
+                _ => None,
+            })
+            .max_by_key(|s| s.generation);
         let mut superblock = newest.expect("a superblock");
         let here = superblock.catalog.expect("a catalog");
         let circle = CatalogRef { blocks: 1, checksum: 0x5eed, ..here };
@@ -227,7 +235,8 @@ fn a_catalog_that_leads_back_to_itself_is_refused() {
         write(&file, superblock.geometry.offset(here.slot, here.address.block()), &chunk).await;
         superblock.catalog = Some(circle);
         write(&file, superblock_offset(superblock.generation % SUPERBLOCK_SLOTS), &superblock.encode()).await;
-        let error = decode_catalog(&file, &superblock).await.err().expect("it has no end");
+        let error =
+            decode_catalog(&file, &superblock.geometry, superblock.catalog).await.err().expect("it has no end");
         assert!(error.to_string().contains("in a circle"), "{error}");
     });
 }

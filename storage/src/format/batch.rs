@@ -1,7 +1,7 @@
 //! The batch header: one block of records, followed by their data blocks.
 //!
 //! ```text
-//!   | header 80 B | record | record | … | zero |  data block | data block | …
+//!   | header 96 B | record | record | … | zero |  data block | data block | …
 //!                  head 32 B + payload (crc32 per block, or a catalog entry)
 //! ```
 //!
@@ -11,12 +11,12 @@
 //!     is read up to its last committed record, and a stale record in the same place is not.
 
 use super::{Identity, Malformed, VERSION};
-use crate::address::{Address, BLOCK_BYTES, Lsn, SegmentId, VolumeNumber};
+use crate::address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber};
 use bytes::{Buf, BufMut};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SSB1");
-const HEADER_BYTES: usize = 80;
-const CHECKSUM_AT: usize = 64;
+const HEADER_BYTES: usize = 96;
+const CHECKSUM_AT: usize = 88;
 
 /// Bytes of a header block that records may fill.
 pub(crate) const HEADER_RECORDS_BYTES: usize = BLOCK_BYTES - HEADER_BYTES;
@@ -39,6 +39,10 @@ pub(crate) struct BatchHeader {
     pub(crate) records: u16,
     /// Bytes of records after the header.
     pub(crate) records_bytes: u16,
+    /// Where the log goes on behind this segment; `None` while the store has no room for another one.
+    pub(crate) next: Option<(SegmentId, Slot)>,
+    /// Generation of the newest superblock that was synced when the header was sealed.
+    pub(crate) generation: u64,
 }
 
 impl BatchHeader {
@@ -56,6 +60,11 @@ impl BatchHeader {
         out.put_u32_le(self.data_blocks);
         out.put_u16_le(self.records);
         out.put_u16_le(0);
+        let (next, slot) = self.next.unwrap_or((SegmentId(0), Slot(0)));
+        out.put_u64_le(next.0);
+        out.put_u32_le(slot.0);
+        out.put_u32_le(0);
+        out.put_u64_le(self.generation);
     }
 
     /// The header's bytes, sealed: with the checksum over itself and `records`.
@@ -96,7 +105,7 @@ impl BatchHeader {
     }
 
     /// Reads the header of a batch that may not be sealed; only its place and its first LSN can be believed, and they
-    /// only with the records behind them. Gives the rest of the block too.
+    /// only with the records behind them: what else is told when it is sealed is missing. Gives the rest of the block too.
     pub(crate) fn decode_open<'a>(
         identity: &Identity,
         block: &'a [u8],
@@ -125,6 +134,15 @@ impl BatchHeader {
             synced: Lsn(b.get_u64_le()),
             data_blocks: b.get_u32_le(),
             records: b.get_u16_le(),
+            next: {
+                let _reserved = b.get_u16_le();
+                let next = (SegmentId(b.get_u64_le()), Slot(b.get_u32_le()));
+                (next.0.0 != 0).then_some(next)
+            },
+            generation: {
+                let _reserved = b.get_u32_le();
+                b.get_u64_le()
+            },
         };
         Ok((header, &block[HEADER_BYTES..BLOCK_BYTES]))
     }

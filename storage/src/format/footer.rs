@@ -69,6 +69,8 @@ pub(crate) struct Trailer {
     pub(crate) synced: Lsn,
     /// Where the log goes on.
     pub(crate) next: (SegmentId, Slot),
+    /// Generation of the newest superblock that was synced when this was written.
+    pub(crate) generation: u64,
 }
 
 impl Trailer {
@@ -89,6 +91,7 @@ impl Trailer {
         out.put_u64_le(self.next_lsn.0);
         out.put_u64_le(self.previous.0);
         out.put_u64_le(self.synced.0);
+        out.put_u64_le(self.generation);
         out.resize(CHECKED_BYTES, 0);
         let crc = identity.secret.keyed(self.epoch, &[&out]);
         out.put_u32_le(crc);
@@ -125,6 +128,7 @@ impl Trailer {
             next_lsn: Lsn(b.get_u64_le()),
             previous: Lsn(b.get_u64_le()),
             synced: Lsn(b.get_u64_le()),
+            generation: b.get_u64_le(),
         };
         if identity.secret.keyed(epoch, &[&bytes[..CHECKED_BYTES]]) != (&bytes[CHECKED_BYTES..]).get_u32_le()
         {

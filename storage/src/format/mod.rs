@@ -20,13 +20,13 @@ pub(crate) use catalog::{
 pub(crate) use footer::{Footer, FooterBatch, Trailer, footer_blocks};
 pub(crate) use node::{decode_node, encode_node};
 pub(crate) use superblock::{
-    Geometry, ReplayStart, SLOTS_MAX, SUPERBLOCK_SLOTS, Superblock, superblock_offset,
+    Claim, Geometry, ReplayStart, SECTOR_BYTES, SLOTS_MAX, SUPERBLOCK_SLOTS, Superblock, superblock_offset,
 };
 
 use bytes::TryGetError;
 
 /// Version of everything on disk. A change comes with FORMAT.md, a fixture and a recovery test.
-pub(crate) const VERSION: u16 = 4;
+pub(crate) const VERSION: u16 = 5;
 
 /// Bytes that are not what they should be, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

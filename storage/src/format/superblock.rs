@@ -1,8 +1,9 @@
 //! The superblock: who the store is, and where reading it begins.
 //!
-//! Two slots are written in turn; the newest valid one counts. A torn write of one leaves the other, which names the
-//! checkpoint before it, and the log behind that checkpoint is still in place, because nothing it frees is reused
-//! before the new superblock is synced.
+//! Two slots are written in turn; the newest valid one counts. All that counts is in the first sector of its slot, with its
+//! own checksum. A sector is written whole or not at all, so a crash leaves the old superblock of a slot or the new one, and
+//! one that cannot be read is damage. It may have been the newer one, whose checkpoint gave slots away that the other still
+//! names.
 
 use super::{CatalogRef, Identity, Malformed, VERSION};
 use crate::{
@@ -12,7 +13,11 @@ use crate::{
 use bytes::{Buf, BufMut};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTN\x01");
-const CHECKED_BYTES: usize = BLOCK_BYTES - 4;
+/// What a device writes whole or not at all, at the least.
+pub(crate) const SECTOR_BYTES: usize = 512;
+const CHECKED_BYTES: usize = SECTOR_BYTES - 4;
+/// Bytes that the checksum of versions 1 to 4 covered, which stood at the end of the block.
+const CHECKED_BYTES_TO_4: usize = BLOCK_BYTES - 4;
 
 /// Segments of a store, at least, where it is large enough for smaller ones.
 const SEGMENTS_LEAST: u64 = 1024;
@@ -122,6 +127,16 @@ pub(crate) struct ReplayStart {
     pub(crate) previous: Lsn,
 }
 
+/// Where the log goes on when it leaves a segment. It is settled before the segment's first batch is sealed, and every batch
+/// says it, so that a lost footer does not hide what comes behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    /// The segment that it leaves.
+    pub(crate) of: SegmentId,
+    /// `None` while the store has no room for another one.
+    pub(crate) next: Option<(SegmentId, Slot)>,
+}
+
 /// The superblock's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Superblock {
@@ -139,11 +154,20 @@ pub(crate) struct Superblock {
     /// Where the next map node goes.
     pub(crate) node_tail: Option<(SegmentId, Slot, u32)>,
     pub(crate) catalog: Option<CatalogRef>,
+    /// The same once more, because without one the whole store is lost.
+    pub(crate) catalog_copy: Option<CatalogRef>,
     /// The server that wrote it was closing the store: the checkpoint holds everything, and nothing was staged any more.
     pub(crate) closed: bool,
+    /// Of the segment that the log was in: at the replay start, or with the superblock of a start at the log's end.
+    pub(crate) claim: Claim,
 }
 
 impl Superblock {
+    /// The slot that it belongs into.
+    pub(crate) fn slot(&self) -> u64 {
+        self.generation % SUPERBLOCK_SLOTS
+    }
+
     /// The block as it lies on disk.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(BLOCK_BYTES);
@@ -170,20 +194,17 @@ impl Superblock {
         out.put_u64_le(segment.0);
         out.put_u32_le(slot.0);
         out.put_u32_le(block);
-        let catalog = self.catalog;
-        out.put_u64_le(catalog.map_or(0, |c| c.address.raw()));
-        out.put_u32_le(catalog.map_or(0, |c| c.slot.0));
-        out.put_u32_le(catalog.map_or(0, |c| c.blocks));
-        out.put_u32_le(catalog.map_or(0, |c| c.checksum));
+        put_catalog(&mut out, self.catalog);
         out.put_u32_le(u32::from(self.closed));
+        let (next, slot) = self.claim.next.unwrap_or((SegmentId(0), Slot(0)));
+        out.put_u64_le(self.claim.of.0);
+        out.put_u64_le(next.0);
+        out.put_u32_le(slot.0);
+        put_catalog(&mut out, self.catalog_copy);
         out.resize(CHECKED_BYTES, 0);
         out.put_u32_le(checksum::plain(&out));
+        out.resize(BLOCK_BYTES, 0);
         out
-    }
-
-    /// Whether these first bytes of a slot are a superblock's, whatever the rest is.
-    pub(crate) fn is_marked(head: &[u8]) -> bool {
-        head.starts_with(&MAGIC.to_le_bytes())
     }
 
     /// Reads a slot.
@@ -198,11 +219,13 @@ impl Superblock {
         if b.get_u64_le() != MAGIC {
             return Err(Malformed("there is no superblock"));
         }
-        if checksum::plain(&block[..CHECKED_BYTES]) != (&block[CHECKED_BYTES..]).get_u32_le() {
-            return Err(Malformed("the superblock's checksum does not match"));
-        }
-        if b.get_u32_le() != u32::from(VERSION) {
+        let version = b.get_u32_le();
+        let fits = |bytes: usize| checksum::plain(&block[..bytes]) == (&block[bytes..]).get_u32_le();
+        if version != u32::from(VERSION) && (fits(CHECKED_BYTES) || fits(CHECKED_BYTES_TO_4)) {
             return Err(Malformed("the store is of another version"));
+        }
+        if !fits(CHECKED_BYTES) {
+            return Err(Malformed("the superblock's checksum does not match"));
         }
         if b.get_u32_le() != 0 || b.get_u32_le() != 0 {
             return Err(Malformed("the store uses features that this version does not know"));
@@ -226,15 +249,17 @@ impl Superblock {
         let synced = Lsn(b.get_u64_le());
         let next_segment = SegmentId(b.get_u64_le());
         let node_tail = (SegmentId(b.get_u64_le()), Slot(b.get_u32_le()), b.get_u32_le());
-        let (address, slot) = (b.get_u64_le(), Slot(b.get_u32_le()));
-        let (blocks, checksum) = (b.get_u32_le(), b.get_u32_le());
+        let catalog = get_catalog(&mut b);
         let closed = match b.get_u32_le() {
             0 => false,
             1 => true,
             _ => return Err(Malformed("the superblock is neither of an open nor of a closed store")),
         };
+        let of = SegmentId(b.get_u64_le());
+        let (next, next_slot) = (SegmentId(b.get_u64_le()), Slot(b.get_u32_le()));
+        let catalog_copy = get_catalog(&mut b);
         let inside = |slot: Slot, block: u32| slot.0 < geometry.slots && block <= geometry.segment_blocks;
-        if !inside(replay.slot, replay.block) || !inside(node_tail.1, node_tail.2) {
+        if !inside(replay.slot, replay.block) || !inside(node_tail.1, node_tail.2) || !inside(next_slot, 0) {
             return Err(Malformed("the superblock points outside the store"));
         }
         Ok(Self {
@@ -247,10 +272,26 @@ impl Superblock {
             next_segment,
             next_volume,
             node_tail: (node_tail.0.0 != 0).then_some(node_tail),
-            catalog: Address::from_raw(address).map(|address| CatalogRef { address, slot, blocks, checksum }),
+            catalog,
+            catalog_copy,
             closed,
+            claim: Claim { of, next: (next.0 != 0).then_some((next, next_slot)) },
         })
     }
+}
+
+fn put_catalog(out: &mut Vec<u8>, catalog: Option<CatalogRef>) {
+    out.put_u64_le(catalog.map_or(0, |c| c.address.raw()));
+    out.put_u32_le(catalog.map_or(0, |c| c.slot.0));
+    out.put_u32_le(catalog.map_or(0, |c| c.blocks));
+    out.put_u32_le(catalog.map_or(0, |c| c.checksum));
+}
+
+/// 20 bytes must be there.
+fn get_catalog(b: &mut &[u8]) -> Option<CatalogRef> {
+    let address = Address::from_raw(b.get_u64_le());
+    let (slot, blocks, checksum) = (Slot(b.get_u32_le()), b.get_u32_le(), b.get_u32_le());
+    address.map(|address| CatalogRef { address, slot, blocks, checksum })
 }
 
 #[cfg(test)]
@@ -258,12 +299,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_of_version_1_is_refused_with_the_reason() {
-        let mut block = Vec::with_capacity(BLOCK_BYTES);
-        block.put_u64_le(MAGIC);
-        block.put_u32_le(1);
-        block.resize(CHECKED_BYTES, 0);
-        block.put_u32_le(checksum::plain(&block));
-        assert_eq!(Superblock::decode(&block), Err(Malformed("the store is of another version")));
+    fn a_store_of_an_older_version_is_refused_with_the_reason() {
+        for version in 1..u32::from(VERSION) {
+            let mut block = Vec::with_capacity(BLOCK_BYTES);
+            block.put_u64_le(MAGIC);
+            block.put_u32_le(version);
+            block.resize(CHECKED_BYTES_TO_4, 0);
+            block.put_u32_le(checksum::plain(&block));
+            assert_eq!(Superblock::decode(&block), Err(Malformed("the store is of another version")));
+        }
     }
 }

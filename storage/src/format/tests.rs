@@ -72,7 +72,14 @@ fn superblock() -> Superblock {
             blocks: 0x1a,
             checksum: 0x1b1c_1d1e,
         }),
+        catalog_copy: Some(CatalogRef {
+            address: Address::new(SegmentId(0x24), 0x25),
+            slot: Slot(0x26),
+            blocks: 0x27,
+            checksum: 0x2829_2a2b,
+        }),
         closed: true,
+        claim: Claim { of: SegmentId(0x1f20), next: Some((SegmentId(0x2122), Slot(0x23))) },
     }
 }
 
@@ -89,9 +96,9 @@ fn more_segments_than_a_store_can_have_are_not_believed() {
 
 #[test]
 fn superblock_is_laid_out_as_told() {
-    let mut golden = golden![BLOCK_BYTES - 4;
+    let mut golden = golden![508;
         *b"SANDSTN\x01",                                    // 0: magic
-        [4, 0, 0, 0],                                       // 8: version
+        [5, 0, 0, 0],                                       // 8: version
         [0, 0, 0, 0],                                       // 12: features that a reader must know
         [0, 0, 0, 0],                                       // 16: features that a writer must know
         [0x04, 0x03, 0, 0],                                 // 20: epoch
@@ -117,8 +124,16 @@ fn superblock_is_laid_out_as_told() {
         [0x1a, 0, 0, 0],                                    // 156: catalog: blocks
         [0x1e, 0x1d, 0x1c, 0x1b],                           // 160: catalog: checksum
         [1, 0, 0, 0],                                       // 164: closed
+        [0x20, 0x1f, 0, 0, 0, 0, 0, 0],                     // 168: claim: the segment that the log leaves
+        [0x22, 0x21, 0, 0, 0, 0, 0, 0],                     // 176: claim: the next segment
+        [0x23, 0, 0, 0],                                    // 184: claim: its slot
+        [0x25, 0, 0x09, 0, 0, 0, 0, 0],                     // 188: catalog's copy: address (0x24 << 14 | 0x25)
+        [0x26, 0, 0, 0],                                    // 196: catalog's copy: slot
+        [0x27, 0, 0, 0],                                    // 200: catalog's copy: blocks
+        [0x2b, 0x2a, 0x29, 0x28],                           // 204: catalog's copy: checksum
     ];
-    golden.extend_from_slice(&crc(&golden)); // 4092: crc32 of all before
+    golden.extend_from_slice(&crc(&golden)); // 508: crc32 of all before
+    golden.resize(BLOCK_BYTES, 0); // 512: nothing that counts
     assert_bytes(&superblock().encode(), &golden);
     assert_eq!(Superblock::decode(&golden), Ok(superblock()));
     assert_eq!((superblock_offset(0), superblock_offset(1), Geometry::SLOTS_AT), (0, 65_536, 1_048_576));
@@ -135,6 +150,8 @@ fn header() -> BatchHeader {
         data_blocks: 2,
         records: 3,
         records_bytes: (40 + 32 + 34) as u16,
+        next: Some((SegmentId(0x0b0c), Slot(0x0d))),
+        generation: 0x0e0f,
     }
 }
 
@@ -192,9 +209,9 @@ fn golden_records() -> Vec<u8> {
 #[test]
 fn batch_header_and_records_are_laid_out_as_told() {
     assert_bytes(&records(), &golden_records());
-    let open = golden![80;
+    let open = golden![96;
         *b"SSB1",                                           // 0: magic
-        [4, 0],                                             // 4: version
+        [5, 0],                                             // 4: version
         [106, 0],                                           // 6: bytes of records
         [0x51; 8],                                          // 8: first half of the store id
         [0x02, 0x01, 0, 0, 0, 0, 0, 0],                     // 16: segment
@@ -206,17 +223,21 @@ fn batch_header_and_records_are_laid_out_as_told() {
         [2, 0, 0, 0],                                       // 56: blocks of data
         [3, 0],                                             // 60: records
         [0, 0],                                             // 62: reserved
-                                                            // 64: crc32, zero while it is open; then 12 reserved
+        [0x0c, 0x0b, 0, 0, 0, 0, 0, 0],                     // 64: next segment
+        [0x0d, 0, 0, 0],                                    // 72: its slot
+        [0, 0, 0, 0],                                       // 76: reserved
+        [0x0f, 0x0e, 0, 0, 0, 0, 0, 0],                     // 80: generation of the superblock
+                                                            // 88: crc32, zero while it is open; then 4 reserved
     ];
     assert_bytes(&header().open(&IDENTITY), &open);
     let mut sealed = open.clone();
-    sealed[64..68].copy_from_slice(&keyed(4, &[&open[..64], &golden_records()].concat()));
+    sealed[88..92].copy_from_slice(&keyed(4, &[&open[..88], &golden_records()].concat()));
     assert_bytes(&header().seal(&IDENTITY, &records()), &sealed);
 
     let mut block = [sealed, golden_records()].concat();
     block.resize(BLOCK_BYTES, 0);
     assert_eq!(BatchHeader::decode(&IDENTITY, &block), Ok(header()));
-    let read: Vec<_> = Records::new(&IDENTITY, 4, Lsn(0x0506), &block[80..186]).collect();
+    let read: Vec<_> = Records::new(&IDENTITY, 4, Lsn(0x0506), &block[96..202]).collect();
     assert_eq!(
         read.iter().map(|r| (r.lsn.0, r.head.kind)).collect::<Vec<_>>(),
         [(0x0506, RecordKind::Data), (0x0507, RecordKind::Zero), (0x0508, RecordKind::VolumePut)]
@@ -256,6 +277,7 @@ fn trailer() -> Trailer {
         previous: Lsn(0x090a),
         synced: Lsn(0x0b0c),
         next: (SegmentId(0x0d0e), Slot(0x0f)),
+        generation: 0x1011,
     }
 }
 
@@ -280,7 +302,7 @@ fn footer_and_trailer_are_laid_out_as_told() {
     .concat();
     let mut trailer_bytes = golden![104;
         *b"SSF1",                                           // 0: magic
-        [4, 0],                                             // 4: version
+        [5, 0],                                             // 4: version
         [0, 0],                                             // 6: reserved
         [0x51; 8],                                          // 8: first half of the store id
         [0x02, 0x01, 0, 0, 0, 0, 0, 0],                     // 16: segment
@@ -294,7 +316,8 @@ fn footer_and_trailer_are_laid_out_as_told() {
         [0x08, 0x07, 0, 0, 0, 0, 0, 0],                     // 56: next LSN
         [0x0a, 0x09, 0, 0, 0, 0, 0, 0],                     // 64: first LSN of the last batch
         [0x0c, 0x0b, 0, 0, 0, 0, 0, 0],                     // 72: synced
-                                                            // 80: reserved
+        [0x11, 0x10, 0, 0, 0, 0, 0, 0],                     // 80: generation of the superblock
+                                                            // 88: reserved
     ];
     trailer_bytes.extend_from_slice(&keyed(4, &trailer_bytes)); // 104: crc32
     trailer_bytes.resize(128, 0); // 108: reserved
@@ -541,19 +564,23 @@ fn staging_header_is_laid_out_as_told() {
     let geometry = Geometry::with_segments(16 << 20, 64);
     let memory = Arc::new(SharedMemory::anonymous(Staging::file_bytes(&geometry)).expect("memory"));
     assert_eq!(Staging::file_bytes(&geometry), (1 + 3 * 16) * BLOCK_BYTES);
-    let staging = Staging::new(Arc::clone(&memory), geometry, &IDENTITY, &[0x62; 16]);
+    let staging = Staging::new(Arc::clone(&memory), geometry, &IDENTITY, &[0x62; 16], 0x0102);
     let golden = golden![BLOCK_BYTES;
         *b"SANDSTG\x01",                                    // 0: magic
         [0x51; 16],                                         // 8: store id
         [0x62; 16],                                         // 24: boot id
+        [0x02, 0x01, 0, 0],                                 // 40: epoch
     ];
     let mut found = vec![0; BLOCK_BYTES];
     memory.copy_out(0, &mut found);
     assert_bytes(&found, &golden);
     // Window 1, which holds blocks 16 to 31, 32 to 47 or the like: block 35 is its third.
     assert_eq!(staging.range(1, 35, 2), (1 + 16 + 3) * 4096..(1 + 16 + 5) * 4096);
-    assert!(Leftover::open(Arc::clone(&memory), geometry, &IDENTITY, &[0x62; 16]).is_ok());
-    assert!(Leftover::open(Arc::clone(&memory), geometry, &IDENTITY, &[0x63; 16]).is_err(), "another boot");
-    let other = Identity { store: [0x52; 16], ..IDENTITY };
-    assert!(Leftover::open(memory, geometry, &other, &[0x62; 16]).is_err(), "another store");
+    let opens = |identity: &Identity, boot: [u8; 16], epoch| {
+        Leftover::open(Arc::clone(&memory), geometry, identity, &boot, epoch).is_ok()
+    };
+    assert!(opens(&IDENTITY, [0x62; 16], 0x0102));
+    assert!(!opens(&IDENTITY, [0x63; 16], 0x0102), "another boot");
+    assert!(!opens(&IDENTITY, [0x62; 16], 0x0101), "another start");
+    assert!(!opens(&Identity { store: [0x52; 16], ..IDENTITY }, [0x62; 16], 0x0102), "another store");
 }

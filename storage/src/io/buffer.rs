@@ -2,8 +2,8 @@
 //!
 //! I1  What [`aligned`] returns keeps its alignment for as long as nobody grows it past its capacity.
 //! I2  A range of a [`SharedMemory`] has one writer at a time, chosen by the log that hands the ranges out.
-//! I3  A range is read only after its writer has committed it, and the commit happened before the read: it is a
-//!     `store_u64` that the reader's `load_u64` saw, or any other release and acquire (a mutex, a channel).
+//! I3  A range is read only after its writer has committed it, and the commit happened before the read, by a release and
+//!     an acquire (a mutex, a channel).
 //! I4  A range given to a write (`WriteBuf::Shared`) has no writer until that write has completed.
 //!
 //! The mapping itself lives in an `Arc`, which every operation on it holds until its completion, so no copy and no
@@ -20,7 +20,6 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, BufMut, BytesMut};
 use rustix::fs::FallocateFlags;
@@ -84,7 +83,8 @@ pub(super) unsafe fn grow(buf: &mut BytesMut, len: usize) {
 
 /// Memory shared by all threads, and where it is backed by a file also with the next process that maps the file.
 ///
-/// Writers and readers agree on ranges by themselves (I2 and I3 of the module); bounds are asserted here.
+/// Writers and readers agree on ranges by themselves (I2 and I3 of the module), so nobody outside of the crate is given a
+/// safe way to write or to read; bounds are asserted here.
 #[derive(Debug)]
 pub struct SharedMemory {
     map: Mapping,
@@ -121,6 +121,27 @@ impl SharedMemory {
         Ok(SharedMemory { map: Mapping::anonymous(len)? })
     }
 
+    /// Memory without a file that holds a copy of this, as an earlier process may have left it.
+    ///
+    /// # Errors
+    /// As [`Self::anonymous`].
+    pub fn holding(content: &[u8]) -> io::Result<SharedMemory> {
+        let memory = Self::anonymous(content.len())?;
+        memory.copy_in(0, content);
+        Ok(memory)
+    }
+
+    /// A copy of all that it holds.
+    ///
+    /// # Safety
+    /// Nobody writes to it meanwhile: its store is closed, or is suspended on this very thread.
+    #[must_use]
+    pub unsafe fn content(&self) -> Vec<u8> {
+        let mut content = vec![0; self.len_bytes()];
+        self.copy_out(0, &mut content);
+        content
+    }
+
     /// Length of the mapping.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
@@ -131,7 +152,7 @@ impl SharedMemory {
     ///
     /// # Panics
     /// Where the range is not inside the mapping. So do all the others.
-    pub fn copy_in(&self, offset: usize, data: &[u8]) {
+    pub(crate) fn copy_in(&self, offset: usize, data: &[u8]) {
         let to = self.pointer(offset, data.len());
         // SAFETY: `pointer` checked the bounds; the caller is the range's one writer (I2), so nobody else touches it,
         // and `data` cannot overlap it because no safe reference into the mapping outlives a call.
@@ -139,42 +160,15 @@ impl SharedMemory {
     }
 
     /// Copies from `offset` into all of `out`.
-    pub fn copy_out(&self, offset: usize, out: &mut [u8]) {
+    pub(crate) fn copy_out(&self, offset: usize, out: &mut [u8]) {
         let from = self.pointer(offset, out.len());
         // SAFETY: in bounds, and the range was committed before (I3), so it has no writer.
         unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) };
     }
 
     /// Appends `len` bytes from `offset` to `out`.
-    pub fn append_to(&self, offset: usize, len: usize, out: &mut BytesMut) {
+    pub(crate) fn append_to(&self, offset: usize, len: usize, out: &mut BytesMut) {
         out.extend_from_slice(self.slice(&(offset..offset + len)));
-    }
-
-    /// Zeroes a range.
-    pub fn zero(&self, offset: usize, len: usize) {
-        let to = self.pointer(offset, len);
-        // SAFETY: in bounds, and the caller is the range's one writer (I2).
-        unsafe { to.write_bytes(0, len) };
-    }
-
-    /// Reads the commit word at `offset` (a multiple of 8) in the machine's byte order, with acquire ordering.
-    #[must_use]
-    pub fn load_u64(&self, offset: usize) -> u64 {
-        self.word(offset).load(Ordering::Acquire)
-    }
-
-    /// Writes the commit word at `offset` (a multiple of 8) in the machine's byte order, with release ordering: who
-    /// loads it sees all that this thread wrote before.
-    pub fn store_u64(&self, offset: usize, value: u64) {
-        self.word(offset).store(value, Ordering::Release);
-    }
-
-    fn word(&self, offset: usize) -> &AtomicU64 {
-        assert_eq!(offset % align_of::<AtomicU64>(), 0, "a commit word at {offset} is not aligned");
-        let word = self.pointer(offset, size_of::<AtomicU64>()).cast::<u64>();
-        // SAFETY: in bounds and aligned (mappings begin at a page), valid while `self` is, and commit words are only
-        // touched through this function, so every access to them is atomic.
-        unsafe { AtomicU64::from_ptr(word) }
     }
 
     /// A committed range as a slice, to be used up before the caller returns to the log.
@@ -290,7 +284,7 @@ mod tests {
     fn shared_memory_gives_back_what_was_put_in() {
         let memory = SharedMemory::anonymous(8192).unwrap();
         memory.copy_in(4000, &[5; 200]);
-        memory.zero(4100, 50);
+        memory.copy_in(4100, &[0; 50]);
         let mut out = [1; 200];
         memory.copy_out(4000, &mut out);
         assert_eq!(out[..100], [5; 100]);
@@ -299,8 +293,11 @@ mod tests {
         let mut appended = BytesMut::from(&b"x"[..]);
         memory.append_to(4099, 2, &mut appended);
         assert_eq!(&appended[..], [b'x', 5, 0]);
-        memory.store_u64(8184, 77);
-        assert_eq!(memory.load_u64(8184), 77);
+        let holding = SharedMemory::holding(&[7; 300]).unwrap();
+        holding.copy_in(299, &[8]);
+        // SAFETY: nobody else has it.
+        let content = unsafe { holding.content() };
+        assert_eq!((content.len(), content[0], content[299]), (300, 7, 8));
     }
 
     fn opened(path: &Path) -> File {

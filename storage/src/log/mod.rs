@@ -10,7 +10,9 @@
 //! I3  A sync covers what was acknowledged when it began, nothing later.
 //! I4  After a failed write or sync nothing is acknowledged any more: the log is latched, and not retried, because a
 //!     kernel may report success for the sync after a failed one (DESIGN section 3).
-//! I5  What is acknowledged is in the store in such a way that a crash of the host does not take it: written to a slot that was
+//! I5  Where the log goes on behind a segment is settled before the segment's first batch is sealed, and stands in each of
+//!     them, wherever the store has room for another segment by then. So recovery needs no footer to go on there.
+//! I6  What is acknowledged is in the store in such a way that a crash of the host does not take it: written to a slot that was
 //!     ready for that, or through (`io/placement.rs`). That goes for footers too, which lead to what comes behind them.
 //!
 //! Batches go out when the device has nothing of ours to do, so that a lone write does not wait and many writes share
@@ -39,7 +41,7 @@ use crate::{
     health::HealthCell,
     io::{File, Placement, WriteMode},
     runtime,
-    segments::{Need, Readiness, Segments},
+    segments::{Need, Readiness, Segments, Taken},
 };
 use crowd::Heavy;
 use std::{
@@ -175,6 +177,8 @@ struct Segment {
 
 struct Open {
     batch: Arc<Batch>,
+    /// Where the log goes on behind the batch's segment.
+    next: Option<(SegmentId, Slot)>,
     records: u16,
     records_bytes: usize,
     data_blocks: u32,
@@ -212,6 +216,10 @@ struct State {
     /// `first_lsn` of the batch before the open one.
     previous: Lsn,
     segment: Segment,
+    /// Where the log goes on behind it. A batch of it, or the superblock, has told that whenever no batch is open.
+    claim: Option<Taken>,
+    /// The log does not come there yet, because the slot is being given back to the file system.
+    is_claim_lent: bool,
     /// Windows opened so far; the next goes to this number modulo theirs.
     windows: usize,
     /// Segment and start of the newest windows, by place.
@@ -251,6 +259,8 @@ pub(crate) struct Log {
     sealed_blocks: AtomicU64,
     /// Several volumes write until the log has sent out this many batches.
     crowded_until: AtomicU64,
+    /// Generation of the newest superblock that was synced.
+    generation: AtomicU64,
     pub(crate) counters: Counters,
 }
 
@@ -267,6 +277,10 @@ pub(crate) struct Start {
     pub(crate) readiness: Readiness,
     /// Every record below is synced.
     pub(crate) synced: Lsn,
+    /// Where it goes on behind this segment, as the superblock tells.
+    pub(crate) claim: Option<Taken>,
+    /// Of that superblock.
+    pub(crate) generation: u64,
 }
 
 impl Log {
@@ -294,6 +308,8 @@ impl Log {
                 next_lsn: start.at.lsn,
                 previous: start.at.previous,
                 segment,
+                claim: start.claim,
+                is_claim_lent: false,
                 windows: 0,
                 held: vec![None; segments.geometry.windows()],
                 open: None,
@@ -317,6 +333,7 @@ impl Log {
             unwritten_bytes: AtomicU64::new(0),
             sealed_blocks: AtomicU64::new(0),
             crowded_until: AtomicU64::new(0),
+            generation: AtomicU64::new(start.generation),
             counters: Counters::default(),
         }
     }
@@ -327,6 +344,11 @@ impl Log {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panics under this lock")
+    }
+
+    /// A superblock of this generation was synced: what is sealed from now on says so.
+    pub(crate) fn note_superblock(&self, generation: u64) {
+        self.generation.store(generation, Release);
     }
 
     /// The LSN that the next record will get.

@@ -7,7 +7,7 @@ use super::{
     Segment, Stage, State,
 };
 use crate::{
-    address::{BLOCK_BYTES, Lsn, SegmentId},
+    address::{BLOCK_BYTES, Lsn, SegmentId, Slot},
     blindness::{Blindness, is_blind_to},
     format::{
         BatchHeader, Footer, FooterBatch, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, RecordKind, SegmentKind,
@@ -116,7 +116,10 @@ impl Log {
             block = block.next_multiple_of(geometry.window_blocks);
         }
         let footer = footer_blocks(state.segment.footer_bytes + FooterBatch::bytes(record_bytes));
-        if self.is_better_left(&state.segment) && self.segments.offers_prepared() {
+        if self.is_better_left(&state.segment)
+            && self.segments.offers_prepared()
+            && state.claim.is_some_and(|claim| claim.readiness == Readiness::Ready)
+        {
             // In the rest of this segment each small batch would wait for the file system's journal. What is left of it is not
             // written, and its slot comes back with the others.
             match self.next_segment(state, need) {
@@ -131,6 +134,7 @@ impl Log {
             block = 0;
         }
         let window = self.window(state, block)?;
+        self.settle_claim(state); // keeps I5
         let at = (state.segment.id, state.segment.slot, block);
         let batch = Batch::new(at, state.segment.mode, window, state.next_lsn, state.previous);
         if batch.mode == WriteMode::Through {
@@ -147,6 +151,8 @@ impl Log {
             data_blocks: 0,
             records: 0,
             records_bytes: 0,
+            next: None,
+            generation: 0,
         };
         // The rest of the block is cleared, so that no older record stands behind the last one.
         let mut bytes = header.open(&self.identity);
@@ -154,6 +160,7 @@ impl Log {
         self.staging.memory().copy_in(self.staging.range(window, block, 1).start, &bytes);
         state.open = Some(Open {
             batch: Arc::new(batch),
+            next: state.claim.map(|claim| (claim.id, claim.slot)),
             records: 0,
             records_bytes: 0,
             data_blocks: 0,
@@ -162,6 +169,46 @@ impl Log {
         });
         self.unwritten_since_us.store(state.unwritten_since_us(), Relaxed);
         Ok(())
+    }
+
+    /// Claims the segment behind this one, or another one whose slot is ready where this one's is not. The batch that is about
+    /// to be opened tells it.
+    fn settle_claim(&self, state: &mut State) {
+        if state.is_claim_lent {
+            return;
+        }
+        match state.claim {
+            Some(claim) if claim.readiness == Readiness::Unready && self.segments.prepared() > 0 => {
+                if let Some(better) = self.segments.claim_ahead() {
+                    self.segments.give_up(claim.id);
+                    state.claim = Some(better);
+                }
+            }
+            Some(_) => {}
+            None => state.claim = self.segments.claim_ahead(),
+        }
+    }
+
+    /// Lends the slot of the claimed segment, if it may have blocks in the file, to whoever gives them back. The log does not
+    /// come there before [`Self::return_claim`].
+    pub(crate) fn lend_claim(&self) -> Option<Slot> {
+        let mut state = self.lock();
+        let id = state.claim?.id;
+        let slot = self.segments.claimed_surplus(id)?;
+        state.is_claim_lent = true;
+        Some(slot)
+    }
+
+    /// The slot is there again; its blocks are gone if it was `punched`.
+    pub(crate) fn return_claim(&self, punched: bool) {
+        let mut state = self.lock();
+        state.is_claim_lent = false;
+        if let Some(claim) = state.claim.as_mut().filter(|_| punched) {
+            claim.readiness = Readiness::Unready;
+            self.segments.claimed_is_raw(claim.id);
+        }
+        drop(state);
+        self.room.notify_waiters();
     }
 
     /// Whether the log gains by going on in a prepared slot: where it writes through, and not in large pieces.
@@ -215,8 +262,14 @@ impl Log {
         assert!(blocks <= geometry.window_blocks, "a footer is smaller than a window");
         assert!(state.segment.fill <= first, "the footer begins behind the last batch");
         let window = self.window(state, first)?;
-        let next =
-            self.segments.take(SegmentKind::Log, need, Writing::Awaited).ok_or(Refused::NoSpace(need))?;
+        if state.is_claim_lent {
+            return Err(Refused::Busy);
+        }
+        let claimed = state.claim.take().inspect(|claim| self.segments.enter(claim.id));
+        // What was claimed was there for data.
+        let is_spare = claimed.is_some();
+        let fresh = || self.segments.take(SegmentKind::Log, need, Writing::Awaited);
+        let next = claimed.or_else(fresh).ok_or(Refused::NoSpace(need))?;
         let trailer = Trailer {
             segment: state.segment.id,
             epoch: self.epoch,
@@ -228,6 +281,7 @@ impl Log {
             previous: state.previous,
             synced: Lsn(0),
             next: (next.id, next.slot),
+            generation: 0,
         };
         let fresh = Segment {
             id: next.id,
@@ -236,7 +290,7 @@ impl Log {
             from_block: 0,
             footer_bytes: 0,
             footer: Arc::default(),
-            reserved: self.segments.is_in_reserve(),
+            reserved: !is_spare && self.segments.is_in_reserve(),
             mode: self.mode(next.readiness),
             batches: 0,
         };

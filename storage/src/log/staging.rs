@@ -13,7 +13,8 @@
 //! I1  A window holds one stretch of one segment. It takes the next only when all batches of the old are in the store.
 //! I2  Each range has one writer, who got it from the log; readers come by the map, where a range appears only after
 //!     it was filled.
-//! I3  The file outlives the process. It says which boot and which store it belongs to, and is believed only by them.
+//! I3  The file outlives the process. It says which boot and which store it belongs to, and which start of it, and is believed
+//!     only by them: the start after that one. Another start may have had its staging buffer elsewhere meanwhile.
 
 use crate::{
     address::{Address, BLOCK_BYTES, SegmentId},
@@ -31,7 +32,7 @@ use std::{
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTG\x01");
 /// Bytes at the file's beginning that say whose it is.
-pub(crate) const HEADER_BYTES: usize = 40;
+pub(crate) const HEADER_BYTES: usize = 44;
 
 /// What a window holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,14 +80,21 @@ impl Staging {
         geometry: Geometry,
         identity: &Identity,
         boot: &[u8; 16],
+        epoch: u32,
     ) -> Self {
-        assert!(memory.len_bytes() >= Self::file_bytes(&geometry));
         let mut header = Vec::with_capacity(BLOCK_BYTES);
         header.put_u64_le(MAGIC);
         header.put_slice(&identity.store);
         header.put_slice(boot);
+        header.put_u32_le(epoch);
         header.resize(BLOCK_BYTES, 0);
         memory.copy_in(0, &header);
+        Self::unused(memory, geometry)
+    }
+
+    /// For a store that is open for reading only: nothing will be staged, and what lies there stays.
+    pub(crate) fn unused(memory: Arc<SharedMemory>, geometry: Geometry) -> Self {
+        assert!(memory.len_bytes() >= Self::file_bytes(&geometry));
         let windows = std::iter::repeat_with(Window::default).take(geometry.windows()).collect();
         Self { memory, geometry, windows, oldest: AtomicU64::new(u64::MAX) }
     }
@@ -159,7 +167,7 @@ impl Staging {
     }
 }
 
-/// Whether a staging file that begins like this belongs to this store and this boot (I3).
+/// Whether a staging file that begins like this belongs to this store, this boot, and the start of that epoch (I3).
 ///
 /// # Errors
 /// The reason why it does not.
@@ -167,14 +175,19 @@ pub(crate) fn check_header(
     header: &[u8; HEADER_BYTES],
     store: &[u8; 16],
     boot: &[u8; 16],
+    epoch: u32,
 ) -> Result<(), Malformed> {
     let mut b = header.as_slice();
     let magic = b.get_u64_le();
     if magic != MAGIC || b[..16] != *store {
         return Err(Malformed("the staging file is of another store"));
     }
-    if b[16..] != *boot {
+    if b[16..32] != *boot {
         return Err(Malformed("the staging file is of another boot"));
+    }
+    b.advance(32);
+    if b.get_u32_le() != epoch {
+        return Err(Malformed("the staging file is not of the last start"));
     }
     Ok(())
 }
@@ -186,7 +199,7 @@ pub(crate) struct Leftover {
 }
 
 impl Leftover {
-    /// Takes the file's content if it belongs to this store and this boot (I3).
+    /// Takes the file's content if it belongs to this store, this boot, and the last start, of that epoch (I3).
     ///
     /// # Errors
     /// The reason why it does not.
@@ -195,10 +208,14 @@ impl Leftover {
         geometry: Geometry,
         identity: &Identity,
         boot: &[u8; 16],
+        epoch: u32,
     ) -> Result<Self, Malformed> {
+        if memory.len_bytes() < Staging::file_bytes(&geometry) {
+            return Err(Malformed("the staging file is too short"));
+        }
         let mut header = [0; HEADER_BYTES];
         memory.copy_out(0, &mut header);
-        check_header(&header, &identity.store, boot)?;
+        check_header(&header, &identity.store, boot, epoch)?;
         Ok(Self { memory, geometry })
     }
 

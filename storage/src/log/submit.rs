@@ -6,15 +6,16 @@ use crate::{
     below,
     blindness::{Blindness, is_blind_to},
     error::{Error, Kind, Result},
-    format::{BatchHeader, Footer, FooterBatch, ReplayStart, footer_blocks},
+    format::{BatchHeader, Claim, Footer, FooterBatch, ReplayStart, footer_blocks},
     io::{WriteBuf, WriteMode, aligned},
     runtime,
 };
 use std::sync::{Arc, Mutex, atomic::Ordering::*};
 
 impl Log {
-    /// Ends the open batch and says where the log goes on: all records before lie before that place.
-    pub(crate) fn cut(self: &Arc<Self>) -> ReplayStart {
+    /// Ends the open batch and says where the log goes on: all records before lie before that place; and where it goes on
+    /// behind that segment.
+    pub(crate) fn cut(self: &Arc<Self>) -> (ReplayStart, Claim) {
         let mut state = self.lock();
         Self::close(&mut state);
         let at = ReplayStart {
@@ -24,8 +25,9 @@ impl Log {
             lsn: state.next_lsn,
             previous: state.previous,
         };
+        let claim = Claim { of: at.segment, next: state.claim.map(|claim| (claim.id, claim.slot)) };
         self.submit(&mut state);
-        at
+        (at, claim)
     }
 
     /// Sends out what is ready. Call it at the end of a turn, on a runtime's thread.
@@ -91,6 +93,7 @@ impl Log {
                 {
                     *stage = Stage::Writing;
                     trailer.synced = self.syncs.synced();
+                    trailer.generation = self.generation.load(Acquire);
                     let content = content.lock().expect("no panics under this lock");
                     let bytes = Footer::encode(&self.identity, *trailer, &content);
                     let blocks = footer_blocks(content.len());
@@ -133,6 +136,8 @@ impl Log {
             data_blocks: open.data_blocks,
             records: open.records,
             records_bytes: open.records_bytes as u16,
+            next: open.next,
+            generation: self.generation.load(Acquire),
         };
         self.staging.memory().copy_in(header_at, &header.seal(&self.identity, &records));
         let mut footer = footer.lock().expect("no panics under this lock");

@@ -5,11 +5,11 @@ use crate::{
     disk::{Disk, NodesInHand},
     error::{Error, Kind, Result},
     format::{Catalog, FamilyEntry, Record, RecordKind, VolumeEntry, VolumeMeta},
-    map::{NewState, Tree},
+    map::{Missing, NewState, Tree},
 };
 use bytes::Buf;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -25,6 +25,12 @@ pub(super) struct Volumes {
     applied: Lsn,
     next_volume: u32,
     dirtied: u64,
+    /// Snapshots by the volume that they are of.
+    snapshots: BTreeMap<VolumeNumber, BTreeSet<VolumeNumber>>,
+    /// Nodes that cannot be read.
+    bad_nodes: HashSet<Address>,
+    /// Why records could not be applied. The others are.
+    damage: Option<Error>,
 }
 
 /// The lines that may share blocks.
@@ -50,21 +56,49 @@ pub(super) struct Located<'a> {
 
 impl Volumes {
     pub(super) fn new(disk: &Arc<Disk>, catalog: Catalog, next_volume: u32) -> Self {
-        let mut families: BTreeMap<VolumeNumber, Family> = BTreeMap::new();
-        for VolumeEntry { meta, .. } in &catalog.volumes {
-            families.entry(meta.family).or_default().members.insert(meta.number);
-        }
-        for FamilyEntry { family, shared_blocks } in catalog.families {
-            families.entry(family).or_default().shared_blocks = shared_blocks;
-        }
-        Self {
+        let mut volumes = Self {
             disk: Arc::clone(disk),
-            by_number: catalog.volumes.into_iter().map(|v| (v.meta.number, v)).collect(),
-            families,
+            by_number: BTreeMap::new(),
+            families: BTreeMap::new(),
             applied: catalog.applied,
             next_volume,
             dirtied: 0,
+            snapshots: BTreeMap::new(),
+            bad_nodes: HashSet::new(),
+            damage: None,
+        };
+        catalog.volumes.into_iter().for_each(|entry| volumes.insert(entry));
+        for FamilyEntry { family, shared_blocks } in catalog.families {
+            if let Some(family) = volumes.families.get_mut(&family) {
+                family.shared_blocks = shared_blocks;
+            }
         }
+        volumes
+    }
+
+    fn insert(&mut self, entry: VolumeEntry) {
+        if let Some(of) = entry.meta.snapshot_of {
+            self.snapshots.entry(of).or_default().insert(entry.meta.number);
+        }
+        self.families.entry(entry.meta.family).or_default().members.insert(entry.meta.number);
+        self.by_number.insert(entry.meta.number, entry);
+    }
+
+    /// Takes out a volume with its snapshots, or a snapshot.
+    fn remove(&mut self, number: VolumeNumber) {
+        let snapshots = self.snapshots.remove(&number).unwrap_or_default();
+        for gone in snapshots.into_iter().chain([number]) {
+            let Some(VolumeEntry { meta, .. }) = self.by_number.remove(&gone) else { continue };
+            if let Some(others) = meta.snapshot_of.and_then(|of| self.snapshots.get_mut(&of)) {
+                others.remove(&gone);
+            }
+            self.leave(gone, meta.family);
+        }
+    }
+
+    /// Why records could not be applied, if some could not.
+    pub(super) fn damage(&mut self) -> Option<Error> {
+        self.damage.take()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -105,7 +139,7 @@ impl Volumes {
 
     /// Reads the nodes that these records will change, many at a time: one after the other they would make recovery as
     /// slow as the disk's latency.
-    async fn preload(&self, records: &[Located<'_>], nodes: &mut NodesInHand<'_>) -> Result<()> {
+    async fn preload(&mut self, records: &[Located<'_>], nodes: &mut NodesInHand<'_>) -> Result<()> {
         loop {
             let mut missing = BTreeMap::new();
             for Located { record, .. } in records {
@@ -114,6 +148,7 @@ impl Volumes {
                     (head.kind, self.by_number.get(&head.volume))
                     && record.lsn >= volume.applied
                     && let Some(node) = volume.tree.missing(nodes, head.block, head.count)
+                    && !self.bad_nodes.contains(&node.node.address)
                 {
                     missing.insert(node.node.address, node);
                 }
@@ -121,8 +156,26 @@ impl Volumes {
             if missing.is_empty() {
                 return Ok(());
             }
-            nodes.load_all(&missing.into_values().collect::<Vec<_>>()).await?;
+            let missing: Vec<_> = missing.into_values().collect();
+            if nodes.load_all(&missing).await.is_err() {
+                for node in missing {
+                    self.load(node, nodes).await;
+                }
+            }
         }
+    }
+
+    /// Reads a node. Whether it can be read.
+    async fn load(&mut self, missing: Missing, nodes: &mut NodesInHand<'_>) -> bool {
+        let address = missing.node.address;
+        if self.bad_nodes.contains(&address) {
+            return false;
+        }
+        let Err(error) = nodes.load(missing).await else { return true };
+        self.bad_nodes.insert(address);
+        let what = format!("replay needs a map node that cannot be read: {error}");
+        self.damage.get_or_insert_with(|| Error::corrupt(what));
+        false
     }
 
     async fn apply_one(&mut self, located: &Located<'_>, nodes: &mut NodesInHand<'_>) -> Result<()> {
@@ -136,23 +189,27 @@ impl Volumes {
             RecordKind::Hole => Some(NewState::Hole),
             RecordKind::Zero => Some(NewState::Zero),
         };
-        let Some(volume) = self.by_number.get_mut(&head.volume) else { return Ok(()) };
-        if record.lsn < volume.applied {
+        if self.by_number.get(&head.volume).is_none_or(|volume| record.lsn < volume.applied) {
             return Ok(());
         }
         let checksums = if new.is_none() { record.checksums() } else { Vec::new() };
         let new = new.unwrap_or(NewState::Data(*address, &checksums));
         loop {
+            let Some(volume) = self.by_number.get_mut(&head.volume) else { return Ok(()) };
             match volume.tree.replace(nodes, head.block, head.count, new) {
                 Ok(touched) => {
                     self.dirtied += touched.dirtied;
-                    break;
+                    volume.applied = record.lsn.plus(1);
+                    return Ok(());
                 }
-                Err(missing) => nodes.load(missing).await?,
+                Err(missing) => {
+                    if !self.load(missing, nodes).await {
+                        // The store is for reading only then, and whoever reads there meets the same node.
+                        return Ok(());
+                    }
+                }
             }
         }
-        volume.applied = record.lsn.plus(1);
-        Ok(())
     }
 
     fn apply_catalog(&mut self, record: &Record<'_>, point: Address) -> Result<()> {
@@ -169,15 +226,7 @@ impl Volumes {
         };
         match record.head.kind {
             RecordKind::VolumeDelete => {
-                let mut gone = BTreeMap::new();
-                self.by_number.retain(|number, v| {
-                    let stays = *number != subject && v.meta.snapshot_of != Some(subject);
-                    if !stays {
-                        gone.insert(*number, v.meta.family);
-                    }
-                    stays
-                });
-                gone.into_iter().for_each(|(number, family)| self.leave(number, family));
+                self.remove(subject);
             }
             RecordKind::Restore => {
                 let mut payload = record.payload;
@@ -193,16 +242,16 @@ impl Volumes {
                 let meta = self.meta(record)?;
                 let source = self.by_number.get_mut(&subject).ok_or_else(|| unknown(subject))?;
                 let (tree, shared_blocks) = source.tree.branch(point);
-                let family = self.families.entry(meta.family).or_default();
-                family.shared_blocks += shared_blocks;
-                family.members.insert(meta.number);
-                self.by_number.insert(meta.number, VolumeEntry { meta, applied, tree });
+                let family = meta.family;
+                self.insert(VolumeEntry { meta, applied, tree });
+                self.families.entry(family).or_default().shared_blocks += shared_blocks;
             }
             _ => {
                 let meta = self.meta(record)?;
-                self.families.entry(meta.family).or_default().members.insert(meta.number);
-                let fresh = || VolumeEntry { meta: meta.clone(), applied, tree: Tree::default() };
-                self.by_number.entry(meta.number).and_modify(|v| v.meta = meta.clone()).or_insert_with(fresh);
+                match self.by_number.get_mut(&meta.number) {
+                    Some(volume) => volume.meta = meta,
+                    None => self.insert(VolumeEntry { meta, applied, tree: Tree::default() }),
+                }
             }
         }
         Ok(())
@@ -228,7 +277,7 @@ impl Volumes {
     fn meta(&mut self, record: &Record<'_>) -> Result<VolumeMeta> {
         let meta = VolumeMeta::decode(&mut &*record.payload)
             .map_err(|why| Error::new(Kind::Corrupt, format!("a volume's record: {}", why.0)))?;
-        self.next_volume = self.next_volume.max(meta.number.0 + 1);
+        self.next_volume = self.next_volume.max(meta.number.0.saturating_add(1));
         Ok(meta)
     }
 }

@@ -4,10 +4,11 @@
 //! notes what it would have taken; where that would write, this is done.
 
 use super::{
-    SuperblockSlot,
+    Books,
     apply::{Replayed, Volumes},
-    decode_catalog, disk_of, misplaced, newest, read_superblock_slots,
-    walk::{Completion, Walk},
+    disk_of, misplaced, read_superblock_slots,
+    superblocks::{Counts, choose},
+    walk::{Completion, Left, Walk},
 };
 use crate::{
     address::{Address, Lsn},
@@ -21,11 +22,14 @@ use std::sync::Arc;
 
 /// A store as a start would find it.
 pub(crate) struct Found {
-    pub(crate) slots: Vec<SuperblockSlot>,
     /// The one that counts.
     pub(crate) superblock: Superblock,
-    /// Where the catalog lies.
+    /// Where the catalog and its copy lie.
     pub(crate) chunks: Vec<CatalogRef>,
+    /// Why one of the two cannot be read.
+    pub(crate) copy_damage: Option<String>,
+    /// What the catalog has of volumes and snapshots, before the log.
+    pub(crate) cataloged_volumes: Vec<VolumeEntry>,
     /// Its segments, those too that cannot be where it says.
     pub(crate) cataloged: Vec<SegmentEntry>,
     /// With the segments that can be where they are said to be.
@@ -43,6 +47,12 @@ pub(crate) struct Found {
     pub(crate) staged_records: u64,
     /// Blocks of data that are in staging only: first and number.
     pub(crate) staged: Vec<(Address, u32)>,
+    /// Segments that the log left.
+    pub(crate) left: Vec<Left>,
+    /// What is wrong with the superblock's slots.
+    pub(crate) slots_damage: Option<String>,
+    /// Why superblock and catalog may not be the newest ones: that, or that the newest catalog cannot be read.
+    pub(crate) old: Option<String>,
     /// Why the log could not be followed to its end.
     pub(crate) damage: Option<Error>,
 }
@@ -57,10 +67,15 @@ pub(crate) async fn examine(
     metadata_bytes: u64,
     leftover: impl FnOnce(&Superblock) -> Option<Leftover>,
 ) -> Result<Found> {
-    let slots = read_superblock_slots(file).await?;
-    let superblock = newest(&slots)?.ok_or_else(|| Error::new(Kind::NotFound, "there is no store"))?;
-    let (catalog, chunks) = decode_catalog(file, &superblock).await?;
+    let slots = read_superblock_slots(file).await;
+    let (newest, slots_damage) = match choose(&slots)? {
+        Counts::This(newest, damage) => (*newest, damage),
+        Counts::None | Counts::HalfMade => return Err(Error::new(Kind::NotFound, "there is no store")),
+    };
+    let Books { superblock, catalog, chunks, copy_damage, damage: old } =
+        Books::read(file, &slots, newest, slots_damage.clone()).await?;
     let Catalog { applied, volumes, families, segments: cataloged } = catalog;
+    let cataloged_volumes = volumes.clone();
     let wrong = misplaced(&cataloged, &superblock.geometry);
     let placed: Vec<_> = (cataloged.iter().enumerate())
         .filter(|(i, _)| wrong.iter().all(|(at, _)| at != i))
@@ -69,8 +84,9 @@ pub(crate) async fn examine(
     let disk = disk_of(file, &superblock, &placed, 0, metadata_bytes);
     let catalog = Catalog { applied, volumes, families, segments: Vec::new() };
     let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
-    let leftover = leftover(&superblock);
-    let mut walk = Walk::new(&disk, &superblock.identity, leftover, &superblock, Completion::Noted);
+    let leftover = leftover(&superblock).filter(|_| old.is_none());
+    let identity = superblock.identity;
+    let mut walk = Walk::new(&disk, &identity, leftover, &superblock, Completion::Noted);
     let damage = match walk.run(&mut volumes).await {
         Ok(()) => None,
         Err(error) if error.kind() == Kind::Corrupt => Some(error),
@@ -80,9 +96,10 @@ pub(crate) async fn examine(
     let end = walk.end();
     let Replayed { next_volume, volumes, families, .. } = volumes.finish(end.at.lsn);
     Ok(Found {
-        slots,
         superblock,
         chunks,
+        copy_damage,
+        cataloged_volumes,
         cataloged,
         disk,
         volumes,
@@ -94,6 +111,9 @@ pub(crate) async fn examine(
         log_bytes: end.log_bytes,
         staged_records: end.staged_records,
         staged: end.staged,
+        left: end.left,
+        slots_damage,
+        old,
         damage,
     })
 }

@@ -11,7 +11,7 @@
 //! What cannot be told is left alone: block devices, which come and go, and files of a version that tells nothing. A store that
 //! is moved after its server was killed counts as gone where it was; it has to be started once before, or closed.
 
-use super::SUPERBLOCK_SLOTS;
+use crate::format::SUPERBLOCK_SLOTS;
 use crate::{
     address::BLOCK_BYTES,
     checksum,
@@ -210,7 +210,7 @@ mod tests {
         fs::create_dir(&data).unwrap();
         fs::write(data.join("store"), "as damaged as it may be").unwrap();
         let files = StagingFiles::beside(&data.join("store"), &shared);
-        files.open(&OTHER, &BOOT, BYTES).unwrap().tell_home(&data.join("store"));
+        files.open(&OTHER, &BOOT, 1, BYTES).unwrap().tell_home(&data.join("store"));
         let staging = shared.join(name_of(&OTHER));
         assert!(staging.exists());
         (home, shared, data, staging)
@@ -238,7 +238,7 @@ mod tests {
     fn the_staging_file_of_a_living_server_stays() {
         let (_home, shared, data, staging) = left();
         let files = StagingFiles::beside(&data.join("store"), &shared);
-        let living = files.open(&OTHER, &BOOT, BYTES).unwrap();
+        let living = files.open(&OTHER, &BOOT, 1, BYTES).unwrap();
         living.tell_home(&data.join("store"));
         fs::remove_dir_all(&data).unwrap();
         remove_all(&[shared.clone(), data.clone()], &OWN);

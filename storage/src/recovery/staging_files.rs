@@ -84,12 +84,13 @@ impl StagingFiles {
         [Some(own_user()), of_store].into_iter().flatten().collect()
     }
 
-    /// The file that an earlier server of this boot left.
+    /// The file that the start of that epoch, in this boot, left.
     fn left(
         &self,
         access: Access,
         store: &[u8; 16],
         boot: &[u8; 16],
+        epoch: u32,
         bytes: usize,
     ) -> Option<(PathBuf, File)> {
         let owners = self.owners();
@@ -106,19 +107,25 @@ impl StagingFiles {
             let mut header = [0; STAGING_HEADER_BYTES];
             let is_left = file.metadata().is_ok_and(|metadata| metadata.len() == bytes as u64)
                 && file.read_exact_at(&mut header, 0).is_ok()
-                && check_header(&header, store, boot).is_ok();
+                && check_header(&header, store, boot, epoch).is_ok();
             is_left.then_some((path, file))
         })
     }
 
-    /// Maps the file that an earlier server of this boot left, wherever that found room; else a new one in the first
+    /// Maps the file that the start of that epoch, in this boot, left, wherever that found room; else a new one in the first
     /// directory that has room. Removes those of stores that are gone before, which may be what takes the room.
     ///
     /// # Errors
     /// Those of the file system, above all "no space left" in both directories.
-    pub(crate) fn open(&self, store: &[u8; 16], boot: &[u8; 16], bytes: usize) -> io::Result<StagingFile> {
+    pub(crate) fn open(
+        &self,
+        store: &[u8; 16],
+        boot: &[u8; 16],
+        epoch: u32,
+        bytes: usize,
+    ) -> io::Result<StagingFile> {
         orphan::remove_all(&self.directories, store);
-        if let Some((path, file)) = self.left(Access::ReadWrite, store, boot, bytes) {
+        if let Some((path, file)) = self.left(Access::ReadWrite, store, boot, epoch, bytes) {
             lock(&file)?;
             let memory = Arc::new(SharedMemory::of_file(&file, bytes)?);
             return Ok(StagingFile { path, file, memory, existed: true });
@@ -131,7 +138,7 @@ impl StagingFiles {
         })
     }
 
-    /// A copy of what an earlier server of this boot left, if there is something; the file stays as it is.
+    /// A copy of what the start of that epoch, in this boot, left, if there is something; the file stays as it is.
     ///
     /// # Errors
     /// When it is there and cannot be read.
@@ -139,14 +146,13 @@ impl StagingFiles {
         &self,
         store: &[u8; 16],
         boot: &[u8; 16],
+        epoch: u32,
         bytes: usize,
     ) -> io::Result<Option<Arc<SharedMemory>>> {
-        let Some((_, file)) = self.left(Access::Read, store, boot, bytes) else { return Ok(None) };
+        let Some((_, file)) = self.left(Access::Read, store, boot, epoch, bytes) else { return Ok(None) };
         let mut content = vec![0; bytes];
         file.read_exact_at(&mut content, 0)?;
-        let memory = SharedMemory::anonymous(bytes)?;
-        memory.copy_in(0, &content);
-        Ok(Some(Arc::new(memory)))
+        Ok(Some(Arc::new(SharedMemory::holding(&content)?)))
     }
 }
 
@@ -196,14 +202,15 @@ mod tests {
     const STORE: [u8; 16] = [7; 16];
     const GEOMETRY: Geometry = Geometry { segment_blocks: 64, window_blocks: 16, slots: 4 };
 
+    const IDENTITY: Identity = Identity { store: STORE, secret: Secret([0; 16]) };
+
     fn bytes() -> usize {
         Staging::file_bytes(&GEOMETRY)
     }
 
-    fn stamped(files: &StagingFiles, boot: [u8; 16]) -> StagingFile {
-        let identity = Identity { store: STORE, secret: Secret([0; 16]) };
-        let file = files.open(&STORE, &boot, bytes()).unwrap();
-        Staging::new(Arc::clone(&file.memory), GEOMETRY, &identity, &boot);
+    fn stamped(files: &StagingFiles, boot: [u8; 16], epoch: u32) -> StagingFile {
+        let file = files.open(&STORE, &boot, epoch - 1, bytes()).unwrap();
+        Staging::new(Arc::clone(&file.memory), GEOMETRY, &IDENTITY, &boot, epoch);
         file
     }
 
@@ -213,23 +220,23 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (first, beside) = (home.path().join("shm"), home.path().join("store"));
         let files = StagingFiles::beside(&beside, &first);
-        let file = stamped(&files, [1; 16]);
+        let file = stamped(&files, [1; 16], 4);
         file.memory.copy_in(5000, b"acknowledged");
         drop(file);
         fs::create_dir(&first).unwrap();
 
         let mut left = [0; 12];
-        let copy = files.read(&STORE, &[1; 16], bytes()).unwrap().expect("it is there");
+        let copy = files.read(&STORE, &[1; 16], 4, bytes()).unwrap().expect("it is there");
         copy.copy_out(5000, &mut left);
         assert_eq!(&left, b"acknowledged");
-        let file = files.open(&STORE, &[1; 16], bytes()).unwrap();
+        let file = files.open(&STORE, &[1; 16], 4, bytes()).unwrap();
         file.memory.copy_out(5000, &mut left);
         assert!(file.existed && &left == b"acknowledged");
         drop(file);
 
         // After another boot the preferred directory has it.
-        assert!(files.read(&STORE, &[2; 16], bytes()).unwrap().is_none());
-        let file = files.open(&STORE, &[2; 16], bytes()).unwrap();
+        assert!(files.read(&STORE, &[2; 16], 4, bytes()).unwrap().is_none());
+        let file = files.open(&STORE, &[2; 16], 4, bytes()).unwrap();
         assert!(!file.existed && file.path.starts_with(&first));
     }
 
@@ -244,7 +251,7 @@ mod tests {
         let content = vec![9; bytes()];
 
         let check = |what: &str| {
-            let file = files.open(&STORE, &[1; 16], bytes()).unwrap();
+            let file = files.open(&STORE, &[1; 16], 4, bytes()).unwrap();
             assert!(file.path.starts_with(home.path()) && !file.path.starts_with(&first), "{what}");
             file.remove();
         };
@@ -271,10 +278,10 @@ mod tests {
         let files = StagingFiles::beside(&home.path().join("store"), home.path());
         let [there, _] = files.paths(&STORE);
         for len in [0, 4096, 1 << 36] {
-            drop(stamped(&files, [1; 16]));
+            drop(stamped(&files, [1; 16], 4));
             File::options().write(true).open(&there).unwrap().set_len(len).unwrap();
-            assert!(files.read(&STORE, &[1; 16], bytes()).unwrap().is_none());
-            let file = files.open(&STORE, &[1; 16], bytes()).unwrap();
+            assert!(files.read(&STORE, &[1; 16], 4, bytes()).unwrap().is_none());
+            let file = files.open(&STORE, &[1; 16], 4, bytes()).unwrap();
             assert!(!file.existed);
             assert_eq!(fs::metadata(&there).unwrap().len(), bytes() as u64);
             file.remove();
@@ -288,5 +295,30 @@ mod tests {
         // More than any file may have.
         let error = make(home.path().join("staging"), 1 << 62).unwrap_err();
         assert!(!home.path().join("staging").exists(), "{error}");
+    }
+
+    /// The directory is changed, and changed back, and the server crashes each time: what the start before the last left is
+    /// not what the last one left, although it is of this boot.
+    #[test]
+    fn what_an_older_start_left_elsewhere_is_not_taken_for_what_the_last_one_left() {
+        let home = tempfile::tempdir().unwrap();
+        let (shm, other) = (home.path().join("shm"), home.path().join("other"));
+        [&shm, &other].into_iter().for_each(|directory| std::fs::create_dir(directory).unwrap());
+        let store = home.path().join("store");
+        let in_shm = StagingFiles::beside(&store, &shm);
+        let in_other = StagingFiles::beside(&store, &other);
+        stamped(&in_shm, [1; 16], 4);
+        stamped(&in_other, [1; 16], 5).memory.copy_in(5000, b"acknowledged");
+
+        assert!(in_shm.read(&STORE, &[1; 16], 5, bytes()).unwrap().is_none());
+        assert!(in_other.read(&STORE, &[1; 16], 5, bytes()).unwrap().is_some());
+        let stale = in_shm.open(&STORE, &[1; 16], 5, bytes()).unwrap();
+        assert!(!stale.existed, "the file is there, and nobody's");
+        drop(stale);
+        // What the last one left is found beside the store too, behind an older one in the preferred directory.
+        let back = StagingFiles::beside(&other.join("store"), &shm);
+        let mut left = [0; 12];
+        back.read(&STORE, &[1; 16], 5, bytes()).unwrap().expect("the last one's").copy_out(5000, &mut left);
+        assert_eq!(&left, b"acknowledged");
     }
 }

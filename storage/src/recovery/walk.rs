@@ -13,17 +13,20 @@ use crate::{
     },
     io::{WriteBuf, aligned},
     log::Leftover,
+    patient,
 };
-use futures_util::future::try_join_all;
-use std::sync::Arc;
+use futures_util::future::join_all;
+use std::{collections::HashSet, io, sync::Arc};
 
 /// Blocks read at once.
 const READ_BLOCKS: u32 = 256;
+/// Bytes that are written once more together.
+const AGAIN_BYTES: usize = 1 << 20;
 /// Slots looked at together.
 const LOADS_MAX: usize = 64;
 
 /// Where the log ended, and what it took.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct End {
     pub(super) at: ReplayStart,
     /// Batch entries of the last segment, for its footer.
@@ -34,6 +37,22 @@ pub(super) struct End {
     pub(super) staged_records: u64,
     /// Blocks of data that were in staging only, and match their records: first and number.
     pub(super) staged: Vec<(Address, u32)>,
+    /// Why its end could not be written, where it had to be.
+    pub(super) unwritable: Option<io::Error>,
+    /// Something of that is in staging alone.
+    pub(super) is_incomplete: bool,
+    /// Segments that it left.
+    pub(super) left: Vec<Left>,
+}
+
+/// A segment that the log left.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    pub(crate) segment: SegmentId,
+    pub(crate) slot: Slot,
+    /// LSN behind its last record.
+    pub(crate) next_lsn: Lsn,
+    pub(crate) next: (SegmentId, Slot),
 }
 
 /// What becomes of a part of the log that only staging has.
@@ -52,6 +71,14 @@ pub(super) struct Walk<'a> {
     completion: Completion,
     /// Every record below is known to have been synced.
     synced: Lsn,
+    /// A superblock of this generation was synced, as the log knows. Of the one that was read that is not known.
+    generation: u64,
+    superblock: &'a Superblock,
+    /// Where the log goes on behind this segment, as its last batch or the superblock has it.
+    claim: Option<(SegmentId, Slot)>,
+    /// First headers of the slots that no segment is known to be in, once somebody had to look.
+    strangers: Option<Vec<(Slot, BatchHeader)>>,
+    again: Again,
     fence: Fence,
     /// Epoch of the last batch taken.
     epoch: u32,
@@ -72,6 +99,13 @@ struct Batch {
     records: Vec<u8>,
 }
 
+/// What is written once more, in a row.
+#[derive(Default)]
+struct Again {
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
 /// Blocks of a segment, read ahead.
 struct Ahead {
     first: u32,
@@ -83,7 +117,7 @@ impl<'a> Walk<'a> {
         disk: &'a Arc<Disk>,
         identity: &'a Identity,
         leftover: Option<Leftover>,
-        superblock: &Superblock,
+        superblock: &'a Superblock,
         completion: Completion,
     ) -> Self {
         let at = superblock.replay;
@@ -96,8 +130,25 @@ impl<'a> Walk<'a> {
             log_bytes: 0,
             staged_records: 0,
             staged: Vec::new(),
+            unwritable: None,
+            is_incomplete: false,
+            left: Vec::new(),
         };
-        Self { disk, identity, leftover, completion, synced: superblock.synced, fence, epoch: 0, end }
+        Self {
+            disk,
+            identity,
+            leftover,
+            completion,
+            synced: superblock.synced,
+            generation: 0,
+            superblock,
+            claim: superblock.claim.next.filter(|_| superblock.claim.of == at.segment),
+            strangers: None,
+            again: Again::default(),
+            fence,
+            epoch: 0,
+            end,
+        }
     }
 
     /// Every record below is known to have been synced.
@@ -113,9 +164,19 @@ impl<'a> Walk<'a> {
     /// Applies the log to its end.
     ///
     /// # Errors
-    /// [`crate::Kind::Corrupt`]: damage below what was synced (recovery's I2). [`crate::Kind::Io`].
+    /// [`crate::Kind::Corrupt`]: damage to what was synced (recovery's I2 and I5).
     pub(super) async fn run(&mut self, volumes: &mut Volumes) -> Result<()> {
-        let footers = self.footers().await?;
+        let walked = self.walk(volumes).await;
+        self.write_again().await;
+        walked?;
+        match volumes.damage() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    async fn walk(&mut self, volumes: &mut Volumes) -> Result<()> {
+        let footers = self.footers().await;
         for footer in footers {
             match footer {
                 Some(footer) if footer.trailer.next_lsn <= self.synced && self.covers(&footer) => {
@@ -132,115 +193,194 @@ impl<'a> Walk<'a> {
             // The footers ended at a segment without one; it may have been completed from staging, and so on.
             while self.walk_segment(volumes).await? {}
             let known = self.synced;
-            self.look_behind_end().await?;
+            self.look_behind_end().await;
             if self.synced == known {
-                return self.check_end();
+                return self.check_end().await;
             }
             // A batch that is known to be synced is taken with whatever its data is by now: reading that tells.
         }
     }
 
-    /// Keeps recovery's I2.
-    fn check_end(&self) -> Result<()> {
+    /// Keeps recovery's I2 and I5.
+    async fn check_end(&self) -> Result<()> {
+        let at = self.end.at;
         if self.end.at.lsn < self.synced && !is_blind_to(Blindness::SyncedEnd) {
-            let (at, synced) = (self.end.at, self.synced.0);
             return Err(Error::corrupt(format!(
-                "the log ends at record {} (segment {}, block {}), but was synced up to record {synced}",
-                at.lsn.0, at.segment.0, at.block
+                "the log ends at record {} (segment {}, block {}), but was synced up to record {}",
+                at.lsn.0, at.segment.0, at.block, self.synced.0
             )));
         }
-        Ok(())
+        if is_blind_to(Blindness::SuperblockDamage) {
+            return Ok(());
+        }
+        let newest = self.superblock.generation;
+        if self.generation > newest {
+            return Err(Error::corrupt(format!(
+                "the newest superblock is of generation {newest}, and the log knows of one of generation {}",
+                self.generation
+            )));
+        }
+        match self.stranger_in_place().await {
+            None => Ok(()),
+            Some(what) => Err(Error::corrupt(format!(
+                "the log ends in segment {}, and {what} in its slot {}: the superblock is not the newest one",
+                at.segment.0, at.slot.0
+            ))),
+        }
+    }
+
+    /// What is where the segment should be in which the log ends, if it is not that: what was there can be given to others
+    /// only by a newer superblock than this one.
+    async fn stranger_in_place(&self) -> Option<String> {
+        let at = self.end.at;
+        let begins = self.blocks(at.slot, 0, 1).await;
+        // A segment of the log begins with a header.
+        match BatchHeader::decode(self.identity, &begins) {
+            Ok(header) if header.segment > at.segment => {
+                return Some(format!("segment {} is", header.segment.0));
+            }
+            Ok(header) if header.segment == at.segment => return None,
+            Ok(_) | Err(_) => {}
+        }
+        // Nothing of it was written yet; or what was taken from it was there.
+        if at.block == 0 || !self.end.footer.is_empty() {
+            return None;
+        }
+        let mut first = 0;
+        while first < at.block {
+            let blocks = self.blocks(at.slot, first, READ_BLOCKS.min(at.block - first)).await;
+            let is_own = |block: &[u8]| {
+                BatchHeader::decode(self.identity, block).is_ok_and(|header| header.segment == at.segment)
+            };
+            if blocks.chunks_exact(BLOCK_BYTES).any(is_own) {
+                return None;
+            }
+            first += READ_BLOCKS;
+        }
+        Some("nothing of it is".to_owned())
     }
 
     /// Takes note of what headers behind the end say was synced. Their places are not the chain's word, but their
     /// checksums are keyed, and what one says stays true for ever: what was synced is in every later log, even where
     /// the header itself is from an end that was lost.
-    async fn look_behind_end(&mut self) -> Result<()> {
+    async fn look_behind_end(&mut self) {
         let geometry = self.disk.segments.geometry;
         let at = self.end.at;
-        self.note_synced(at.slot, at.segment, at.block).await?;
-        // What the segments behind it know of it, where their trailers lead there.
-        let (mut segment, mut slot) = (at.segment, at.slot);
-        while let Some(trailer) = self.stored_trailer(segment, slot).await? {
-            (segment, slot) = trailer.next;
-            if slot.0 < geometry.slots {
-                self.note_synced(slot, segment, 0).await?;
+        // This one, and those behind it, where their trailers lead there, and where it was settled that the log would go on.
+        let mut ways = vec![(at.segment, at.slot, at.block)];
+        ways.extend(self.claim().map(|(segment, slot)| (segment, slot, 0)));
+        let mut seen = HashSet::new();
+        while let Some((segment, slot, from)) = ways.pop() {
+            if slot.0 >= geometry.slots || segment < at.segment || !seen.insert(segment) {
+                continue;
             }
+            let claimed = self.note(slot, segment, from).await;
+            let trailer = self.stored_trailer(segment, slot).await;
+            if let Some(trailer) = trailer {
+                self.note_trailer(&trailer);
+            }
+            let next = claimed.into_iter().chain(trailer.map(|trailer| trailer.next));
+            ways.extend(next.map(|(segment, slot)| (segment, slot, 0)));
         }
         // The last block of a log's segment is blank or a trailer. If it is neither, then perhaps the trailer was damaged
         // that told the next segment, which could be any.
-        let last = self.blocks(at.slot, geometry.segment_blocks - 1, 1).await?;
+        let last = self.blocks(at.slot, geometry.segment_blocks - 1, 1).await;
         if last.iter().all(|b| *b == 0) || Trailer::decode(self.identity, &last).is_ok() {
-            return Ok(());
+            return;
         }
-        for slots in (0..geometry.slots).collect::<Vec<_>>().chunks(LOADS_MAX) {
-            let firsts = try_join_all(slots.iter().map(|slot| self.blocks(Slot(*slot), 0, 1))).await?;
-            for (slot, first) in slots.iter().zip(firsts) {
-                if let Ok(header) = BatchHeader::decode(self.identity, &first)
-                    && header.block == 0
-                    && header.first_lsn >= at.lsn
-                {
-                    self.note_synced(Slot(*slot), header.segment, 0).await?;
-                }
-            }
+        self.meet_strangers().await;
+        let behind = self.strangers.iter().flatten().filter(|(_, header)| header.first_lsn >= at.lsn);
+        for (slot, segment) in behind.map(|(slot, header)| (*slot, header.segment)).collect::<Vec<_>>() {
+            self.note(slot, segment, 0).await;
         }
-        Ok(())
     }
 
-    /// Takes note of what the headers of a segment from `block` on say was synced.
-    async fn note_synced(&mut self, slot: Slot, segment: SegmentId, mut block: u32) -> Result<()> {
+    /// Looks at the beginnings of all slots that no segment is known to be in.
+    async fn meet_strangers(&mut self) {
+        if self.strangers.is_some() {
+            return;
+        }
+        let segments = &self.disk.segments;
+        let slots: Vec<_> = (0..segments.geometry.slots).map(Slot).filter(|s| segments.is_free(*s)).collect();
+        let mut strangers = Vec::new();
+        for slots in slots.chunks(LOADS_MAX) {
+            let firsts = join_all(slots.iter().map(|slot| self.blocks(*slot, 0, 1))).await;
+            let headers = slots.iter().zip(firsts).filter_map(|(slot, first)| {
+                let header = BatchHeader::decode(self.identity, &first).ok()?;
+                (header.block == 0).then_some((*slot, header))
+            });
+            strangers.extend(headers);
+        }
+        self.strangers = Some(strangers);
+    }
+
+    /// Takes note of what the headers of a segment from `block` on say was synced. Gives where they say that the log goes on.
+    async fn note(&mut self, slot: Slot, segment: SegmentId, mut block: u32) -> Vec<(SegmentId, Slot)> {
         let geometry = self.disk.segments.geometry;
+        let mut claimed = Vec::new();
         while block < geometry.segment_blocks {
             let blocks = READ_BLOCKS.min(geometry.segment_blocks - block);
-            for bytes in self.blocks(slot, block, blocks).await?.chunks_exact(BLOCK_BYTES) {
+            for bytes in self.blocks(slot, block, blocks).await.chunks_exact(BLOCK_BYTES) {
                 if let Ok(header) = BatchHeader::decode(self.identity, bytes)
                     && (header.segment, header.block) == (segment, block)
                 {
-                    self.synced = self.synced.max(header.synced);
+                    self.note_header(&header);
+                    claimed.extend(header.next.filter(|next| Some(next) != claimed.last()));
                 }
                 block += 1;
             }
         }
-        Ok(())
+        claimed
+    }
+
+    fn note_header(&mut self, header: &BatchHeader) {
+        self.synced = self.synced.max(header.synced);
+        self.generation = self.generation.max(header.generation);
+    }
+
+    fn note_trailer(&mut self, trailer: &Trailer) {
+        self.synced = self.synced.max(trailer.synced);
+        self.generation = self.generation.max(trailer.generation);
+    }
+
+    /// Where the log goes on behind this segment, if a footer does not tell.
+    fn claim(&self) -> Option<(SegmentId, Slot)> {
+        let slots = self.disk.segments.geometry.slots;
+        let fits = |(segment, slot): &(SegmentId, Slot)| *segment > self.end.at.segment && slot.0 < slots;
+        self.claim.filter(fits).filter(|_| !is_blind_to(Blindness::NextSegment))
     }
 
     /// The footers from the replay start on, to the first segment without a valid one. They tell how far the log was
     /// synced before anything is replayed.
-    async fn footers(&mut self) -> Result<Vec<Option<Footer>>> {
+    async fn footers(&mut self) -> Vec<Option<Footer>> {
         let mut footers = Vec::new();
         let (mut segment, mut slot) = (self.end.at.segment, self.end.at.slot);
-        while let Some(trailer) = self.stored_trailer(segment, slot).await? {
-            self.synced = self.synced.max(trailer.synced);
-            footers.push(self.footer(trailer, slot).await?);
+        while let Some(trailer) = self.stored_trailer(segment, slot).await {
+            self.note_trailer(&trailer);
+            footers.push(self.footer(trailer, slot).await);
             (segment, slot) = trailer.next;
         }
-        Ok(footers)
+        footers
     }
 
-    async fn blocks(&self, slot: Slot, first: u32, blocks: u32) -> Result<Vec<u8>> {
-        let len = blocks as usize * BLOCK_BYTES;
+    async fn blocks(&self, slot: Slot, first: u32, blocks: u32) -> Vec<u8> {
         let offset = self.disk.segments.geometry.offset(slot, first);
-        let read = self.disk.file.read(offset, aligned(len), len).await;
-        read.map(|b| b.to_vec()).map_err(|e| Error::io("reading the log", e))
+        patient::read_blocks(&self.disk.file, offset, blocks).await
     }
 
-    async fn stored_trailer(&self, segment: SegmentId, slot: Slot) -> Result<Option<Trailer>> {
+    async fn stored_trailer(&self, segment: SegmentId, slot: Slot) -> Option<Trailer> {
         let geometry = self.disk.segments.geometry;
-        if slot.0 >= geometry.slots {
-            return Ok(None);
-        }
-        let block = self.blocks(slot, geometry.segment_blocks - 1, 1).await?;
-        Ok(Trailer::decode(self.identity, &block).ok().filter(|t| t.segment == segment && t.next.0 > segment))
+        let block = self.blocks(slot, geometry.segment_blocks - 1, 1).await;
+        let fits = |t: &Trailer| t.segment == segment && t.next.0 > segment && t.next.1.0 < geometry.slots;
+        Trailer::decode(self.identity, &block).ok().filter(fits)
     }
 
-    async fn footer(&self, trailer: Trailer, slot: Slot) -> Result<Option<Footer>> {
+    async fn footer(&self, trailer: Trailer, slot: Slot) -> Option<Footer> {
         let geometry = self.disk.segments.geometry;
         let blocks = footer_blocks(trailer.content_bytes as usize);
-        if blocks > geometry.segment_blocks {
-            return Ok(None);
-        }
-        let bytes = self.blocks(slot, geometry.segment_blocks - blocks, blocks).await?;
-        Ok(Footer::decode(self.identity, trailer, &bytes).ok())
+        let first = geometry.segment_blocks.checked_sub(blocks)?;
+        let bytes = self.blocks(slot, first, blocks).await;
+        Footer::decode(self.identity, trailer, &bytes).ok()
     }
 
     /// Whether the footer has every batch from where the log stands to the segment's end.
@@ -324,6 +464,10 @@ impl<'a> Walk<'a> {
         let (segment, slot) = trailer.next;
         let place = SegmentPlace::Own(slot);
         self.disk.segments.adopt(&SegmentEntry { id: segment, kind: SegmentKind::Log, place });
+        let Trailer { next_lsn, next, .. } = *trailer;
+        let left = Left { segment: trailer.segment, slot: self.end.at.slot, next_lsn, next };
+        self.end.left.push(left);
+        self.claim = self.superblock.claim.next.filter(|_| self.superblock.claim.of == segment);
         self.end.at =
             ReplayStart { segment, slot, block: 0, lsn: trailer.next_lsn, previous: trailer.previous };
         self.end.footer.clear();
@@ -339,23 +483,82 @@ impl<'a> Walk<'a> {
             if fill < geometry.segment_blocks && self.take(fill, &mut ahead, volumes).await? {
                 continue;
             }
-            if let Some(trailer) = self.trailer().await? {
+            if let Some(trailer) = self.trailer().await {
                 self.enter_next(&trailer);
                 return Ok(true);
             }
             // The rest of a window may be left empty; the log goes on in the next one then.
             let window = fill.next_multiple_of(geometry.window_blocks);
-            if window == fill
-                || window >= geometry.segment_blocks
-                || !self.take(window, &mut ahead, volumes).await?
+            if window != fill
+                && window < geometry.segment_blocks
+                && self.take(window, &mut ahead, volumes).await?
             {
-                return Ok(false);
+                continue;
             }
+            let Some(trailer) = self.lost_trailer().await else { return Ok(false) };
+            tracing::warn!(segment = trailer.segment.0, next = trailer.next.0.0, "a footer was lost");
+            self.enter_next(&trailer);
+            return Ok(true);
         }
     }
 
+    /// What the trailer of this segment would say, if the log goes on elsewhere although there is none: where it was settled
+    /// that it would, or, where the store had no room to settle that, in any slot. It is put in its place.
+    async fn lost_trailer(&mut self) -> Option<Trailer> {
+        let at = self.end.at;
+        let mut candidates = Vec::new();
+        match self.claim() {
+            Some((segment, slot)) => {
+                let first = self.blocks(slot, 0, 1).await;
+                let header = BatchHeader::decode(self.identity, &first).ok();
+                candidates.extend(header.filter(|header| header.segment == segment).map(|h| (slot, h)));
+            }
+            // Of what a closed store, or one that was never started, has not settled nothing was written.
+            None if at.block == 0 || self.superblock.closed || self.superblock.epoch == 0 => {}
+            None if is_blind_to(Blindness::NextSegment) => {}
+            None => {
+                self.meet_strangers().await;
+                candidates.extend(self.strangers.iter().flatten().copied());
+            }
+        }
+        let goes_on = |(_, header): &(Slot, BatchHeader)| {
+            header.segment > at.segment
+                && (header.block, header.first_lsn, header.previous) == (0, at.lsn, at.previous)
+                && self.is_young_enough(header.first_lsn, header.epoch)
+        };
+        let (slot, header) = candidates.into_iter().find(goes_on)?;
+        let trailer = self.trailer_to((header.segment, slot), header.epoch);
+        self.put_trailer(trailer).await;
+        Some(trailer)
+    }
+
+    /// A trailer of this segment, which ends here.
+    fn trailer_to(&self, next: (SegmentId, Slot), epoch: u32) -> Trailer {
+        let at = self.end.at;
+        Trailer {
+            segment: at.segment,
+            epoch,
+            content_bytes: 0,
+            content_checksum: 0,
+            fill: at.block,
+            from_block: at.block,
+            next_lsn: at.lsn,
+            previous: at.previous,
+            synced: self.synced,
+            next,
+            generation: self.generation,
+        }
+    }
+
+    /// Puts it into the store, without the batches that a footer repeats; [`Self::covers`] finds that out.
+    async fn put_trailer(&mut self, trailer: Trailer) {
+        let last = self.disk.segments.geometry.segment_blocks - 1;
+        let block = Footer::encode(self.identity, trailer, &[]);
+        self.complete(self.end.at.slot, last, &block).await;
+    }
+
     /// The trailer of this segment, if it ends here; completed from staging if need be.
-    async fn trailer(&mut self) -> Result<Option<Trailer>> {
+    async fn trailer(&mut self) -> Option<Trailer> {
         let at = self.end.at;
         let geometry = self.disk.segments.geometry;
         let here = |t: &Trailer| {
@@ -368,9 +571,12 @@ impl<'a> Walk<'a> {
                 && t.next.0 > at.segment
                 && t.next.1.0 < geometry.slots
         };
-        if let Some(trailer) = self.stored_trailer(at.segment, at.slot).await?.filter(here) {
-            self.synced = self.synced.max(trailer.synced);
-            return Ok(Some(trailer));
+        if let Some(trailer) = self.stored_trailer(at.segment, at.slot).await.filter(here) {
+            self.note_trailer(&trailer);
+            if trailer.next_lsn > self.synced {
+                self.put_trailer(trailer).await; // keeps recovery's I4
+            }
+            return Some(trailer);
         }
         let last = geometry.segment_blocks - 1;
         for window in 0..geometry.windows() {
@@ -380,20 +586,18 @@ impl<'a> Walk<'a> {
             };
             // One from before the last start is in the store since then, or was not to be believed.
             if here(&trailer) && trailer.epoch >= self.fence.epoch {
-                // Without the batches that it would repeat; `covers` finds that out.
-                let block = Footer::encode(self.identity, trailer, &[]);
-                self.complete(at.slot, last, &block).await?;
-                return Ok(Some(trailer));
+                self.put_trailer(trailer).await;
+                return Some(trailer);
             }
         }
-        Ok(None)
+        None
     }
 
     /// Takes the batch at `block`, if there is one that goes on where the log stands.
     async fn take(&mut self, block: u32, ahead: &mut Ahead, volumes: &mut Volumes) -> Result<bool> {
-        let batch = match self.stored(block, ahead).await? {
+        let batch = match self.stored(block, ahead).await {
             Some(batch) => batch,
-            None => match self.staged(block).await? {
+            None => match self.staged(block).await {
                 Some(batch) => {
                     // What was read ahead is from before it was completed.
                     ahead.bytes.clear();
@@ -420,7 +624,12 @@ impl<'a> Walk<'a> {
         self.end.at.lsn = header.first_lsn.plus(u64::from(header.records));
         self.end.at.previous = header.first_lsn;
         self.epoch = header.epoch;
-        self.synced = self.synced.max(header.synced);
+        self.note_header(&header);
+        // What was claimed before the last start is free since then; the superblock has what is claimed instead.
+        let is_void = self.superblock.claim.of == header.segment && header.epoch < self.superblock.epoch;
+        if !is_void {
+            self.claim = header.next.or(self.claim);
+        }
         Ok(true)
     }
 
@@ -445,44 +654,65 @@ impl<'a> Walk<'a> {
     }
 
     /// The batch at `block` in the store.
-    async fn stored(&self, block: u32, ahead: &mut Ahead) -> Result<Option<Batch>> {
-        let header_block = self.read_ahead(ahead, block, 1).await?;
-        let Ok(header) = BatchHeader::decode(self.identity, header_block) else { return Ok(None) };
+    async fn stored(&mut self, block: u32, ahead: &mut Ahead) -> Option<Batch> {
+        let header_block = self.read_ahead(ahead, block, 1).await.to_vec();
+        let header = BatchHeader::decode(self.identity, &header_block).ok()?;
         if !self.goes_on(&header, block) || header.data_blocks >= self.window_rest(block) {
-            return Ok(None);
+            return None;
         }
         let at = BatchHeader::RECORDS_AT;
         let records = header_block[at..at + usize::from(header.records_bytes)].to_vec();
         let whole = Records::new(self.identity, header.epoch, header.first_lsn, &records).count();
         if whole != usize::from(header.records) {
-            return Ok(None);
+            return None;
         }
         // Known to be synced: its data is checked when it is read.
         if header.first_lsn.plus(u64::from(header.records)) > self.synced {
-            let data = self.read_ahead(ahead, block + 1, header.data_blocks).await?;
+            let data = self.read_ahead(ahead, block + 1, header.data_blocks).await;
             let mut all = Records::new(self.identity, header.epoch, header.first_lsn, &records);
             if !all.all(|record| data_matches(&record, data)) && !is_blind_to(Blindness::ReplayData) {
-                return Ok(None);
+                return None;
+            }
+            if self.completion == Completion::InStore && !is_blind_to(Blindness::WrittenAgain) {
+                let offset = self.disk.segments.geometry.offset(self.end.at.slot, block);
+                self.note_again(offset, &[&header_block, data]).await; // keeps recovery's I4
             }
         }
-        Ok(Some(Batch { header, records }))
+        Some(Batch { header, records })
     }
 
-    async fn read_ahead<'b>(&self, ahead: &'b mut Ahead, block: u32, blocks: u32) -> Result<&'b [u8]> {
+    /// These bytes are to be written to where they were read.
+    async fn note_again(&mut self, offset: u64, parts: &[&[u8]]) {
+        let Again { offset: first, bytes } = &self.again;
+        if first + bytes.len() as u64 != offset || bytes.len() >= AGAIN_BYTES {
+            self.write_again().await;
+            self.again.offset = offset;
+        }
+        parts.iter().for_each(|part| self.again.bytes.extend_from_slice(part));
+    }
+
+    async fn write_again(&mut self) {
+        let Again { offset, bytes } = std::mem::take(&mut self.again);
+        if !bytes.is_empty() {
+            self.write(offset, &bytes).await;
+        }
+    }
+
+    async fn read_ahead<'b>(&self, ahead: &'b mut Ahead, block: u32, blocks: u32) -> &'b [u8] {
         let held = |a: &Ahead| a.first..a.first + (a.bytes.len() / BLOCK_BYTES) as u32;
         let range = held(ahead);
         if block < range.start || block + blocks > range.end {
             let rest = self.disk.segments.geometry.segment_blocks - block;
-            ahead.bytes = self.blocks(self.end.at.slot, block, blocks.max(READ_BLOCKS).min(rest)).await?;
+            ahead.bytes = self.blocks(self.end.at.slot, block, blocks.max(READ_BLOCKS).min(rest)).await;
             ahead.first = block;
         }
         let from = (block - ahead.first) as usize * BLOCK_BYTES;
-        Ok(&ahead.bytes[from..from + blocks as usize * BLOCK_BYTES])
+        &ahead.bytes[from..from + blocks as usize * BLOCK_BYTES]
     }
 
     /// The batch at `block` in staging: its records up to the last that was committed. It is completed.
-    async fn staged(&self, block: u32) -> Result<Option<Batch>> {
-        let Some(leftover) = &self.leftover else { return Ok(None) };
+    async fn staged(&mut self, block: u32) -> Option<Batch> {
+        let leftover = self.leftover.as_ref()?;
         let rest = self.window_rest(block);
         for window in 0..self.disk.segments.geometry.windows() {
             let header_block = leftover.read(window, block, 1);
@@ -513,29 +743,40 @@ impl<'a> Walk<'a> {
                 records_bytes: len as u16,
                 data_blocks,
                 synced: self.synced,
+                next: self.claim,
+                generation: self.generation,
                 ..open
             };
             let mut batch = header.seal(self.identity, &records);
             batch.extend_from_slice(&records);
             batch.resize(BLOCK_BYTES, 0);
             batch.extend_from_slice(&data[..data_blocks as usize * BLOCK_BYTES]);
-            self.complete(self.end.at.slot, block, &batch).await?;
-            return Ok(Some(Batch { header, records }));
+            self.complete(self.end.at.slot, block, &batch).await;
+            self.end.is_incomplete |= self.end.unwritable.is_some();
+            return Some(Batch { header, records });
         }
-        Ok(None)
+        None
     }
 
-    /// Puts what only staging had into the store, if it may. It is synced before the store is ready (recovery's I4).
-    async fn complete(&self, slot: Slot, block: u32, bytes: &[u8]) -> Result<()> {
+    /// Puts what only staging had, or what was lost, into the store, if it may. It is synced before the store is ready
+    /// (recovery's I4).
+    async fn complete(&mut self, slot: Slot, block: u32, bytes: &[u8]) {
         match self.completion {
-            Completion::InStore => {}
-            Completion::Noted => return Ok(()),
+            Completion::InStore => {
+                self.write(self.disk.segments.geometry.offset(slot, block), bytes).await;
+            }
+            Completion::Noted => {}
         }
+    }
+
+    async fn write(&mut self, offset: u64, bytes: &[u8]) {
         let mut buffer = aligned(bytes.len());
         buffer.extend_from_slice(bytes);
-        let offset = self.disk.segments.geometry.offset(slot, block);
-        let written = self.disk.file.write(offset, WriteBuf::Owned(buffer)).await;
-        written.map_err(|e| Error::io("completing the log from the staging buffer", e))
+        if let Err(error) = self.disk.file.write(offset, WriteBuf::Owned(buffer)).await {
+            // What can be read is served all the same, and nothing more is written.
+            self.completion = Completion::Noted;
+            self.end.unwritable.get_or_insert(error);
+        }
     }
 }
 

@@ -4,7 +4,10 @@
 //!   resting ─(a day, or somebody asks)─► pass: line after line, step after step ─► resting
 //! ```
 //!
-//! It reports and repairs nothing: there is no second copy. What it finds is told in the log, counted, and kept for whoever
+//! First it reads superblock and catalog. Where they are damaged they are written anew, both slots and both copies, for what is
+//! in memory is the truth; or else the next start could not go by them.
+//!
+//! Of maps and data it reports damage and repairs nothing: there is no second copy. What it finds is told in the log, counted, and kept for whoever
 //! asks; reading the damaged place goes on failing with [`crate::Kind::Corrupt`].
 //!
 //! I1  A step holds its read token for at most [`walk::STEP_BYTES`] of reads, so that what reclaim frees never waits long for it.
@@ -13,7 +16,7 @@
 
 mod walk;
 
-use crate::{runtime, store::Shared};
+use crate::{format::SUPERBLOCK_SLOTS, runtime, store::Shared};
 use futures_util::future::select;
 use std::{
     pin::pin,
@@ -156,11 +159,29 @@ pub(crate) async fn keep(shared: &Shared) {
             return;
         }
         scrub.begin();
+        renew_books(shared).await;
         if Pass::new(shared).run().await.is_err() {
             return;
         }
         let ScrubProgress { lines, checked_bytes, rotten_bytes, .. } = scrub.end();
         tracing::info!(lines, checked_bytes, rotten_bytes, "scrubbed");
         rest = REST;
+    }
+}
+
+/// Writes superblock and catalog anew where they are not what was written.
+async fn renew_books(shared: &Shared) {
+    if shared.engine.health.is_stopped() {
+        return;
+    }
+    let damage = shared.checkpointer.lock().await.damage(&shared.engine).await;
+    let Some(damage) = damage else { return };
+    tracing::error!(damage, "superblock or catalog are not what was written; they are written anew");
+    // One for each slot.
+    for _ in 0..SUPERBLOCK_SLOTS {
+        if let Err(error) = shared.checkpoint_anew().await {
+            tracing::error!(%error, "they could not be written");
+            return;
+        }
     }
 }

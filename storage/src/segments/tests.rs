@@ -158,3 +158,24 @@ fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
     s.release(&s.retired());
     assert_eq!((s.free(), s.entries(&s.retired()).len()), (12, 0));
 }
+
+#[test]
+fn what_the_log_has_claimed_is_in_no_catalog_before_it_comes_there() {
+    let segments = segments();
+    let named = || segments.entries(&Retired::default()).iter().map(|entry| entry.id.0).collect::<Vec<_>>();
+    let first = segments.claim_ahead().expect("there is room");
+    assert_eq!((segments.free(), segments.is_free(first.slot), named()), (11, false, vec![]));
+    // Another one suits better.
+    let second = segments.claim_ahead().expect("there is room");
+    segments.give_up(first.id);
+    assert_eq!((segments.free(), segments.is_free(first.slot)), (11, true));
+    assert_eq!(segments.stretches(Address::new(first.id, 0), 1), None);
+    segments.enter(second.id);
+    assert_eq!(named(), [second.id.0]);
+    segments.give_up(second.id);
+    assert_eq!(named(), [second.id.0], "it is in use");
+    assert!(segments.next() > second.id, "no number is given twice");
+    // It is there for data, so it takes nothing of what is kept for what makes room.
+    while segments.claim_ahead().is_some() {}
+    assert_eq!(segments.free(), segments.reserve());
+}

@@ -3,7 +3,7 @@
 use super::fates::{Tears, fates};
 use super::lines::{CELL, CELLS_A_BLOCK, Lines, bytes_of, cells_of, is_snapshot, volume_id, volume_of, word};
 use super::start::{FORK, MAIN, SHAPE};
-use crate::world::{BLOCK, Random, World, read, spec};
+use crate::world::{BLOCK, Random, World, content_of, read, spec};
 use futures_util::future::{Either, select};
 use sandstone_storage::{Durability, Health, Runtime, SharedMemory, SimDisk, Store, runtime};
 use std::{
@@ -37,11 +37,8 @@ impl CrashState<'_> {
     }
 
     fn world(&self) -> World {
-        let staging = self.staging.as_ref().map(|content| {
-            let memory = SharedMemory::anonymous(content.bytes.len()).expect("memory");
-            memory.copy_in(0, &content.bytes);
-            Arc::new(memory)
-        });
+        let held = |content: &Arc<Content>| Arc::new(SharedMemory::holding(&content.bytes).expect("memory"));
+        let staging = self.staging.as_ref().map(held);
         World::on(self.disk.copy(), SHAPE, staging)
     }
 
@@ -116,8 +113,7 @@ pub(crate) struct Content {
 
 impl Content {
     pub(crate) fn of(memory: &SharedMemory) -> Self {
-        let mut bytes = vec![0; memory.len_bytes()];
-        memory.copy_out(0, &mut bytes);
+        let bytes = content_of(memory);
         Self { hash: hash(&bytes), bytes }
     }
 }

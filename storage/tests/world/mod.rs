@@ -117,6 +117,15 @@ pub(crate) struct World {
 /// Nothing that a test waits for.
 const RECLAIM_RATE: u64 = 64 << 20;
 
+/// What a staging memory holds.
+pub(crate) fn content_of(memory: &SharedMemory) -> Vec<u8> {
+    #[expect(unsafe_code, reason = "a copy of memory that an engine may share with other threads")]
+    // SAFETY: a simulated engine runs on the thread that asks, and nowhere else.
+    unsafe {
+        memory.content()
+    }
+}
+
 /// The ways to die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Death {
@@ -151,6 +160,17 @@ impl World {
     /// The staging memory, once a store was opened.
     pub(crate) fn staging(&self) -> Option<Arc<SharedMemory>> {
         self.staging.borrow().clone()
+    }
+
+    /// What is in it.
+    pub(crate) fn staging_content(&self) -> Option<Vec<u8>> {
+        self.staging().map(|memory| content_of(&memory))
+    }
+
+    /// Puts another one there, with that content, or none.
+    pub(crate) fn replace_staging(&self, content: Option<&[u8]>) {
+        let memory = content.map(|content| Arc::new(SharedMemory::holding(content).expect("memory")));
+        *self.staging.borrow_mut() = memory;
     }
 
     pub(crate) fn parts(&self) -> Parts {

@@ -24,7 +24,7 @@ mod ends;
 
 pub use ends::Unsynced;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -65,6 +65,8 @@ struct State {
     in_flight: BTreeMap<Ticket, Begun>,
     next_ticket: u64,
     faults: Faults,
+    /// Sectors that cannot be read until they are written, by number.
+    unreadable: BTreeSet<u64>,
     syncs: u64,
     fingerprint: u64,
     watcher: Option<Watcher>,
@@ -152,6 +154,11 @@ impl SimDisk {
     /// change.
     pub fn stale_next(&self, nth: u32) {
         self.state().faults.plan(OpKind::Read, nth, Fault::Stale);
+    }
+
+    /// Makes each read that touches the sector at `offset` fail with EIO, in this life and after, until it is written.
+    pub fn spoil_sector(&self, offset: u64) {
+        self.state().unreadable.insert(offset / SECTOR_BYTES);
     }
 
     /// Has `look` shown a copy of the disk just before each sync takes effect, which is when most is at stake.
@@ -314,6 +321,7 @@ impl State {
             in_flight: BTreeMap::new(),
             next_ticket: 0,
             faults: Faults::default(),
+            unreadable: BTreeSet::new(),
             syncs: 0,
             fingerprint: 0xcbf2_9ce4_8422_2325, // FNV-1a's offset basis
             watcher: None,
@@ -381,6 +389,7 @@ impl State {
         match (effect, fault) {
             (Effect::Refused(errno), _) => Err(errno),
             (Effect::Read | Effect::Allocate, Some(Fault::Error(errno))) => Err(errno),
+            (Effect::Read, _) if self.is_spoilt(op) => Err(Errno::IO),
             (Effect::Read, Some(Fault::Short(len))) => Ok(self.read(op, len)),
             (Effect::Read, Some(Fault::Stale)) => Ok(self.read_stale(op)),
             (Effect::Read, Some(Fault::Late(_) | Fault::Lost | Fault::Misdirected(_)) | None) => {
@@ -440,6 +449,13 @@ impl State {
                 Ok(0)
             }
         }
+    }
+
+    /// Whether a read touches a sector that cannot be read.
+    fn is_spoilt(&self, op: &Op) -> bool {
+        let Op::Read { offset, len, .. } = op else { return false };
+        let end = (offset + *len as u64).div_ceil(SECTOR_BYTES);
+        self.unreadable.range(offset / SECTOR_BYTES..end).next().is_some()
     }
 
     fn read(&mut self, op: &mut Op, len_max: usize) -> usize {
@@ -504,6 +520,9 @@ impl State {
             Change::Zero { .. } => self.history.before_zero(&self.visible, offset, len),
         }
         change.apply(&mut self.visible);
+        if let Change::Write { .. } = change {
+            self.unreadable.retain(|sector| !(offset..offset + len).contains(&(sector * SECTOR_BYTES)));
+        }
         if let Change::Zero { offset, len } = change {
             self.give_space(*offset, offset + len);
         }

@@ -354,6 +354,28 @@ fn lost_write_changes_nothing_and_a_misdirected_one_something_else() {
 }
 
 #[test]
+fn spoilt_sector_cannot_be_read_until_it_is_written() {
+    let disk = SimDisk::new(DISK_BYTES, 1);
+    Runtime::simulated(1).block_on(async {
+        let file = File::simulated(&disk);
+        file.write(0, filled(2 * PAGE, 1)).await.unwrap();
+        file.sync().await.unwrap();
+        disk.spoil_sector(PAGE as u64 + 600);
+    });
+    let disk = disk.crash(1);
+    Runtime::simulated(1).block_on(async {
+        let file = File::simulated(&disk);
+        for _ in 0..2 {
+            let failed = file.read(0, aligned(2 * PAGE), 2 * PAGE).await.unwrap_err();
+            assert_eq!(failed.raw_os_error(), Some(EIO));
+        }
+        content(&disk, 0, PAGE).await;
+        file.write(PAGE as u64, filled(PAGE, 2)).await.unwrap();
+        assert!(content(&disk, PAGE as u64, PAGE).await.iter().all(|byte| *byte == 2));
+    });
+}
+
+#[test]
 fn stale_read_finds_what_was_there_before() {
     let disk = SimDisk::new(DISK_BYTES, 1);
     Runtime::simulated(1).block_on(async {

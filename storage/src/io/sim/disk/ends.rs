@@ -181,6 +181,7 @@ impl State {
         let mut state = State::new(self.len, seed);
         state.space_limit = self.space_limit;
         state.history.clone_from(&self.history);
+        state.unreadable.clone_from(&self.unreadable);
         state.allocated.clone_from(&self.allocated);
         state.allocated_pages = self.allocated_pages;
         state.metadata.clone_from(&self.metadata);

@@ -153,6 +153,14 @@ impl Engine {
         self.disk.segments.used_blocks().saturating_sub(alive)
     }
 
+    /// Whether there is room for less than two checkpoints.
+    pub(crate) fn is_room_for_checkpoints_short(&self) -> bool {
+        let segments = &self.disk.segments;
+        let blocks = self.space.catalog_blocks() + 2 * self.upkeep.dirty_nodes();
+        let needed = blocks.div_ceil(u64::from(segments.geometry.segment_blocks)) + 1;
+        u64::from(segments.room(Need::Checkpoint)) < 2 * needed
+    }
+
     /// Whether so much is dirty that a checkpoint is due.
     pub(crate) fn is_half_dirty(&self) -> bool {
         self.upkeep.dirty_nodes() > self.dirty_max() / 2

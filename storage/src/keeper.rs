@@ -81,7 +81,8 @@ impl LogPace {
 
 /// Waits for a tick, or until somebody calls. Whether the store is still open.
 async fn tick(shared: &Shared, wanted: &Notify) -> bool {
-    select(pin!(wanted.notified()), pin!(runtime::sleep(TICK))).await;
+    let (called, slept) = (pin!(wanted.notified()), pin!(runtime::sleep(TICK)));
+    select(pin!(shared.engine.upkeep.closing.begun()), select(called, slept)).await;
     !shared.is_closing()
 }
 

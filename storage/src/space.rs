@@ -122,6 +122,11 @@ impl Space {
         }
     }
 
+    /// Blocks of the catalog, both copies.
+    pub(crate) fn catalog_blocks(&self) -> u64 {
+        self.catalog.load(Relaxed)
+    }
+
     /// The catalog takes so many blocks now.
     pub(crate) fn set_catalog(&self, blocks: u64) {
         self.catalog.store(blocks, Relaxed);

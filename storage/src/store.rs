@@ -517,8 +517,12 @@ impl Shared {
         }
     }
 
-    /// Writes a checkpoint, if anything changed since the last one, and frees what it no longer needs.
+    /// Writes a checkpoint, if anything changed since the last one. Where it would take the room that reclaim needs for its
+    /// own, which frees what they leave behind, that goes first.
     pub(crate) async fn checkpoint(&self) -> Result<()> {
+        if self.engine.is_room_for_checkpoints_short() && !self.is_closing() {
+            self.reclaim_round(Effort::Needed).await?;
+        }
         self.write_checkpoint(Due::IfChanged).await
     }
 

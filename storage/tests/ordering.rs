@@ -61,7 +61,7 @@ async fn outlasts_reclaim(world: &World, volume: &Volume, fate: Fate, store: &St
 pub(crate) fn slot_is_not_reused_under_a_read() {
     for fate in [Fate::Overwritten, Fate::Trimmed, Fate::Deleted] {
         println!("{fate:?}");
-        let world = World::new(shape(), 1);
+        let world = World::on_device(shape(), 1);
         Runtime::simulated(1).block_on(async {
             let (store, _) = world.open().await.expect("a new store");
             let volume = volume(&store, 1, BLOCKS, false).await;
@@ -105,7 +105,7 @@ pub(crate) fn slot_is_not_reused_under_a_read_that_was_begun() {
 pub(crate) fn slot_is_not_reused_under_the_read_of_a_partial_write() {
     for fate in [Fate::Overwritten, Fate::Trimmed] {
         println!("{fate:?}");
-        let world = World::new(shape(), 1);
+        let world = World::on_device(shape(), 1);
         Runtime::simulated(1).block_on(async {
             let (store, _) = world.open().await.expect("a new store");
             let volume = volume(&store, 1, BLOCKS, false).await;

@@ -235,8 +235,10 @@ fn a_catalog_that_leads_back_to_itself_is_refused() {
         write(&file, superblock.geometry.offset(here.slot, here.address.block()), &chunk).await;
         superblock.catalog = Some(circle);
         write(&file, superblock_offset(superblock.generation % SUPERBLOCK_SLOTS), &superblock.encode()).await;
-        let error =
-            decode_catalog(&file, &superblock.geometry, superblock.catalog).await.err().expect("it has no end");
+        let error = decode_catalog(&file, &superblock.geometry, superblock.catalog)
+            .await
+            .err()
+            .expect("it has no end");
         assert!(error.to_string().contains("in a circle"), "{error}");
     });
 }

@@ -72,6 +72,6 @@ fn disk(op: &Op) -> &SimDisk {
         | Op::Sync { file }
         | Op::Allocate { file, .. }
         | Op::Punch { file, .. } => file.disk(),
-        Op::Recv { .. } | Op::Send { .. } => unreachable!("refused at the start"),
+        Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => unreachable!("refused at the start"),
     }
 }

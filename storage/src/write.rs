@@ -177,7 +177,10 @@ impl Volume {
         let (mut at, end) = (offset, offset + len);
         for part in parts {
             let part_end = at + part.len() as u64;
-            assert!(part_end == end || part_end.is_multiple_of(BLOCK_BYTES as u64), "a part ends within a block");
+            assert!(
+                part_end == end || part_end.is_multiple_of(BLOCK_BYTES as u64),
+                "a part ends within a block"
+            );
             self.add_chunks(at, part, &mut chunks).await?;
             at = part_end;
         }

@@ -75,7 +75,9 @@ impl Op {
     pub(crate) fn socket(&self) -> Option<&Arc<SocketFd>> {
         match self {
             Op::Recv { socket, .. } | Op::Send { socket, .. } | Op::Watch { socket } => Some(socket),
-            Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } | Op::Allocate { .. } | Op::Punch { .. } => None,
+            Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } | Op::Allocate { .. } | Op::Punch { .. } => {
+                None
+            }
         }
     }
 

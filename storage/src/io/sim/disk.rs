@@ -327,7 +327,9 @@ impl State {
                 let len = (offset + len).min(self.len).saturating_sub(*offset);
                 (OpKind::Punch, Effect::Change(Change::Zero { offset: *offset, len }), 50)
             }
-            Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => unreachable!("a simulated runtime has no sockets"),
+            Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => {
+                unreachable!("a simulated runtime has no sockets")
+            }
         }
     }
 

@@ -166,10 +166,11 @@ async fn serve(config: &Config, token: Token, keeper: &Keeper, engine: Engine) -
     let registry = Arc::new(registry);
 
     let endpoints = bound.endpoints.clone();
-    let workers = Workers::start(config.nbd.workers as usize, engine, &store)
+    let workers = Workers::start(&config.nbd, engine, &store)
         .map_err(|error| ServeError::Engine(config.store.io, error))?;
     let workers = Arc::new(workers);
-    let exported = prometheus_client::registry::Registry::default();
+    let mut exported = prometheus_client::registry::Registry::default();
+    workers.register(&mut exported);
     let metrics = Metrics::new(exported, store.clone(), Arc::clone(&registry), workers.loads());
     let admin = Arc::new(Admin {
         store: store.clone(),

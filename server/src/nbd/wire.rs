@@ -1,5 +1,6 @@
 //! The socket of a connection as others see it: to stop its requests, or to cut it off.
 
+use super::admission::Admission;
 use crate::attachments::Line;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -15,12 +16,18 @@ pub(super) struct Wire {
     cut: CancellationToken,
     /// A child of `cut`.
     stopping: CancellationToken,
+    admission: Admission,
 }
 
 impl Wire {
-    pub(super) fn new(descriptor: OwnedFd) -> Self {
+    pub(super) fn new(descriptor: OwnedFd, admission: Admission) -> Self {
         let cut = CancellationToken::new();
-        Self { socket: descriptor, stopping: cut.child_token(), cut }
+        Self { socket: descriptor, stopping: cut.child_token(), cut, admission }
+    }
+
+    /// Whether it may be served, or there are too many.
+    pub(super) fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// The server is stopping: no more is received than has arrived, and what has is answered.
@@ -59,13 +66,15 @@ impl Line for Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nbd::admission::Admissions;
     use std::{net::Shutdown as Half, os::unix::net::UnixStream};
 
     #[test]
     fn a_connection_is_ending_once_either_side_has_closed_it() {
         let pair = || {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            (Wire::new(ours.into()), theirs)
+            let admission = Admissions::new(1).enter().expect("there is room");
+            (Wire::new(ours.into(), admission), theirs)
         };
         let (wire, theirs) = pair();
         assert!(!wire.is_ending());

@@ -105,7 +105,7 @@ impl Reach {
 }
 
 /// All keys, in the order of the documentation, a section's keys together.
-pub static KEYS: [Key; 20] = [
+pub static KEYS: [Key; 23] = [
     Key {
         name: "data_dir",
         about: "directory of all that the server makes; made with mode 0700",
@@ -185,6 +185,26 @@ pub static KEYS: [Key; 20] = [
         about: "threads that serve NBD connections; by default one a core",
         rule: Rule::Count(ranges::WORKERS, |c, v| c.nbd.workers = v),
         show: |c| c.nbd.workers.to_string(),
+    },
+    Key {
+        name: "nbd.in_flight",
+        about: "memory for requests and replies under way, of all connections together; by default a sixteenth of the host's, \
+                at most 512M",
+        rule: Rule::Size(ranges::IN_FLIGHT, |c, v| c.nbd.in_flight_bytes = v),
+        show: |c| show_size(c.nbd.in_flight_bytes),
+    },
+    Key {
+        name: "nbd.connections_max",
+        about: "connections of NBD clients; who comes beyond is refused and told why",
+        rule: Rule::Count(ranges::CONNECTIONS, |c, v| c.nbd.connections_max = v),
+        show: |c| c.nbd.connections_max.to_string(),
+    },
+    Key {
+        name: "nbd.stall",
+        about: "seconds in which a client must send a MiB of its payload or take one of its replies, or what is left, or be \
+                cut off",
+        rule: Rule::Count(ranges::STALL_SECS, |c, v| c.nbd.stall_secs = v),
+        show: |c| c.nbd.stall_secs.to_string(),
     },
     Key {
         name: "attach.grace",

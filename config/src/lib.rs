@@ -19,6 +19,7 @@
 mod byte_size;
 mod keys;
 mod load;
+mod memory;
 mod problem;
 pub mod ranges;
 mod settings;

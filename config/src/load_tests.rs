@@ -29,6 +29,8 @@ fn no_file_gives_the_documented_defaults() {
     assert_eq!(config.nbd.listen, ["127.0.0.1:10809".parse().unwrap()]);
     assert_eq!(config.nbd.unix.as_deref(), Some(Path::new("sandstone-data/nbd.sock")));
     assert_eq!(config.nbd.workers as usize, std::thread::available_parallelism().unwrap().get());
+    assert_eq!((config.nbd.connections_max, config.nbd.stall_secs), (4096, 30));
+    assert!((128 << 20..=512 << 20).contains(&config.nbd.in_flight_bytes));
     assert_eq!(config.attach.grace_secs, 60);
     assert_eq!(config.admin.listen, "127.0.0.1:8810".parse().unwrap());
     assert_eq!(config.admin.unix.as_deref(), Some(Path::new("sandstone-data/admin.sock")));
@@ -54,6 +56,9 @@ fn every_key_is_taken() {
         listen = ["127.0.0.1:1", "[::1]:2"]
         unix = ""
         workers = 2
+        in_flight = "128M"
+        connections_max = 10
+        stall = 3600
         [attach]
         grace = 86400
         [admin]
@@ -76,6 +81,8 @@ fn every_key_is_taken() {
     assert_eq!(config.nbd.listen.len(), 2);
     assert_eq!(config.nbd.unix, None);
     assert_eq!(config.nbd.workers, 2);
+    let nbd = &config.nbd;
+    assert_eq!((nbd.in_flight_bytes, nbd.connections_max, nbd.stall_secs), (128 << 20, 10, 3600));
     assert_eq!(config.attach.grace_secs, 86_400);
     assert_eq!(config.cache.memory_bytes, 1 << 30);
     assert_eq!(config.cache.metadata_bytes, 16 << 20);
@@ -114,6 +121,11 @@ fn values_outside_their_range_name_key_value_and_range() {
     check("[cache]\nmemory = \"1M\"\nmetadata = 1.5", &[&["cache.memory"], &["cache.metadata = 1.5"]]);
     check("[defaults]\nvolume_size = \"17T\"", &[&["defaults.volume_size", "a size from 1 to 16T"]]);
     check("[nbd]\nworkers = 1025", &[&["nbd.workers = 1025"]]);
+    check("[nbd]\nin_flight = \"127M\"", &[&["nbd.in_flight = \"127M\"", "a size from 128M to 64G"]]);
+    check(
+        "[nbd]\nconnections_max = 0\nstall = 0",
+        &[&["nbd.connections_max = 0"], &["nbd.stall = 0", "1 to 3600"]],
+    );
     check("[attach]\ngrace = 0", &[&["attach.grace = 0", "a whole number from 1 to 86400"]]);
     check("[nbd]\nworkers = \"2\"", &[&["nbd.workers = \"2\"", "whole number"]]);
     check("[nbd]\nlisten = \"127.0.0.1:1\"", &[&["nbd.listen", "a list of"]]);

@@ -70,6 +70,15 @@ pub const CACHE: SizeRange = SizeRange::new(16 * MIB..=16 * TIB);
 /// Worker threads. The most is a guess: more workers than cores only take turns.
 pub const WORKERS: RangeInclusive<u32> = 1..=1024;
 
+/// `nbd.in_flight`. The least holds the largest request and as much for the others; the most is a guess.
+pub const IN_FLIGHT: SizeRange = SizeRange::new(128 * MIB..=64 * GIB);
+
+/// `nbd.connections_max`. The most is a guess: two descriptors each are then a quarter of what Linux lets a process have.
+pub const CONNECTIONS: RangeInclusive<u32> = 1..=131_072;
+
+/// `nbd.stall`, in seconds. The most is for links on which a MiB takes an hour.
+pub const STALL_SECS: RangeInclusive<u32> = 1..=3600;
+
 /// `attach.grace`, in seconds. A day is for those who move a sandbox by hand; past it a mount is forgotten, not moved.
 pub const GRACE_SECS: RangeInclusive<u32> = 1..=86_400;
 

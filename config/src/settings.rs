@@ -1,6 +1,6 @@
 //! What a configuration is once it is checked.
 
-use crate::ByteSize;
+use crate::{ByteSize, memory};
 use std::{net::SocketAddr, num::NonZero, path::PathBuf};
 
 /// Checked settings: whoever holds one need not look again.
@@ -66,6 +66,14 @@ pub struct Nbd {
     pub unix_mode: u32,
     /// Threads that serve connections, in [`ranges::WORKERS`](crate::ranges::WORKERS).
     pub workers: u32,
+    /// Most bytes of requests and replies in flight, of all connections together, in
+    /// [`ranges::IN_FLIGHT`](crate::ranges::IN_FLIGHT).
+    pub in_flight_bytes: u64,
+    /// Most connections, in [`ranges::CONNECTIONS`](crate::ranges::CONNECTIONS).
+    pub connections_max: u32,
+    /// Seconds in which a client must send or take a MiB of what is under way, or the rest of it, in
+    /// [`ranges::STALL_SECS`](crate::ranges::STALL_SECS).
+    pub stall_secs: u32,
 }
 
 /// How long attachments last.
@@ -138,6 +146,15 @@ pub enum LogLevel {
 /// Stands for the data directory at the beginning of a path.
 pub(crate) const DATA_DIR_WORD: &str = "<data_dir>";
 
+/// Most of `nbd.in_flight` that nobody asked for: eight of the largest requests.
+const IN_FLIGHT_BYTES_MAX: u64 = 512 << 20;
+
+/// `nbd.in_flight` on a host with that much memory: a sixteenth of it, within bounds, in whole MiB.
+fn in_flight_bytes(memory: Option<u64>) -> u64 {
+    let share = memory.map_or(IN_FLIGHT_BYTES_MAX, |bytes| bytes / 16);
+    share.clamp(crate::ranges::IN_FLIGHT.bytes_min, IN_FLIGHT_BYTES_MAX) >> 20 << 20
+}
+
 impl Config {
     /// The defaults as they stand in the table of keys, with `<data_dir>` not yet replaced.
     pub(crate) fn unresolved() -> Config {
@@ -158,6 +175,10 @@ impl Config {
                 unix: Some(format!("{DATA_DIR_WORD}/nbd.sock").into()),
                 unix_mode: 0o600,
                 workers: u32::try_from(cores).unwrap_or(u32::MAX).min(*crate::ranges::WORKERS.end()),
+                in_flight_bytes: in_flight_bytes(memory::usable_bytes()),
+                connections_max: 4096,
+                // A guess: as long as the kernel's client waits for a reply.
+                stall_secs: 30,
             },
             // A guess: longer than a sandbox takes to boot or a server to be started anew, and short enough to wait for
             // where a sandbox died.
@@ -197,5 +218,22 @@ impl Config {
             ));
         }
         warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_machine_keeps_less_in_flight() {
+        for (memory, expected) in [
+            (Some(1 << 30), 128 << 20),
+            (Some(5 << 30), 320 << 20),
+            (Some(1 << 40), 512 << 20),
+            (None, 512 << 20),
+        ] {
+            assert_eq!(in_flight_bytes(memory), expected, "{memory:?}");
+        }
     }
 }

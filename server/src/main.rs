@@ -15,6 +15,7 @@
 //! meet here.
 
 mod admin;
+mod allocator;
 mod attachments;
 mod cli;
 mod client;
@@ -37,10 +38,6 @@ mod token;
 mod traffic;
 
 use std::process::ExitCode;
-
-/// A worker allocates and frees a few kilobytes for each request.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     cli::main()

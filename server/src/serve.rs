@@ -238,11 +238,12 @@ async fn serve(
     let registry = Arc::new(registry);
 
     let endpoints = bound.endpoints.clone();
-    let workers = Workers::start(config.nbd.workers as usize, engine, &store)
+    let workers = Workers::start(&config.nbd, engine, &store)
         .map_err(|error| ServeError::Engine(config.store.io, error))?;
     let workers = Arc::new(workers);
     let places = Places::new(limits::connections(limits::open_descriptors()));
     let mut exported = prometheus_client::registry::Registry::default();
+    workers.register(&mut exported);
     let (help, dropped) = ("Lines of the log that were dropped because nobody read it", logging::dropped());
     exported.register("sandstone_log_lines_dropped", help, dropped);
     let help = "NBD clients that were refused because the limit of open files had no room for them";

@@ -162,29 +162,48 @@ impl Volume {
     /// else was lost. [`Kind::Latched`], [`Kind::ReadOnly`]: see the store's health. [`Kind::Io`], [`Kind::Corrupt`]:
     /// the rest of a block that is written in part, or the map, could not be read.
     pub async fn write(&self, offset: u64, data: Bytes, durability: Durability) -> Result<()> {
-        self.inner.check_range(offset, data.len() as u64)?;
-        if data.is_empty() {
+        self.write_parts(offset, vec![data], durability).await
+    }
+
+    /// Writes what lies in several pieces of memory as one: each but the last ends at a border of the volume's blocks.
+    /// A piece's memory is free once the log has it.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn write_parts(&self, offset: u64, parts: Vec<Bytes>, durability: Durability) -> Result<()> {
+        let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        self.inner.check_range(offset, len)?;
+        if len == 0 {
             return Ok(());
         }
-        let chunks = self.chunks(offset, data).await?;
+        let mut chunks = VecDeque::with_capacity(2 * parts.len());
+        let (mut at, end) = (offset, offset + len);
+        for part in parts {
+            let part_end = at + part.len() as u64;
+            assert!(
+                part_end == end || part_end.is_multiple_of(BLOCK_BYTES as u64),
+                "a part ends within a block"
+            );
+            self.add_chunks(at, part, &mut chunks).await?;
+            at = part_end;
+        }
         self.commit(chunks, None, durability).await
     }
 
     /// The data, ready for the log: nothing else holds it then, so that its memory is free once the log has it.
-    async fn chunks(&self, offset: u64, data: Bytes) -> Result<VecDeque<Chunk>> {
-        let mut chunks = VecDeque::with_capacity(2);
+    async fn add_chunks(&self, offset: u64, data: Bytes, chunks: &mut VecDeque<Chunk>) -> Result<()> {
         let edges = split(offset, data.len() as u64);
         let part = |from: u64, len: u64| data.slice((from - offset) as usize..(from - offset + len) as usize);
         if let Some((at, len)) = edges.head {
             chunks.push_back(self.edge(at, part(at, len)).await?);
         }
         if let Some((at, len)) = edges.middle {
-            whole_blocks(at / BLOCK_BYTES as u64, part(at, len), &mut chunks);
+            whole_blocks(at / BLOCK_BYTES as u64, part(at, len), chunks);
         }
         if let Some((at, len)) = edges.tail {
             chunks.push_back(self.edge(at, part(at, len)).await?);
         }
-        Ok(chunks)
+        Ok(())
     }
 
     /// Begins a write of whole blocks at once, where nothing stands in its way: it is logged when this returns. `None` where

@@ -34,6 +34,9 @@ pub struct Builder {
     reclaim_rate: String,
     grace_secs: u32,
     store: Option<PathBuf>,
+    metadata: String,
+    /// Further lines of `[nbd]`.
+    nbd: String,
 }
 
 impl Builder {
@@ -64,6 +67,30 @@ impl Builder {
     /// `[store] reclaim_rate`.
     pub fn reclaim_rate(mut self, rate: &str) -> Self {
         self.reclaim_rate = rate.to_owned();
+        self
+    }
+
+    /// `[cache] metadata`.
+    pub fn metadata(mut self, size: &str) -> Self {
+        self.metadata = size.to_owned();
+        self
+    }
+
+    /// `[nbd] in_flight`.
+    pub fn in_flight(mut self, size: &str) -> Self {
+        self.nbd.push_str(&format!("in_flight = {size:?}\n"));
+        self
+    }
+
+    /// `[nbd] stall`, seconds.
+    pub fn stall(mut self, secs: u32) -> Self {
+        self.nbd.push_str(&format!("stall = {secs}\n"));
+        self
+    }
+
+    /// `[nbd] connections_max`.
+    pub fn connections_max(mut self, connections: u32) -> Self {
+        self.nbd.push_str(&format!("connections_max = {connections}\n"));
         self
     }
 
@@ -167,6 +194,8 @@ impl Server {
             reclaim_rate: "256M".to_owned(),
             grace_secs: 60,
             store: None,
+            metadata: "64M".to_owned(),
+            nbd: String::new(),
         }
     }
 
@@ -258,7 +287,7 @@ reclaim_rate = {reclaim_rate:?}
 [nbd]
 listen = ["{nbd}"]
 unix = {unix:?}
-
+{nbd_lines}
 [attach]
 grace = {grace_secs}
 
@@ -267,7 +296,7 @@ listen = "{admin}"
 
 [cache]
 memory = {cache:?}
-metadata = "64M"
+metadata = {metadata:?}
 
 [defaults]
 volume_size = {volume_size:?}
@@ -282,6 +311,8 @@ level = "info"
             staging = self.staging.path(),
             unix = data.join(socket),
             cache = self.builder.cache,
+            metadata = self.builder.metadata,
+            nbd_lines = self.builder.nbd,
             volume_size = self.builder.volume_size,
             reclaim_rate = self.builder.reclaim_rate,
             grace_secs = self.builder.grace_secs,
@@ -463,10 +494,26 @@ level = "info"
 
     /// Resident memory, bytes.
     pub fn resident_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory since the process began, bytes.
+    pub fn resident_bytes_max(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("a process has a VmRSS");
+        let line = status.lines().find(|l| l.starts_with(field)).expect("a process has this field");
         let kib = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
-        kib.expect("VmRSS is a number of KiB") * 1024
+        kib.expect("it is a number of KiB") * 1024
+    }
+
+    /// A number of `/metrics`; `sample` is its name with its labels. 0 where it is not there.
+    pub fn metric(&self, sample: &str) -> f64 {
+        let text = self.admin().get("/metrics").expect("the admin port answers").text;
+        let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().expect("a sample is a number"))
     }
 
     /// Makes an empty file in the server's directory for a test's own use.

@@ -9,29 +9,44 @@
 //!
 //! I1  Requests begin in the order they came; replies leave as they are done.
 //! I2  Every request that was taken in is answered before the connection closes: after DISC, after the end of the
-//!     stream, and when the server stops.
+//!     stream, and when the server stops. But not once the connection is lost.
 //!     What a CACHE would still have read is left out then: nobody comes back for it. Limits end when the server stops.
 //! I3  A refused WRITE's payload is thrown away, so that the next request is found where it is.
 //! I4  A request is counted when it is taken in and when its reply leaves, with the time since the receive that brought its
 //!     head. So its waits for limits and for room are in that time, and a turn's requests share two looks at the clock.
 //!
+//! I5  A connection that is lost (it failed, was closed in both directions, or its client stood still for `nbd.stall`)
+//!     makes no more answers: reads, CACHE and block status are not begun, and those under way are dropped, wherever they
+//!     wait. Writes that came whole go on. A loss is noticed wherever the connection is, also while it receives nothing.
+//! I6  Room is taken for bytes that came: none for a head, and for a large payload part by part, each (but for the first)
+//!     at most as large as what came before. A connection whose last large payload came whole has the first part at once.
+//!
 //! Source: "Transmission", "Terminating the transmission phase".
 
 use super::{
-    budget::{Budget, Share},
-    dispatch::{Agreed, Outcome, answer, bytes_in_flight, serve},
-    outbox::{Answered, Outbox},
+    budget::{Budget, OnWorker, Share},
+    buffer_room::BufferRoom,
+    dispatch::{Agreed, Outcome, answer, is_question, room_bytes, serve},
+    ending::Ending,
+    loss::{Loss, Lost},
+    outbox::{Answered, Outbox, Unsent},
+    pace::Stretch,
+    payload::{NOW_BYTES_MAX, PART_BYTES_MAX, Payload, part_len},
+    room::Party,
     wire::Wire,
 };
 use crate::traffic::{Cost, Operation, Success, Traffic};
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::poll;
 use sandstone_protocol::{Checked, Request, Terms, WireError};
 use sandstone_storage::{Begun, BegunRead, Reader, Receipt, Socket, Volume, runtime};
 use std::{
     cell::{Cell, RefCell},
-    fmt, io,
+    io,
+    pin::pin,
     rc::Rc,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
@@ -50,31 +65,8 @@ const HEAD_BYTES: usize = 4 << 10;
 /// receive may bring thirty, and each costs its worker up to 10 µs, which a lone request of another client would wait for.
 const REQUESTS_IN_A_ROW: u32 = 8;
 
-/// Most bytes of a write that is begun without a task: if it has to wait all the same, its checksums are made twice.
-const NOW_BYTES_MAX: usize = 64 << 10;
-
-/// How a connection ended.
-pub(super) enum Ending {
-    /// The client said goodbye.
-    Disconnected,
-    /// It closed its side, or the server did.
-    Closed,
-    /// It broke the protocol, so that nothing more can be made of what it sends.
-    Broken(String),
-    /// The connection failed.
-    Failed(io::Error),
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Disconnected => f.write_str("the client disconnected"),
-            Self::Closed => f.write_str("the stream ended"),
-            Self::Broken(why) => write!(f, "cut off: {why}"),
-            Self::Failed(error) => write!(f, "the connection failed: {error}"),
-        }
-    }
-}
+/// What the text of a refusal may take.
+const REFUSAL_BYTES: u64 = 1 << 10;
 
 pub(super) struct Connection {
     socket: Rc<Socket>,
@@ -85,16 +77,23 @@ pub(super) struct Connection {
     agreed: Agreed,
     outbox: Rc<Outbox>,
     budget: Rc<Budget>,
+    loss: Loss,
+    is_watched: Cell<bool>,
+    /// What a client may take for a MiB.
+    stall: Duration,
     /// The writes that came last into the log.
     logged: RefCell<Option<Logged>>,
     /// Room for a receive of heads, and of what comes behind them.
     head_room: Cell<usize>,
+    buffer_room: BufferRoom,
     /// The most that one of them brought since there was room made.
     most_received: Cell<usize>,
     /// When the last receive ended that may have brought a head, by the runtime's clock.
     received_at: Cell<Duration>,
     /// Cancelled when no more requests are taken in, or when the connection is cut off.
     leaving: CancellationToken,
+    /// Cancelled when it is cut off.
+    cut: CancellationToken,
     /// Cancelled when what has arrived is to be answered soon.
     stopping: CancellationToken,
 }
@@ -105,6 +104,14 @@ struct Taken {
     share: Share,
     /// By the runtime's clock.
     arrived: Duration,
+}
+
+/// Where a connection is served.
+pub(super) struct Placed<'a> {
+    pub(super) party: Arc<Party>,
+    pub(super) worker: &'a Rc<OnWorker>,
+    /// `nbd.stall`.
+    pub(super) stall: Duration,
 }
 
 /// Writes that wait for the same batch of the log.
@@ -122,8 +129,9 @@ impl Connection {
         traffic: Arc<Traffic>,
         terms: Terms,
         agreed: Agreed,
-        worker: &Rc<Budget>,
+        place: Placed<'_>,
     ) -> Rc<Self> {
+        let Placed { party, worker, stall } = place;
         Rc::new(Self {
             socket: Rc::new(socket),
             reader: Reader::new(volume.clone()),
@@ -132,12 +140,17 @@ impl Connection {
             agreed,
             outbox: Rc::new(Outbox::new(Arc::clone(&traffic))),
             traffic,
-            budget: Budget::connection(worker),
+            buffer_room: BufferRoom::new(party.room()),
+            budget: Budget::new(party, worker),
+            loss: Loss::default(),
+            is_watched: Cell::new(false),
+            stall,
             logged: RefCell::default(),
             head_room: Cell::new(RECEIVE_BYTES_LEAST),
             most_received: Cell::new(0),
             received_at: Cell::new(runtime::now()),
             leaving: wire.cut().child_token(),
+            cut: wire.cut().clone(),
             stopping: wire.stopping().clone(),
         })
     }
@@ -145,32 +158,85 @@ impl Connection {
     /// Serves the connection to its end. `received` are bytes that came with the end of the handshake.
     pub(super) async fn run(self: Rc<Self>, received: BytesMut) -> Ending {
         let _connected = self.traffic.meter.connected();
+        let _served = runtime::serve_one();
         let (ended, sender_ended) = tokio::sync::oneshot::channel();
-        let sending = Rc::clone(&self.outbox).send(Rc::clone(&self.socket));
+        let this = Rc::clone(&self);
         runtime::spawn(async move {
+            let sent = Rc::clone(&this.outbox).send(Rc::clone(&this.socket), this.stall).await;
+            match &sent {
+                Ok(()) => {}
+                Err(Unsent::Failed(_)) => this.lose(Lost::HungUp),
+                Err(Unsent::Stalled) => this.lose(Lost::ReplyStalled),
+            }
             // Nobody waits for it only if the runtime itself is ending.
-            let _ = ended.send(sending.await);
+            let _ = ended.send(sent);
         });
         let mut ending = self.receive(received).await;
         self.leaving.cancel();
+        match &ending {
+            Ending::Failed(_) => self.lose(Lost::HungUp),
+            Ending::Lost(why) => self.lose(*why),
+            Ending::Disconnected | Ending::Closed | Ending::Torn(_) | Ending::Broken(_) => {}
+        }
+        if self.budget.requests() > 0 {
+            self.watch(); // keeps I5
+        }
         self.budget.empty().await; // keeps I2
         self.outbox.close();
-        if let Ok(Err(error)) = sender_ended.await {
-            ending = Ending::Failed(error);
+        match sender_ended.await {
+            Ok(Err(Unsent::Failed(error))) if self.loss.why() == Some(Lost::HungUp) => {
+                ending = Ending::Failed(error)
+            }
+            Ok(Err(Unsent::Stalled)) => ending = Ending::Lost(Lost::ReplyStalled),
+            Ok(_) | Err(_) => {}
         }
         self.socket.shutdown();
         ending
+    }
+
+    /// The connection is lost: I5.
+    fn lose(&self, why: Lost) {
+        if self.loss.set(why) {
+            self.outbox.lose();
+            // The receiver ends too.
+            self.socket.shutdown();
+        }
+    }
+
+    /// Has the loss of the connection noticed while nothing is received. It ends with the connection.
+    fn watch(self: &Rc<Self>) {
+        if !self.is_watched.replace(true) {
+            let this = Rc::clone(self);
+            runtime::spawn(async move {
+                this.socket.failed().await;
+                this.lose(Lost::HungUp);
+            });
+        }
+    }
+
+    /// What comes of a wait for something else than the client; `None` where the connection is lost before.
+    async fn unless_lost<F: Future>(self: &Rc<Self>, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        if let Poll::Ready(output) = poll!(future.as_mut()) {
+            return Some(output);
+        }
+        self.watch();
+        self.loss.or_lost(future).await
     }
 
     /// Takes requests in until there are no more.
     async fn receive(self: &Rc<Self>, mut buf: BytesMut) -> Ending {
         let mut in_a_row = 0;
         loop {
+            if let Some(why) = self.loss.why() {
+                self.take_in_orphans(None, buf);
+                return Ending::Lost(why);
+            }
             let request = match Request::decode(&mut buf) {
                 Ok(Some(request)) => request,
                 Ok(None) => match self.more_heads(&mut buf).await {
                     Ok(0) if buf.is_empty() => return Ending::Closed,
-                    Ok(0) => return Ending::Broken("the stream ends within a request".into()),
+                    Ok(0) => return self.torn("request"),
                     Ok(_) => {
                         in_a_row = 0;
                         continue;
@@ -180,19 +246,28 @@ impl Connection {
                 Err(error) => return Ending::Broken(error.to_string()),
             };
             let arrived = self.received_at.get();
-            // A volume may have grown since the handshake.
-            let terms = Terms { size_bytes: self.volume.size_bytes(), ..self.terms };
-            match request.check(&terms) {
+            match request.check(&self.terms()) {
                 Ok(Checked::Disconnect) => return Ending::Disconnected,
                 Ok(checked) => {
-                    self.keep_limits(&checked).await;
-                    let Some(share) = self.room(bytes_in_flight(&checked, &self.agreed)).await else {
-                        return Ending::Closed;
+                    if self.unless_lost(self.keep_limits(&checked)).await.is_none() {
+                        self.take_in_orphans(Some((request, checked)), buf);
+                        return self.lost();
+                    }
+                    if let Err(ending) = self.beginning(&mut buf, &request).await {
+                        return ending;
+                    }
+                    let room = self.room(room_bytes(&checked, &self.agreed));
+                    let mut share = match self.unless_lost(room).await {
+                        Some(Some(share)) => share,
+                        Some(None) => return Ending::Closed,
+                        None => {
+                            self.take_in_orphans(Some((request, checked)), buf);
+                            return self.lost();
+                        }
                     };
-                    let payload = match self.payload(&mut buf, request.payload_len() as usize).await {
-                        Ok(Some(payload)) => payload,
-                        Ok(None) => return Ending::Broken("the stream ends within a payload".into()),
-                        Err(error) => return Ending::Failed(error),
+                    let payload = match self.payload(&mut buf, &request, &mut share).await {
+                        Ok(payload) => payload,
+                        Err(ending) => return ending,
                     };
                     self.begin(Taken { request, share, arrived }, checked, payload);
                     in_a_row += 1;
@@ -202,11 +277,13 @@ impl Connection {
                     }
                 }
                 Err(reject) => {
-                    let Some(share) = self.room(0).await else { return Ending::Closed };
-                    match self.drain(&mut buf, reject.drain).await {
-                        Ok(true) => {}
-                        Ok(false) => return Ending::Broken("the stream ends within a payload".into()),
-                        Err(error) => return Ending::Failed(error),
+                    let share = match self.unless_lost(self.room(REFUSAL_BYTES)).await {
+                        Some(Some(share)) => share,
+                        Some(None) => return Ending::Closed,
+                        None => return self.lost(),
+                    };
+                    if let Err(ending) = self.drain(&mut buf, reject.drain).await {
+                        return ending;
                     }
                     let outcome = Outcome::Failed { error: reject.error, text: reject.reason.into() };
                     self.traffic.meter.taken_in();
@@ -219,7 +296,45 @@ impl Connection {
         }
     }
 
-    fn begin(self: &Rc<Self>, taken: Taken, checked: Checked, payload: Bytes) {
+    /// Takes in what came whole before the connection was lost, and changes something. `next` is decoded already.
+    fn take_in_orphans(self: &Rc<Self>, mut next: Option<(Request, Checked)>, mut buf: BytesMut) {
+        // Whoever cut the connection off wants nothing of it any more.
+        while !self.cut.is_cancelled() {
+            let decoded = || {
+                let request = Request::decode(&mut buf).ok()??;
+                Some((request, request.check(&self.terms()).ok()?))
+            };
+            let Some((request, checked)) = next.take().or_else(decoded) else { return };
+            let len = request.payload_len() as usize;
+            if let Checked::Disconnect = checked {
+                return;
+            }
+            if buf.len() < len {
+                return;
+            }
+            let payload = Payload::One(buf.split_to(len).freeze());
+            if !is_question(&checked) {
+                let share = self.budget.take_received();
+                self.begin(Taken { request, share, arrived: self.received_at.get() }, checked, payload);
+            }
+        }
+    }
+
+    /// A volume may have grown since the handshake.
+    fn terms(&self) -> Terms {
+        Terms { size_bytes: self.volume.size_bytes(), ..self.terms }
+    }
+
+    /// The stream ended within something.
+    fn torn(&self, what: &'static str) -> Ending {
+        self.loss.why().map_or(Ending::Torn(what), Ending::Lost)
+    }
+
+    fn lost(&self) -> Ending {
+        Ending::Lost(self.loss.why().unwrap_or(Lost::HungUp))
+    }
+
+    fn begin(self: &Rc<Self>, taken: Taken, checked: Checked, payload: Payload) {
         self.traffic.meter.taken_in();
         if !self.budget.is_alone() {
             runtime::note_company();
@@ -231,15 +346,15 @@ impl Connection {
                 match self.reader.read_now(offset, len) {
                     Some(BegunRead::Done(pieces)) => return self.answer(taken, outcome(pieces)),
                     Some(BegunRead::Started(rest)) => {
-                        return self.answer_later(taken, async move {
+                        return self.answer_unless_lost(taken, async move {
                             rest.finish().await.map_or_else(|error| Outcome::from(&error), outcome)
                         });
                     }
                     None => {}
                 }
             }
-            Checked::Write { offset, fua: false, .. } if payload.len() <= NOW_BYTES_MAX => {
-                match self.volume.write_now(offset, &payload) {
+            Checked::Write { offset, fua: false, .. } if let Payload::One(data) = &payload => {
+                match self.volume.write_now(offset, data) {
                     Some(Begun::Done) => return self.answer(taken, Outcome::Done),
                     Some(Begun::Logged(receipt)) => return self.answer_when_written(taken, receipt),
                     Some(Begun::Started(rest)) => {
@@ -253,13 +368,33 @@ impl Connection {
             _ => {}
         }
         let this = Rc::clone(self);
-        self.answer_later(taken, async move {
-            let serving = serve(&this.volume, &this.reader, &this.agreed, checked, payload);
+        if !is_question(&checked) {
+            let parts = payload.into_parts();
+            return self.answer_later(taken, async move {
+                serve(&this.volume, &this.reader, &this.agreed, checked, parts).await
+            });
+        }
+        self.answer_unless_lost(taken, async move {
+            let serving = serve(&this.volume, &this.reader, &this.agreed, checked, Vec::new());
             if let Checked::Cache { .. } = checked {
                 // It promises nothing, and may read gigabytes that nobody waits for any more.
                 this.leaving.run_until_cancelled(serving).await.unwrap_or(Outcome::Done)
             } else {
                 serving.await
+            }
+        });
+    }
+
+    /// Answers when the outcome is there, and drops what makes it once nobody is there to be answered (I5).
+    fn answer_unless_lost(self: &Rc<Self>, taken: Taken, serving: impl Future<Output = Outcome> + 'static) {
+        let this = Rc::clone(self);
+        runtime::spawn(async move {
+            match this.loss.or_lost(serving).await {
+                Some(outcome) => {
+                    this.tell(&taken.request, &outcome);
+                    this.answer(taken, outcome);
+                }
+                None => this.traffic.meter.abandoned(),
             }
         });
     }
@@ -320,7 +455,7 @@ impl Connection {
             Outcome::Done | Outcome::Read { .. } | Outcome::Status(_) => Success::Done,
         };
         let operation = Operation::of(request.command);
-        let answered = Answered { _share: share, operation, len: request.len, success, arrived };
+        let answered = Answered { _share: share, end: 0, operation, len: request.len, success, arrived };
         self.outbox.put(answered, |reply| answer(reply, &self.agreed, request.cookie, outcome));
     }
 
@@ -346,7 +481,9 @@ impl Connection {
         if buf.capacity() - buf.len() < self.head_room.get() / 4 {
             if self.head_room.get() != HEAD_BYTES {
                 let room = (2 * self.most_received.take()).next_power_of_two();
-                self.head_room.set(room.clamp(RECEIVE_BYTES_LEAST, RECEIVE_BYTES));
+                let room = room.clamp(RECEIVE_BYTES_LEAST, RECEIVE_BYTES);
+                let more = (room - RECEIVE_BYTES_LEAST) as u64;
+                self.head_room.set(if self.buffer_room.resize(more) { room } else { RECEIVE_BYTES_LEAST });
             }
             buf.reserve(self.head_room.get());
         }
@@ -363,10 +500,30 @@ impl Connection {
         result
     }
 
-    /// The next `len` bytes; `None` when the stream ends before.
-    async fn payload(&self, buf: &mut BytesMut, len: usize) -> io::Result<Option<Bytes>> {
-        if len > RECEIVE_BYTES {
-            return self.large_payload(buf, len).await;
+    /// Receives the beginning of a payload, for which there is room in any case: a head alone takes no other (I6). Where
+    /// large payloads follow each other, it comes with the rest.
+    async fn beginning(&self, buf: &mut BytesMut, request: &Request) -> Result<(), Ending> {
+        let len = (request.payload_len() as usize).min(RECEIVE_BYTES_LEAST);
+        if buf.len() < len && self.head_room.get() != HEAD_BYTES {
+            buf.reserve(len - buf.len() + self.head_room.get());
+            let mut stretch = Stretch::new(self.stall);
+            while buf.len() < len {
+                self.more_of_payload(buf, &mut stretch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The payload of a request, of which `share` is to have what it takes.
+    async fn payload(
+        self: &Rc<Self>,
+        buf: &mut BytesMut,
+        request: &Request,
+        share: &mut Share,
+    ) -> Result<Payload, Ending> {
+        let len = request.payload_len() as usize;
+        if len > NOW_BYTES_MAX {
+            return self.large_payload(buf, request.offset, len, share).await.map(Payload::Parts);
         }
         if len > 0 && self.head_room.get() == HEAD_BYTES {
             self.head_room.set(RECEIVE_BYTES_LEAST);
@@ -374,49 +531,73 @@ impl Connection {
         if buf.len() < len {
             // Room for the whole, so that it is not moved again, and for what comes behind it.
             buf.reserve(len - buf.len() + self.head_room.get());
-        }
-        while buf.len() < len {
-            if self.more(buf).await? == 0 {
-                return Ok(None);
+            let mut stretch = Stretch::new(self.stall);
+            while buf.len() < len {
+                self.more_of_payload(buf, &mut stretch).await?;
             }
         }
-        Ok(Some(buf.split_to(len).freeze()))
+        Ok(Payload::One(buf.split_to(len).freeze()))
     }
 
     /// The same in memory of its own, of which nothing is left over for a few bytes behind it to hold.
-    async fn large_payload(&self, buf: &mut BytesMut, len: usize) -> io::Result<Option<Bytes>> {
-        let mut payload = BytesMut::with_capacity(len);
-        payload.extend_from_slice(&buf.split_to(buf.len().min(len)));
-        while payload.len() < len {
-            let (result, back) = self.socket.recv(payload).await;
-            payload = back;
-            if result? == 0 {
-                return Ok(None);
+    async fn large_payload(
+        self: &Rc<Self>,
+        buf: &mut BytesMut,
+        offset: u64,
+        len: usize,
+        share: &mut Share,
+    ) -> Result<Vec<Bytes>, Ending> {
+        let (mut parts, mut came) = (Vec::new(), 0);
+        while came < len {
+            let part_len = part_len(offset, came, len);
+            if came > 0 && self.unless_lost(share.grow(part_len as u64)).await.is_none() {
+                return Err(self.lost());
             }
+            let mut part = BytesMut::with_capacity(part_len);
+            part.extend_from_slice(&buf.split_to(buf.len().min(part_len)));
+            let mut stretch = Stretch::new(self.stall);
+            while part.len() < part_len {
+                self.more_of_payload(&mut part, &mut stretch).await?;
+            }
+            if part.len() > part_len {
+                // The memory was larger than asked for.
+                buf.extend_from_slice(&part.split_off(part_len));
+            }
+            parts.push(part.freeze());
+            came += part_len;
         }
         *buf = BytesMut::from(&buf[..]);
-        if payload.len() > len {
-            // The memory was larger than asked for.
-            buf.extend_from_slice(&payload.split_off(len));
-        }
         // Another such is most likely next, of which the fewer bytes have to be moved the fewer come with its head.
         self.head_room.set(HEAD_BYTES);
-        Ok(Some(payload.freeze()))
+        Ok(parts)
     }
 
-    /// Throws `len` bytes away. Whether they all came.
-    async fn drain(&self, buf: &mut BytesMut, mut len: u64) -> io::Result<bool> {
+    /// Receives more of a payload, within the time that it has.
+    async fn more_of_payload(&self, buf: &mut BytesMut, stretch: &mut Stretch) -> Result<(), Ending> {
+        match stretch.in_time(self.more(buf)).await {
+            Some(Ok(0)) => Err(self.torn("payload")),
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(Ending::Failed(error)),
+            None => Err(Ending::Lost(Lost::PayloadStalled)),
+        }
+    }
+
+    /// Throws `len` bytes away.
+    async fn drain(&self, buf: &mut BytesMut, len: u64) -> Result<(), Ending> {
+        let (mut left, mut stretch, mut in_stretch) = (len, Stretch::new(self.stall), 0);
         loop {
-            let step = len.min(buf.len() as u64);
+            let step = left.min(buf.len() as u64);
             buf.advance(step as usize);
-            len -= step;
-            if len == 0 {
-                return Ok(true);
+            left -= step;
+            in_stretch += step;
+            if left == 0 {
+                return Ok(());
+            }
+            if in_stretch >= PART_BYTES_MAX as u64 {
+                (stretch, in_stretch) = (Stretch::new(self.stall), 0);
             }
             buf.reserve(RECEIVE_BYTES_LEAST);
-            if self.more(buf).await? == 0 {
-                return Ok(false);
-            }
+            self.more_of_payload(buf, &mut stretch).await?;
         }
     }
 }

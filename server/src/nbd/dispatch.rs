@@ -17,8 +17,14 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 /// Most bytes that a CACHE holds at a time: the store reads it in steps of this many.
 const CACHE_BYTES_MAX: u64 = 1 << 20;
 
-/// Most bytes of a block status reply for one context, but for its heads.
-const BLOCK_STATUS_BYTES_MAX: u64 = (8 * limits::BLOCK_DESCRIPTORS_MAX) as u64;
+/// Bytes of a WRITE's payload for which there is room before they come. The rest gets it as it comes.
+pub(super) const FIRST_PART_BYTES: usize = 256 << 10;
+
+/// What the books of a request take: its task, and its place in the outbox. Measured: 1 to 3 KiB.
+const REQUEST_BYTES: u64 = 3 << 10;
+
+/// Most bytes of a block status reply for one context: the extents, their descriptors, and those encoded.
+const BLOCK_STATUS_BYTES_MAX: u64 = ((16 + 8 + 8) * limits::BLOCK_DESCRIPTORS_MAX) as u64;
 
 /// What was agreed with the client, as far as replies depend on it.
 pub(super) struct Agreed {
@@ -94,7 +100,7 @@ pub(super) async fn serve(
     reader: &Reader,
     agreed: &Agreed,
     request: Checked,
-    payload: Bytes,
+    payload: Vec<Bytes>,
 ) -> Outcome {
     let done = match request {
         Checked::Read { offset, len, df } => {
@@ -122,7 +128,7 @@ pub(super) async fn serve(
             }
             return Outcome::Status(lists);
         }
-        Checked::Write { offset, fua, .. } => volume.write(offset, payload, durability(fua)).await,
+        Checked::Write { offset, fua, .. } => volume.write_parts(offset, payload, durability(fua)).await,
         Checked::Flush => volume.flush().await,
         Checked::Trim { offset, len, fua } => volume.trim(offset, u64::from(len), durability(fua)).await,
         // Zeroing is always as fast as it gets, so FAST_ZERO is never refused.
@@ -277,10 +283,29 @@ fn structured_read(reply: &mut Reply<'_>, cookie: Cookie, offset: u64, df: bool,
     }
 }
 
-/// Bytes that a request will have in flight, at most: its payload, or its reply's.
-pub(super) fn bytes_in_flight(request: &Checked, agreed: &Agreed) -> u64 {
+/// Whether a request only makes an answer, which is worth nothing where nobody is left to get it.
+pub(super) fn is_question(request: &Checked) -> bool {
     match request {
-        Checked::Read { len, .. } | Checked::Write { len, .. } => u64::from(*len),
+        Checked::Read { .. } | Checked::Cache { .. } | Checked::BlockStatus { .. } => true,
+        Checked::Write { .. }
+        | Checked::Flush
+        | Checked::Trim { .. }
+        | Checked::WriteZeroes { .. }
+        | Checked::Disconnect => false,
+    }
+}
+
+/// Bytes of memory that a request takes, at most: those of its reply, or of its payload as far as it is waited for at
+/// first, and its books.
+pub(super) fn room_bytes(request: &Checked, agreed: &Agreed) -> u64 {
+    REQUEST_BYTES + data_bytes(request, agreed)
+}
+
+fn data_bytes(request: &Checked, agreed: &Agreed) -> u64 {
+    match request {
+        // Where each block of it lies elsewhere, each has its books.
+        Checked::Read { len, .. } => u64::from(*len) / 4 * 5,
+        Checked::Write { len, .. } => u64::from(*len).min(FIRST_PART_BYTES as u64),
         Checked::Cache { len, .. } => u64::from(*len).min(CACHE_BYTES_MAX),
         Checked::BlockStatus { req_one: false, .. } => BLOCK_STATUS_BYTES_MAX * agreed.contexts.len() as u64,
         Checked::BlockStatus { req_one: true, .. }
@@ -340,14 +365,16 @@ mod tests {
         let agreed = Agreed { mode: ReplyMode::Structured, contexts: two_contexts() };
         let (offset, len) = (0, u32::MAX);
         for (request, bytes) in [
-            (Checked::Read { offset, len, df: true }, u64::from(len)),
+            (Checked::Read { offset, len: 4096, df: true }, 4096 + 1024),
+            (Checked::Write { offset, len: 4096, fua: true }, 4096),
+            (Checked::Write { offset, len, fua: true }, 256 << 10),
             (Checked::Cache { offset, len }, 1 << 20),
             (Checked::Cache { offset, len: 5 }, 5),
-            (Checked::BlockStatus { offset, len, req_one: false }, 2 * (64 << 10)),
+            (Checked::BlockStatus { offset, len, req_one: false }, 2 * (256 << 10)),
             (Checked::BlockStatus { offset, len, req_one: true }, 0),
             (Checked::Trim { offset, len, fua: true }, 0),
         ] {
-            assert_eq!(bytes_in_flight(&request, &agreed), bytes, "{request:?}");
+            assert_eq!(room_bytes(&request, &agreed), REQUEST_BYTES + bytes, "{request:?}");
         }
     }
 }

@@ -23,6 +23,7 @@ pub(super) struct Attached {
     pub(super) negotiated: Negotiated,
     pub(super) volume: Volume,
     pub(super) guard: AttachedGuard,
+    pub(super) holder: Holder,
     /// The snapshots of the selected contexts, but for those that were deleted since.
     pub(super) older: Vec<Volume>,
     /// Bytes of the first requests.
@@ -97,10 +98,10 @@ where
             },
             Next::List => negotiation.list_found(list(registry)),
             Next::Transmission(negotiated) => {
-                let (volume, guard) = granted.expect("transmission follows a grant");
+                let (volume, guard, holder) = granted.expect("transmission follows a grant");
                 let older = older(&negotiated, registry);
                 let received = said.read_buffer_mut().split();
-                return Ok(Attached { negotiated, volume, guard, older, received });
+                return Ok(Attached { negotiated, volume, guard, holder, older, received });
             }
             Next::Close(reason) => return Err(reason.into()),
         };
@@ -191,7 +192,7 @@ async fn next<R: AsyncRead + Unpin>(said: &mut FramedRead<R, Codec>) -> Result<S
     said.next().await.unwrap_or(Err(Ended::Gone))
 }
 
-type Grant = (Volume, AttachedGuard);
+type Grant = (Volume, AttachedGuard, Holder);
 
 /// What a client is told that asks for a name which several volumes have.
 const SEVERAL: &str =
@@ -224,6 +225,7 @@ async fn look_up(
             Ok((ExportInfo { snapshots, ..info(&export, lookup.name(), &holder, access) }, None))
         }
         Purpose::Attach => {
+            wire.admission().check().map_err(|full| Refusal::new(OptionError::Policy, full.to_string()))?;
             let connection = Connection {
                 holder: holder.clone(),
                 export_name: without_session(name).to_owned(),
@@ -239,7 +241,7 @@ async fn look_up(
                     None => return Err(refusal(&Refused::NoMount)),
                 },
             };
-            Ok((info(&export, lookup.name(), &holder, guard.access()), Some((blocks, guard))))
+            Ok((info(&export, lookup.name(), &holder, guard.access()), Some((blocks, guard, holder))))
         }
     }
 }

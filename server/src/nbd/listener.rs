@@ -242,8 +242,9 @@ async fn greet<S: Stream>(
     places: Places,
 ) {
     let Some(place) = places.take() else { return refuse(stream, &peer, &places).await };
+    let Some(admission) = workers.enter() else { return };
     let wire = match stream.descriptor() {
-        Ok(descriptor) => Arc::new(Wire::new(descriptor, Some(place))),
+        Ok(descriptor) => Arc::new(Wire::new(descriptor, Some(place), admission)),
         Err(error) => return tracing::warn!(%error, peer, "a client could not be served"),
     };
     let shaking = shake_hands(&mut stream, &registry, &wire, &peer);
@@ -252,11 +253,13 @@ async fn greet<S: Stream>(
         Ok(Err(ended)) => return tracing::debug!(reason = %ended, peer, "the handshake ended"),
         Err(_elapsed) => return tracing::info!(peer, "a client did not finish its handshake in time"),
     };
-    let Attached { negotiated, volume, guard, older, received } = attached;
+    let Attached { negotiated, volume, guard, holder, older, received } = attached;
     let traffic = registry.traffic(volume.id());
     match stream.into_descriptor() {
         Ok(socket) => {
-            workers.serve(Ready { socket, wire, received, negotiated, volume, traffic, guard, older, peer });
+            let ready =
+                Ready { socket, wire, received, negotiated, volume, traffic, guard, holder, older, peer };
+            workers.serve(ready);
         }
         Err(error) => tracing::warn!(%error, peer, "a client could not be served"),
     }

@@ -7,14 +7,22 @@
 //!
 //! The control side is tokio's; from the end of the handshake on a connection belongs to one worker and its ring.
 
+mod admission;
 mod budget;
+mod buffer_room;
 mod connection;
 mod dispatch;
+mod ending;
 mod errno;
 mod handshake;
 mod listener;
+mod loss;
+mod numbers;
 mod outbox;
+mod pace;
+mod payload;
 mod places;
+mod room;
 mod wire;
 mod workers;
 

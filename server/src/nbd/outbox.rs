@@ -1,11 +1,13 @@
-//! The replies of a connection on their way out: those of one turn leave in one vectored send.
+//! The replies of a connection on their way out: those of one turn leave in one vectored send, or where they are much in
+//! several, so that it is seen whether the client takes them, and what it has taken is free.
 
-use super::budget::Share;
+use super::{budget::Share, pace::in_time};
 use crate::traffic::{Meter, Operation, Success, Traffic};
 use bytes::{Bytes, BytesMut};
 use sandstone_storage::{Socket, runtime};
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     io,
     rc::Rc,
     sync::Arc,
@@ -15,26 +17,44 @@ use tokio::sync::Notify;
 
 /// Room for reply heads in one allocation.
 const HEADS_BYTES: usize = 4096;
+/// Sent at a time: what a client must take in the time that it is given (`nbd.stall`).
+const STEP_BYTES: usize = 1 << 20;
 
 /// Replies that wait to be sent.
 pub(super) struct Outbox {
     waiting: RefCell<Waiting>,
     filled: Notify,
     closed: Cell<bool>,
+    /// Replies go nowhere any more.
+    lost: Cell<bool>,
     traffic: Arc<Traffic>,
 }
 
 #[derive(Default)]
 struct Waiting {
     chunks: Vec<Bytes>,
+    /// All of them together.
+    chunks_bytes: usize,
+    /// Those that follow the chunks.
     heads: BytesMut,
     answered: Vec<Answered>,
+}
+
+/// Why replies were not sent.
+#[derive(Debug)]
+pub(super) enum Unsent {
+    /// The connection failed.
+    Failed(io::Error),
+    /// The client does not take them.
+    Stalled,
 }
 
 /// A request whose reply waits to be sent.
 pub(super) struct Answered {
     /// Given back when the reply was sent.
     pub(super) _share: Share,
+    /// Where the reply ends among those that are sent together, in bytes.
+    pub(super) end: usize,
     /// `None` for a request that means nothing.
     pub(super) operation: Option<Operation>,
     /// Bytes concerned.
@@ -57,25 +77,42 @@ impl Reply<'_> {
 
     /// Data that follows what is encoded so far.
     pub(super) fn data(&mut self, data: Bytes) {
-        if !self.waiting.heads.is_empty() {
-            let head = self.waiting.heads.split().freeze();
-            self.waiting.chunks.push(head);
+        self.waiting.end_head();
+        self.waiting.push(data);
+    }
+}
+
+impl Waiting {
+    fn push(&mut self, chunk: Bytes) {
+        self.chunks_bytes += chunk.len();
+        self.chunks.push(chunk);
+    }
+
+    /// What was encoded last becomes a chunk.
+    fn end_head(&mut self) {
+        if !self.heads.is_empty() {
+            let head = self.heads.split().freeze();
+            self.push(head);
         }
-        self.waiting.chunks.push(data);
     }
 }
 
 impl Outbox {
     /// For a connection whose answers `traffic` counts.
     pub(super) fn new(traffic: Arc<Traffic>) -> Self {
-        Self { waiting: RefCell::default(), filled: Notify::new(), closed: Cell::new(false), traffic }
+        let (closed, lost) = (Cell::new(false), Cell::new(false));
+        Self { waiting: RefCell::default(), filled: Notify::new(), closed, lost, traffic }
     }
 
     /// Puts one whole reply in.
-    pub(super) fn put(&self, answered: Answered, encode: impl FnOnce(&mut Reply<'_>)) {
+    pub(super) fn put(&self, mut answered: Answered, encode: impl FnOnce(&mut Reply<'_>)) {
+        if self.lost.get() {
+            return count(&self.traffic.meter, &[answered]);
+        }
         let mut waiting = self.waiting.borrow_mut();
         waiting.heads.reserve(HEADS_BYTES / 8);
         encode(&mut Reply { waiting: &mut waiting });
+        answered.end = waiting.chunks_bytes + waiting.heads.len();
         waiting.answered.push(answered);
         if waiting.answered.len() == 1 {
             self.filled.notify_one();
@@ -88,12 +125,23 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Sends replies until closed.
+    /// The connection is lost: replies that wait, and those put in later, go nowhere, and what they hold is free.
+    pub(super) fn lose(&self) {
+        self.lost.set(true);
+        let gone = std::mem::take(&mut *self.waiting.borrow_mut());
+        count(&self.traffic.meter, &gone.answered);
+        self.filled.notify_one();
+    }
+
+    /// Sends replies until closed, or lost. The client has `stall` for each step.
     ///
     /// # Errors
-    /// Those of the connection. Replies put in later go nowhere; their shares are given back.
-    pub(super) async fn send(self: Rc<Self>, socket: Rc<Socket>) -> io::Result<()> {
+    /// Those of the connection, which is lost then; and that of the client who takes nothing.
+    pub(super) async fn send(self: Rc<Self>, socket: Rc<Socket>, stall: Duration) -> Result<(), Unsent> {
         loop {
+            if self.lost.get() {
+                return Ok(());
+            }
             if self.waiting.borrow().answered.is_empty() {
                 if self.closed.get() {
                     return Ok(());
@@ -101,44 +149,52 @@ impl Outbox {
                 // Woken by the first reply of a turn, this runs behind the tasks that were ready with it.
                 self.filled.notified().await;
             }
-            let (chunks, answered) = {
+            let (chunks, answered, len) = {
                 let mut waiting = self.waiting.borrow_mut();
-                if !waiting.heads.is_empty() {
-                    let head = waiting.heads.split().freeze();
-                    waiting.chunks.push(head);
-                }
+                waiting.end_head();
                 if waiting.heads.capacity() < HEADS_BYTES / 8 {
                     waiting.heads = BytesMut::with_capacity(HEADS_BYTES);
                 }
-                (std::mem::take(&mut waiting.chunks), std::mem::take(&mut waiting.answered))
+                let len = std::mem::take(&mut waiting.chunks_bytes);
+                (std::mem::take(&mut waiting.chunks), std::mem::take(&mut waiting.answered), len)
             };
             if chunks.is_empty() {
                 continue;
             }
             count(&self.traffic.meter, &answered);
-            let sent = socket.send_all(chunks).await;
-            drop(answered);
-            if let Err(error) = sent {
-                // The receiver ends too, and nothing waits for shares that nobody will give back.
-                socket.shutdown();
-                self.discard().await;
-                return Err(error);
+            if len <= STEP_BYTES {
+                send_step(&socket, chunks, stall).await?;
+                continue;
+            }
+            let mut chunks = chunks.into_iter().collect();
+            let (mut answered, mut sent) = (answered.into_iter().peekable(), 0);
+            while let Some((step, step_len)) = next_step(&mut chunks) {
+                send_step(&socket, step, stall).await?;
+                sent += step_len;
+                while answered.next_if(|answered| answered.end <= sent).is_some() {}
             }
         }
     }
+}
 
-    /// Gives back the shares of replies that cannot be sent, until closed.
-    async fn discard(&self) {
-        loop {
-            let gone = std::mem::take(&mut *self.waiting.borrow_mut());
-            count(&self.traffic.meter, &gone.answered);
-            drop(gone);
-            if self.closed.get() {
-                return;
-            }
-            self.filled.notified().await;
+async fn send_step(socket: &Socket, chunks: Vec<Bytes>, stall: Duration) -> Result<(), Unsent> {
+    in_time(socket.send_all(chunks), stall).await.ok_or(Unsent::Stalled)?.map_err(Unsent::Failed)
+}
+
+/// The next chunks to send, and their bytes.
+fn next_step(chunks: &mut VecDeque<Bytes>) -> Option<(Vec<Bytes>, usize)> {
+    let (mut step, mut len) = (Vec::new(), 0);
+    while len < STEP_BYTES
+        && let Some(chunk) = chunks.front_mut()
+    {
+        if chunk.len() > STEP_BYTES - len {
+            step.push(chunk.split_to(STEP_BYTES - len));
+            return Some((step, STEP_BYTES));
         }
+        len += chunk.len();
+        step.extend(chunks.pop_front());
     }
+    (!step.is_empty()).then_some((step, len))
 }
 
 /// Counts requests whose replies leave now.
@@ -146,5 +202,25 @@ fn count(meter: &Meter, answered: &[Answered]) {
     let now = runtime::now();
     for Answered { operation, len, success, arrived, .. } in answered {
         meter.answered(*operation, *len, now.saturating_sub(*arrived), *success);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_hold_all_chunks_in_order_and_no_more_than_they_may() {
+        let sizes = [10, STEP_BYTES - 10, 3 * STEP_BYTES + 7, 5, 0, STEP_BYTES];
+        let chunks = sizes.iter().enumerate().map(|(i, len)| Bytes::from(vec![i as u8; *len]));
+        let mut chunks: VecDeque<Bytes> = chunks.collect();
+        let all: Vec<u8> = chunks.iter().flatten().copied().collect();
+        let mut sent = Vec::new();
+        while let Some((step, len)) = next_step(&mut chunks) {
+            assert_eq!(step.iter().map(Bytes::len).sum::<usize>(), len);
+            assert!(len == STEP_BYTES || chunks.is_empty(), "{len}");
+            step.iter().for_each(|chunk| sent.extend_from_slice(chunk));
+        }
+        assert!(sent == all);
     }
 }

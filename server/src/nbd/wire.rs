@@ -1,5 +1,6 @@
 //! The socket of a connection as others see it: to stop its requests, or to cut it off.
 
+use super::admission::Admission;
 use crate::attachments::Line;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -18,12 +19,22 @@ pub(super) struct Wire {
     stopping: CancellationToken,
     /// Its place among the connections that there are descriptors for.
     _place: Option<OwnedSemaphorePermit>,
+    admission: Admission,
 }
 
 impl Wire {
-    pub(super) fn new(descriptor: OwnedFd, place: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(
+        descriptor: OwnedFd,
+        place: Option<OwnedSemaphorePermit>,
+        admission: Admission,
+    ) -> Self {
         let cut = CancellationToken::new();
-        Self { socket: descriptor, stopping: cut.child_token(), cut, _place: place }
+        Self { socket: descriptor, stopping: cut.child_token(), cut, _place: place, admission }
+    }
+
+    /// Whether it may be served, or there are too many.
+    pub(super) fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// The server is stopping: no more is received than has arrived, and what has is answered.
@@ -62,13 +73,15 @@ impl Line for Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nbd::admission::Admissions;
     use std::{net::Shutdown as Half, os::unix::net::UnixStream};
 
     #[test]
     fn a_connection_is_ending_once_either_side_has_closed_it() {
         let pair = || {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            (Wire::new(ours.into(), None), theirs)
+            let admission = Admissions::new(1).enter().expect("there is room");
+            (Wire::new(ours.into(), None, admission), theirs)
         };
         let (wire, theirs) = pair();
         assert!(!wire.is_ending());

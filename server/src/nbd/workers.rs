@@ -1,17 +1,24 @@
 //! The workers: one thread, one runtime, one ring each. A connection goes to the one that has fewest.
 
 use super::{
-    budget::{Budget, Load},
-    connection::Connection,
+    admission::{Admission, Admissions},
+    budget::{Load, OnWorker},
+    connection::{Connection, Placed},
     dispatch::Agreed,
+    ending::Ending,
+    loss::Lost,
+    numbers::Numbers,
+    room::Room,
     wire::Wire,
 };
 use crate::{
-    attachments::{AttachedGuard, Line},
+    attachments::{AttachedGuard, Holder, Line},
     traffic::Traffic,
 };
 use bytes::BytesMut;
 use dashmap::DashMap;
+use prometheus_client::registry::Registry as Exported;
+use sandstone_config::Nbd;
 use sandstone_protocol::Negotiated;
 use sandstone_storage::{Engine, Handle, Runtime, Socket, Store, Volume};
 use std::{
@@ -39,6 +46,10 @@ const SPIN: Duration = Duration::from_micros(60);
 pub(crate) struct Workers {
     workers: Vec<Worker>,
     live: Arc<Live>,
+    room: Arc<Room>,
+    admissions: Arc<Admissions>,
+    numbers: Numbers,
+    stall: Duration,
 }
 
 struct Worker {
@@ -64,20 +75,43 @@ pub(super) struct Ready {
     pub(super) volume: Volume,
     pub(super) traffic: Arc<Traffic>,
     pub(super) guard: AttachedGuard,
+    pub(super) holder: Holder,
     pub(super) older: Vec<Volume>,
     pub(super) peer: String,
 }
 
 impl Workers {
-    /// Starts `count` threads.
+    /// Starts as many threads as `nbd` says.
     ///
     /// # Errors
     /// What kept a thread or its engine from starting.
-    pub(crate) fn start(count: usize, engine: Engine, store: &Store) -> io::Result<Self> {
-        let workers =
-            (0..count).map(|i| Worker::start(i, engine, store.clone())).collect::<io::Result<_>>()?;
+    pub(crate) fn start(nbd: &Nbd, engine: Engine, store: &Store) -> io::Result<Self> {
+        let workers = (0..nbd.workers as usize)
+            .map(|i| Worker::start(i, engine, store.clone()))
+            .collect::<io::Result<_>>()?;
         let live = Live { wires: DashMap::new(), next: AtomicU64::new(0), count: watch::Sender::new(0) };
-        Ok(Self { workers, live: Arc::new(live) })
+        Ok(Self {
+            workers,
+            live: Arc::new(live),
+            room: Room::new(nbd.in_flight_bytes),
+            admissions: Admissions::new(nbd.connections_max as usize),
+            numbers: Numbers::default(),
+            stall: Duration::from_secs(nbd.stall_secs.into()),
+        })
+    }
+
+    /// Has what the NBD side counts shown.
+    pub(crate) fn register(&self, exported: &mut Exported) {
+        self.numbers.register(Arc::clone(&self.room), exported);
+    }
+
+    /// A client comes; `None` where it is to be sent away without a word.
+    pub(super) fn enter(&self) -> Option<Admission> {
+        let admission = self.admissions.enter();
+        if admission.as_ref().is_none_or(|admission| admission.check().is_err()) {
+            self.numbers.count_refused();
+        }
+        admission
     }
 
     /// Connections in transmission.
@@ -95,17 +129,26 @@ impl Workers {
         let worker = self.workers.iter().min_by_key(|w| w.load.connections()).expect("there is a worker");
         let place = Place::take(&self.live, &worker.load, &ready.wire);
         let load = Arc::clone(&worker.load);
+        let (room, numbers, stall) = (Arc::clone(&self.room), self.numbers.clone(), self.stall);
         worker.handle.spawn(move || async move {
-            let Ready { socket, received, negotiated, volume, traffic, guard, older, peer, wire } = ready;
+            let Ready { socket, received, negotiated, volume, traffic, guard, holder, older, peer, wire } =
+                ready;
             let id = volume.id();
             tracing::debug!(volume = %id, peer, "attached");
-            let budget = WORKER_BUDGET.with(|budget| Rc::clone(budget.get_or_init(|| Budget::worker(load))));
+            let worker = ON_WORKER.with(|worker| Rc::clone(worker.get_or_init(|| OnWorker::new(load))));
+            let placed = Placed { party: room.party(id, holder), worker: &worker, stall };
             let agreed = Agreed::new(&negotiated, older);
             let socket = Socket::new(socket);
             let connection =
-                Connection::new(socket, &wire, volume, traffic, negotiated.terms, agreed, &budget);
+                Connection::new(socket, &wire, volume, traffic, negotiated.terms, agreed, placed);
             let ending = connection.run(received).await;
-            tracing::debug!(volume = %id, peer, reason = %ending, "detached");
+            numbers.count_ending(&ending);
+            match &ending {
+                Ending::Lost(Lost::PayloadStalled | Lost::ReplyStalled) => {
+                    tracing::warn!(volume = %id, peer, reason = %ending, "detached");
+                }
+                _ => tracing::debug!(volume = %id, peer, reason = %ending, "detached"),
+            }
             drop(guard);
             drop(place);
         });
@@ -144,7 +187,7 @@ impl Workers {
 
 thread_local! {
     /// What this worker's connections have in flight together.
-    static WORKER_BUDGET: OnceCell<Rc<Budget>> = const { OnceCell::new() };
+    static ON_WORKER: OnceCell<Rc<OnWorker>> = const { OnceCell::new() };
 }
 
 impl Worker {

@@ -101,6 +101,30 @@ impl Bucket {
             .expect("there is always a next value");
         Duration::from_nanos(begins(before))
     }
+
+    /// Gives back what was taken and not used.
+    fn give_back(&self, tokens: u64) {
+        let rate = self.rate.load(Relaxed);
+        if rate > 0 {
+            let cost_ns = tokens * NANOS / rate;
+            // A change of the rate meanwhile has forgiven it.
+            let _before =
+                self.paid_ns.fetch_update(Relaxed, Relaxed, |paid_ns| Some(paid_ns.saturating_sub(cost_ns)));
+        }
+    }
+}
+
+/// What was granted to a request that waits. Dropped with it, the next one gets it.
+struct Granted<'a> {
+    limits: &'a Limits,
+    cost: Cost,
+}
+
+impl Drop for Granted<'_> {
+    fn drop(&mut self) {
+        self.limits.operations.give_back(self.cost.operations);
+        self.limits.bytes.give_back(self.cost.bytes);
+    }
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -126,8 +150,8 @@ impl Limits {
         self.operations.is_unlimited() && self.bytes.is_unlimited()
     }
 
-    /// Waits until a request of that cost may begin. `now` and `sleep` are the runtime's. Dropping the future gives up
-    /// what was granted, at most this one request's cost.
+    /// Waits until a request of that cost may begin. `now` and `sleep` are the runtime's. Dropping the future gives
+    /// back what was granted: who is gone costs those who come after it nothing.
     pub(crate) async fn admit<S>(&self, cost: Cost, now: impl Fn() -> Duration, sleep: impl Fn(Duration) -> S)
     where
         S: Future<Output = ()>,
@@ -140,8 +164,11 @@ impl Limits {
             if begins <= began {
                 return;
             }
+            let granted = Granted { limits: self, cost };
             let waiting = std::pin::pin!(sleep(begins - began));
-            match futures_util::future::select(waiting, changed).await {
+            let ended = futures_util::future::select(waiting, changed).await;
+            std::mem::forget(granted);
+            match ended {
                 futures_util::future::Either::Left(_) => return,
                 // Taken anew: the change has forgiven what was granted at the old rate.
                 futures_util::future::Either::Right(_) => {}
@@ -207,6 +234,23 @@ mod tests {
         let now = Duration::from_secs(10);
         assert_eq!(bucket.take(2 << 20, now), now - BURST);
         assert_eq!(bucket.take(1, now), now - BURST + Duration::from_secs(2));
+    }
+
+    #[test]
+    fn who_gives_up_waiting_gives_back_what_was_granted() {
+        let limits = limited(None, Some(1 << 20));
+        let now = || Duration::from_secs(100);
+        let large = Cost { operations: 1, bytes: 64 << 20 };
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let first = std::pin::pin!(limits.admit(Cost::of(&READ), now, |_| std::future::pending::<()>()));
+        assert!(first.poll(&mut cx).is_ready());
+        let paid = limits.bytes.paid_ns.load(Relaxed);
+        limits.bytes.take(1 << 20, now());
+        {
+            let waiting = std::pin::pin!(limits.admit(large, now, |_| std::future::pending::<()>()));
+            assert!(waiting.poll(&mut cx).is_pending());
+        }
+        assert_eq!(limits.bytes.paid_ns.load(Relaxed), paid + NANOS, "of the large one nothing is left");
     }
 
     #[tokio::test(start_paused = true)]

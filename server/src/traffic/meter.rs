@@ -134,6 +134,11 @@ impl Meter {
         };
     }
 
+    /// It was given up, because nobody is left who waits for its reply.
+    pub(crate) fn abandoned(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
     pub(crate) fn read(&self) -> Tally {
         Tally {
             in_flight: self.in_flight.load(Relaxed),

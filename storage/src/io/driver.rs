@@ -105,6 +105,14 @@ impl Driver {
         }
     }
 
+    /// The thread serves so many clients now.
+    pub(crate) fn set_clients(&mut self, clients: usize) {
+        match self {
+            Driver::Uring(uring) => uring.set_clients(clients),
+            Driver::Threads(_) | Driver::Simulated(_) => {}
+        }
+    }
+
     /// Hands over what was started and waits for a completion, a wake-up from another thread or the timeout, or
     /// returns for no reason.
     pub(crate) fn park(&mut self, timeout: Option<Duration>) {

@@ -18,6 +18,8 @@
 //!     need it.
 //! I4  Between two in place the thread has heard what the others want: a task that begins one after the other would keep
 //!     them waiting.
+//! I5  A thread that serves more than one client (`runtime::serve_one`) leaves all to the ring: a device may hang for
+//!     minutes, and the others would hang with it, whether or not they want anything of it.
 
 use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
@@ -39,6 +41,8 @@ const LONG: Duration = Duration::from_millis(2);
 const BY_RING: u32 = 64;
 /// The same after many that took long.
 const BY_RING_MAX: u32 = 8192;
+/// Clients beside whom a thread may wait in a call: the one that it waits for.
+const CLIENTS_MAX: usize = 1;
 
 /// Does a file operation once, on the calling thread.
 pub(super) fn perform(op: &mut Op) -> io::Result<usize> {
@@ -69,7 +73,7 @@ pub(super) fn perform(op: &mut Op) -> io::Result<usize> {
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             Ok(rustix::fs::fallocate(file.real(), mode, *offset, *len).map(|()| 0)?)
         }
-        Op::Recv { .. } | Op::Send { .. } => unreachable!("sockets are not the pool's"),
+        Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => unreachable!("sockets are not the pool's"),
     }
 }
 
@@ -86,6 +90,8 @@ pub(super) struct InPlace {
     after_long: u32,
     /// The ring was entered since the last one.
     has_listened: bool,
+    /// Clients that the thread serves (I5).
+    clients: usize,
 }
 
 impl InPlace {
@@ -95,15 +101,14 @@ impl InPlace {
             Op::Read { len, .. } => *len <= BYTES_MAX,
             Op::Write { data, skip, .. } => data.len_bytes() - skip <= BYTES_MAX,
             Op::Sync { .. } => true,
-            Op::Allocate { .. } | Op::Zero { .. } | Op::Punch { .. } | Op::Recv { .. } | Op::Send { .. } => {
-                false
-            }
+            Op::Allocate { .. } | Op::Zero { .. } | Op::Punch { .. } => false,
+            Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => false,
         };
         if self.by_ring > 0 {
             self.by_ring -= 1;
             return false;
         }
-        is_small && in_flight == 0 && self.held.is_none()
+        is_small && in_flight == 0 && self.held.is_none() && !self.is_crowded()
     }
 
     pub(super) fn hold(&mut self, key: Key) {
@@ -118,6 +123,16 @@ impl InPlace {
     /// See I3.
     pub(super) fn note_company(&mut self) {
         self.by_ring = self.by_ring.max(BY_RING);
+    }
+
+    /// The thread serves one client more, or one less. See I5.
+    pub(super) fn set_clients(&mut self, clients: usize) {
+        self.clients = clients;
+    }
+
+    /// See I5.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.clients > CLIENTS_MAX
     }
 
     /// The ring is entered.
@@ -186,6 +201,16 @@ mod tests {
         in_place.note_company();
         assert!((0..BY_RING).all(|_| !in_place.may_hold(&sync, 0)));
         assert!(in_place.may_hold(&sync, 0));
+    }
+
+    #[test]
+    fn a_second_client_ends_all_waiting_in_place() {
+        let sync = Op::Sync { file: file() };
+        let mut in_place = InPlace::default();
+        for (clients, may) in [(0, true), (1, true), (2, false), (9, false), (1, true)] {
+            in_place.set_clients(clients);
+            assert_eq!(in_place.may_hold(&sync, 0), may, "{clients} clients");
+        }
     }
 
     #[test]

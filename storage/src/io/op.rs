@@ -28,6 +28,8 @@ pub(crate) enum Op {
     Recv { socket: Arc<SocketFd>, buf: BytesMut },
     /// Sends `chunks` from byte `skip` of chunk `first` on, at most `IOV_MAX` of them.
     Send { socket: Arc<SocketFd>, chunks: Vec<Bytes>, first: usize, skip: usize },
+    /// Waits until the connection has failed or is closed, at least in the peer's direction.
+    Watch { socket: Arc<SocketFd> },
 }
 
 /// The kinds of file operation, by which the simulated disk is told what to fail.
@@ -59,27 +61,38 @@ pub(crate) enum WriteMode {
 /// Most chunks that one vectored send takes (Linux `UIO_MAXIOV`).
 pub(crate) const CHUNKS_MAX: usize = 1024;
 
-/// What decides how long an operation stays in flight: the device, what the peer sends, or how it receives. They are
-/// bounded apart, so that silent peers keep neither the store nor the replies to others waiting.
+/// What decides how long an operation stays in flight: the device, what the peer sends, how it receives, or whether it is
+/// still there. Those of files are bounded, because a device has a queue; those of sockets are as many as there are
+/// sockets, so that silent peers keep neither the store nor others waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     File,
     Receive,
     Send,
+    Watch,
 }
 
 impl Class {
-    pub(crate) const ALL: [Class; 3] = [Class::File, Class::Receive, Class::Send];
+    pub(crate) const ALL: [Class; 4] = [Class::File, Class::Receive, Class::Send, Class::Watch];
 
     pub(crate) fn is_socket(self) -> bool {
         match self {
             Class::File => false,
-            Class::Receive | Class::Send => true,
+            Class::Receive | Class::Send | Class::Watch => true,
         }
     }
 }
 
 impl Op {
+    /// The socket, of an operation that has one.
+    pub(crate) fn socket(&self) -> Option<&Arc<SocketFd>> {
+        match self {
+            Op::Recv { socket, .. } | Op::Send { socket, .. } | Op::Watch { socket } => Some(socket),
+            Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } => None,
+            Op::Allocate { .. } | Op::Zero { .. } | Op::Punch { .. } => None,
+        }
+    }
+
     pub(crate) fn class(&self) -> Class {
         match self {
             Op::Read { .. }
@@ -90,6 +103,7 @@ impl Op {
             | Op::Punch { .. } => Class::File,
             Op::Recv { .. } => Class::Receive,
             Op::Send { .. } => Class::Send,
+            Op::Watch { .. } => Class::Watch,
         }
     }
 }

@@ -4,20 +4,27 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, Shutdown, sendmsg, sockopt};
 use smallvec::SmallVec;
 
 use super::op::{Op, window};
 use super::operation::start;
+use crate::runtime;
 
 /// Slices of a send that take no allocation: heads and data of a queue of 32 reads.
 const SLICES: usize = 64;
 
+/// How often a connection whose peer says no more is looked at, by those who wait for its failure. Few are of that kind,
+/// and not for long.
+const HALF_CLOSED_INTERVAL: Duration = Duration::from_millis(20);
+
 /// A connected TCP or Unix stream.
 ///
-/// One receive and one send may be under way at a time. Dropping it shuts the connection down, so that an operation
+/// One receive, one send and one watch may be under way at a time. Dropping it shuts the connection down, so that an operation
 /// whose future was dropped before does not keep it open.
 #[derive(Debug)]
 pub struct Socket {
@@ -122,6 +129,28 @@ impl Socket {
         let slices: SmallVec<[IoSlice<'_>; SLICES]> = window(chunks, 0, 0).map(IoSlice::new).collect();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         sendmsg(&self.fd.fd, &slices, &mut SendAncillaryBuffer::default(), flags).unwrap_or(0)
+    }
+
+    /// Waits until the connection has failed (a reset, an error) or is closed in both directions, by whichever side.
+    /// A peer that only sends no more is neither. Dropping the future is safe: what watches ends with the connection.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub async fn failed(&self) {
+        // An error of the watch itself says nothing of the connection, whose next operation will.
+        let (_seen, _op) = start(Op::Watch { socket: Arc::clone(&self.fd) }).await;
+        // The ring tells of a peer's last word too, whether it is asked to or not, and would tell it again at once.
+        while !self.has_failed() {
+            runtime::sleep(HALF_CLOSED_INTERVAL).await;
+        }
+    }
+
+    /// Whether the connection has failed or is closed in both directions.
+    fn has_failed(&self) -> bool {
+        const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Hung up and failed are told unasked.
+        let mut asked = [PollFd::new(&self.fd.fd, PollFlags::empty())];
+        poll(&mut asked, Some(&AT_ONCE)).is_ok_and(|told| told > 0)
     }
 
     /// Ends the connection in both directions. A receive under way ends (with no bytes), a send fails.

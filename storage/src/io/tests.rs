@@ -5,16 +5,18 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use futures_util::future::{join, join_all};
+use futures_util::future::{Either, join, join_all, select};
+use futures_util::poll;
 
 use super::{File, SharedMemory, Socket, WriteBuf, aligned};
-use crate::runtime::{self, Engine, Runtime};
+use crate::runtime::{self, Core, Engine, Runtime};
 
 const PAGE: usize = 4096;
 
@@ -96,6 +98,90 @@ fn allocate_takes_space_and_punch_gives_it_back() {
         assert_eq!(file.len_bytes(), 1 << 20);
         let read = file.read(0, aligned(PAGE), PAGE).await.unwrap();
         assert!(read.iter().all(|byte| *byte == 0));
+    });
+}
+
+/// More receives than a completion queue has entries, none of which ever ends.
+#[test]
+fn one_that_talks_is_served_beside_many_thousands_that_are_silent() {
+    const SILENT: usize = 20_000;
+    on_each_engine(|| async {
+        let silent: Vec<_> = (0..100).map(|_| pair()).map(|(left, right)| (Rc::new(left), right)).collect();
+        for (left, _) in silent.iter().cycle().take(SILENT) {
+            let left = Rc::clone(left);
+            runtime::spawn(async move { drop(left.recv(BytesMut::with_capacity(16)).await) });
+        }
+        runtime::yield_now().await;
+        let (left, right) = pair();
+        for _ in 0..100 {
+            right.send_all(vec![Bytes::from_static(b"x")]).await.unwrap();
+            assert_eq!(left.recv(BytesMut::with_capacity(16)).await.0.unwrap(), 1);
+        }
+    });
+}
+
+#[test]
+fn a_watch_ends_with_the_connection_and_not_with_what_the_peer_has_said_last() {
+    on_each_engine(|| async {
+        let (left, right) = UnixStream::pair().unwrap();
+        let left = Socket::new(OwnedFd::from(left));
+        right.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut failed = pin!(left.failed());
+        let early = select(failed.as_mut(), runtime::sleep(Duration::from_millis(20))).await;
+        assert!(matches!(early, Either::Right(_)), "it only says no more");
+        drop(right);
+        failed.await;
+
+        let (left, _right) = pair();
+        let closing = async {
+            runtime::yield_now().await;
+            left.shutdown();
+        };
+        join(left.failed(), closing).await;
+    });
+}
+
+#[test]
+fn a_reset_ends_a_watch_while_nothing_is_received() {
+    on_each_engine(|| async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = Socket::new(OwnedFd::from(listener.accept().unwrap().0));
+        (&client).write_all(b"never received").unwrap();
+        server.send_all(vec![Bytes::from_static(b"never read")]).await.unwrap();
+        let resetting = async {
+            runtime::sleep(Duration::from_millis(5)).await;
+            drop(client); // with bytes unread, which resets
+        };
+        join(server.failed(), resetting).await;
+    });
+}
+
+/// A thread with two clients leaves a lone read to the ring, whose device may hang.
+#[test]
+fn a_thread_waits_in_place_for_its_only_client_alone() {
+    let Ok(runtime) = Runtime::new(Engine::Uring) else { return println!("skipped: no ring") };
+    runtime.block_on(async {
+        let scratch = scratch();
+        let file = File::open(&scratch.path, Some(PAGE as u64)).unwrap();
+        let _first = runtime::serve_one();
+        for (others, expected) in [(0, true), (1, false), (0, true)] {
+            let _others: Vec<_> = (0..others).map(|_| runtime::serve_one()).collect();
+            runtime::yield_now().await;
+            let mut read = pin!(file.read(0, aligned(PAGE), PAGE));
+            assert!(poll!(read.as_mut()).is_pending());
+            let waited = Core::current().driver().wait_in_place();
+            assert_eq!(waited, expected, "beside {others} others");
+            runtime::yield_now().await; // which looks for what is done
+            read.await.unwrap();
+        }
+        // Another one comes after the read was begun.
+        runtime::yield_now().await;
+        let mut read = pin!(file.read(0, aligned(PAGE), PAGE));
+        assert!(poll!(read.as_mut()).is_pending());
+        let _second = runtime::serve_one();
+        assert!(!Core::current().driver().wait_in_place());
+        read.await.unwrap();
     });
 }
 

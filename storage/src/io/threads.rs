@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
@@ -51,6 +51,18 @@ pub(crate) struct Threads {
 struct Waiting {
     receives: VecDeque<Key>,
     sends: VecDeque<Key>,
+    /// The socket's failure ends them, which epoll tells unasked.
+    watches: VecDeque<Key>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.receives.is_empty() && self.sends.is_empty() && self.watches.is_empty()
+    }
+
+    fn into_keys(self) -> impl Iterator<Item = Key> {
+        self.receives.into_iter().chain(self.sends).chain(self.watches)
+    }
 }
 
 impl Threads {
@@ -85,7 +97,7 @@ impl Threads {
                 let op = self.table.lend(key);
                 self.pool.start(key, op);
             }
-            Class::Receive | Class::Send => match attempt(self.table.op(key)) {
+            Class::Receive | Class::Send | Class::Watch => match attempt(self.table.op(key)) {
                 Some(result) => self.ready.push((key, result)), // keeps I1
                 None => self.wait_for(key),
             },
@@ -128,11 +140,8 @@ impl Threads {
 
     /// Ends all socket operations and waits for those of files. What is left after the timeout is counted.
     pub(crate) fn drain(&mut self, timeout: Duration, out: &mut Reaped) -> usize {
-        for waiting in std::mem::take(&mut self.waiting).into_values() {
-            for key in waiting.receives.into_iter().chain(waiting.sends) {
-                self.ready.push((key, Err(Errno::CANCELED.into())));
-            }
-        }
+        let keys = std::mem::take(&mut self.waiting).into_values().flat_map(Waiting::into_keys);
+        self.ready.extend(keys.map(|key| (key, Err(Errno::CANCELED.into()))));
         let deadline = Instant::now() + timeout;
         loop {
             self.reap(out);
@@ -148,13 +157,17 @@ impl Threads {
     }
 
     fn wait_for(&mut self, key: Key) {
-        let (socket, receives) = match self.table.op(key) {
-            Op::Recv { socket, .. } => (Arc::clone(socket), true),
-            Op::Send { socket, .. } => (Arc::clone(socket), false),
-            op => unreachable!("{op:?} is not of a socket"),
-        };
+        let op = self.table.op(key);
+        let class = op.class();
+        let socket = Arc::clone(op.socket().expect("only sockets are waited for"));
         let waiting = self.waiting.entry(socket.raw_fd()).or_default();
-        if receives { &mut waiting.receives } else { &mut waiting.sends }.push_back(key);
+        match class {
+            Class::Receive => &mut waiting.receives,
+            Class::Send => &mut waiting.sends,
+            Class::Watch => &mut waiting.watches,
+            Class::File => unreachable!("files have no socket"),
+        }
+        .push_back(key);
         self.arm(&socket);
     }
 
@@ -162,18 +175,16 @@ impl Threads {
     fn advance(&mut self, fd: RawFd) {
         let Some(waiting) = self.waiting.get_mut(&fd) else { return };
         let mut socket = None;
-        for queue in [&mut waiting.receives, &mut waiting.sends] {
+        for queue in [&mut waiting.receives, &mut waiting.sends, &mut waiting.watches] {
             while let Some(&key) = queue.front() {
                 let op = self.table.op(key);
-                if let Op::Recv { socket: of, .. } | Op::Send { socket: of, .. } = op {
-                    socket = Some(Arc::clone(of));
-                }
+                socket = op.socket().cloned();
                 let Some(result) = attempt(op) else { break };
                 self.ready.push((key, result));
                 queue.pop_front();
             }
         }
-        if waiting.receives.is_empty() && waiting.sends.is_empty() {
+        if waiting.is_empty() {
             self.waiting.remove(&fd);
         } else if let Some(socket) = socket {
             self.arm(&socket);
@@ -193,8 +204,7 @@ impl Threads {
         if let Err(error) = armed
             && let Some(waiting) = self.waiting.remove(&socket.raw_fd())
         {
-            let keys = waiting.receives.into_iter().chain(waiting.sends);
-            self.ready.extend(keys.map(|key| (key, Err(error.into()))));
+            self.ready.extend(waiting.into_keys().map(|key| (key, Err(error.into()))));
         }
     }
 }
@@ -211,6 +221,14 @@ fn attempt(op: &mut Op) -> Option<io::Result<usize>> {
             let slices: Vec<IoSlice<'_>> = window(chunks, *first, *skip).map(IoSlice::new).collect();
             let mut nothing = SendAncillaryBuffer::default();
             rustix::net::sendmsg(socket.as_fd(), &slices, &mut nothing, flags).map_err(io::Error::from)
+        }
+        Op::Watch { socket } => {
+            const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let mut asked = [PollFd::new(&**socket, PollFlags::empty())];
+            match poll(&mut asked, Some(&AT_ONCE)) {
+                Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+                result => result.map_err(io::Error::from),
+            }
         }
         op => unreachable!("{op:?} is not of a socket"),
     };

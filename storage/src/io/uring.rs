@@ -9,8 +9,10 @@
 //!     completion (`table.rs`). So what the kernel borrows lives until the kernel gives it back, whoever drops what.
 //! I2  Pointers given to the kernel lead into heap memory that does not move with the table: a `BytesMut`'s, a
 //!     `Bytes`'s, a mapping's, or a boxed `Message`'s, one a slot, untouched until the slot's next send.
-//! I3  In flight never exceeds the completion queue, per class: file operations, receives, sends. What is above waits
-//!     in its class's backlog in order of arrival. Silent peers cannot use up the store's share, nor that of replies.
+//! I3  File operations in flight are bounded; what is above waits in its class's backlog in order of arrival. Those of
+//!     sockets are not: a socket has one receive, one send and one watch at a time, most receives never end, and a bound
+//!     would have clients that speak wait for clients that do not. Whoever opens sockets bounds them. More may complete
+//!     than the completion queue holds: the kernel keeps the rest (NODROP) and says so (`cq_overflow`).
 //! I4  The ring is dropped drained. Where that fails, what the kernel may still touch is leaked, and the log says so.
 //! I5  Entries are only pushed and entered from the thread that made the ring: `Uring` is not `Send`.
 //!
@@ -50,17 +52,10 @@ const SQ_ENTRIES: u32 = 256;
 /// With each so many entries queued a file operation goes out before the turn ends: the device need not idle while the thread
 /// takes in the rest of a burst.
 const SUBMIT_EARLY: usize = 8;
-/// Completions the kernel can hand over without allocating. 16 bytes each.
+/// Completions the kernel can hand over at once without allocating. 16 bytes each.
 const CQ_ENTRIES: u32 = 16_384;
 /// Most file operations in flight. Several times what one NVMe queue holds.
 const FILE_OPS_MAX: usize = 1024;
-/// Most receives in flight, and most sends: each open connection keeps one receive, and at times one send. With more
-/// connections than this on one thread, some wait for others to speak.
-const CONNECTIONS_MAX: usize = 7000;
-/// The wake-up's read and the cancels of `drain`, which go in batches of `SQ_ENTRIES`.
-const OWN_OPS_MAX: usize = SQ_ENTRIES as usize + 1;
-const _: () = assert!(FILE_OPS_MAX + 2 * CONNECTIONS_MAX + OWN_OPS_MAX < CQ_ENTRIES as usize); // keeps I3
-
 /// Files the ring knows by number. A store is one; tests open several.
 const FILES_MAX: usize = 16;
 /// Most bytes of one read or write, below the kernel's own limit (2 GiB less a page). Longer ones come out short.
@@ -84,7 +79,7 @@ pub(crate) struct Uring {
     files: Vec<Weak<RealFile>>,
     /// Whether the kernel took the sparse table of files.
     files_registered: bool,
-    queues: [Queue; 3],
+    queues: [Queue; Class::ALL.len()],
     in_place: InPlace,
     remote: Arc<Remote>,
     /// Where the kernel puts the eventfd's count. Never looked at.
@@ -110,7 +105,7 @@ impl Class {
     fn in_flight_max(self) -> usize {
         match self {
             Class::File => FILE_OPS_MAX,
-            Class::Receive | Class::Send => CONNECTIONS_MAX,
+            Class::Receive | Class::Send | Class::Watch => usize::MAX,
         }
     }
 }
@@ -130,7 +125,7 @@ impl Uring {
             messages: Vec::new(),
             files: Vec::new(),
             files_registered,
-            queues: [Queue::default(), Queue::default(), Queue::default()],
+            queues: Default::default(),
             in_place: InPlace::default(),
             remote,
             wake_count: Box::new([0; 8]),
@@ -182,7 +177,7 @@ impl Uring {
         }
         let has_news = self.has_news();
         let sends = &self.queues[Class::Send as usize];
-        if has_news || sends.in_flight > 0 || !sends.backlog.is_empty() {
+        if has_news || sends.in_flight > 0 || !sends.backlog.is_empty() || self.in_place.is_crowded() {
             self.hand_over(key, Class::File);
             return false;
         }
@@ -205,6 +200,11 @@ impl Uring {
     /// More than one thing goes on at a time, so nothing shall be done in place for a while.
     pub(crate) fn note_company(&mut self) {
         self.in_place.note_company();
+    }
+
+    /// The thread serves so many clients now.
+    pub(crate) fn set_clients(&mut self, clients: usize) {
+        self.in_place.set_clients(clients);
     }
 
     pub(crate) fn reap(&mut self, out: &mut Reaped) {
@@ -437,6 +437,11 @@ impl Uring {
                 let len = spare.len().min(TRANSFER_BYTES_MAX) as u32;
                 opcode::Recv::new(types::Fd(socket.raw_fd()), spare.as_mut_ptr().cast(), len).build()
             }
+            Op::Watch { socket } => {
+                // RDHUP comes unasked.
+                let failed = (libc::POLLERR | libc::POLLHUP) as u32;
+                opcode::PollAdd::new(types::Fd(socket.raw_fd()), failed).build()
+            }
             Op::Send { socket, chunks, first, skip } => {
                 let fd = types::Fd(socket.raw_fd());
                 // With WAITALL the kernel itself goes on after a partial send (5.19); an older one ends it short.
@@ -506,12 +511,8 @@ fn finish(op: &mut Op, completion: &cqueue::Entry) -> io::Result<usize> {
             // buffer was not touched in between, because the table had it.
             unsafe { buffer::grow(buf, count) };
         }
-        Op::Write { .. }
-        | Op::Sync { .. }
-        | Op::Allocate { .. }
-        | Op::Zero { .. }
-        | Op::Punch { .. }
-        | Op::Send { .. } => {}
+        Op::Write { .. } | Op::Sync { .. } | Op::Allocate { .. } | Op::Zero { .. } | Op::Punch { .. } => {}
+        Op::Send { .. } | Op::Watch { .. } => {}
     }
     Ok(count)
 }
@@ -582,6 +583,7 @@ fn check(ring: &mut IoUring) -> io::Result<()> {
         opcode::Recv::CODE,
         opcode::Send::CODE,
         opcode::SendMsg::CODE,
+        opcode::PollAdd::CODE,
         opcode::AsyncCancel::CODE,
     ];
     if let Some(code) = codes.into_iter().find(|code| !probe.is_supported(*code)) {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::executor::{Core, TurnEnd};
+use super::executor::{Core, Served, TurnEnd};
 use super::remote::Handle;
 use super::timers::Sleep;
 
@@ -52,6 +52,13 @@ pub async fn yield_now() {
 /// it else may be when it is alone.
 pub fn note_company() {
     Core::current().driver().note_company();
+}
+
+/// Says that this thread serves one client more, until the guard is dropped. With two of them no file operation is waited
+/// for by the thread itself: a device that hangs would keep it from the other one.
+#[must_use = "the client is gone with this guard"]
+pub fn serve_one() -> Served {
+    Core::current().serve_one()
 }
 
 /// Has `hook` called at the end of each turn, after the tasks have run and before what they queued is submitted, until

@@ -66,6 +66,7 @@ pub(crate) struct Core {
     /// Replaced as a whole, so that a hook may add and remove hooks.
     hooks: RefCell<Rc<[(u64, Hook)]>>,
     next_hook: Cell<u64>,
+    clients: Cell<usize>,
     patience: Patience,
     reaped: Cell<Reaped>,
     received: Cell<VecDeque<Item>>,
@@ -131,6 +132,7 @@ impl Core {
             timers: RefCell::default(),
             hooks: RefCell::new(Rc::new([])),
             next_hook: Cell::new(0),
+            clients: Cell::new(0),
             patience: Patience::default(),
             reaped: Cell::default(),
             received: Cell::default(),
@@ -198,6 +200,16 @@ impl Core {
         let after: Rc<[_]> = before.iter().cloned().chain([(number, hook)]).collect();
         self.hooks.replace(after);
         TurnEnd { core: Rc::downgrade(self), number }
+    }
+
+    pub(super) fn serve_one(self: &Rc<Self>) -> Served {
+        self.set_clients(self.clients.get() + 1);
+        Served { core: Rc::downgrade(self) }
+    }
+
+    fn set_clients(&self, clients: usize) {
+        self.clients.set(clients);
+        self.driver().set_clients(clients);
     }
 
     /// Runs turns until `future` is done.
@@ -434,6 +446,20 @@ struct Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         let _waker = self.core.tasks.borrow_mut().try_remove(self.key);
+    }
+}
+
+/// A client that a thread serves. See [`serve_one`](super::serve_one).
+#[must_use = "the client is gone with this guard"]
+pub struct Served {
+    core: Weak<Core>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            core.set_clients(core.clients.get() - 1);
+        }
     }
 }
 

@@ -12,9 +12,9 @@ mod remote;
 mod tests;
 mod timers;
 
-pub use current::{handle, note_company, now, on_turn_end, sleep, spawn, yield_now};
+pub use current::{handle, note_company, now, on_turn_end, serve_one, sleep, spawn, yield_now};
 pub use engine::{Engine, Runtime};
-pub use executor::TurnEnd;
+pub use executor::{Served, TurnEnd};
 pub use remote::Handle;
 pub use timers::Sleep;
 

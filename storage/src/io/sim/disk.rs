@@ -380,7 +380,9 @@ impl State {
                 let change = Change::Zero { offset: *offset, len };
                 (OpKind::Punch, Effect::Change(change, WriteMode::Plain), 50)
             }
-            Op::Recv { .. } | Op::Send { .. } => unreachable!("a simulated runtime has no sockets"),
+            Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => {
+                unreachable!("a simulated runtime has no sockets")
+            }
         }
     }
 

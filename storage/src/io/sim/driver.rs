@@ -73,6 +73,6 @@ fn disk(op: &Op) -> &SimDisk {
         | Op::Allocate { file, .. }
         | Op::Zero { file, .. }
         | Op::Punch { file, .. } => file.disk(),
-        Op::Recv { .. } | Op::Send { .. } => unreachable!("refused at the start"),
+        Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => unreachable!("refused at the start"),
     }
 }

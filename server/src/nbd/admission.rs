@@ -1,0 +1,105 @@
+//! How many clients there may be (`nbd.connections_max`), and what becomes of those who come beyond.
+//!
+//! One that comes beyond may still ask what there is, and is told why it cannot attach. There may be some of those at a
+//! time; who comes when there are is sent away without a word.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+/// Clients beyond the bound that may be told so at a time. They are gone after their handshake. A guess, not tuned.
+const REFUSED_MAX: usize = 256;
+
+/// The clients that are there, from their first byte on.
+#[derive(Debug)]
+pub(super) struct Admissions {
+    clients_max: usize,
+    clients: AtomicUsize,
+    /// Whether it was said that there are too many.
+    is_said: AtomicBool,
+}
+
+/// A client's, as long as it is there.
+#[derive(Debug)]
+pub(super) struct Admission {
+    all: Arc<Admissions>,
+    is_admitted: bool,
+}
+
+/// A client came beyond the bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full {
+    clients_max: usize,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the server has {} connections and takes no more (nbd.connections_max): try again later",
+            self.clients_max
+        )
+    }
+}
+
+impl Admissions {
+    pub(super) fn new(clients_max: usize) -> Arc<Admissions> {
+        Arc::new(Admissions { clients_max, clients: AtomicUsize::new(0), is_said: AtomicBool::new(false) })
+    }
+
+    /// A client comes. `None` where it is to be sent away without a word.
+    pub(super) fn enter(self: &Arc<Admissions>) -> Option<Admission> {
+        let before = self.clients.fetch_add(1, Relaxed);
+        let is_admitted = before < self.clients_max;
+        let admission = Admission { all: Arc::clone(self), is_admitted };
+        if !is_admitted && !self.is_said.swap(true, Relaxed) {
+            tracing::warn!(
+                connections = self.clients_max,
+                "clients are refused: nbd.connections_max is reached"
+            );
+        }
+        (before < self.clients_max + REFUSED_MAX).then_some(admission)
+    }
+}
+
+impl Admission {
+    /// # Errors
+    /// Where the client may not be served.
+    pub(super) fn check(&self) -> Result<(), Full> {
+        if self.is_admitted { Ok(()) } else { Err(Full { clients_max: self.all.clients_max }) }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let left = self.all.clients.fetch_sub(1, Relaxed) - 1;
+        // Not at each client that comes and goes at the bound.
+        if left < self.all.clients_max / 10 * 9 && self.all.is_said.swap(false, Relaxed) {
+            tracing::info!(connections = left, "clients are taken in again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_beyond_is_told_why_and_too_many_of_those_nothing() {
+        let all = Admissions::new(2);
+        let admitted = [(); 2].map(|()| all.enter().expect("there is room"));
+        assert!(admitted.iter().all(|admission| admission.check().is_ok()));
+        let refused: Vec<_> = (0..REFUSED_MAX).map(|_| all.enter().expect("it is told why")).collect();
+        assert!(refused.iter().all(|admission| admission.check().is_err()));
+        assert!(refused[0].check().unwrap_err().to_string().contains("has 2 connections"));
+        assert!(all.enter().is_none());
+        drop(refused);
+        assert!(all.enter().expect("it is told why").check().is_err());
+        drop(admitted);
+        assert!(all.enter().expect("there is room").check().is_ok());
+    }
+}

@@ -1,0 +1,129 @@
+//! The end that a connection came to by itself: its socket failed, or its client stood still for too long.
+//!
+//! I1  Once a connection is lost nothing is waited for that only makes an answer: whoever waits hears of it at once.
+//!
+//! It belongs to one thread, as its connection does.
+
+use slab::Slab;
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+
+/// Why a connection is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// It was reset, or closed in both directions.
+    HungUp,
+    /// The client has not sent what it announced.
+    PayloadStalled,
+    /// It has not taken its replies.
+    ReplyStalled,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lost::HungUp => "the connection was closed or reset",
+            Lost::PayloadStalled => "cut off: the client did not send what it announced (nbd.stall)",
+            Lost::ReplyStalled => "cut off: the client did not take its replies (nbd.stall)",
+        })
+    }
+}
+
+/// Whether a connection is lost, and who wants to know.
+#[derive(Debug, Default)]
+pub(super) struct Loss {
+    why: Cell<Option<Lost>>,
+    waiting: RefCell<Slab<Waker>>,
+}
+
+impl Loss {
+    pub(super) fn why(&self) -> Option<Lost> {
+        self.why.get()
+    }
+
+    /// The connection is lost. Whether it was not before.
+    pub(super) fn set(&self, why: Lost) -> bool {
+        if self.why.get().is_some() {
+            return false;
+        }
+        self.why.set(Some(why));
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+        true
+    }
+
+    /// What comes of `future`; `None` where the connection is lost before.
+    pub(super) async fn or_lost<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let mut place = Place { loss: self, key: None };
+        std::future::poll_fn(|cx| place.poll(future.as_mut(), cx)).await
+    }
+}
+
+/// Of one who waits.
+struct Place<'a> {
+    loss: &'a Loss,
+    key: Option<usize>,
+}
+
+impl Place<'_> {
+    fn poll<F: Future>(&mut self, future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
+        if self.loss.why.get().is_some() {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(output) = future.poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        // Polling may have been what ended it.
+        if self.loss.why.get().is_some() {
+            return Poll::Ready(None);
+        }
+        let mut waiting = self.loss.waiting.borrow_mut();
+        match self.key {
+            Some(key) => waiting[key].clone_from(cx.waker()),
+            None => self.key = Some(waiting.insert(cx.waker().clone())),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            let _waker = self.loss.waiting.borrow_mut().try_remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use std::future::{pending, ready};
+
+    #[test]
+    fn who_waits_hears_of_the_loss_and_who_comes_later_does_not_begin() {
+        let loss = Loss::default();
+        assert_eq!(loss.or_lost(ready(1)).now_or_never(), Some(Some(1)));
+        let mut waiting = Box::pin(loss.or_lost(pending::<()>()));
+        assert_eq!((&mut waiting).now_or_never(), None);
+        assert!(loss.set(Lost::ReplyStalled) && !loss.set(Lost::HungUp));
+        assert_eq!(waiting.now_or_never(), Some(None));
+        assert_eq!(loss.or_lost(ready(1)).now_or_never(), Some(None));
+        assert_eq!(loss.why(), Some(Lost::ReplyStalled));
+    }
+
+    #[test]
+    fn who_is_done_waits_no_longer() {
+        let loss = Loss::default();
+        let mut waiting = Box::pin(loss.or_lost(pending::<()>()));
+        assert_eq!((&mut waiting).now_or_never(), None);
+        assert_eq!(loss.waiting.borrow().len(), 1);
+        drop(waiting);
+        assert!(loss.waiting.borrow().is_empty());
+    }
+}

@@ -480,7 +480,7 @@ fn what_was_to_be_moved_may_die_and_a_checkpoint_does_not_wait_for_the_round() {
 /// Maps change while a round moves blocks: it must leave the next checkpoint the room that it needs.
 #[test]
 fn moving_leaves_room_for_a_checkpoint_of_what_is_dirty() {
-    for slots in 37..60 {
+    for slots in 44..60 {
         let world = World::new(Shape { slots, ..shape() }, slots);
         Runtime::simulated(slots).block_on(async {
             let (store, _) = world.open().await.expect("a new store");

@@ -104,13 +104,10 @@ impl Bucket {
 
     /// Gives back what was taken and not used.
     fn give_back(&self, tokens: u64) {
-        let rate = self.rate.load(Relaxed);
-        if rate > 0 {
-            let cost_ns = tokens * NANOS / rate;
-            // A change of the rate meanwhile has forgiven it.
-            let _before =
-                self.paid_ns.fetch_update(Relaxed, Relaxed, |paid_ns| Some(paid_ns.saturating_sub(cost_ns)));
-        }
+        let Some(cost_ns) = (tokens * NANOS).checked_div(self.rate.load(Relaxed)) else { return };
+        // A change of the rate meanwhile has forgiven it.
+        let _before =
+            self.paid_ns.fetch_update(Relaxed, Relaxed, |paid_ns| Some(paid_ns.saturating_sub(cost_ns)));
     }
 }
 

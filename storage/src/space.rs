@@ -145,7 +145,7 @@ impl Space {
         let told = usize::from(self.level.load(Relaxed));
         let reached = LEVELS.iter().filter(|level| percent >= **level).count();
         if reached > told {
-            let mib = |blocks: u64| blocks * BLOCK_BYTES as u64 >> 20;
+            let mib = |blocks: u64| (blocks * BLOCK_BYTES as u64) >> 20;
             tracing::warn!(
                 live_mib = mib(live),
                 usable_mib = mib(usable),

@@ -59,7 +59,7 @@ enum Suite {
 }
 
 /// Each blindness with the suite that finds it.
-const BLINDNESSES: [(Blindness, Suite); 26] = [
+const BLINDNESSES: [(Blindness, Suite); 30] = [
     (Blindness::SyncBeforeSuperblock, Suite::States(&[Write, Checkpoint])),
     (Blindness::SyncAfterSuperblock, Suite::States(&[WriteLong, Mark, Sweep])),
     (Blindness::LogBeforeCheckpoint, Suite::States(&[WriteBack, Checkpoint])),

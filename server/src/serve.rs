@@ -274,6 +274,7 @@ async fn serve(
         engine: keeper.engine_name(),
         fallback: keeper.fallback(),
         recovery: &recovery,
+        usable_bytes: store.stats().usable_bytes,
         volumes: registry.volume_count(),
         snapshots: registry.snapshot_count(),
     });

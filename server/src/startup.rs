@@ -23,6 +23,8 @@ pub(crate) struct Started<'a> {
     /// Why it is not the better one.
     pub(crate) fallback: Option<&'a str>,
     pub(crate) recovery: &'a RecoveryReport,
+    /// What volumes and snapshots may have in the store together.
+    pub(crate) usable_bytes: u64,
     pub(crate) volumes: usize,
     pub(crate) snapshots: usize,
 }
@@ -44,6 +46,7 @@ pub(crate) fn announce(started: &Started<'_>) {
                 admin = %started.admin,
                 admin_socket = started.admin_socket.map(|path| path.display().to_string()),
                 nbd = ?started.endpoints.uris(""),
+                usable_bytes = started.usable_bytes,
                 volumes = started.volumes,
                 snapshots = started.snapshots,
                 created = recovery.created,
@@ -83,9 +86,10 @@ fn lines(started: &Started<'_>, command: &str) -> String {
     line(
         "store",
         &format!(
-            "{} ({}, {}, {} worker(s)), {}",
+            "{} ({}, {} usable, {}, {} worker(s)), {}",
             config.store.path.display(),
             ByteSize::new(config.store.size_bytes),
+            show::rounded(started.usable_bytes),
             engine,
             config.nbd.workers,
             recovery(started)
@@ -170,6 +174,7 @@ mod tests {
             engine: "io_uring",
             fallback: None,
             recovery,
+            usable_bytes: 61 << 30,
             volumes: 2,
             snapshots: 0,
         }
@@ -185,7 +190,7 @@ mod tests {
         let started = started(&config, &endpoints, &report);
         let text = lines(&started, "target/release/sandstone");
         for part in [
-            "sandstone-data/store (64G, io_uring,",
+            "sandstone-data/store (64G, 61G usable, io_uring,",
             "recovered in 12 ms: 34 record(s) replayed from 1.5M of log, 5 from staging",
             "below     ext4, overwritten in place",
             "nbd://127.0.0.1:10809/",

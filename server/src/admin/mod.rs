@@ -30,6 +30,7 @@ mod snapshots;
 mod state;
 mod stats;
 mod steps;
+mod store_view;
 mod volume_view;
 mod volumes;
 mod walks;

@@ -6,6 +6,7 @@ use super::{
     metrics::Exposition,
     routes::Route,
     state::Shared,
+    store_view::{self, StoreState},
 };
 use axum::{
     extract::State,
@@ -40,8 +41,17 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Value>, ApiError>
     }
     match admin.store.health() {
         Health::Ready => {
-            let placement = admin.store.stats().placement;
-            let store = json!({ "placement": placement.name(), "told": placement.to_string() });
+            let stats = admin.store.stats();
+            let fullness = store_view::fullness(&stats);
+            if fullness == StoreState::Full {
+                return Err(ApiError::new(
+                    Code::Unavailable,
+                    "the store is full: new blocks are refused until something is deleted or trimmed; overwrites go on",
+                ));
+            }
+            let placement = stats.placement;
+            let store =
+                json!({ "placement": placement.name(), "told": placement.to_string(), "state": fullness });
             Ok(Success::ok(json!({ "status": "ready", "store": store })))
         }
         Health::Starved(why) => Err(ApiError::new(

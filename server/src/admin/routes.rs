@@ -7,7 +7,7 @@ use super::{
     observe::observe,
     probes, reclaim, scrub, snapshots,
     state::{Admin, Shared},
-    stats, volumes,
+    stats, store_view, volumes,
 };
 use axum::{
     Router,
@@ -45,6 +45,7 @@ pub(super) fn all() -> Vec<Route> {
         reclaim::routes(),
         scrub::routes(),
         stats::routes(),
+        store_view::routes(),
         probes::routes(),
     ]
     .into_iter()

@@ -41,6 +41,7 @@ mod raw_image;
 mod reclaim;
 mod scrub;
 mod snapshot;
+mod store;
 mod temporary;
 mod top;
 mod transfer;
@@ -131,6 +132,8 @@ enum Command {
     Import(image::ImportArgs),
     /// Copy a volume, or a snapshot of it, into a disk image
     Export(image::ExportArgs),
+    /// Show what the store has room for, and what takes it
+    Store,
     /// Give the space of what was deleted back to the host, now
     Reclaim,
     /// Have the server read everything, and say what is not what was written
@@ -177,6 +180,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Mounts(args) => mount::mounts(&args, &context),
         Command::Import(args) => image::import(&args, &context),
         Command::Export(args) => image::export(&args, &context),
+        Command::Store => store::run(&context),
         Command::Reclaim => reclaim::run(&context),
         Command::Scrub => scrub::run(&context),
         Command::Top(args) => top::run(&args, &context),

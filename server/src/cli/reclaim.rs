@@ -87,11 +87,11 @@ impl Status {
 
     fn outcome(&self) -> String {
         format!(
-            "Reclaimed {} in {} round{}; {} went back to the host, and the store now takes {} of its disk.",
-            show::rounded(self.freed_bytes),
+            "{} went back to the host in {} round{}, {} moved for it; the store now takes {} of its disk.",
+            show::rounded(self.punched_bytes),
             self.rounds,
             if self.rounds == 1 { "" } else { "s" },
-            show::rounded(self.punched_bytes),
+            show::rounded(self.forwarded_bytes),
             show::rounded(self.store_allocated_bytes)
         )
     }
@@ -110,7 +110,7 @@ mod tests {
         .unwrap();
         assert_eq!(status.phase, Phase::Punching);
         let outcome = status.outcome();
-        for part in ["Reclaimed 3M", "2 rounds", "2M went back", "takes 5M"] {
+        for part in ["2M went back", "2 rounds", "4K moved", "takes 5M"] {
             assert!(outcome.contains(part), "{part} is not in {outcome}");
         }
     }

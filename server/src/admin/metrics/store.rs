@@ -24,7 +24,10 @@ impl Collector for StoreNumbers {
         let ready = u64::from(matches!(self.store.health(), Health::Ready));
         for (name, help, value) in [
             ("store_capacity_bytes", "Bytes that the store can hold", stats.capacity_bytes),
-            ("store_free_bytes", "Bytes of it that are free", stats.free_bytes),
+            ("store_usable_bytes", "Bytes of data that may live in it", stats.usable_bytes),
+            ("store_used_bytes", "Bytes of data that live in it, shared blocks once", stats.used_bytes),
+            ("store_free_bytes", "Bytes of new data that may still be written", stats.free_bytes),
+            ("store_garbage_bytes", "Bytes that nothing refers to, before reclaim", stats.garbage_bytes),
             (
                 "store_file_allocated_bytes",
                 "Bytes that the store's file takes on its file system",

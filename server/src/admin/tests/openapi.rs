@@ -50,12 +50,14 @@ async fn described_answers_have_the_fields_of_real_ones() {
     let reclaim = server.call("GET", "/api/v1/admin/reclaim", "").await.data(200);
     let scrub = server.call("GET", "/api/v1/admin/scrub", "").await.data(200);
     let stats = server.call("GET", "/api/v1/admin/stats", "").await.data(200);
+    let store = server.call("GET", "/api/v1/store", "").await.data(200);
     let body = serde_json::json!({ "sandboxvolume_id": fork["id"], "mount_point": "/work" }).to_string();
     let mount = server.call("POST", "/api/v1/sandboxes/agent-1/sandboxvolumes/mount", &body).await.data(200);
     let mounted = server.call("GET", &path(&fork), "").await.data(200);
     let attachment = mounted["mounts"][0].clone();
     let document = server.call("GET", "/openapi.json", "").await.json();
     for (schema, answer) in [
+        ("Store", store),
         ("Volume", volume),
         ("Volume", fork),
         ("Volume", mounted),

@@ -279,6 +279,7 @@ impl Attachments {
         self.in_turn(|state| {
             state.is_open()?;
             if let Some(same) = state.session_of(&mounting) {
+                state.renew(same);
                 return Ok(Granted::Again(same));
             }
             let access = state.has_room_for(&holder)?;

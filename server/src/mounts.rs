@@ -138,8 +138,13 @@ impl Mounts {
     /// # Errors
     /// The file cannot be written: after a restart they would be pending again.
     pub(crate) async fn forget(&self, sessions: &[Session]) -> io::Result<()> {
-        let any = self
-            .change(|mounts| sessions.iter().filter(|session| mounts.remove(session).is_some()).count() > 0);
+        let any = {
+            let mut kept = self.lock();
+            let any = sessions.iter().filter(|session| kept.mounts.remove(session).is_some()).count() > 0;
+            // Nothing to write where nothing has changed: this is asked twice a second.
+            kept.changes += u64::from(any);
+            any
+        };
         if any { self.save().await } else { Ok(()) }
     }
 

@@ -173,7 +173,7 @@ impl Engine {
 
     /// Waits while too much is dirty: a checkpoint makes room.
     pub(crate) async fn wait_clean(&self) {
-        while self.is_too_dirty() && !self.health.is_stopped() {
+        while self.is_too_dirty() && !self.health.is_stopped() && !self.upkeep.closing.has_begun() {
             let done = self.upkeep.checkpointed.notified();
             self.upkeep.checkpoint_wanted.notify_one();
             if self.is_too_dirty() {

@@ -42,6 +42,9 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
     let space = keep_space(&shared);
     let slots = slot_pool::keep(&shared);
     join5(keep_checkpoints(&shared), space, slots, give_back(&shared), scrub::keep(&shared)).await;
+    // Nobody waits for what will not come.
+    shared.engine.upkeep.checkpointed.notify_waiters();
+    shared.engine.upkeep.reclaimed.notify_waiters();
     shared.kept.notify_one();
 }
 
@@ -210,7 +213,7 @@ impl Shared {
             && let Some((slot, had)) = disk.segments.take_surplus(keep)
         {
             let punched = disk.file.punch(geometry.offset(slot, 0), geometry.segment_bytes()).await;
-            let worked = if punched.is_ok() { Worked::Punched } else { Worked::Allocated };
+            let worked = if punched.is_ok() { Worked::Punched } else { Worked::Partly };
             disk.segments.give_back(slot, worked);
             if let Err(error) = punched {
                 tracing::debug!(%error, "the file system does not take space back");

@@ -134,8 +134,8 @@ impl Space {
 
     /// The mark has counted the blocks of maps, of which there were `then` by our books.
     pub(crate) fn recount_maps(&self, then: u64, counted: u64) {
-        let since = self.maps.load(Relaxed).saturating_sub(then);
-        self.maps.store(counted + since, Relaxed);
+        let counted_and_since = |now: u64| Some(counted + now.saturating_sub(then));
+        let _always = self.maps.fetch_update(Relaxed, Relaxed, counted_and_since);
     }
 
     /// Tells the log when a level is reached, once.

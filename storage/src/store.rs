@@ -520,8 +520,13 @@ impl Shared {
     /// Writes a checkpoint, if anything changed since the last one. Where it would take the room that reclaim needs for its
     /// own, which frees what they leave behind, that goes first.
     pub(crate) async fn checkpoint(&self) -> Result<()> {
-        if self.engine.is_room_for_checkpoints_short() && !self.is_closing() {
-            self.reclaim_round(Effort::Needed).await?;
+        let is_short = self.engine.is_room_for_checkpoints_short() && !self.is_closing();
+        // A round under way will do that itself, and is not waited for.
+        if is_short && self.reclaiming.try_lock().is_ok() {
+            // It may fail where a checkpoint does not: what it could not read is told by its own.
+            if let Err(error) = self.reclaim_round(Effort::Needed).await {
+                tracing::debug!(%error, "a round of reclaim before a checkpoint failed");
+            }
         }
         self.write_checkpoint(Due::IfChanged).await
     }

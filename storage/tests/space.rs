@@ -227,3 +227,35 @@ fn what_only_a_deleted_snapshot_held_comes_back() {
         assert_holds(&line, 0, &filled(16, 7)).await;
     });
 }
+
+/// A map that cannot be read keeps reclaim from counting: writers are told so in the end, and none waits for ever.
+#[test]
+fn writers_do_not_wait_for_rounds_that_fail() {
+    let world = World::new(Shape { metadata_bytes: 0, ..shape(60) }, 3);
+    Runtime::simulated(3).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let line = volume(&store, 1, 1 << 16, false).await;
+        for block in (0..512).step_by(16) {
+            assert_eq!(write(&line, block, 16, 1).await, Ok(()));
+        }
+        store.create_snapshot(name(1), name(2), Vec::new()).await.expect("a snapshot");
+        store.checkpoint().await.expect("a checkpoint");
+        let other = volume(&store, 3, 1 << 16, false).await;
+        // Every node that is on the disk now.
+        for at in (1 << 20..world.disk.len_bytes()).step_by(BLOCK as usize) {
+            if [*b"SSL1", *b"SSI1"].iter().any(|magic| world.disk.peek(at, 4) == magic) {
+                world.disk.spoil_sector(at / 512);
+            }
+        }
+        let began = runtime::now();
+        let mut block = 0;
+        let refused = loop {
+            match write(&other, block % 1024, 16, 3).await {
+                Ok(()) => block += 16,
+                Err(kind) => break kind,
+            }
+            assert!(runtime::now() - began < Duration::from_secs(300), "it goes on for ever");
+        };
+        assert_eq!(refused, Kind::NoSpace);
+    });
+}

@@ -192,6 +192,15 @@ impl State {
         self.outdated.get(peer).is_some_and(|outdated| !outdated.was_quiet())
     }
 
+    /// A mount that waits for a connection waits from now on.
+    pub(super) fn renew(&mut self, session: Session) {
+        if let Some(Right { standing: Standing::Pending(since) | Standing::Idle(since), .. }) =
+            self.rights.get_mut(&session)
+        {
+            *since = Instant::now();
+        }
+    }
+
     /// The session that the same holder has for the same place. A stale mount is none.
     pub(super) fn session_of(&self, mounting: &Mounting) -> Option<Session> {
         let same = |right: &Right| {

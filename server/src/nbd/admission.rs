@@ -18,7 +18,10 @@ const REFUSED_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Admissions {
     clients_max: usize,
+    /// Those that may be served.
     clients: AtomicUsize,
+    /// Those that are only told that they may not.
+    refused: AtomicUsize,
     /// Whether it was said that there are too many.
     is_said: AtomicBool,
 }
@@ -48,13 +51,19 @@ impl fmt::Display for Full {
 
 impl Admissions {
     pub(super) fn new(clients_max: usize) -> Arc<Admissions> {
-        Arc::new(Admissions { clients_max, clients: AtomicUsize::new(0), is_said: AtomicBool::new(false) })
+        let (clients, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Admissions { clients_max, clients, refused, is_said: AtomicBool::new(false) })
     }
 
     /// A client comes. `None` where it is to be sent away without a word.
     pub(super) fn enter(self: &Arc<Admissions>) -> Option<Admission> {
-        let before = self.clients.fetch_add(1, Relaxed);
-        let is_admitted = before < self.clients_max;
+        let enter = |count: &AtomicUsize, max| {
+            count.fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1)).is_ok()
+        };
+        let is_admitted = enter(&self.clients, self.clients_max);
+        if !is_admitted && !enter(&self.refused, REFUSED_MAX) {
+            return None;
+        }
         let admission = Admission { all: Arc::clone(self), is_admitted };
         if !is_admitted && !self.is_said.swap(true, Relaxed) {
             tracing::warn!(
@@ -62,7 +71,7 @@ impl Admissions {
                 "clients are refused: nbd.connections_max is reached"
             );
         }
-        (before < self.clients_max + REFUSED_MAX).then_some(admission)
+        Some(admission)
     }
 }
 
@@ -76,6 +85,10 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
+        if !self.is_admitted {
+            self.all.refused.fetch_sub(1, Relaxed);
+            return;
+        }
         let left = self.all.clients.fetch_sub(1, Relaxed) - 1;
         // Not at each client that comes and goes at the bound.
         if left < self.all.clients_max / 10 * 9 && self.all.is_said.swap(false, Relaxed) {
@@ -97,9 +110,12 @@ mod tests {
         assert!(refused.iter().all(|admission| admission.check().is_err()));
         assert!(refused[0].check().unwrap_err().to_string().contains("has 2 connections"));
         assert!(all.enter().is_none());
-        drop(refused);
-        assert!(all.enter().expect("it is told why").check().is_err());
+        // Those who are only told take no place of those who are served.
         drop(admitted);
         assert!(all.enter().expect("there is room").check().is_ok());
+        drop(refused);
+        let again = [(); 2].map(|()| all.enter().expect("there is room"));
+        assert!(again.iter().all(|admission| admission.check().is_ok()));
+        assert!(all.enter().expect("it is told why").check().is_err());
     }
 }

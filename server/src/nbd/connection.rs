@@ -68,6 +68,9 @@ const REQUESTS_IN_A_ROW: u32 = 8;
 /// What the text of a refusal may take.
 const REFUSAL_BYTES: u64 = 1 << 10;
 
+/// Time from one line of the log about a failed request of a connection to the next.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
+
 pub(super) struct Connection {
     socket: Rc<Socket>,
     volume: Volume,
@@ -90,6 +93,8 @@ pub(super) struct Connection {
     most_received: Cell<usize>,
     /// When the last receive ended that may have brought a head, by the runtime's clock.
     received_at: Cell<Duration>,
+    /// When the log was last told of a request that failed.
+    told_at: Cell<Duration>,
     /// Cancelled when no more requests are taken in, or when the connection is cut off.
     leaving: CancellationToken,
     /// Cancelled when it is cut off.
@@ -149,6 +154,7 @@ impl Connection {
             head_room: Cell::new(RECEIVE_BYTES_LEAST),
             most_received: Cell::new(0),
             received_at: Cell::new(runtime::now()),
+            told_at: Cell::new(runtime::now().saturating_sub(TOLD_AGAIN)),
             leaving: wire.cut().child_token(),
             cut: wire.cut().clone(),
             stopping: wire.stopping().clone(),
@@ -296,7 +302,8 @@ impl Connection {
         }
     }
 
-    /// Takes in what came whole before the connection was lost, and changes something. `next` is decoded already.
+    /// Takes in what came whole before the connection was lost, and changes something, as far as the volume's limits let it
+    /// begin at once: nobody was told that it was done. `next` is decoded already.
     fn take_in_orphans(self: &Rc<Self>, mut next: Option<(Request, Checked)>, mut buf: BytesMut) {
         // Whoever cut the connection off wants nothing of it any more.
         while !self.cut.is_cancelled() {
@@ -314,6 +321,10 @@ impl Connection {
             }
             let payload = Payload::One(buf.split_to(len).freeze());
             if !is_question(&checked) {
+                let limits = &self.traffic.limits;
+                if !limits.are_none() && !limits.try_admit(Cost::of(&checked), runtime::now()) {
+                    return;
+                }
                 let share = self.budget.take_received();
                 self.begin(Taken { request, share, arrived: self.received_at.get() }, checked, payload);
             }
@@ -441,7 +452,12 @@ impl Connection {
             Outcome::Failed { error: error @ WireError::Enospc, text } => {
                 tracing::debug!(volume = %self.volume.id(), ?request, ?error, reason = text, "request failed");
             }
+            // One a second: a client that asks for what cannot be done must not fill the log for all others.
+            Outcome::Failed { error, text } if self.told_at.get() + TOLD_AGAIN > runtime::now() => {
+                tracing::debug!(volume = %self.volume.id(), ?request, ?error, reason = text, "request failed");
+            }
             Outcome::Failed { error, text } => {
+                self.told_at.set(runtime::now());
                 tracing::warn!(volume = %self.volume.id(), ?request, ?error, reason = text, "request failed");
             }
             Outcome::Done | Outcome::Read { .. } | Outcome::Status(_) => {}

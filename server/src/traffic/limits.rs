@@ -147,6 +147,15 @@ impl Limits {
         self.operations.is_unlimited() && self.bytes.is_unlimited()
     }
 
+    /// Lets a request of that cost begin, if it need not wait.
+    pub(crate) fn try_admit(&self, cost: Cost, now: Duration) -> bool {
+        let begins = self.operations.take(cost.operations, now).max(self.bytes.take(cost.bytes, now));
+        if begins > now {
+            drop(Granted { limits: self, cost });
+        }
+        begins <= now
+    }
+
     /// Waits until a request of that cost may begin. `now` and `sleep` are the runtime's. Dropping the future gives
     /// back what was granted: who is gone costs those who come after it nothing.
     pub(crate) async fn admit<S>(&self, cost: Cost, now: impl Fn() -> Duration, sleep: impl Fn(Duration) -> S)
@@ -180,6 +189,15 @@ mod tests {
     use std::{cell::Cell, task::Poll};
 
     const READ: Checked = Checked::Read { offset: 0, len: 4096, df: false };
+
+    #[test]
+    fn who_would_have_to_wait_is_refused_and_pays_nothing() {
+        let limits = limited(Some(100), None);
+        let now = Duration::from_secs(10);
+        let begun = (0..1000).filter(|_| limits.try_admit(Cost::of(&READ), now)).count();
+        assert!((1..20).contains(&begun), "{begun} began at once");
+        assert!(limits.try_admit(Cost::of(&READ), now + Duration::from_millis(20)), "nobody owes anything");
+    }
 
     fn limited(iops_max: Option<u64>, bytes_per_second_max: Option<u64>) -> Limits {
         Limits::new(Rates { iops_max, bytes_per_second_max })

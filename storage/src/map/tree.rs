@@ -98,8 +98,10 @@ pub(crate) struct Tree {
     root: Child,
     mapped: u64,
     birthday: Birthday,
-    /// Grows with each change of `birthday` that does not tell by how much the true count changed.
+    /// Grows with each change of `birthday` as a whole.
     guesses: u64,
+    /// Blocks that `own_blocks` was cut by, because it cannot be more than there are in all.
+    clipped: u64,
 }
 
 /// Nodes that an operation made its own, to change them.
@@ -117,13 +119,11 @@ struct Change {
     touched: Touched,
     /// Data blocks removed that were the map's alone.
     own_removed: u64,
-    /// Data blocks removed of which it is unknown.
-    unknown_removed: u64,
 }
 
 impl Change {
     fn new(shared_below: u64) -> Self {
-        Self { shared_below, touched: Touched::default(), own_removed: 0, unknown_removed: 0 }
+        Self { shared_below, touched: Touched::default(), own_removed: 0 }
     }
 
     /// A node becomes dirty that has `blocks` at most. `was_own` says that it takes the place of one that nobody else has.
@@ -151,7 +151,8 @@ impl Change {
                 leaf.each_data(0, LEAF_BLOCKS as u16, |address, blocks| self.remove(address, blocks))
             }
             None if self.shared_below == 0 => self.own_removed += child.mapped(),
-            None => self.unknown_removed += child.mapped(),
+            // Of those it is unknown: until the mark counts, they count as there.
+            None => {}
         }
     }
 }
@@ -159,7 +160,7 @@ impl Change {
 impl Tree {
     /// A tree from its root, the number of data blocks below it, and those of them that are its own.
     pub(crate) fn from_root(root: Child, mapped: u64, birthday: Birthday) -> Self {
-        Self { root, mapped, birthday, guesses: 0 }
+        Self { root, mapped, birthday, guesses: 0, clipped: 0 }
     }
 
     /// Which of its blocks nobody else can have.
@@ -198,7 +199,9 @@ impl Tree {
         if self.guesses != then.guesses {
             return 0;
         }
-        let excess = then.birthday.own_blocks.saturating_sub(own_blocks);
+        // What was cut since may have been a part of the excess.
+        let clipped = self.clipped - then.clipped;
+        let excess = then.birthday.own_blocks.saturating_sub(own_blocks).saturating_sub(clipped);
         let excess = excess.min(self.birthday.own_blocks);
         self.birthday.own_blocks -= excess;
         excess
@@ -329,10 +332,9 @@ impl Tree {
             debug_assert!(address.raw() >= shared_below, "new data is younger than every copy");
             *own += len;
         }
-        if change.unknown_removed > 0 {
-            *own = self.mapped.min(*own);
-            self.guesses += 1;
-        }
+        let clipped = own.saturating_sub(self.mapped);
+        *own -= clipped;
+        self.clipped += clipped;
         change.touched
     }
 
@@ -476,21 +478,20 @@ fn own<'a>(
     level: u32,
     change: &mut Change,
 ) -> Result<&'a mut NodeBody, Missing> {
-    let is_own = |home: &NodeRef, change: &Change| home.address.raw() >= change.shared_below;
+    // The addresses of nodes do not tell their age as those of data do: a segment of nodes may be newer than the log's next.
+    let is_own = |change: &Change| change.shared_below == 0;
     let mut was_own = false;
     let fresh = match child {
         Child::Loaded(node) => {
             // A node that others hold too is copied first.
-            if let Some(home) = node.home() {
-                change.touch(level, is_own(&home, change));
-            } else if Arc::strong_count(node) > 1 {
-                change.touch(level, change.shared_below == 0);
+            if node.home().is_some() || Arc::strong_count(node) > 1 {
+                change.touch(level, is_own(change));
             }
             None
         }
         Child::Stored(node) => {
             let stored = nodes.get(node).ok_or(Missing { node: *node, level })?;
-            was_own = is_own(node, change);
+            was_own = is_own(change);
             Some(Node::clone(&stored))
         }
         Child::Empty if level == 0 => Some(Node::new(NodeBody::Leaf(Leaf::default()))),

@@ -104,6 +104,13 @@ pub(crate) struct Freed {
     per_second: Option<f64>,
 }
 
+impl Plan {
+    /// What the next round empties.
+    fn containers(&self) -> HashSet<SegmentId> {
+        self.sparse.iter().map(|victim| victim.container.id).collect()
+    }
+}
+
 /// What reclaim is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReclaimPhase {
@@ -179,8 +186,9 @@ impl Shared {
         let result = self.round(&mut plan, effort).await;
         let upkeep = &self.engine.upkeep;
         if result.is_err() {
-            // It is still there, and so is the reason for another round.
+            // It is still there, and so is the reason for another round; but nobody waits for ever for rounds that fail.
             upkeep.garbage_blocks.fetch_add(std::mem::take(&mut plan.garbage_blocks), Relaxed);
+            upkeep.barren.store(true, Release);
         }
         upkeep.reclaim.enter(ReclaimPhase::Idle);
         upkeep.sparse.store(!plan.sparse.is_empty(), Release);
@@ -198,6 +206,7 @@ impl Shared {
             return Err(engine.health.refusal());
         }
         let mut pace = Pace::new(engine, engine.reclaim_rate);
+        engine.upkeep.begin_to_free();
 
         counters.enter(ReclaimPhase::Marking);
         let mut to_move = std::mem::take(&mut plan.sparse);
@@ -240,7 +249,9 @@ impl Shared {
         // What is hardly sparse is worth its copy only while somebody needs what it gives.
         let next = if effort == Effort::Needed && !engine.is_short() { Effort::Usual } else { effort };
         plan.sparse = forward::plan(segments, &mark, &plan.spoilt, next.sparse(), max).into();
-        let barren = freed == 0 && moved == 0 && corrected == 0 && plan.sparse.is_empty();
+        // What is left in the queue after nothing was moved found no room, and will find none next time.
+        let is_stuck = freed == 0 && moved == 0;
+        let barren = is_stuck && corrected == 0 && (plan.sparse.is_empty() || !to_move.is_empty());
         engine.upkeep.barren.store(barren, Release);
         let (nodes, dead, sparse) = (mark.nodes(), dead.len(), plan.sparse.len());
         tracing::debug!(
@@ -255,11 +266,12 @@ impl Shared {
             "a round of reclaim"
         );
 
-        // Holes in the file are for others, who can wait.
-        if !engine.is_short() {
+        // Holes in the file are for others, who can wait; unless they are all that can give the file system room, and with it us.
+        if !engine.is_short() || is_stuck {
             counters.enter(ReclaimPhase::Punching);
             engine.readers.drain().await; // keeps I2
-            self.punch(&mark, plan, &mut pace).await?;
+            let soon_empty = if is_stuck { HashSet::new() } else { plan.containers() };
+            self.punch(&mark, &soon_empty, &mut pace).await?;
         }
         Ok(freed > 0 || !plan.sparse.is_empty())
     }
@@ -340,9 +352,13 @@ impl Shared {
     }
 
     /// Punches long dead runs out of the segments that stay.
-    async fn punch(&self, mark: &Mark, plan: &Plan, pace: &mut Pace<'_>) -> Result<()> {
+    async fn punch(
+        &self,
+        mark: &Mark,
+        soon_empty: &HashSet<SegmentId>,
+        pace: &mut Pace<'_>,
+    ) -> Result<()> {
         let disk = &self.engine.disk;
-        let soon_empty: HashSet<_> = plan.sparse.iter().map(|victim| victim.container.id).collect();
         for container in disk.segments.containers() {
             let Some(words) = mark.alive(container.id).filter(|_| !soon_empty.contains(&container.id)) else {
                 continue;
@@ -391,6 +407,11 @@ impl Upkeep {
         self.reclaim_wanted.load(Acquire) > self.reclaims.load(Acquire)
     }
 
+    /// A round begins: what was idle time before it says nothing of how fast slots become free.
+    fn begin_to_free(&self) {
+        self.freed.lock().expect("no panics under this lock").at = runtime::now();
+    }
+
     /// So many slots became free.
     fn freed(&self, slots: u64) {
         let mut freed = self.freed.lock().expect("no panics under this lock");
@@ -421,6 +442,7 @@ impl Engine {
             if self.disk.segments.has_room(need) || self.health.is_stopped() {
                 return Ok(());
             }
+            self.upkeep.closing.check()?;
             if barren >= BARREN_ROUNDS_MAX {
                 return Err(Error::new(Kind::NoSpace, "the store is full, and nothing in it can be freed"));
             }
@@ -446,6 +468,7 @@ impl Engine {
         let round = self.want_round();
         while self.upkeep.reclaims.load(Acquire) < round && !self.health.is_stopped() {
             let done = self.upkeep.reclaimed.notified();
+            self.upkeep.closing.check()?;
             if self.upkeep.reclaims.load(Acquire) < round {
                 done.await;
             }
@@ -499,7 +522,7 @@ impl Engine {
         let (room, low) = (self.disk.segments.room(Need::Data), self.low_room());
         let rate = (room < low).then(|| {
             let freed = self.upkeep.freed_per_second().unwrap_or(UNKNOWN_RATE);
-            let blocks = freed as u64 * u64::from(self.disk.segments.geometry.segment_blocks);
+            let blocks = (freed * f64::from(self.disk.segments.geometry.segment_blocks)) as u64;
             // Twice what is freed at the beginning, half of it at the end.
             blocks.max(SLOWEST_RATE) * u64::from(1 + 3 * room / low.max(1)) / 2
         });

@@ -205,7 +205,8 @@ fn extent(line: &str) -> Result<ExtentFile, HeaderError> {
         "" => 0,
         begin => begin.parse().map_err(|_| malformed())?,
     };
-    if name.is_empty() || sectors == 0 {
+    // qemu reads no more of a name, and ends it at a carriage return: it would open another file than the one that is told.
+    if name.is_empty() || name.len() > 511 || name.contains(char::is_control) || sectors == 0 {
         return Err(malformed());
     }
     if access != "RW" {

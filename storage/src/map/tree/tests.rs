@@ -151,3 +151,34 @@ fn whole_children_cost_one_place() {
     assert_eq!(tree.replace(&disk, 0, 1 << 32, NewState::Hole).expect("nothing to load"), Touched::default());
     assert_eq!(tree.mapped_blocks(), 0);
 }
+
+/// Blocks that were dropped unseen may have been the map's own: the count says so until the mark, and never more than there are.
+#[test]
+fn own_blocks_are_at_most_as_many_as_there_are() {
+    let (mut tree, mut disk) = (Tree::default(), Disk::default());
+    let write = |tree: &mut Tree, disk: &mut Disk, start: u64, len: u64, segment: u64| {
+        let sums = vec![7; len as usize];
+        let data = NewState::Data(Address::new(SegmentId(segment), 0), &sums);
+        while let Err(missing) = tree.replace(&*disk, start, len, data) {
+            disk.load(missing);
+        }
+    };
+    write(&mut tree, &mut disk, 0, 100, 1);
+    let (_snapshot, shared) = tree.branch(Address::new(SegmentId(2), 0));
+    assert_eq!((shared, tree.birthday().own_blocks), (100, 0));
+    write(&mut tree, &mut disk, 256, 40, 3);
+    assert_eq!(tree.birthday().own_blocks, 40);
+    let then = tree.clone();
+    disk.checkpoint(&tree.root, ROOT_LEVEL);
+    tree.prune();
+    for (start, len) in [(256, 256), (0, 70)] {
+        while let Err(missing) = tree.replace(&disk, start, len, NewState::Hole) {
+            disk.load(missing);
+        }
+    }
+    assert_eq!((tree.mapped_blocks(), tree.birthday().own_blocks), (30, 30));
+    // The mark of before has nothing to take from what was cut since.
+    assert_eq!(tree.clone().recount(&then, 40), 0);
+    assert_eq!(tree.be_alone(), 0);
+    assert_eq!(tree.birthday(), Birthday { shared_below: 0, own_blocks: 30 });
+}

@@ -546,6 +546,7 @@ impl Shared {
             return Ok(());
         }
         let began = runtime::now();
+        let _under_way = engine.watchdog.checkpoint.begin();
         engine.upkeep.take_dirty();
         let replay = engine.log.cut();
         let (next_volume, catalog) = {

@@ -176,6 +176,7 @@ impl Shared {
     /// One round. Whether another one may find more.
     pub(crate) async fn reclaim_round(&self, effort: Effort) -> Result<bool> {
         let mut plan = self.reclaiming.lock().await;
+        let _under_way = self.engine.watchdog.reclaim.begin();
         let result = self.round(&mut plan, effort).await;
         let upkeep = &self.engine.upkeep;
         if result.is_err() {
@@ -415,6 +416,7 @@ impl Engine {
     /// [`Kind::NoSpace`] when they make none.
     pub(crate) async fn wait_reclaim(&self, need: Need) -> Result<()> {
         let mut barren = 0;
+        let _waiting = self.watchdog.for_reclaim.begin();
         loop {
             // Before the look, so that nothing that is freed between them is missed.
             let freed = self.upkeep.reclaimed.notified();
@@ -426,6 +428,7 @@ impl Engine {
             }
             let round = self.want_round();
             freed.await;
+            self.watchdog.for_reclaim.step();
             if self.upkeep.reclaims.load(Acquire) >= round {
                 barren = if self.upkeep.barren.load(Acquire) { barren + 1 } else { 0 };
             }
@@ -444,6 +447,7 @@ impl Engine {
             return Err(Error::new(Kind::NoSpace, "the store is full"));
         }
         let round = self.want_round();
+        let _waiting = self.watchdog.for_reclaim.begin();
         while self.upkeep.reclaims.load(Acquire) < round && !self.health.is_stopped() {
             let done = self.upkeep.reclaimed.notified();
             if self.upkeep.reclaims.load(Acquire) < round {

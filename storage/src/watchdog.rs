@@ -162,7 +162,8 @@ impl Engine {
         };
         let for_reclaim = watchdog.for_reclaim.waits_since().map(|at| at.max(step));
         let reclaiming = match self.readers.draining.waits_since() {
-            Some(since) if now.saturating_sub(since) >= STALLED_AFTER => StallKind::WriterForReads,
+            // It begins a little after the last step of reclaim.
+            Some(since) if now.saturating_sub(since) >= STALLED_AFTER / 2 => StallKind::WriterForReads,
             _ => StallKind::WriterForReclaim(phase),
         };
         [

@@ -40,6 +40,11 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Value>, ApiError>
     }
     match admin.store.health() {
         Health::Ready => {
+            let hanging = admin.watchdog.look();
+            if !hanging.is_empty() {
+                let reasons: Vec<_> = hanging.iter().map(ToString::to_string).collect();
+                return Err(ApiError::new(Code::Unavailable, reasons.join("; ")));
+            }
             let placement = admin.store.stats().placement;
             let store = json!({ "placement": placement.name(), "told": placement.to_string() });
             Ok(Success::ok(json!({ "status": "ready", "store": store })))

@@ -3,10 +3,11 @@
 //! It opens the store, makes, changes and deletes volumes for the admin side, and closes the store at the end. tokio
 //! tasks reach it through its handle and wait there without blocking.
 
-use sandstone_storage::{Engine, Handle, Runtime};
+use crate::watchdog::Heartbeat;
+use sandstone_storage::{Engine, Handle, Runtime, runtime};
 use std::{
     io,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
 };
 use tokio::sync::oneshot;
@@ -16,6 +17,7 @@ pub(crate) struct Keeper {
     handle: Handle,
     engine_name: &'static str,
     fallback: Option<String>,
+    heartbeat: Arc<Heartbeat>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -28,6 +30,8 @@ impl Keeper {
     pub(crate) fn start(engine: Engine) -> io::Result<Keeper> {
         let (started, starting) = mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
+        let heartbeat = Heartbeat::new("keeper");
+        let beating = Arc::clone(&heartbeat);
         let thread = thread::Builder::new().name("keeper".into()).spawn(move || {
             let runtime = match Runtime::new(engine) {
                 Ok(runtime) => runtime,
@@ -35,17 +39,25 @@ impl Keeper {
             };
             let fallback = runtime.fallback_reason().map(str::to_owned);
             send(&started, Ok((runtime.handle(), runtime.engine_name(), fallback)));
-            // Told to stop or forgotten: both end the thread.
-            let _told_or_forgotten = runtime.block_on(stopped);
+            runtime.block_on(async move {
+                runtime::spawn(beating.go_on());
+                // Told to stop or forgotten: both end the thread.
+                let _told_or_forgotten = stopped.await;
+            });
         })?;
         let died = || io::Error::other("the keeper thread ended before it had started");
         let (handle, engine_name, fallback) = starting.recv().map_err(|_| died())??;
-        Ok(Keeper { handle, engine_name, fallback, stop, thread })
+        Ok(Keeper { handle, engine_name, fallback, heartbeat, stop, thread })
     }
 
     /// To run things on the keeper.
     pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// That its thread runs.
+    pub(crate) fn heartbeat(&self) -> Arc<Heartbeat> {
+        Arc::clone(&self.heartbeat)
     }
 
     /// Which engine it runs on.

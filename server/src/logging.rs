@@ -22,7 +22,7 @@ use std::{
     os::fd::AsFd,
     sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
@@ -84,6 +84,11 @@ pub(crate) fn finish() {
     }
 }
 
+/// How long somebody has been waited for to read the line that is being written, if one is.
+pub(crate) fn waits() -> Option<Duration> {
+    LINES.get()?.waits()
+}
+
 /// Lines that were dropped since the start.
 pub(crate) fn dropped() -> Counter {
     DROPPED.clone()
@@ -104,8 +109,8 @@ struct Queue {
     lines: VecDeque<Vec<u8>>,
     /// Of all of them.
     bytes: usize,
-    /// One is out of the queue and not yet written.
-    is_writing: bool,
+    /// Since when one is out of the queue and not yet written.
+    writing_since: Option<Instant>,
     /// Dropped, and not yet told.
     untold: u64,
 }
@@ -125,7 +130,7 @@ impl Lines {
                 let line = taken.next();
                 // Its reader is gone, or it never had one: then nobody misses the line.
                 let _unread = write(&mut out, &line);
-                taken.lock().is_writing = false;
+                taken.lock().writing_since = None;
                 taken.written.notify_all();
             }
         })?;
@@ -159,19 +164,24 @@ impl Lines {
         loop {
             if let Some(line) = queue.lines.pop_front() {
                 queue.bytes -= line.len();
-                queue.is_writing = true;
+                queue.writing_since = Some(Instant::now());
                 return line;
             }
             if queue.untold > 0 {
-                queue.is_writing = true;
+                queue.writing_since = Some(Instant::now());
                 return told(std::mem::take(&mut queue.untold));
             }
             queue = self.came.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
+    /// How long the line has waited that is being written.
+    fn waits(&self) -> Option<Duration> {
+        self.lock().writing_since.map(|since| since.elapsed())
+    }
+
     fn wait_written(&self, time_max: Duration) {
-        let is_busy = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
+        let is_busy = |queue: &mut Queue| queue.writing_since.is_some() || !queue.lines.is_empty();
         drop(self.written.wait_timeout_while(self.lock(), time_max, is_busy));
     }
 }
@@ -245,7 +255,7 @@ impl<'a> MakeWriter<'a> for Events {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{io::Read, time::Instant};
+    use std::io::Read;
 
     fn lines_to_pipe() -> (Arc<Lines>, io::PipeReader, Counter) {
         let (reader, writer) = io::pipe().unwrap();
@@ -265,6 +275,7 @@ mod tests {
         lines.wait_written(Duration::from_millis(10));
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         assert!(dropped.get() > 0);
+        assert!(lines.waits().is_some_and(|wait| wait >= Duration::from_millis(10)), "{:?}", lines.waits());
 
         // Somebody reads after all.
         let reading = thread::spawn(move || {
@@ -296,6 +307,7 @@ mod tests {
         let mut said = [0; 11];
         reader.read_exact(&mut said).unwrap();
         assert_eq!(&said, b"last words\n");
+        assert_eq!(lines.waits(), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!   registry which volumes and snapshots there are, by id and name, and who is attached to them
 //!   mounts   the attachments that outlive connections and restarts
 //!   traffic  what passes between them and their clients: counted, and limited
+//!   watchdog what hangs, and for how long
 //!   nbd      clients: accept, handshake, and the workers with the data path
 //!   admin    the HTTP API over registry and keeper
 //! ```
@@ -36,6 +37,7 @@ mod socket_file;
 mod startup;
 mod token;
 mod traffic;
+mod watchdog;
 
 use std::process::ExitCode;
 

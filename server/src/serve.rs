@@ -25,12 +25,13 @@ use crate::{
     socket_file::{self, BindError, SocketFile},
     startup,
     token::{Token, TokenError, make_data_dir},
+    watchdog::Watchdog,
 };
 use sandstone_config::{
     Config, IoEngine,
     trust::{self, Distrust},
 };
-use sandstone_storage::{Engine, RecoveryReport, Store, StoreOptions};
+use sandstone_storage::{Engine, RecoveryReport, STALLED_AFTER, Store, StoreOptions};
 use std::{
     error, fmt, io,
     net::SocketAddr,
@@ -248,6 +249,10 @@ async fn serve(
     exported.register("sandstone_log_lines_dropped", help, dropped);
     let help = "NBD clients that were refused because the limit of open files had no room for them";
     exported.register("sandstone_nbd_connections_refused", help, places.refused());
+    let mut threads = workers.heartbeats();
+    threads.push(keeper.heartbeat());
+    let watchdog =
+        Arc::new(Watchdog::new(store.clone(), threads, logging::waits, STALLED_AFTER, &mut exported));
     let metrics = Metrics::new(exported, store.clone(), Arc::clone(&registry), workers.loads());
     let admin = Arc::new(Admin {
         store: store.clone(),
@@ -257,10 +262,12 @@ async fn serve(
         endpoints: endpoints.clone(),
         volume_size_bytes: config.defaults.volume_size_bytes,
         metrics,
+        watchdog: Arc::clone(&watchdog),
         reclaim: Reclaim::default(),
         stopping: AtomicBool::new(false),
         under_way: TaskTracker::new(),
     });
+    let watching = tokio::spawn(async move { watchdog.watch().await });
     let accepting = bound.accept(&registry, &workers, &places);
     let expiry = tokio::spawn({
         let (registry, grace) = (Arc::clone(&registry), config.attach.grace_secs);
@@ -299,6 +306,7 @@ async fn serve(
     drop(accepting);
     // Who is only waiting for the next server keeps its mount.
     expiry.abort();
+    watching.abort();
     workers.drain().await;
     drop(stop);
     end_admin(serving, &admin.under_way).await;

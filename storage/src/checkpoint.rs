@@ -268,9 +268,14 @@ impl NodeWriter<'_> {
 
     async fn write_ready(&mut self) -> Result<()> {
         let (file, health) = (&self.engine.disk.file, &self.engine.health);
+        let progress = &self.engine.watchdog.checkpoint;
         let bytes: usize = self.ready.iter().map(|(_, bytes)| bytes.len()).sum();
         self.engine.upkeep.checkpoint_bytes.fetch_add(bytes as u64, Relaxed);
-        let write = |(offset, bytes)| below::write(file, health, offset, WriteBuf::Owned(bytes));
+        let write = |(offset, bytes)| async move {
+            let written = below::write(file, health, offset, WriteBuf::Owned(bytes)).await;
+            progress.step();
+            written
+        };
         let writes = self.ready.drain(..).map(write);
         try_join_all(writes).await.map(|_| ()).map_err(|error| {
             // Nodes already count as stored where they are not: nothing may be built on them.

@@ -2,7 +2,7 @@
 
 use crate::{
     closing::Closing, disk::Disk, health::HealthCell, log::Log, map::Touched, readers::Readers, reclaim,
-    scrub::Scrub, segments::Need, space::Space,
+    scrub::Scrub, segments::Need, space::Space, watchdog::Watchdog,
 };
 use std::sync::{
     Arc, Mutex,
@@ -21,6 +21,7 @@ pub(crate) struct Engine {
     pub(crate) readers: Readers,
     pub(crate) space: Space,
     pub(crate) upkeep: Upkeep,
+    pub(crate) watchdog: Watchdog,
     /// Bytes a second that reclaim may read and write while nobody waits for it.
     pub(crate) reclaim_rate: u64,
     /// Bytes a second that the scrub may read; 0 for none but when somebody asks, and then as many as there are.
@@ -173,6 +174,10 @@ impl Engine {
 
     /// Waits while too much is dirty: a checkpoint makes room.
     pub(crate) async fn wait_clean(&self) {
+        if !self.is_too_dirty() {
+            return;
+        }
+        let _waiting = self.watchdog.for_checkpoint.begin();
         while self.is_too_dirty() && !self.health.is_stopped() && !self.upkeep.closing.has_begun() {
             let done = self.upkeep.checkpointed.notified();
             self.upkeep.checkpoint_wanted.notify_one();

@@ -84,6 +84,7 @@ mod stopped;
 mod store;
 mod usage;
 mod volume;
+mod watchdog;
 mod write;
 
 pub use address::{BLOCK_BYTES, VOLUME_BYTES_MAX};
@@ -108,4 +109,5 @@ pub use stopped::StoppedStore;
 pub use store::{RecoveryReport, Store, StoreOptions, StoreStats, VolumeChange, VolumeSpec};
 pub use usage::VolumeStats;
 pub use volume::{ATTRIBUTES_BYTES_MAX, Durability, Settings, Volume};
+pub use watchdog::{STALLED_AFTER, Stall, StallKind};
 pub use write::{Allocation, Begun, Receipt, Unfinished};

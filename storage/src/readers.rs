@@ -9,6 +9,7 @@
 use crate::{
     blindness::{Blindness, is_blind_to},
     runtime,
+    watchdog::Progress,
 };
 use std::{
     sync::{
@@ -26,6 +27,8 @@ pub(crate) struct Readers {
     tokens: Mutex<Tokens>,
     /// Tokens that were replaced. It changes under the lock.
     replaced: AtomicU64,
+    /// Reclaim waits for those who entered before.
+    pub(crate) draining: Progress,
 }
 
 /// When an operation looked into the map without a token.
@@ -69,6 +72,7 @@ impl Readers {
             tokens.older.retain(is_held);
             tokens.older.clone()
         };
+        let _waiting = self.draining.begin();
         while older.iter().any(is_held) && !is_blind_to(Blindness::DrainBeforeReuse) {
             runtime::sleep(Duration::from_millis(1)).await;
         }

@@ -59,6 +59,7 @@ use crate::{
     space::Space,
     store::RecoveryReport,
     usage::Usage,
+    watchdog::Watchdog,
 };
 use apply::{Replayed, Volumes};
 use std::{
@@ -308,7 +309,8 @@ pub(crate) async fn recover(
     let space = Space::new(own + shared, segments.node_blocks());
     let readers = Readers::default();
     let log = Arc::new(log);
-    let engine = Engine { disk, log, health, readers, space, upkeep, reclaim_rate, scrub_rate };
+    let watchdog = Watchdog::default();
+    let engine = Engine { disk, log, health, readers, space, upkeep, watchdog, reclaim_rate, scrub_rate };
     Ok(Recovered { engine, superblock, volumes, families, applied, next_volume, report, staging_file: None })
 }
 

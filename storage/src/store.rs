@@ -528,7 +528,14 @@ impl Shared {
                 tracing::debug!(%error, "a round of reclaim before a checkpoint failed");
             }
         }
-        self.write_checkpoint(Due::IfChanged).await
+        match self.write_checkpoint(Due::IfChanged).await {
+            Err(error) if error.kind() == Kind::NoSpace && !self.is_closing() => {
+                // A round of reclaim frees what checkpoints have left behind, and begins with what is dead altogether.
+                self.engine.wait_round().await?;
+                self.write_checkpoint(Due::IfChanged).await
+            }
+            written => written,
+        }
     }
 
     /// The same in any case.
@@ -551,6 +558,7 @@ impl Shared {
             return Ok(());
         }
         let began = runtime::now();
+        let _under_way = engine.watchdog.checkpoint.begin();
         engine.upkeep.take_dirty();
         let replay = engine.log.cut();
         let (next_volume, catalog) = {

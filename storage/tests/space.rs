@@ -244,7 +244,7 @@ fn writers_do_not_wait_for_rounds_that_fail() {
         // Every node that is on the disk now.
         for at in (1 << 20..world.disk.len_bytes()).step_by(BLOCK as usize) {
             if [*b"SSL1", *b"SSI1"].iter().any(|magic| world.disk.peek(at, 4) == magic) {
-                world.disk.spoil_sector(at / 512);
+                world.disk.spoil_sector(at);
             }
         }
         let began = runtime::now();

@@ -41,6 +41,11 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Value>, ApiError>
     }
     match admin.store.health() {
         Health::Ready => {
+            let hanging = admin.watchdog.look();
+            if !hanging.is_empty() {
+                let reasons: Vec<_> = hanging.iter().map(ToString::to_string).collect();
+                return Err(ApiError::new(Code::Unavailable, reasons.join("; ")));
+            }
             let stats = admin.store.stats();
             let fullness = store_view::fullness(&stats);
             if fullness == StoreState::Full {

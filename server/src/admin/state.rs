@@ -1,7 +1,7 @@
 //! What the handlers share.
 
 use super::{Metrics, Reclaim};
-use crate::{endpoints::Endpoints, registry::Registry, token::Token};
+use crate::{endpoints::Endpoints, registry::Registry, token::Token, watchdog::Watchdog};
 use sandstone_storage::{Handle, Store};
 use std::sync::{
     Arc,
@@ -21,6 +21,7 @@ pub(crate) struct Admin {
     /// Size of a volume whose creator names none, within the range of volume sizes.
     pub(crate) volume_size_bytes: u64,
     pub(crate) metrics: Metrics,
+    pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) reclaim: Reclaim,
     /// Set once, when the server begins to stop. A reader that sees it late only tells a prober late.
     pub(crate) stopping: AtomicBool,

@@ -14,13 +14,14 @@ use super::{
 use crate::{
     attachments::{AttachedGuard, Holder, Line},
     traffic::Traffic,
+    watchdog::Heartbeat,
 };
 use bytes::BytesMut;
 use dashmap::DashMap;
 use prometheus_client::registry::Registry as Exported;
 use sandstone_config::Nbd;
 use sandstone_protocol::Negotiated;
-use sandstone_storage::{Engine, Handle, Runtime, Socket, Store, Volume};
+use sandstone_storage::{Engine, Handle, Runtime, Socket, Store, Volume, runtime};
 use std::{
     cell::OnceCell,
     io,
@@ -55,6 +56,7 @@ pub(crate) struct Workers {
 struct Worker {
     handle: Handle,
     load: Arc<Load>,
+    heartbeat: Arc<Heartbeat>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -122,6 +124,11 @@ impl Workers {
     /// What each worker has to do, in their order; to be looked at again and again.
     pub(crate) fn loads(&self) -> Vec<Arc<Load>> {
         self.workers.iter().map(|worker| Arc::clone(&worker.load)).collect()
+    }
+
+    /// That their threads run.
+    pub(crate) fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
+        self.workers.iter().map(|worker| Arc::clone(&worker.heartbeat)).collect()
     }
 
     /// Gives a connection to a worker.
@@ -194,6 +201,8 @@ impl Worker {
     fn start(i: usize, engine: Engine, store: Store) -> io::Result<Self> {
         let (started, starting) = mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
+        let heartbeat = Heartbeat::new(format!("worker-{i}"));
+        let beating = Arc::clone(&heartbeat);
         let thread = thread::Builder::new().name(format!("worker-{i}")).spawn(move || {
             let runtime = match Runtime::new(engine) {
                 Ok(runtime) => runtime,
@@ -204,13 +213,14 @@ impl Worker {
             runtime.block_on(async move {
                 let _turn_end = store.attach_runtime();
                 drop(store);
+                runtime::spawn(beating.go_on());
                 // Told to stop or forgotten: both end the thread.
                 let _told_or_forgotten = stopped.await;
             });
         })?;
         let died = || io::Error::other("a worker ended before it had started");
         let handle = starting.recv().map_err(|_| died())??;
-        Ok(Self { handle, load: Arc::default(), stop: Some(stop), thread: Some(thread) })
+        Ok(Self { handle, load: Arc::default(), heartbeat, stop: Some(stop), thread: Some(thread) })
     }
 }
 

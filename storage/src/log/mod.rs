@@ -386,6 +386,12 @@ impl Log {
         since < (runtime::now().saturating_sub(BEHIND_MAX)).as_micros() as u64
     }
 
+    /// When the oldest batch that is not in the store was opened.
+    pub(crate) fn unwritten_since(&self) -> Option<Duration> {
+        let since = self.unwritten_since_us.load(Relaxed);
+        (since < u64::MAX).then(|| Duration::from_micros(since))
+    }
+
     /// Whether every record that was given a place is filled in: then what is in staging survives the process.
     pub(crate) fn all_committed(&self) -> bool {
         self.leases.load(Acquire) == 0

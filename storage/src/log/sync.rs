@@ -9,6 +9,7 @@ use crate::{
     blindness::{Blindness, is_blind_to},
     error::{Error, Kind, Result},
     runtime,
+    watchdog::Progress,
 };
 use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -21,6 +22,8 @@ pub(super) struct Syncs {
     synced: AtomicU64,
     turns: Mutex<Turns>,
     done: Notify,
+    /// Waits for the device.
+    under_way: Progress,
 }
 
 #[derive(Default)]
@@ -34,7 +37,12 @@ struct Turns {
 
 impl Syncs {
     pub(super) fn new(synced: Lsn) -> Self {
-        Self { synced: AtomicU64::new(synced.0), turns: Mutex::default(), done: Notify::new() }
+        Self {
+            synced: AtomicU64::new(synced.0),
+            turns: Mutex::default(),
+            done: Notify::new(),
+            under_way: Progress::default(),
+        }
     }
 
     pub(super) fn synced(&self) -> Lsn {
@@ -84,6 +92,11 @@ impl Log {
         }
     }
 
+    /// The sync that is under way.
+    pub(crate) fn syncing(&self) -> &Progress {
+        &self.syncs.under_way
+    }
+
     /// Waits for a sync that begins now or later, even when every record is synced: for what was written beside the log.
     ///
     /// # Errors
@@ -119,7 +132,10 @@ impl Log {
             // What is in the store now is what this sync covers (I3).
             let covered = log.written();
             let served = std::mem::take(&mut log.syncs.turns().waiting);
-            let result = log.file.sync().await;
+            let result = {
+                let _under_way = log.syncs.under_way.begin();
+                log.file.sync().await
+            };
             let covered = if is_blind_to(Blindness::SyncCoverage) { log.written() } else { covered };
             log.counters.syncs.fetch_add(1, Relaxed);
             log.counters.sync_sharing.add(served);

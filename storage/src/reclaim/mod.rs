@@ -183,6 +183,7 @@ impl Shared {
     /// One round. Whether another one may find more.
     pub(crate) async fn reclaim_round(&self, effort: Effort) -> Result<bool> {
         let mut plan = self.reclaiming.lock().await;
+        let _under_way = self.engine.watchdog.reclaim.begin();
         let result = self.round(&mut plan, effort).await;
         let upkeep = &self.engine.upkeep;
         if result.is_err() {
@@ -352,12 +353,7 @@ impl Shared {
     }
 
     /// Punches long dead runs out of the segments that stay.
-    async fn punch(
-        &self,
-        mark: &Mark,
-        soon_empty: &HashSet<SegmentId>,
-        pace: &mut Pace<'_>,
-    ) -> Result<()> {
+    async fn punch(&self, mark: &Mark, soon_empty: &HashSet<SegmentId>, pace: &mut Pace<'_>) -> Result<()> {
         let disk = &self.engine.disk;
         for container in disk.segments.containers() {
             let Some(words) = mark.alive(container.id).filter(|_| !soon_empty.contains(&container.id)) else {
@@ -436,6 +432,7 @@ impl Engine {
     /// [`Kind::NoSpace`] when they make none.
     pub(crate) async fn wait_reclaim(&self, need: Need) -> Result<()> {
         let mut barren = 0;
+        let _waiting = self.watchdog.for_reclaim.begin();
         loop {
             // Before the look, so that nothing that is freed between them is missed.
             let freed = self.upkeep.reclaimed.notified();
@@ -448,6 +445,7 @@ impl Engine {
             }
             let round = self.want_round();
             freed.await;
+            self.watchdog.for_reclaim.step();
             if self.upkeep.reclaims.load(Acquire) >= round {
                 barren = if self.upkeep.barren.load(Acquire) { barren + 1 } else { 0 };
             }
@@ -465,7 +463,16 @@ impl Engine {
         if waited || self.upkeep.garbage_blocks.load(Relaxed) < least {
             return Err(Error::new(Kind::NoSpace, "the store is full"));
         }
+        self.wait_round().await
+    }
+
+    /// Waits for the end of a round of reclaim that was asked for now.
+    ///
+    /// # Errors
+    /// The store is being closed.
+    pub(crate) async fn wait_round(&self) -> Result<()> {
         let round = self.want_round();
+        let _waiting = self.watchdog.for_reclaim.begin();
         while self.upkeep.reclaims.load(Acquire) < round && !self.health.is_stopped() {
             let done = self.upkeep.reclaimed.notified();
             self.upkeep.closing.check()?;

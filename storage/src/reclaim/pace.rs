@@ -26,6 +26,7 @@ impl<'a> Pace<'a> {
     /// The store is being closed.
     pub(crate) async fn spend(&mut self, bytes: u64) -> Result<()> {
         let closing = &self.engine.upkeep.closing;
+        self.engine.watchdog.reclaim.step();
         self.owed += bytes;
         if self.owed >= BURST_BYTES {
             let owed = std::mem::take(&mut self.owed);
@@ -42,6 +43,7 @@ impl<'a> Pace<'a> {
     /// # Errors
     /// The store is being closed.
     pub(crate) async fn give_way(&self) -> Result<()> {
+        self.engine.watchdog.reclaim.step();
         runtime::yield_now().await;
         self.engine.upkeep.closing.check()
     }

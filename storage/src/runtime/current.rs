@@ -27,6 +27,12 @@ pub fn now() -> Duration {
     Core::current().now()
 }
 
+/// The same on any thread: outside a runtime it is the time of the real ones.
+#[must_use]
+pub fn clock() -> Duration {
+    Core::clock()
+}
+
 /// Waits for at least `duration`. Dropping it is safe.
 #[must_use = "a sleep that is not awaited does nothing"]
 pub fn sleep(duration: Duration) -> Sleep {

@@ -156,6 +156,11 @@ impl Core {
         self.timers.borrow_mut()
     }
 
+    /// The time on any thread: of the current runtime, else of the real ones.
+    pub(super) fn clock() -> Duration {
+        with_current(|core| core.now()).unwrap_or_else(|| EPOCH.elapsed())
+    }
+
     pub(crate) fn now(&self) -> Duration {
         match &self.clock {
             Clock::Real => EPOCH.elapsed(),

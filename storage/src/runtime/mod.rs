@@ -12,7 +12,7 @@ mod remote;
 mod tests;
 mod timers;
 
-pub use current::{handle, note_company, now, on_turn_end, serve_one, sleep, spawn, yield_now};
+pub use current::{clock, handle, note_company, now, on_turn_end, serve_one, sleep, spawn, yield_now};
 pub use engine::{Engine, Runtime};
 pub use executor::{Served, TurnEnd};
 pub use remote::Handle;

@@ -9,13 +9,14 @@ use crate::{
     record::now,
     registry::{Entry, Export, Registry},
     token::Token,
+    watchdog::{Heartbeat, Watchdog},
 };
 use axum::{
     Router,
     body::{Body, to_bytes},
     http::{HeaderMap, Request, StatusCode},
 };
-use sandstone_storage::{Durability, Engine, Piece, Store, StoreOptions};
+use sandstone_storage::{Durability, Engine, Piece, STALLED_AFTER, Store, StoreOptions};
 use serde_json::Value;
 use std::{
     path::PathBuf,
@@ -23,6 +24,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -50,6 +52,11 @@ pub(super) struct Answer {
 
 impl Server {
     pub(super) async fn start() -> Server {
+        Self::start_watching(Vec::new(), STALLED_AFTER).await
+    }
+
+    /// One that waits so long for those threads.
+    pub(super) async fn start_watching(threads: Vec<Arc<Heartbeat>>, patience: Duration) -> Server {
         let directory = tempfile::tempdir().unwrap();
         let keeper = Keeper::start(Engine::Threads).unwrap();
         let options = StoreOptions {
@@ -65,9 +72,11 @@ impl Server {
         let (store, report) = handle.run(move || async move { Store::open(options).await }).await.unwrap();
         let mounts = Mounts::new(directory.path().join("mounts.json"), report.epoch);
         let registry = Arc::new(Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap());
-        let exported = prometheus_client::registry::Registry::default();
+        let mut exported = prometheus_client::registry::Registry::default();
+        let watchdog = Watchdog::new(store.clone(), threads, || None, patience, &mut exported);
         let admin = Arc::new(Admin {
             metrics: Metrics::new(exported, store.clone(), Arc::clone(&registry), Vec::new()),
+            watchdog: Arc::new(watchdog),
             store,
             keeper: keeper.handle(),
             registry,

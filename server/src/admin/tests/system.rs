@@ -1,8 +1,10 @@
 //! Probes, metrics, request ids.
 
 use super::harness::{Answer, Server, VOLUMES};
+use crate::watchdog::Heartbeat;
 use axum::{body::Body, http::Request};
 use serde_json::json;
+use std::{sync::Arc, time::Duration};
 
 async fn get(server: &Server, path: &str, headers: &[(&str, &str)]) -> Answer {
     let mut request = Request::builder().uri(path);
@@ -26,6 +28,32 @@ async fn probes_need_no_token_and_readiness_ends_when_the_server_stops() {
     server.admin.begin_stopping();
     get(&server, "/readyz", &[]).await.error(503, "unavailable");
     get(&server, "/healthz", &[]).await.data(200);
+}
+
+#[tokio::test]
+async fn thread_that_hangs_turns_readiness_red_with_the_reason_until_it_goes_on() {
+    let patience = Duration::from_secs(2);
+    let worker = Heartbeat::new("worker-3");
+    let server = Server::start_watching(vec![Arc::clone(&worker)], patience).await;
+    worker.beat();
+    get(&server, "/readyz", &[]).await.data(200);
+    let watched = tokio::spawn({
+        let watchdog = Arc::clone(&server.admin.watchdog);
+        async move { watchdog.watch().await }
+    });
+    // Two ticks later than it must be told.
+    tokio::time::sleep(patience + Duration::from_secs(2)).await;
+    let error = get(&server, "/readyz", &[]).await.error(503, "unavailable");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.starts_with("the thread worker-3 has not come round for "), "{message}");
+    get(&server, "/healthz", &[]).await.data(200);
+    let metrics = get(&server, "/metrics", &[]).await.text;
+    for line in ["sandstone_stalls_total 1", "sandstone_stalled 1"] {
+        assert!(metrics.lines().any(|found| found == line), "{line:?} is not in\n{metrics}");
+    }
+    worker.beat();
+    get(&server, "/readyz", &[]).await.data(200);
+    watched.abort();
 }
 
 #[tokio::test]

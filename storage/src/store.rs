@@ -521,8 +521,8 @@ impl Shared {
     /// own, which frees what they leave behind, that goes first.
     pub(crate) async fn checkpoint(&self) -> Result<()> {
         let is_short = self.engine.is_room_for_checkpoints_short() && !self.is_closing();
-        // A round under way will do that itself, and is not waited for.
-        if is_short && self.reclaiming.try_lock().is_ok() {
+        // Only then does a checkpoint wait for a round: whichever comes first would take the room of the other.
+        if is_short {
             // It may fail where a checkpoint does not: what it could not read is told by its own.
             if let Err(error) = self.reclaim_round(Effort::Needed).await {
                 tracing::debug!(%error, "a round of reclaim before a checkpoint failed");

@@ -250,7 +250,7 @@ impl Segments {
     /// among what is alive until reclaim has parted them. It is 6.7 % of the slots, and at least eight of them.
     pub(crate) fn usable_blocks(&self) -> u64 {
         let reachable = u64::from(self.reachable());
-        let working = (reachable * 67).div_ceil(1000).max(WORKING_SLOTS.min(reachable / 2));
+        let working = (reachable * 67 / 1000).max(WORKING_SLOTS.min(reachable / 2));
         (reachable - working) * u64::from(self.geometry.segment_blocks)
     }
 

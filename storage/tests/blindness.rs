@@ -41,6 +41,7 @@ enum Suite {
     /// The crash states of short sequences of these operations, as a seed decides.
     States(&'static [Operation]),
     LostEnd,
+    LateSync,
     FailedSync,
     Damage,
     WornSuperblock,
@@ -67,7 +68,7 @@ const BLINDNESSES: [(Blindness, Suite); 30] = [
     (Blindness::LogOrder, Suite::WriteBehindHole),
     (Blindness::WriteThrough, Suite::HostCrash),
     (Blindness::WriteThrough, Suite::States(&[Write, WriteLong])),
-    (Blindness::PreparedSync, Suite::HostCrash),
+    (Blindness::PreparedSync, Suite::LateSync),
     (Blindness::SlotReadiness, Suite::HostCrash),
     (Blindness::SyncCoverage, Suite::States(&[Together])),
     (Blindness::Fua, Suite::States(&[WriteFua, Write])),
@@ -105,7 +106,8 @@ fn rounds(suite: Suite) -> u64 {
         Suite::StagedAcrossSegments => 40,
         Suite::FullStore => 10,
         Suite::HostCrash => 12,
-        Suite::FailedSync
+        Suite::LateSync
+        | Suite::FailedSync
         | Suite::Damage
         | Suite::WornSuperblock
         | Suite::LostFooter
@@ -130,6 +132,7 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
             return search.go_through(start, &sequence, round);
         }
         Suite::LostEnd => faults::lose_the_end(round),
+        Suite::LateSync => host::slot_is_not_prepared_before_its_sync(),
         Suite::FailedSync => faults::fail_a_sync(false),
         Suite::Damage => damage::damage_below_what_was_synced_is_never_taken_for_the_end(),
         Suite::WornSuperblock => damage::damaged_superblock_is_told_in_a_store_that_reuses_slots(),

@@ -424,10 +424,10 @@ pub(crate) fn lost_footer_does_not_hide_what_comes_behind_it() {
 #[test]
 pub(crate) fn lost_footer_of_a_full_store_does_not_hide_what_comes_behind_it() {
     // No more than fit a segment: the next one would take a checkpoint, behind which nobody needs the footer.
-    const TRIMS: u64 = 50;
+    const TRIMS: u64 = 64;
     let shape = Shape { slots: 20, ..shape() };
-    let full = |lost: Option<u64>| {
-        let mut world = World::new(shape, 3);
+    let full = |lost: Option<(u64, u32)>| {
+        let mut world = World::on_device(shape, 3);
         let simulation = Runtime::simulated(3);
         simulation.block_on(async {
             let (store, _) = world.open().await.expect("a new store");
@@ -439,8 +439,10 @@ pub(crate) fn lost_footer_of_a_full_store_does_not_hide_what_comes_behind_it() {
                 }
             }
             for block in 0..TRIMS {
-                if Some(block) == lost {
-                    world.disk.lose_next(0);
+                if let Some((at, nth)) = lost
+                    && at == block
+                {
+                    world.disk.lose_next(nth);
                 }
                 volume.trim(block * BLOCK, BLOCK, Durability::Fua).await.expect("a trim");
             }
@@ -455,7 +457,8 @@ pub(crate) fn lost_footer_of_a_full_store_does_not_hide_what_comes_behind_it() {
     };
     let all = footers(&full(None));
     let mut lost_footers = 0;
-    for world in (0..TRIMS - 1).map(|lost| full(Some(lost))).filter(|world| footers(world) < all) {
+    let lost = (0..TRIMS - 1).flat_map(|block| [(block, 0), (block, 1)]);
+    for world in lost.map(|lost| full(Some(lost))).filter(|world| footers(world) < all) {
         lost_footers += 1;
         Runtime::simulated(1).block_on(async {
             let (store, _) = world.open().await.expect("the store");
@@ -472,7 +475,7 @@ pub(crate) fn lost_footer_of_a_full_store_does_not_hide_what_comes_behind_it() {
 #[test]
 pub(crate) fn what_is_served_after_a_failed_sync_survives_the_power() {
     for seed in 0..30 {
-        let mut world = World::new(shape(), seed);
+        let mut world = World::on_device(shape(), seed);
         let simulation = Runtime::simulated(seed);
         simulation.block_on(async {
             let (store, _) = world.open().await.expect("a new store");

@@ -176,7 +176,7 @@ fn lost_end_of_the_log_does_not_come_back() {
 pub(crate) fn lose_the_end(seed: u64) {
     let _seed = Seed(seed);
     let mut random = Random::new(seed);
-    let mut world = World::new(Shape { slots: 12 + random.below(20), ..shape() }, seed);
+    let mut world = World::on_device(Shape { slots: 12 + random.below(20), ..shape() }, seed);
     let blocks = 400;
     let mut expected = Vec::new();
     let writes = 1 + random.below(26);

@@ -4,7 +4,7 @@
 mod world;
 
 use bytes::Bytes;
-use sandstone_storage::{Kept, Placement, Runtime, SimDisk, Store, Volume, runtime};
+use sandstone_storage::{Kept, OpKind, Placement, Runtime, SimDisk, Store, Volume, runtime};
 use std::time::Duration;
 use world::{BLOCK, Random, Shape, World, assert_holds, filled, for_seeds, name, shape, trim, volume, write};
 
@@ -83,6 +83,30 @@ pub(crate) fn survive_hosts(seed: u64, placement: Placement) {
 #[test]
 fn acknowledged_writes_survive_the_host_in_a_file_that_is_overwritten_in_place() {
     for_seeds(1, 12, |seed| survive_hosts(seed, Placement::InPlace("a simulation")));
+}
+
+/// A slot counts as prepared after a sync of its zeroes, not before: here each sync is late, and the host crashes meanwhile.
+#[test]
+pub(crate) fn slot_is_not_prepared_before_its_sync() {
+    let world = World::new(SHAPE(), 1);
+    let moments = Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let volume = volume(&store, 1, BLOCKS, false).await;
+        let mut holds = vec![Bytes::from(vec![0; BLOCK as usize]); BLOCKS as usize];
+        (0..40).for_each(|nth| world.disk.delay_next(OpKind::Sync, nth, Duration::from_secs(60)));
+        let mut moments = Vec::new();
+        for round in 0..200u64 {
+            let block = round % BLOCKS;
+            holds[block as usize] = filled(1, (round * 2) as u8);
+            write(&volume, block, &holds[block as usize]).await;
+            runtime::sleep(Duration::from_millis(10)).await;
+            if round % 10 == 9 {
+                moments.extend(crashes(&world.disk, &holds));
+            }
+        }
+        moments
+    });
+    moments.into_iter().for_each(|moment| check(moment, 1));
 }
 
 #[test]

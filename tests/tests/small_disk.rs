@@ -100,8 +100,9 @@ fn full_file_system_is_told_as_a_full_store_and_recovers_by_trims_deletions_and_
     small.server.connect(&other).write(0, &chunk(77)).unwrap();
     let filled = fill(&mut client);
     assert!(filled > 256, "a file system of a GiB was full after {filled} MiB");
-    // Full is no failure.
-    assert_eq!(small.readiness().0, 200);
+    // Full is no failure, and said.
+    let (status, text) = small.readiness();
+    assert!(status == 200 && text.contains("\"status\":\"full\""), "{status} {text}");
     for number in (0..filled).step_by(7) {
         assert!(client.read(number * CHUNK as u64, CHUNK as u32).unwrap() == chunk(number), "chunk {number}");
     }

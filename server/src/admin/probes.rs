@@ -48,16 +48,12 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Value>, ApiError>
             }
             let stats = admin.store.stats();
             let fullness = store_view::fullness(&stats);
-            if fullness == StoreState::Full {
-                return Err(ApiError::new(
-                    Code::Unavailable,
-                    "the store is full: new blocks are refused until something is deleted or trimmed; overwrites go on",
-                ));
-            }
+            // Full is no failure: overwrites, trims, deletions and reads go on. But it is said.
+            let status = if fullness == StoreState::Full { "full" } else { "ready" };
             let placement = stats.placement;
             let store =
                 json!({ "placement": placement.name(), "told": placement.to_string(), "state": fullness });
-            Ok(Success::ok(json!({ "status": "ready", "store": store })))
+            Ok(Success::ok(json!({ "status": status, "store": store })))
         }
         Health::Starved(why) => Err(ApiError::new(
             Code::Unavailable,

@@ -302,8 +302,8 @@ impl Connection {
         }
     }
 
-    /// Takes in what came whole before the connection was lost, and changes something, as far as the volume's limits let it
-    /// begin at once: nobody was told that it was done. `next` is decoded already.
+    /// Takes in what came whole before the connection was lost, and changes something. It waits for no limit, but counts: a
+    /// client does not evade one by hanging up. `next` is decoded already.
     fn take_in_orphans(self: &Rc<Self>, mut next: Option<(Request, Checked)>, mut buf: BytesMut) {
         // Whoever cut the connection off wants nothing of it any more.
         while !self.cut.is_cancelled() {
@@ -321,10 +321,7 @@ impl Connection {
             }
             let payload = Payload::One(buf.split_to(len).freeze());
             if !is_question(&checked) {
-                let limits = &self.traffic.limits;
-                if !limits.are_none() && !limits.try_admit(Cost::of(&checked), runtime::now()) {
-                    return;
-                }
+                self.traffic.limits.charge(Cost::of(&checked), runtime::now());
                 let share = self.budget.take_received();
                 self.begin(Taken { request, share, arrived: self.received_at.get() }, checked, payload);
             }

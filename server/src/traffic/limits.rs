@@ -147,13 +147,10 @@ impl Limits {
         self.operations.is_unlimited() && self.bytes.is_unlimited()
     }
 
-    /// Lets a request of that cost begin, if it need not wait.
-    pub(crate) fn try_admit(&self, cost: Cost, now: Duration) -> bool {
-        let begins = self.operations.take(cost.operations, now).max(self.bytes.take(cost.bytes, now));
-        if begins > now {
-            drop(Granted { limits: self, cost });
-        }
-        begins <= now
+    /// Counts a request of that cost that begins at once: those who come next wait for it.
+    pub(crate) fn charge(&self, cost: Cost, now: Duration) {
+        self.operations.take(cost.operations, now);
+        self.bytes.take(cost.bytes, now);
     }
 
     /// Waits until a request of that cost may begin. `now` and `sleep` are the runtime's. Dropping the future gives
@@ -191,12 +188,18 @@ mod tests {
     const READ: Checked = Checked::Read { offset: 0, len: 4096, df: false };
 
     #[test]
-    fn who_would_have_to_wait_is_refused_and_pays_nothing() {
+    fn what_begins_at_once_is_owed_by_those_who_come_next() {
         let limits = limited(Some(100), None);
-        let now = Duration::from_secs(10);
-        let begun = (0..1000).filter(|_| limits.try_admit(Cost::of(&READ), now)).count();
-        assert!((1..20).contains(&begun), "{begun} began at once");
-        assert!(limits.try_admit(Cost::of(&READ), now + Duration::from_millis(20)), "nobody owes anything");
+        let clock = Cell::new(Duration::from_secs(10));
+        (0..200).for_each(|_| limits.charge(Cost::of(&READ), clock.get()));
+        let sleep = |time| {
+            clock.set(clock.get() + time);
+            std::future::ready(())
+        };
+        let admitted = std::pin::pin!(limits.admit(Cost::of(&READ), || clock.get(), sleep));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(admitted.poll(&mut context).is_ready());
+        assert!(clock.get() >= Duration::from_millis(11_800), "two seconds are owed: {:?}", clock.get());
     }
 
     fn limited(iops_max: Option<u64>, bytes_per_second_max: Option<u64>) -> Limits {

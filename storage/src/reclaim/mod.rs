@@ -45,9 +45,10 @@ use std::{
     time::Duration,
 };
 
-/// Rounds in a row without progress after which a writer gives up: the first may have begun before there was something to
-/// find, and finds what is sparse; the second moves it; what the third finds, others may have taken.
-const BARREN_ROUNDS_MAX: u32 = 3;
+/// Rounds in a row without progress after which a writer gives up. The first may have begun before there was something to
+/// find, and finds what is sparse; the second moves it; and where the last segments are taken by checkpoints, it takes some
+/// until one is left to move into.
+const BARREN_ROUNDS_MAX: u32 = 50;
 /// Longest time from one step of a round to the next while the log's room is short: what a writer waits for at most when
 /// there is none. A checkpoint for each, so not much shorter.
 const STEP: Duration = Duration::from_millis(300);

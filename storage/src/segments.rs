@@ -222,7 +222,7 @@ impl Segments {
     /// Slots that are kept back from data (I3). At least four, so that records can have two: the log leaves one that they
     /// filled for the other, and only then can the first be found dead.
     pub(crate) fn reserve(&self) -> u32 {
-        (self.geometry.slots / 8).clamp(4, 10).min(self.geometry.slots / 2)
+        (self.geometry.slots / 8).clamp(4, 6).min(self.geometry.slots / 2)
     }
 
     /// Free slots, the reserve included, and those that the file system cannot back.

@@ -523,19 +523,15 @@ impl Shared {
         let is_short = self.engine.is_room_for_checkpoints_short() && !self.is_closing();
         // Only then does a checkpoint wait for a round: whichever comes first would take the room of the other.
         if is_short {
-            // It may fail where a checkpoint does not: what it could not read is told by its own.
-            if let Err(error) = self.reclaim_round(Effort::Needed).await {
-                tracing::debug!(%error, "a round of reclaim before a checkpoint failed");
+            match self.reclaim_round(Effort::Needed).await {
+                Ok(_) => {}
+                // Another one would take what is left for that of reclaim.
+                Err(error) if error.kind() == Kind::NoSpace => return Err(error),
+                // A map that cannot be read, which is told elsewhere, does not keep a checkpoint from being written.
+                Err(error) => tracing::debug!(%error, "a round of reclaim before a checkpoint failed"),
             }
         }
-        match self.write_checkpoint(Due::IfChanged).await {
-            Err(error) if error.kind() == Kind::NoSpace && !self.is_closing() => {
-                // A round of reclaim frees what checkpoints have left behind, and begins with what is dead altogether.
-                self.engine.wait_round().await?;
-                self.write_checkpoint(Due::IfChanged).await
-            }
-            written => written,
-        }
+        self.write_checkpoint(Due::IfChanged).await
     }
 
     /// The same in any case.

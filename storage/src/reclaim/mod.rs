@@ -45,10 +45,11 @@ use std::{
     time::Duration,
 };
 
-/// Rounds in a row without progress after which a writer gives up. The first may have begun before there was something to
-/// find, and finds what is sparse; the second moves it; and where the last segments are taken by checkpoints, it takes some
-/// until one is left to move into.
-const BARREN_ROUNDS_MAX: u32 = 50;
+/// Time without progress after which a writer gives up. What is in the way for a while may be gone then: checkpoints that
+/// others wrote, reads under way.
+const BARREN_TIME_MAX: Duration = Duration::from_secs(30);
+/// Pause between two rounds of which the first made no progress.
+const BARREN_PAUSE: Duration = Duration::from_millis(20);
 /// Longest time from one step of a round to the next while the log's room is short: what a writer waits for at most when
 /// there is none. A checkpoint for each, so not much shorter.
 const STEP: Duration = Duration::from_millis(300);
@@ -432,7 +433,7 @@ impl Engine {
     /// # Errors
     /// [`Kind::NoSpace`] when they make none.
     pub(crate) async fn wait_reclaim(&self, need: Need) -> Result<()> {
-        let mut barren = 0;
+        let mut barren_since: Option<Duration> = None;
         let _waiting = self.watchdog.for_reclaim.begin();
         loop {
             // Before the look, so that nothing that is freed between them is missed.
@@ -441,14 +442,19 @@ impl Engine {
                 return Ok(());
             }
             self.upkeep.closing.check()?;
-            if barren >= BARREN_ROUNDS_MAX {
+            if barren_since.is_some_and(|since| runtime::now() - since >= BARREN_TIME_MAX) {
                 return Err(Error::new(Kind::NoSpace, "the store is full, and nothing in it can be freed"));
             }
             let round = self.want_round();
             freed.await;
             self.watchdog.for_reclaim.step();
             if self.upkeep.reclaims.load(Acquire) >= round {
-                barren = if self.upkeep.barren.load(Acquire) { barren + 1 } else { 0 };
+                if self.upkeep.barren.load(Acquire) {
+                    barren_since.get_or_insert_with(runtime::now);
+                    runtime::sleep(BARREN_PAUSE).await;
+                } else {
+                    barren_since = None;
+                }
             }
         }
     }
@@ -471,7 +477,7 @@ impl Engine {
     ///
     /// # Errors
     /// The store is being closed.
-    pub(crate) async fn wait_round(&self) -> Result<()> {
+    async fn wait_round(&self) -> Result<()> {
         let round = self.want_round();
         let _waiting = self.watchdog.for_reclaim.begin();
         while self.upkeep.reclaims.load(Acquire) < round && !self.health.is_stopped() {

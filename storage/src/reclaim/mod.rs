@@ -221,7 +221,7 @@ impl Shared {
         let dead = mark.dead();
         segments.retire(&dead);
 
-        let (mut freed, mut moved) = (0, 0);
+        let (mut freed, mut moved, mut is_durable) = (0, 0, false);
         loop {
             counters.enter(ReclaimPhase::Forwarding);
             let until = runtime::now() + STEP;
@@ -237,13 +237,19 @@ impl Shared {
             segments.move_to(moves);
             engine.upkeep.closing.check()?;
 
-            counters.enter(ReclaimPhase::Checkpointing);
-            let freed_now = self.free_retired(hosts).await?;
+            // A checkpoint takes room too: one that frees nothing would take what the next step needs.
+            let freed_now = if segments.retired().is_empty() { 0 } else { self.free_retired(hosts).await? };
+            is_durable |= freed_now > 0;
             freed += freed_now;
             let is_stuck = !has_moved && freed_now == 0;
             if to_move.is_empty() || is_stuck || (effort == Effort::Needed && engine.has_ample_room()) {
                 break;
             }
+        }
+        if !is_durable && (moved > 0 || !engine.is_room_for_checkpoints_short()) {
+            // Even if nothing changed: the catalog of the one before has no bit in the mark, and may be punched.
+            freed += self.free_retired(0).await?;
+            is_durable = true;
         }
         counters.forwarded_bytes.fetch_add(moved * BLOCK_BYTES as u64, Relaxed);
         counters.freed_bytes.fetch_add(freed * segments.geometry.segment_bytes(), Relaxed);
@@ -270,7 +276,7 @@ impl Shared {
         );
 
         // Holes in the file are for others, who can wait; unless they are all that can give the file system room, and with it us.
-        if !engine.is_short() || is_stuck {
+        if is_durable && (!engine.is_short() || is_stuck) {
             counters.enter(ReclaimPhase::Punching);
             engine.readers.drain().await; // keeps I2
             let soon_empty = if is_stuck { HashSet::new() } else { plan.containers() };
@@ -337,11 +343,11 @@ impl Shared {
     async fn free_retired(&self, hosts: u32) -> Result<u64> {
         let engine = &self.engine;
         let segments = &engine.disk.segments;
+        engine.upkeep.reclaim.enter(ReclaimPhase::Checkpointing);
         let (retired, freed) = (segments.retired(), segments.retired_slots());
         if is_blind_to(Blindness::FreeAfterCheckpoint) {
             segments.release(&retired);
         }
-        // Even if nothing changed: the catalog of the one before has no bit in the mark, and may be punched.
         self.checkpoint_anew().await?; // keeps I2
         engine.readers.drain().await;
         if !is_blind_to(Blindness::FreeAfterCheckpoint) {

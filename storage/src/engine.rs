@@ -138,8 +138,9 @@ impl Engine {
     pub(crate) fn room_to_move(&self) -> u32 {
         let segments = &self.disk.segments;
         let dirty = self.upkeep.dirty_nodes() + self.upkeep.taken_nodes.load(Relaxed);
-        let needed = (2 * dirty).div_ceil(u64::from(segments.geometry.segment_blocks));
-        u64::from(segments.room(Need::Forward)).saturating_sub(needed) as u32
+        let blocks = 2 * dirty + self.space.catalog_blocks();
+        let needed = blocks.div_ceil(u64::from(segments.geometry.segment_blocks));
+        segments.room_to_move(u32::try_from(needed).unwrap_or(u32::MAX))
     }
 
     /// An operation has changed nodes of a map.

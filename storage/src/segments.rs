@@ -19,9 +19,9 @@
 //! I1  A segment number is never used twice; a slot is.
 //! I2  A slot leaves *used* only after a checkpoint that does not refer to its segment is durable, and after the reads
 //!     that began before have ended.
-//! I3  The last [`Segments::reserve`] free slots are kept for what makes room again: half of them for records without
-//!     data (trims, deletions) and for checkpoints, so that moving blocks never takes what these need; and of that a part
-//!     for checkpoints alone, without which nothing comes back.
+//! I3  The last [`Segments::reserve`] free slots are kept for what makes room again: the last two of them for records without
+//!     data (trims, deletions) and for checkpoints, so that moving blocks never takes what these need; and the last one for
+//!     checkpoints alone, without which nothing comes back.
 //! I4  A segment of moved blocks lives as long as one of those that were moved into it.
 //!
 //! I5  A prepared slot has all of its blocks written and synced. So a write into it changes no metadata of the file system, and
@@ -299,8 +299,8 @@ impl Segments {
         }
         match need {
             Need::Data => self.reserve(),
-            Need::Forward => self.reserve() / 2,
-            Need::Record => self.reserve() / 3,
+            Need::Forward => 2,
+            Need::Record => 1,
             Need::Checkpoint => 0,
         }
     }
@@ -308,6 +308,13 @@ impl Segments {
     /// How many segments can be had for that.
     pub(crate) fn room(&self, need: Need) -> u32 {
         self.usable().saturating_sub(self.kept(need))
+    }
+
+    /// How many can be had for moved blocks where a checkpoint is to find so many after it.
+    pub(crate) fn room_to_move(&self, for_checkpoint: u32) -> u32 {
+        self.usable().saturating_sub(
+            self.kept(Need::Forward).max(self.kept(Need::Record).saturating_add(for_checkpoint)),
+        )
     }
 
     /// Whether segments of the reserve are in use.

@@ -24,7 +24,7 @@ mod state;
 use crate::{mounts::Session, record::AccessMode};
 use jiff::Timestamp;
 use serde::Serialize;
-use state::{Door, Right, Standing, State};
+use state::{Asks, Door, Right, Standing, State};
 use std::{
     collections::BTreeMap,
     error, fmt,
@@ -257,7 +257,7 @@ impl Attachments {
     ) -> Result<AttachedGuard, Refused> {
         let (key, access) = self
             .in_turn(|state| {
-                let access = state.admits(&connection.holder)?;
+                let access = state.admits(&connection.holder, Asks::ToEnter)?;
                 Ok((state.enter(connection.clone(), access), access))
             })
             .await?;
@@ -266,7 +266,7 @@ impl Attachments {
 
     /// What [`Attachments::attach`] would say, for a client that only asks.
     pub(crate) async fn would_attach(&self, holder: &Holder) -> Result<Access, Refused> {
-        self.in_turn(|state| state.admits(holder)).await
+        self.in_turn(|state| state.admits(holder, Asks::ToLook)).await
     }
 
     /// Gives a right to a session that has none yet, or says which one its holder has for the same place. Those who are just

@@ -26,6 +26,15 @@ pub(super) struct State {
     outdated: BTreeMap<String, Outdated>,
 }
 
+/// What a client wants to know of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// Whether it may come in, and it will.
+    ToEnter,
+    /// Whether it could.
+    ToLook,
+}
+
 /// A peer whose cache is of before a restore.
 #[derive(Clone, Copy, Debug)]
 struct Outdated {
@@ -100,11 +109,11 @@ impl State {
     ///
     /// # Errors
     /// Why it may not come in.
-    pub(super) fn admits(&mut self, holder: &Holder) -> Result<Access, Refused> {
+    pub(super) fn admits(&mut self, holder: &Holder, asks: Asks) -> Result<Access, Refused> {
         self.is_open()?;
         let session = match holder {
             Holder::Peer(peer) => {
-                self.is_up_to_date(peer)?;
+                self.is_up_to_date(peer, asks)?;
                 return self.has_room_for(holder);
             }
             Holder::Mount(session) => session,
@@ -141,13 +150,17 @@ impl State {
     }
 
     /// Refuses a peer whose cache is of before a restore. Keeps I5.
-    fn is_up_to_date(&mut self, peer: &str) -> Result<(), Refused> {
+    fn is_up_to_date(&mut self, peer: &str, asks: Asks) -> Result<(), Refused> {
         let Some(outdated) = self.outdated.get_mut(peer) else { return Ok(()) };
         if outdated.was_quiet() {
             self.outdated.remove(peer);
             return Ok(());
         }
-        outdated.asked_at = Instant::now();
+        match asks {
+            Asks::ToEnter => outdated.asked_at = Instant::now(),
+            // Whoever only looks has no cache, and must not keep the others at that address out.
+            Asks::ToLook => {}
+        }
         Err(Refused::Restored { at: outdated.restored_at, mount: false })
     }
 

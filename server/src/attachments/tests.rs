@@ -201,6 +201,16 @@ async fn a_mount_expires_only_while_nobody_is_connected() {
 }
 
 #[tokio::test]
+async fn a_mount_that_is_asked_for_again_waits_anew() {
+    let attachments = Attachments::new(AccessMode::Rwo);
+    let (session, _) = mount(&attachments, "a").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let again = attachments.mount(Session::generate(), mounting("a")).await.unwrap();
+    assert!(matches!(again, Granted::Again(same) if same == session));
+    assert!(!attachments.expire(session, Duration::from_millis(150)), "whoever was just given it may come");
+}
+
+#[tokio::test]
 async fn a_stale_mount_takes_nobody_in_and_is_in_nobodys_way() {
     let attachments = Attachments::new(AccessMode::Rwo);
     let session = Session::generate();
@@ -368,6 +378,9 @@ async fn a_peer_of_before_a_restore_comes_in_after_it_was_quiet() {
         attachments.lock().pass(step);
         attach(&attachments, peer("10.0.0.1")).await.unwrap_err();
     }
-    attachments.lock().pass(QUIET_TIME);
+    // Whoever only looks is told the same, and keeps nobody out for longer.
+    attachments.lock().pass(QUIET_TIME / 2);
+    attachments.would_attach(&peer("10.0.0.1")).await.unwrap_err();
+    attachments.lock().pass(QUIET_TIME / 2);
     attach(&attachments, peer("10.0.0.1")).await.unwrap();
 }

@@ -291,6 +291,11 @@ pub(super) struct Share {
 }
 
 impl Share {
+    /// Whether it has what only one request at a time may have.
+    pub(super) fn is_in_lane(&self) -> bool {
+        self.lane.is_some()
+    }
+
     /// Waits until the request may have that many bytes more. Dropping the future is safe.
     pub(super) async fn grow(&mut self, bytes: u64) {
         if self.lane.is_some() {

@@ -68,6 +68,9 @@ const REQUESTS_IN_A_ROW: u32 = 8;
 /// What the text of a refusal may take.
 const REFUSAL_BYTES: u64 = 1 << 10;
 
+/// How many times `nbd.stall` a payload may take that others wait for.
+const LANE_STALLS: u32 = 4;
+
 /// Time from one line of the log about a failed request of a connection to the next.
 const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
@@ -561,6 +564,8 @@ impl Connection {
         share: &mut Share,
     ) -> Result<Vec<Bytes>, Ending> {
         let (mut parts, mut came) = (Vec::new(), 0);
+        // Whoever has the lane keeps all others out of it, so what is missing then has one time together.
+        let mut in_lane = Stretch::new(LANE_STALLS * self.stall);
         while came < len {
             let part_len = part_len(offset, came, len);
             if came > 0 && self.unless_lost(share.grow(part_len as u64)).await.is_none() {
@@ -568,9 +573,10 @@ impl Connection {
             }
             let mut part = BytesMut::with_capacity(part_len);
             part.extend_from_slice(&buf.split_to(buf.len().min(part_len)));
-            let mut stretch = Stretch::new(self.stall);
+            let mut of_part = Stretch::new(self.stall);
+            let stretch = if share.is_in_lane() { &mut in_lane } else { &mut of_part };
             while part.len() < part_len {
-                self.more_of_payload(&mut part, &mut stretch).await?;
+                self.more_of_payload(&mut part, stretch).await?;
             }
             if part.len() > part_len {
                 // The memory was larger than asked for.

@@ -116,7 +116,8 @@ impl Home {
             return false;
         }
         match stores_at(path) {
-            Ok(there) => !there.is_empty() && !there.contains(store),
+            // Another file system at that path may hide the one that the store is on.
+            Ok(there) => is_on(path, *device) && !there.is_empty() && !there.contains(store),
             Err(error) if is_missing(&error) => is_mounted_above(path, *device),
             Err(_) => false,
         }
@@ -129,6 +130,10 @@ fn own_namespace() -> Option<u64> {
 
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn is_on(path: &Path, device: u64) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.dev() == device)
 }
 
 /// Whether the nearest directory above a missing file is on the file system that the file was on. Else that may be back later.

@@ -25,7 +25,7 @@
 //! - **P4** A block is never returned that is not what was written there. The alternative is [`Kind::Corrupt`].
 //! - **P5** No volume ever shows another's bytes, or those of a freed block.
 //! - **P6** A failed sync is never retried and never forgotten.
-//! - **P7** A full store loses nothing, goes on reading, and recovers.
+//! - **P7** A full store loses nothing, goes on reading, and recovers. Overwrites, trims, deletions and restores go on in it.
 //! - **P8** Damage to acknowledged data is reported, and never cut off with the end of the log: also of what leads to it, a
 //!   superblock, the catalog, a footer. The store is open for reading only then; no one sector that is damaged or cannot be
 //!   read keeps it from being opened.
@@ -39,7 +39,9 @@
 //! | `faults.rs` | P1, P2, P6, P7 | a disk that fails, or is full |
 //! | `damage.rs` | P4, P8 | a disk that does not hold what was written |
 //! | `rot.rs` | P4, P8 | a flipped bit in every byte that anybody reads |
+//! | `space.rs` | P7 | stores filled to any part of what is usable, and interleaved volumes that are deleted |
 //! | `ordering.rs` | P2, P5 | what overlaps, held apart on purpose |
+//! | `watchdog.rs` | | what hangs, and who waits for it, is told |
 //! | `blindness.rs` | | engines that leave one of it out, each of which those above find |
 
 mod address;

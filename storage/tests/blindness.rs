@@ -24,7 +24,8 @@ use enumeration::{
     Operation::{self, *},
     Search, Start,
 };
-use sandstone_storage::{Blindness, Placement, while_blind_to};
+use sandstone_ring::Placement;
+use sandstone_storage::{sim::Blindness, sim::while_blind_to};
 use std::{
     panic::{self, AssertUnwindSafe},
     sync::{

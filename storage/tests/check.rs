@@ -3,8 +3,10 @@
 
 mod world;
 
+use sandstone_ring::Runtime;
 use sandstone_storage::{
-    CheckOptions, CheckReport, Field, FindingKind, ForkSpec, Health, Kind, Place, Runtime, Store,
+    ForkSpec, Health, Kind, Store, check::CheckOptions, check::CheckReport, check::FindingKind, check::Place,
+    inspect::Field,
 };
 use world::{BLOCK, Death, Random, World, assert_holds, filled, for_seeds, name, shape, trim, volume, write};
 

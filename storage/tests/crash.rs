@@ -21,9 +21,9 @@ use futures_util::{
     future::{Either, join_all, select},
     pin_mut,
 };
+use sandstone_ring::{Placement, Runtime, runtime};
 use sandstone_storage::{
-    Allocation, Durability, Error, ForkSpec, Health, Kind, Placement, Result, Runtime, Store, Volume,
-    VolumeChange, runtime,
+    Allocation, Durability, Error, ForkSpec, Health, Kind, Result, Store, Volume, VolumeChange,
 };
 use std::{
     cell::RefCell,

@@ -4,7 +4,8 @@
 mod world;
 
 use bytes::Bytes;
-use sandstone_storage::{Durability, Health, Kind, OpKind, Runtime, SimDisk, StagingFate, Store, runtime};
+use sandstone_ring::{OpKind, Runtime, runtime, sim::SimDisk};
+use sandstone_storage::{Durability, Health, Kind, StagingFate, Store};
 use std::time::Duration;
 use world::{
     BLOCK, Death, Random, Shape, World, assert_holds, filled, name, read, shape, spec, volume, write,

@@ -3,7 +3,8 @@
 
 mod world;
 
-use sandstone_storage::{Runtime, Settings, Volume, runtime};
+use sandstone_ring::{Runtime, runtime};
+use sandstone_storage::{Settings, Volume};
 use std::time::Duration;
 use world::{BLOCK, Shape, World, filled, name, shape, spec, volume, write};
 

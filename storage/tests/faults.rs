@@ -4,9 +4,9 @@
 mod world;
 
 use futures_util::poll;
+use sandstone_ring::{OpKind, Runtime, runtime};
 use sandstone_storage::{
-    Allocation, Durability, Extent, ExtentState, Health, Kind, OpKind, Runtime, Store, VOLUME_BYTES_MAX,
-    Volume, VolumeChange, runtime,
+    Allocation, Durability, Extent, ExtentState, Health, Kind, Store, VOLUME_BYTES_MAX, Volume, VolumeChange,
 };
 use std::time::Duration;
 use world::{

@@ -4,7 +4,8 @@
 mod world;
 
 use futures_util::poll;
-use sandstone_storage::{Durability, File, Health, Kind, Runtime, Store, Volume, runtime};
+use sandstone_ring::{File, Runtime, runtime};
+use sandstone_storage::{Durability, Health, Kind, Store, Volume};
 use std::time::Duration;
 use world::{BLOCK, Death, Random, World, assert_holds, filled, name, shape, trim, volume, write};
 

@@ -4,7 +4,8 @@
 mod world;
 
 use bytes::Bytes;
-use sandstone_storage::{Kept, OpKind, Placement, Runtime, SimDisk, Store, Volume, runtime};
+use sandstone_ring::{OpKind, Placement, Runtime, runtime, sim::Kept, sim::SimDisk};
+use sandstone_storage::{Store, Volume};
 use std::time::Duration;
 use world::{BLOCK, Random, Shape, World, assert_holds, filled, for_seeds, name, shape, trim, volume, write};
 

@@ -3,9 +3,10 @@
 mod world;
 
 use futures_util::poll;
+use sandstone_ring::{OpKind, Runtime, runtime};
 use sandstone_storage::{
-    Begun, BegunRead, Durability, Kind, OpKind, Overrides, Piece, Reader, Runtime, Settings, StagingFate,
-    Volume, VolumeChange, runtime,
+    Begun, BegunRead, Durability, Kind, Piece, Readahead, Settings, SettingsOverride, StagingFate, Volume,
+    VolumeChange,
 };
 use std::time::Duration;
 use world::{BLOCK, Death, Random, Shape, World, assert_holds, filled, name, shape, volume, write};
@@ -128,14 +129,14 @@ fn reading_a_large_volume_once_leaves_a_hot_set_in_the_cache() {
 }
 
 /// A volume on the disk alone, of which a MiB is read ahead, and its reader.
-async fn read_ahead(store: &sandstone_storage::Store) -> (Volume, Reader) {
+async fn read_ahead(store: &sandstone_storage::Store) -> (Volume, Readahead) {
     let volume = full(store, 1, BLOCKS).await;
     change(store, 1, |s| (s.cache_bytes, s.prefetch_mib) = (1 << 30, 1)).await;
-    (volume.clone(), Reader::new(volume))
+    (volume.clone(), Readahead::new(volume))
 }
 
 /// Reads in sequence from `from`, each request after a pause in which a fetch can run ahead.
-async fn stream(reader: &Reader, from: u64, blocks: u64) {
+async fn stream(reader: &Readahead, from: u64, blocks: u64) {
     for block in (from..from + blocks).step_by(4) {
         reader.read(block * BLOCK, 4 * BLOCK as u32).await.expect("a read");
         runtime::sleep(Duration::from_millis(2)).await;
@@ -149,7 +150,7 @@ fn prefetch_has_what_comes_next_in_the_cache_and_nothing_else() {
         let (store, _) = world.open().await.expect("a new store");
         let volume = full(&store, 1, BLOCKS).await;
         change(&store, 1, |s| s.cache_bytes = 1 << 30).await;
-        let reader = Reader::new(volume.clone());
+        let reader = Readahead::new(volume.clone());
         stream(&reader, 0, 256).await;
         assert_eq!(volume.stats().prefetched_bytes, 0, "it is off");
         assert_eq!(volume.stats().cache_misses, 256);
@@ -202,7 +203,7 @@ fn reading_ahead_throws_out_nothing_that_is_used() {
         for _ in 0..3 {
             touch(&hot, 0..256).await;
         }
-        stream(&Reader::new(streamed.clone()), 0, BLOCKS).await;
+        stream(&Readahead::new(streamed.clone()), 0, BLOCKS).await;
         assert!(streamed.stats().prefetch_used_bytes > 0);
         let before = hot.stats().cache_misses;
         touch(&hot, 0..256).await;
@@ -392,7 +393,7 @@ fn a_reader_follows_the_map_wherever_it_goes() {
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
         let volume = full(&store, 1, 512).await;
-        let reader = Reader::new(volume.clone());
+        let reader = Readahead::new(volume.clone());
         for tag in 2..6 {
             store.checkpoint().await.expect("a checkpoint");
             for _ in 0..2 {
@@ -416,9 +417,12 @@ fn attachments_override_what_they_name_and_follow_in_the_rest() {
         let (store, _) = world.open().await.expect("a new store");
         let volume = full(&store, 1, BLOCKS).await;
         change(&store, 1, |s| s.cache_bytes = 1 << 30).await;
-        let overrides =
-            Overrides { cache_bytes: Some(20 * ENTRY), writeback: Some(true), ..Overrides::default() };
-        let tuned = volume.tuned(overrides);
+        let overrides = SettingsOverride {
+            cache_bytes: Some(20 * ENTRY),
+            writeback: Some(true),
+            ..SettingsOverride::default()
+        };
+        let tuned = volume.with_override(overrides);
         touch(&tuned, 0..200).await;
         assert_eq!(volume.stats().cache_bytes, 20 * ENTRY, "numbers are of all handles");
         touch(&volume, 300..400).await;
@@ -433,7 +437,7 @@ fn attachments_override_what_they_name_and_follow_in_the_rest() {
         write(&tuned, 4, &filled(1, 2)).await;
         assert_eq!(runtime::now(), began, "acknowledged from staging");
         change(&store, 1, |s| s.prefetch_mib = 1).await;
-        stream(&Reader::new(tuned.clone()), 512, 64).await;
+        stream(&Readahead::new(tuned.clone()), 512, 64).await;
         assert!(volume.stats().prefetched_bytes > 0, "what is not overridden follows the volume");
         through.await.expect("a write");
     });
@@ -480,7 +484,7 @@ fn rot_met_while_reading_ahead_is_told_to_the_reader() {
         for byte in 0..100 {
             world.disk.flip_bit((1 << 20) + (300 + byte * 7) * BLOCK, 1);
         }
-        let reader = Reader::new(volume.clone());
+        let reader = Readahead::new(volume.clone());
         let mut lost = 0;
         for block in 0..BLOCKS {
             match reader.read(block * BLOCK, BLOCK as u32).await {

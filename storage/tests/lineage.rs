@@ -4,9 +4,9 @@ mod world;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use sandstone_ring::{Runtime, runtime};
 use sandstone_storage::{
-    Allocation, Change, Durability, ExtentState, ForkSpec, Kind, Runtime, Store, Volume, VolumeChange,
-    runtime,
+    Allocation, Change, Durability, ExtentState, ForkSpec, Kind, Store, Volume, VolumeChange,
 };
 use std::{
     cell::Cell,

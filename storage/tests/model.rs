@@ -15,7 +15,8 @@ mod steps;
 mod world;
 
 use family::Model;
-use sandstone_storage::{Health, Runtime};
+use sandstone_ring::Runtime;
+use sandstone_storage::Health;
 use steps::{Scale, step};
 use world::{Death, Random, Shape, World, for_seeds, unless_full};
 

@@ -4,7 +4,8 @@
 mod world;
 
 use futures_util::{future::join, poll};
-use sandstone_storage::{BegunRead, Durability, OpKind, Piece, Reader, Runtime, Store, Volume, runtime};
+use sandstone_ring::{OpKind, Runtime, runtime};
+use sandstone_storage::{BegunRead, Durability, Piece, Readahead, Store, Volume};
 use std::{pin::pin, time::Duration};
 use world::{
     BLOCK, Death, Random, Seed, Shape, World, assert_holds, filled, name, read, shape, trim, volume, write,
@@ -85,7 +86,7 @@ pub(crate) fn slot_is_not_reused_under_a_read_that_was_begun() {
             (volume(&store, 1, BLOCKS, false).await, volume(&store, 2, 2 * BLOCKS, false).await);
         let old = filled(BLOCKS, 0);
         write(&volume, 0, &old).await;
-        let begun = Reader::new(volume.clone()).read_now(0, 4 * BLOCK as u32);
+        let begun = Readahead::new(volume.clone()).read_now(0, 4 * BLOCK as u32);
         let Some(BegunRead::Started(rest)) = begun else { panic!("its map is in memory, its data is not") };
 
         write(&volume, 0, &filled(BLOCKS, 64)).await;

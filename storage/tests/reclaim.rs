@@ -4,9 +4,9 @@ mod world;
 
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
+use sandstone_ring::{Backend, OpKind, Runtime, runtime};
 use sandstone_storage::{
-    Allocation, Durability, Engine, ForkSpec, Kind, OpKind, ReclaimPhase, Runtime, Store, StoreOptions,
-    Volume, VolumeSpec, runtime,
+    Allocation, Durability, ForkSpec, Kind, ReclaimPhase, Store, StoreOptions, Volume, VolumeSpec,
 };
 use std::{cell::Cell, collections::HashSet, rc::Rc, time::Duration};
 use tempfile::TempDir;
@@ -238,7 +238,7 @@ async fn reclaim_to(store: &Store, bytes_max: u64) {
 #[test]
 fn after_deleting_everything_the_file_is_as_small_as_an_empty_store_s() {
     let directory = tempfile::tempdir().expect("a directory");
-    Runtime::new(Engine::Threads).expect("a runtime").block_on(async {
+    Runtime::new(Backend::Threads).expect("a runtime").block_on(async {
         let (store, _) = Store::open(options(&directory)).await.expect("a new store");
         store.checkpoint().await.expect("a checkpoint");
         let empty = store.stats().file_allocated_bytes;
@@ -273,7 +273,7 @@ fn a_mark_of_maps_in_memory_gives_others_their_turns() {
     const LEAVES: u64 = 2048;
     const LEAF: u64 = 256 * BLOCK;
     let directory = tempfile::tempdir().expect("a directory");
-    Runtime::new(Engine::Threads).expect("a runtime").block_on(async {
+    Runtime::new(Backend::Threads).expect("a runtime").block_on(async {
         let (store, _) = Store::open(options(&directory)).await.expect("a new store");
         let volume = store.create_volume(spec(id(1), LEAVES * LEAF, true)).await.expect("a volume");
         for leaf in 0..LEAVES {
@@ -301,7 +301,7 @@ fn a_mark_of_maps_in_memory_gives_others_their_turns() {
 #[test]
 fn reclaim_is_not_undone_by_slots_that_are_being_got_ready() {
     let directory = tempfile::tempdir().expect("a directory");
-    Runtime::new(Engine::Threads).expect("a runtime").block_on(async {
+    Runtime::new(Backend::Threads).expect("a runtime").block_on(async {
         let (store, _) = Store::open(options(&directory)).await.expect("a new store");
         let volume = store.create_volume(spec(id(1), 1 << 20, false)).await.expect("a volume");
         // A client that flushes a little makes the keeper write slots in advance, for the better part of a second.
@@ -380,7 +380,7 @@ fn slots_that_were_prepared_before_a_restart_are_ready() {
 #[test]
 fn free_slots_that_had_blocks_before_a_restart_are_given_back() {
     let directory = tempfile::tempdir().expect("a directory");
-    Runtime::new(Engine::Threads).expect("a runtime").block_on(async {
+    Runtime::new(Backend::Threads).expect("a runtime").block_on(async {
         let (store, _) = Store::open(options(&directory)).await.expect("a new store");
         let volume = store.create_volume(spec(id(1), 1 << 30, false)).await.expect("a volume");
         for at in 0..300 {

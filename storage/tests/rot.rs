@@ -20,9 +20,8 @@ use enumeration::{
     lines::{CELL, CELLS_A_BLOCK, Lines, Timeline, bytes_of, cells_of, snapshot_id, volume_id, word},
     verdict::in_time,
 };
-use sandstone_storage::{
-    Durability, ForkSpec, Health, Kind, Runtime, SharedMemory, SimDisk, Store, VolumeChange, VolumeSpec,
-};
+use sandstone_ring::{Runtime, SharedMemory, sim::SimDisk};
+use sandstone_storage::{Durability, ForkSpec, Health, Kind, Store, VolumeChange, VolumeSpec};
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use world::{BLOCK, Effort, Shape, World, read, spec};
 

@@ -1,11 +1,10 @@
-//! The scrub: finds what rots while nobody reads it, wherever it lies, once; and is in nobody's way.
+//! The scrub: finds what corruptions while nobody reads it, wherever it lies, once; and is in nobody's way.
 
 mod world;
 
 use futures_util::poll;
-use sandstone_storage::{
-    ForkSpec, Health, Kind, OpKind, Rot, RotKind, Runtime, ScrubProgress, Store, Volume, runtime,
-};
+use sandstone_ring::{OpKind, Runtime, runtime};
+use sandstone_storage::{CorruptKind, Corruption, ForkSpec, Health, Kind, ScrubProgress, Store, Volume};
 use std::{pin::pin, time::Duration};
 use world::{
     BLOCK, Death, Random, Shape, World, assert_holds, filled, name, read, shape, trim, volume, write,
@@ -65,7 +64,7 @@ fn sound_store_is_read_once_however_many_share_it() {
         let (store, _) = world.open().await.expect("a new store");
         prepared(&store).await;
         let alone = scrubbed(&store).await;
-        assert_eq!((alone.passes, alone.lines, alone.lines_done, alone.rotten_bytes), (1, 1, 1, 0));
+        assert_eq!((alone.passes, alone.entries, alone.entries_done, alone.corrupt_bytes), (1, 1, 1, 0));
         // Two leaves, and three nodes above them, of two blocks at most.
         let data = BLOCKS * BLOCK;
         assert!((data + 5 * BLOCK..=data + 10 * BLOCK).contains(&alone.checked_bytes), "{alone:?}");
@@ -76,7 +75,7 @@ fn sound_store_is_read_once_however_many_share_it() {
             store.create_fork(name(1), spec).await.expect("a fork");
         }
         let together = scrubbed(&store).await;
-        assert_eq!((together.lines, together.lines_done), (21, 21));
+        assert_eq!((together.entries, together.entries_done), (21, 21));
         assert_eq!(together.checked_bytes, alone.checked_bytes);
         assert_eq!(together.checked_bytes_total, 2 * alone.checked_bytes);
     });
@@ -102,20 +101,20 @@ fn rotten_data_is_found_and_named_behind_a_cache_that_has_it() {
             rot(&world, block_of(&data, block));
         }
         let found = scrubbed(&store).await;
-        let lost = |block: u64, blocks: u64| Rot {
-            line: name(1),
+        let lost = |block: u64, blocks: u64| Corruption {
+            entry: name(1),
             offset: block * BLOCK,
             len: blocks * BLOCK,
-            what: RotKind::Data,
+            what: CorruptKind::Data,
         };
-        assert_eq!(found.rots, [lost(100, 2), lost(200, 2)]);
-        assert_eq!(found.rotten_bytes, 4 * BLOCK);
+        assert_eq!(found.corruptions, [lost(100, 2), lost(200, 2)]);
+        assert_eq!(found.corrupt_bytes, 4 * BLOCK);
         assert_eq!(store.stats().corrupt_blocks, 4);
         // It changes nothing: whoever has the block cached goes on.
         assert_holds(&volume, 100, &data.slice(100 * BLOCK as usize..101 * BLOCK as usize)).await;
         // What was trimmed is nobody's loss.
         trim(&volume, 100, 2).await;
-        assert_eq!(scrubbed(&store).await.rots, [lost(200, 2)]);
+        assert_eq!(scrubbed(&store).await.corruptions, [lost(200, 2)]);
     });
 }
 
@@ -132,11 +131,11 @@ fn end_of_the_log_is_read_as_far_as_it_is_written() {
         let mut late = pin!(write(&volume, 8, &coming));
         assert!(poll!(&mut late).is_pending());
         let sound = scrubbed(&store).await;
-        assert_eq!((sound.checked_bytes_total, sound.rotten_bytes_total), (BLOCK, 0));
+        assert_eq!((sound.checked_bytes_total, sound.corrupt_bytes_total), (BLOCK, 0));
         late.await;
         rot(&world, &data);
         rot(&world, &coming);
-        assert_eq!(scrubbed(&store).await.rotten_bytes_total, 2 * BLOCK);
+        assert_eq!(scrubbed(&store).await.corrupt_bytes_total, 2 * BLOCK);
     });
 }
 
@@ -155,8 +154,13 @@ fn rotten_node_is_found_with_what_lies_below_it() {
         leaves.iter().for_each(|at| world.disk.flip_bit(at + 40, 0));
         let found = scrubbed(&store).await;
         let mib = 1 << 20;
-        let leaf = |number: u64| Rot { line: name(1), offset: number * mib, len: mib, what: RotKind::Map };
-        assert_eq!(found.rots, [leaf(0), leaf(1)]);
+        let leaf = |number: u64| Corruption {
+            entry: name(1),
+            offset: number * mib,
+            len: mib,
+            what: CorruptKind::Map,
+        };
+        assert_eq!(found.corruptions, [leaf(0), leaf(1)]);
         // The data below is read all the same where a copy of the leaf is in memory.
         assert!(found.checked_bytes > BLOCKS * BLOCK, "{found:?}");
         assert_eq!(found.passes, 1);
@@ -175,12 +179,12 @@ fn moved_blocks_are_followed_to_their_new_place() {
         }
         settle(&store).await;
         assert!(store.reclaim_progress().forwarded_bytes > 0);
-        assert_eq!(scrubbed(&store).await.rots, []);
+        assert_eq!(scrubbed(&store).await.corruptions, []);
         let data = filled(BLOCKS, 3);
         rot(&world, block_of(&data, 60));
         let found = scrubbed(&store).await;
-        assert_eq!(found.rots.len(), 1, "{found:?}");
-        assert_eq!((found.rots[0].offset, found.rots[0].len), (60 * BLOCK, BLOCK));
+        assert_eq!(found.corruptions.len(), 1, "{found:?}");
+        assert_eq!((found.corruptions[0].offset, found.corruptions[0].len), (60 * BLOCK, BLOCK));
         let refused = read(&volume, 60 * BLOCK, BLOCK).await.expect_err("it is rotten");
         assert_eq!(refused.kind(), Kind::Corrupt);
     });

@@ -1,9 +1,10 @@
 //! One store on a real file, from its making to its reopening: the first thing to run when everything fails.
 
 use bytes::Bytes;
+use sandstone_ring::{Backend, Runtime};
 use sandstone_storage::{
-    Allocation, Durability, Engine, Extent, ExtentState, Health, Kind, Piece, Runtime, Settings, Store,
-    StoreOptions, Volume, VolumeChange, VolumeSpec,
+    Allocation, Durability, Extent, ExtentState, Health, Kind, Piece, Settings, Store, StoreOptions, Volume,
+    VolumeChange, VolumeSpec,
 };
 use std::path::Path;
 use uuid::Uuid;
@@ -93,10 +94,10 @@ async fn check(volume: &Volume) {
 
 #[test]
 fn store_on_a_real_file_keeps_what_it_was_given() {
-    for engine in [Engine::Auto, Engine::Threads] {
+    for engine in [Backend::Auto, Backend::Threads] {
         let directory = tempfile::tempdir().expect("a directory");
         let runtime = Runtime::new(engine).expect("a runtime");
-        println!("engine {}", runtime.engine_name());
+        println!("engine {}", runtime.backend_name());
         runtime.block_on(async {
             let (store, report) = Store::open(options(directory.path())).await.expect("a new store");
             assert!(report.created);
@@ -161,7 +162,7 @@ fn a_staging_file_lasts_until_its_store_is_closed() {
         entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "staging")).count()
     };
     for clean in [false, true, true] {
-        let runtime = Runtime::new(Engine::Auto).expect("a runtime");
+        let runtime = Runtime::new(Backend::Auto).expect("a runtime");
         runtime.block_on(async {
             let (store, _) = Store::open(options(directory.path())).await.expect("the store");
             assert_eq!(staging(), 1);

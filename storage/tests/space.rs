@@ -3,7 +3,8 @@
 mod world;
 
 use futures_util::future::join_all;
-use sandstone_storage::{Durability, Health, Kind, Runtime, Store, Volume, runtime};
+use sandstone_ring::{Runtime, runtime};
+use sandstone_storage::{Durability, Health, Kind, Store, Volume};
 use std::time::Duration;
 use world::{BLOCK, Death, Effort, Random, Shape, World, assert_holds, filled, name, volume};
 

@@ -3,9 +3,8 @@
 mod world;
 
 use futures_util::future::join;
-use sandstone_storage::{
-    Durability, Health, OpKind, ReclaimPhase, Runtime, STALLED_AFTER, StallKind, Store, Volume, runtime,
-};
+use sandstone_ring::{OpKind, Runtime, runtime};
+use sandstone_storage::{Durability, Health, ReclaimPhase, STALLED_AFTER, StallKind, Store, Volume};
 use std::time::Duration;
 use world::{BLOCK, World, assert_holds, filled, shape, trim, volume, write};
 

@@ -1,6 +1,6 @@
 //! Who brought a block into the cache, and how much it may keep there.
 
-use crate::usage::Usage;
+use crate::base::Usage;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::*},

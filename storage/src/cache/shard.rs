@@ -1,6 +1,9 @@
 //! A part of the cache with a lock of its own: its entries and the queues that they wait in.
 
-use super::{Account, ENTRY_BYTES, Newcomer};
+use super::{
+    account::Account,
+    s3_fifo::{ENTRY_BYTES, Newcomer},
+};
 use foldhash::fast::FixedState;
 use slab::Slab;
 use std::{

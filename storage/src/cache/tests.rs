@@ -1,9 +1,9 @@
 //! The cache keeps its bounds, and what is worth keeping.
 
-use super::*;
-use crate::{address::SegmentId, usage::Usage};
+use super::{s3_fifo::ENTRY_BYTES, *};
+use crate::base::{Address, SegmentId, Usage};
 use proptest::prelude::*;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 /// Content of an entry.
 const BYTES: usize = 4096;

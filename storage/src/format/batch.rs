@@ -11,7 +11,7 @@
 //!     is read up to its last committed record, and a stale record in the same place is not.
 
 use super::{Identity, Malformed, VERSION};
-use crate::address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber};
+use crate::base::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber};
 use bytes::{Buf, BufMut};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SSB1");
@@ -321,7 +321,7 @@ impl Record<'_> {
         let first = header_block.checked_add(1).and_then(|b| b.checked_add(self.head.data_offset));
         let end = first.and_then(|f| u64::from(f).checked_add(self.head.count));
         match (first, end) {
-            (Some(first), Some(end)) if end <= u64::from(crate::address::SEGMENT_BLOCKS_MAX) => {
+            (Some(first), Some(end)) if end <= u64::from(crate::base::SEGMENT_BLOCKS_MAX) => {
                 Ok(Address::new(segment, first))
             }
             _ => Err(Malformed("a record's data lies beyond its segment")),

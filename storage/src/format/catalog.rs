@@ -4,12 +4,10 @@
 //! chunk can carry the place and the checksum of the next.
 
 use super::Malformed;
-use crate::{
-    Settings,
-    address::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot, VolumeNumber, blocks_for},
-    bitmap::Bitmap,
-    checksum,
-    map::{Birthday, Child, NodeRef, Tree},
+use super::node::{NodeRef, StoredChild};
+use crate::base::{
+    Address, BLOCK_BYTES, Bitmap, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Settings, Slot, VOLUME_BYTES_MAX,
+    VolumeNumber, blocks_for, checksum,
 };
 use bytes::{Buf, BufMut};
 use std::sync::Arc;
@@ -124,7 +122,7 @@ impl VolumeMeta {
         let len = usize::from(b.try_get_u16_le()?);
         let attributes = b.get(..len).ok_or(Malformed("a volume's attributes are short"))?.into();
         b.advance(len);
-        if size_bytes > crate::address::VOLUME_BYTES_MAX {
+        if size_bytes > VOLUME_BYTES_MAX {
             return Err(Malformed("a volume is larger than can be"));
         }
         let id = Uuid::from_bytes(id);
@@ -132,13 +130,34 @@ impl VolumeMeta {
     }
 }
 
+/// Which blocks of a map no other map can have, told by the birthday rule: an address is younger than the last point at
+/// which the map was copied, or became a copy, so nobody else has ever seen it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Birthday {
+    /// Blocks at addresses from this raw one on are the map's alone; 0 where it shares with nobody.
+    pub(crate) shared_below: u64,
+    /// Data blocks of the map at such addresses, at most: after a whole subtree was dropped whose blocks nobody looked at,
+    /// some of them may be gone, until the next mark counts.
+    pub(crate) own_blocks: u64,
+}
+
+/// A volume's map as the catalog names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoredMap {
+    /// `None` for nothing but holes. A root's own count of mapped blocks is 0.
+    pub(crate) root: Option<StoredChild>,
+    /// Data blocks mapped.
+    pub(crate) mapped: u64,
+    pub(crate) birthday: Birthday,
+}
+
 /// A volume or snapshot in the catalog.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VolumeEntry {
     pub(crate) meta: VolumeMeta,
-    /// Records of this volume below this LSN are in `tree`.
+    /// Records of this volume below this LSN are in `map`.
     pub(crate) applied: Lsn,
-    pub(crate) tree: Tree,
+    pub(crate) map: StoredMap,
 }
 
 /// What a segment holds.
@@ -188,10 +207,10 @@ pub(crate) struct FamilyEntry {
     pub(crate) shared_blocks: u64,
 }
 
-/// The whole catalog.
+/// The whole catalog, as it lies on disk.
 #[derive(Clone, Default)]
-pub(crate) struct Catalog {
-    /// Catalog records below this LSN are in it.
+pub(crate) struct StoredCatalog {
+    /// StoredCatalog records below this LSN are in it.
     pub(crate) applied: Lsn,
     pub(crate) volumes: Vec<VolumeEntry>,
     /// Families that share something.
@@ -199,8 +218,8 @@ pub(crate) struct Catalog {
     pub(crate) segments: Vec<SegmentEntry>,
 }
 
-impl Catalog {
-    /// The catalog's bytes. Every tree must have been written: its root is empty, zero or stored.
+impl StoredCatalog {
+    /// The catalog's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         // Room for all of it: of ten thousand volumes it is megabytes, which growing would copy again and again.
         let volume_bytes = |v: &VolumeEntry| VOLUME_BYTES + v.meta.attributes.len();
@@ -218,19 +237,18 @@ impl Catalog {
         for volume in &self.volumes {
             volume.meta.encode(&mut out);
             out.put_u64_le(volume.applied.0);
-            let (tag, node) = match volume.tree.root() {
-                Child::Empty => (0, None),
-                Child::Zero => (1, None),
-                Child::Stored(node) => (2, Some(*node)),
-                Child::Loaded(node) => (2, Some(node.home().expect("a checkpointed root was written"))),
+            let (tag, node) = match volume.map.root {
+                None => (0, None),
+                Some(StoredChild::Zero) => (1, None),
+                Some(StoredChild::Node(node)) => (2, Some(node)),
             };
             out.put_u8(tag);
             out.put_u8(node.map_or(0, |n| n.blocks));
             out.put_u16_le(0);
             out.put_u32_le(node.map_or(0, |n| n.checksum));
             out.put_u64_le(node.map_or(0, |n| n.address.raw()));
-            out.put_u64_le(volume.tree.mapped_blocks());
-            let Birthday { shared_below, own_blocks } = volume.tree.birthday();
+            out.put_u64_le(volume.map.mapped);
+            let Birthday { shared_below, own_blocks } = volume.map.birthday;
             out.put_u64_le(shared_below);
             out.put_u64_le(own_blocks);
         }
@@ -282,17 +300,17 @@ impl Catalog {
             let mapped = b.try_get_u64_le()?;
             let birthday = Birthday { shared_below: b.try_get_u64_le()?, own_blocks: b.try_get_u64_le()? };
             let root = match tag {
-                0 => Child::Empty,
-                1 => Child::Zero,
-                2 => Child::Stored(NodeRef {
+                0 => None,
+                1 => Some(StoredChild::Zero),
+                2 => Some(StoredChild::Node(NodeRef {
                     address: Address::from_raw(address).ok_or(Malformed("a root has no address"))?,
                     checksum,
                     blocks,
                     mapped: 0,
-                }),
+                })),
                 _ => return Err(Malformed("a root is of an unknown kind")),
             };
-            volumes.push(VolumeEntry { meta, applied, tree: Tree::from_root(root, mapped, birthday) });
+            volumes.push(VolumeEntry { meta, applied, map: StoredMap { root, mapped, birthday } });
         }
         let mut families = Vec::new();
         for _ in 0..b.try_get_u32_le()? {

@@ -10,7 +10,7 @@
 //! is known to be synced as a whole, and walks the headers otherwise.
 
 use super::{Identity, Malformed, VERSION};
-use crate::address::{BLOCK_BYTES, Lsn, SegmentId, Slot, blocks_for};
+use crate::base::{BLOCK_BYTES, Lsn, SegmentId, Slot, blocks_for};
 use bytes::{Buf, BufMut};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SSF1");

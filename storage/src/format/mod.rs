@@ -14,11 +14,11 @@ pub(crate) use batch::{
     BatchHeader, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, Record, RecordHead, RecordKind, Records,
 };
 pub(crate) use catalog::{
-    Catalog, CatalogRef, FamilyEntry, Piece, SegmentEntry, SegmentKind, SegmentPlace, VolumeEntry,
-    VolumeMeta, chunk_blocks, decode_chunk, encode_chunk,
+    Birthday, CatalogRef, FamilyEntry, Piece, SegmentEntry, SegmentKind, SegmentPlace, StoredCatalog,
+    StoredMap, VolumeEntry, VolumeMeta, chunk_blocks, decode_chunk, encode_chunk,
 };
 pub(crate) use footer::{Footer, FooterBatch, Trailer, footer_blocks};
-pub(crate) use node::{decode_node, encode_node};
+pub(crate) use node::{NodeRef, RunState, StoredChild, StoredNode, decode_node, encode_inner, encode_leaf};
 pub(crate) use superblock::{
     Claim, Geometry, ReplayStart, SECTOR_BYTES, SLOTS_MAX, SUPERBLOCK_SLOTS, Superblock, superblock_offset,
 };
@@ -42,7 +42,7 @@ impl From<TryGetError> for Malformed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) store: [u8; 16],
-    pub(crate) secret: crate::checksum::Secret,
+    pub(crate) secret: crate::base::Secret,
 }
 
 impl Identity {

@@ -5,20 +5,20 @@
 //!   leaf:   entries × { start 1, len-1 1, state+address 8 }, then a crc32 for each data block, in order
 //!   inner:  entries × { index 1, tag 1, address 8, crc32 4, mapped 4 }
 //! ```
-//! A node takes one block, an inner node with many children two. Its checksum stands with its parent.
+//! A node takes one block, an inner node with many children two. Its checksum stands with its parent. What a node is in
+//! memory is the map's subject; here it is entries in their order.
 
 use super::Malformed;
-use crate::{
-    address::{Address, BLOCK_BYTES, LEAF_BLOCKS, blocks_for},
-    blindness::{Blindness, is_blind_to},
-    checksum,
-    map::{Child, Inner, Leaf, Node, NodeBody, NodeRef, RunState},
+use crate::base::{
+    Address, BLOCK_BYTES, Blindness, LEAF_BLOCKS, SEGMENT_BLOCKS_MAX, blocks_for, checksum, is_blind_to,
 };
 use bytes::{Buf, BufMut};
 
 const LEAF_MAGIC: u32 = u32::from_le_bytes(*b"SSL1");
 const INNER_MAGIC: u32 = u32::from_le_bytes(*b"SSI1");
 const HEADER_BYTES: usize = 16;
+/// Where the header has the number of entries.
+const ENTRIES_AT: usize = 6;
 const ZERO_RUN: u64 = 1 << 62;
 
 /// Most blocks a node takes.
@@ -27,66 +27,132 @@ const NODE_BLOCKS_MAX: u32 = 2;
 const _: () = assert!(HEADER_BYTES + 256 * (10 + 4) <= BLOCK_BYTES);
 const _: () = assert!(HEADER_BYTES + 256 * 18 <= NODE_BLOCKS_MAX as usize * BLOCK_BYTES);
 
-/// The node's blocks and their checksum. All children must have a home.
-pub(crate) fn encode_node(node: &Node, level: u32) -> (Vec<u8>, u32) {
-    let mut out = Vec::with_capacity(NODE_BLOCKS_MAX as usize * BLOCK_BYTES);
-    let header = |out: &mut Vec<u8>, magic: u32, entries: usize| {
-        out.put_u32_le(magic);
-        out.put_u8(u8::try_from(level).expect("four levels"));
-        out.put_u8(0);
-        out.put_u16_le(u16::try_from(entries).expect("at most 256"));
-        out.put_u64_le(0);
-    };
-    match node.body() {
-        NodeBody::Leaf(leaf) => {
-            assert_eq!(level, 0);
-            header(&mut out, LEAF_MAGIC, leaf.runs().len());
-            for run in leaf.runs() {
-                out.put_u8(run.start);
-                out.put_u8((run.len - 1) as u8);
-                out.put_u64_le(match run.state {
-                    RunState::Data(address) => address.raw(),
-                    RunState::Zero => ZERO_RUN,
-                });
-            }
-            for run in leaf.runs().iter().filter(|r| matches!(r.state, RunState::Data(_))) {
-                for i in 0..run.len {
-                    out.put_u32_le(leaf.checksum((u16::from(run.start) + i) as u8));
-                }
-            }
-        }
-        NodeBody::Inner(inner) => {
-            assert!(level > 0);
-            let used = inner.children.iter().filter(|c| !matches!(c, Child::Empty)).count();
-            header(&mut out, INNER_MAGIC, used);
-            for (i, child) in inner.children.iter().enumerate() {
-                let (tag, home) = match child {
-                    Child::Empty => continue,
-                    Child::Zero => (0, None),
-                    Child::Stored(home) => (home.blocks, Some(*home)),
-                    Child::Loaded(node) => {
-                        let home = node.home().expect("children are written before their parent");
-                        (home.blocks, Some(home))
-                    }
-                };
-                out.put_u8(i as u8);
-                out.put_u8(tag);
-                out.put_u64_le(home.map_or(0, |h| h.address.raw()));
-                out.put_u32_le(home.map_or(0, |h| h.checksum));
-                out.put_u32_le(home.map_or(0, |h| h.mapped));
-            }
+/// Where a node lies on disk, and what its bytes must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeRef {
+    pub(crate) address: Address,
+    /// Checksum of the node's blocks.
+    pub(crate) checksum: u32,
+    /// 1 or 2.
+    pub(crate) blocks: u8,
+    /// Data blocks mapped below it. Not kept for a root, whose volume knows.
+    pub(crate) mapped: u32,
+}
+
+/// What a run of blocks is. Blocks without a run are holes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunState {
+    /// Data, one block after the other from this address on.
+    Data(Address),
+    /// Zero and reserved.
+    Zero,
+}
+
+impl RunState {
+    /// The state `blocks` further into the run.
+    pub(crate) fn plus(self, blocks: u16) -> Self {
+        match self {
+            Self::Data(address) if blocks > 0 => Self::Data(address.plus(u32::from(blocks))),
+            Self::Data(_) | Self::Zero => self,
         }
     }
+}
+
+/// Blocks of a leaf that are alike and follow each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StoredRun {
+    /// First block within the leaf.
+    pub(crate) start: u8,
+    /// Blocks, 1 to 256.
+    pub(crate) len: u16,
+    pub(crate) state: RunState,
+    /// One for each block of data.
+    pub(crate) checksums: Vec<u32>,
+}
+
+/// A child of an inner node that is not empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoredChild {
+    /// Zero and reserved throughout.
+    Zero,
+    /// A node.
+    Node(NodeRef),
+}
+
+/// A node as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StoredNode {
+    Leaf(Vec<StoredRun>),
+    /// Children with their places.
+    Inner(Vec<(u8, StoredChild)>),
+}
+
+fn begin(magic: u32, level: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(NODE_BLOCKS_MAX as usize * BLOCK_BYTES);
+    out.put_u32_le(magic);
+    out.put_u8(u8::try_from(level).expect("four levels"));
+    out.resize(HEADER_BYTES, 0);
+    out
+}
+
+/// Writes the number of entries, fills up to whole blocks, and gives their checksum with them.
+fn end(mut out: Vec<u8>, entries: u16) -> (Vec<u8>, u32) {
+    out[ENTRIES_AT..ENTRIES_AT + 2].copy_from_slice(&entries.to_le_bytes());
     out.resize(blocks_for(out.len()) as usize * BLOCK_BYTES, 0);
     let crc = checksum::plain(&out);
     (out, crc)
 }
 
+/// A leaf's block and its checksum: runs in order, each with its first block, and the checksum of each block of data.
+pub(crate) fn encode_leaf(
+    runs: impl Iterator<Item = (u8, u16, RunState)> + Clone,
+    checksum: impl Fn(u8) -> u32,
+) -> (Vec<u8>, u32) {
+    let (mut out, mut entries) = (begin(LEAF_MAGIC, 0), 0);
+    for (start, len, state) in runs.clone() {
+        entries += 1;
+        out.put_u8(start);
+        out.put_u8((len - 1) as u8);
+        out.put_u64_le(match state {
+            RunState::Data(address) => address.raw(),
+            RunState::Zero => ZERO_RUN,
+        });
+    }
+    for (start, len, _) in runs.filter(|(_, _, state)| matches!(state, RunState::Data(_))) {
+        for i in 0..len {
+            out.put_u32_le(checksum((u16::from(start) + i) as u8));
+        }
+    }
+    end(out, entries)
+}
+
+/// An inner node's blocks and their checksum: children that are not empty, in order, each with its place.
+pub(crate) fn encode_inner(
+    level: u32,
+    children: impl Iterator<Item = (usize, StoredChild)>,
+) -> (Vec<u8>, u32) {
+    assert!(level > 0);
+    let (mut out, mut entries) = (begin(INNER_MAGIC, level), 0);
+    for (i, child) in children {
+        entries += 1;
+        let (tag, home) = match child {
+            StoredChild::Zero => (0, None),
+            StoredChild::Node(home) => (home.blocks, Some(home)),
+        };
+        out.put_u8(i as u8);
+        out.put_u8(tag);
+        out.put_u64_le(home.map_or(0, |h| h.address.raw()));
+        out.put_u32_le(home.map_or(0, |h| h.checksum));
+        out.put_u32_le(home.map_or(0, |h| h.mapped));
+    }
+    end(out, entries)
+}
+
 /// Reads the node at `home` from its blocks.
 ///
 /// # Errors
-/// When they are not the bytes that its parent vouches for, or (a bug, not bit rot) make no sense.
-pub(crate) fn decode_node(home: &NodeRef, level: u32, blocks: &[u8]) -> Result<Node, Malformed> {
+/// When they are not the bytes that its parent vouches for, or (a bug, not damage) make no sense.
+pub(crate) fn decode_node(home: &NodeRef, level: u32, blocks: &[u8]) -> Result<StoredNode, Malformed> {
     if checksum::plain(blocks) != home.checksum && !is_blind_to(Blindness::NodeChecksum) {
         return Err(Malformed("a map node's checksum does not match"));
     }
@@ -99,15 +165,14 @@ pub(crate) fn decode_node(home: &NodeRef, level: u32, blocks: &[u8]) -> Result<N
     if stored_level != level || magic != if level == 0 { LEAF_MAGIC } else { INNER_MAGIC } {
         return Err(Malformed("a map node is of another level"));
     }
-    let body = if level == 0 {
-        NodeBody::Leaf(decode_leaf(b, entries)?)
+    if level == 0 {
+        decode_leaf(b, entries).map(StoredNode::Leaf)
     } else {
-        NodeBody::Inner(decode_inner(b, entries)?)
-    };
-    Ok(Node::stored(body, *home))
+        decode_inner(b, entries).map(StoredNode::Inner)
+    }
 }
 
-fn decode_leaf(mut b: &[u8], entries: u16) -> Result<Leaf, Malformed> {
+fn decode_leaf(mut b: &[u8], entries: u16) -> Result<Vec<StoredRun>, Malformed> {
     let mut runs = Vec::with_capacity(usize::from(entries));
     for _ in 0..entries {
         let (start, len) = (b.try_get_u8()?, u16::from(b.try_get_u8()?) + 1);
@@ -119,33 +184,30 @@ fn decode_leaf(mut b: &[u8], entries: u16) -> Result<Leaf, Malformed> {
         if u64::from(start) + u64::from(len) > LEAF_BLOCKS {
             return Err(Malformed("a run leaves its leaf"));
         }
-        runs.push((start, len, state));
+        runs.push(StoredRun { start, len, state, checksums: Vec::new() });
     }
-    let mut leaf = Leaf::default();
-    for (start, len, state) in runs {
-        let mut sums = Vec::new();
-        if let RunState::Data(address) = state {
-            if address.block() + u32::from(len) > crate::address::SEGMENT_BLOCKS_MAX {
+    for run in &mut runs {
+        if let RunState::Data(address) = run.state {
+            if address.block() + u32::from(run.len) > SEGMENT_BLOCKS_MAX {
                 return Err(Malformed("a run leaves its segment"));
             }
-            for _ in 0..len {
-                sums.push(b.try_get_u32_le()?);
+            for _ in 0..run.len {
+                run.checksums.push(b.try_get_u32_le()?);
             }
         }
-        leaf.replace(start, len, Some(state), &sums);
     }
-    Ok(leaf)
+    Ok(runs)
 }
 
-fn decode_inner(mut b: &[u8], entries: u16) -> Result<Inner, Malformed> {
-    let mut inner = Inner { children: Box::new(std::array::from_fn(|_| Child::Empty)), mapped: 0 };
+fn decode_inner(mut b: &[u8], entries: u16) -> Result<Vec<(u8, StoredChild)>, Malformed> {
+    let mut children = Vec::with_capacity(usize::from(entries));
     for _ in 0..entries {
         let (index, tag) = (b.try_get_u8()?, b.try_get_u8()?);
         let address = b.try_get_u64_le()?;
         let (checksum, mapped) = (b.try_get_u32_le()?, b.try_get_u32_le()?);
         let child = match tag {
-            0 => Child::Zero,
-            1 | 2 => Child::Stored(NodeRef {
+            0 => StoredChild::Zero,
+            1 | 2 => StoredChild::Node(NodeRef {
                 address: Address::from_raw(address).ok_or(Malformed("a child has no address"))?,
                 checksum,
                 blocks: tag,
@@ -153,8 +215,7 @@ fn decode_inner(mut b: &[u8], entries: u16) -> Result<Inner, Malformed> {
             }),
             _ => return Err(Malformed("a child is of an unknown kind")),
         };
-        inner.mapped += child.mapped();
-        inner.children[usize::from(index)] = child;
+        children.push((index, child));
     }
-    Ok(inner)
+    Ok(children)
 }

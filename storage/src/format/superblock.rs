@@ -6,10 +6,7 @@
 //! names.
 
 use super::{CatalogRef, Identity, Malformed, VERSION};
-use crate::{
-    address::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Slot},
-    checksum::{self, Secret},
-};
+use crate::base::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, Secret, SegmentId, Slot, checksum};
 use bytes::{Buf, BufMut};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTN\x01");

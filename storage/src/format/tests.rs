@@ -7,14 +7,11 @@ mod foreign;
 
 use super::*;
 use crate::{
-    Settings,
-    address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber},
-    bitmap::Bitmap,
-    checksum::{self, Secret},
-    io::SharedMemory,
+    base::{Address, BLOCK_BYTES, Bitmap, Lsn, Secret, SegmentId, Settings, Slot, VolumeNumber, checksum},
     log::{Leftover, Staging},
-    map::{Birthday, Child, Inner, Leaf, Node, NodeBody, NodeRef, RunState, Tree},
+    map::{Child, Inner, Leaf, Node, NodeBody, decode_node, encode_node},
 };
+use sandstone_ring::SharedMemory;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -437,19 +434,19 @@ fn meta() -> VolumeMeta {
     }
 }
 
-fn catalog() -> Catalog {
+fn catalog() -> StoredCatalog {
     let root =
         NodeRef { address: Address::new(SegmentId(2), 5), checksum: 0x1112_1314, blocks: 2, mapped: 0 };
-    Catalog {
+    StoredCatalog {
         applied: Lsn(0x0809),
         volumes: vec![VolumeEntry {
             meta: meta(),
             applied: Lsn(0x0a0b),
-            tree: Tree::from_root(
-                Child::Stored(root),
-                0x0c,
-                Birthday { shared_below: 0x1516, own_blocks: 0x17 },
-            ),
+            map: StoredMap {
+                root: Some(StoredChild::Node(root)),
+                mapped: 0x0c,
+                birthday: Birthday { shared_below: 0x1516, own_blocks: 0x17 },
+            },
         }],
         families: vec![FamilyEntry { family: VolumeNumber(0x18), shared_blocks: 0x19 }],
         segments: vec![
@@ -533,7 +530,7 @@ fn catalog_is_laid_out_as_told() {
     .concat();
     assert_bytes(&catalog().encode(), &golden_catalog);
     assert_eq!(catalog().encode().capacity(), golden_catalog.len());
-    let read = Catalog::decode(&golden_catalog).expect("a catalog");
+    let read = StoredCatalog::decode(&golden_catalog).expect("a catalog");
     assert_bytes(&read.encode(), &golden_catalog);
 
     let next = CatalogRef {

@@ -1,12 +1,7 @@
 //! A batch on its way from staging to the store.
 
-use crate::{
-    address::{Lsn, SegmentId, Slot},
-    error::{Error, Kind, Result},
-    io::WriteMode,
-    runtime,
-    usage::Usage,
-};
+use crate::base::{Error, Kind, Lsn, Result, SegmentId, Slot, Usage};
+use sandstone_ring::{WriteMode, runtime};
 use std::{
     future,
     sync::{

@@ -2,20 +2,20 @@
 //!
 //! All of it happens under the log's lock, and nothing of it waits: what is in the way is told to the caller.
 
-use super::{
-    Append, BATCH_BLOCKS, Batch, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, STREAM_BATCH_BYTES,
-    Segment, Stage, State,
+use super::append::{
+    Append, BATCH_BLOCKS, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, STREAM_BATCH_BYTES, Segment,
+    Stage, State,
 };
+use super::batch::Batch;
 use crate::{
-    address::{BLOCK_BYTES, Lsn, SegmentId, Slot},
-    blindness::{Blindness, is_blind_to},
+    base::{BLOCK_BYTES, Blindness, Lsn, SegmentId, Slot, is_blind_to},
+    disk::{Need, Readiness, Writing},
     format::{
         BatchHeader, Footer, FooterBatch, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, RecordKind, SegmentKind,
         Trailer, footer_blocks,
     },
-    io::WriteMode,
-    segments::{Need, Readiness, Writing},
 };
+use sandstone_ring::WriteMode;
 use std::sync::{Arc, atomic::Ordering::*};
 
 impl Log {

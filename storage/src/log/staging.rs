@@ -17,11 +17,11 @@
 //!     only by them: the start after that one. Another start may have had its staging buffer elsewhere meanwhile.
 
 use crate::{
-    address::{Address, BLOCK_BYTES, SegmentId},
+    base::{Address, BLOCK_BYTES, SegmentId},
     format::{Geometry, Identity, Malformed},
-    io::SharedMemory,
 };
 use bytes::{Buf, BufMut, BytesMut};
+use sandstone_ring::SharedMemory;
 use std::{
     ops::Range,
     sync::{

@@ -1,15 +1,12 @@
 //! Batches on their way out: sealed, written, and acknowledged in log order.
 
-use super::{Entry, LINGER, Log, Open, Stage, State};
+use super::append::{Entry, LINGER, Log, Open, Stage, State};
 use crate::{
-    address::{BLOCK_BYTES, Lsn, SegmentId},
-    below,
-    blindness::{Blindness, is_blind_to},
-    error::{Error, Kind, Result},
+    base::{BLOCK_BYTES, Blindness, Error, Kind, Lsn, Result, SegmentId, is_blind_to},
+    disk::space_wait,
     format::{BatchHeader, Claim, Footer, FooterBatch, ReplayStart, footer_blocks},
-    io::{WriteBuf, WriteMode, aligned},
-    runtime,
 };
+use sandstone_ring::{WriteBuf, WriteMode, aligned, runtime};
 use std::sync::{Arc, Mutex, atomic::Ordering::*};
 
 impl Log {
@@ -115,7 +112,7 @@ impl Log {
             }
             let log = Arc::clone(self);
             runtime::spawn(async move {
-                let result = below::write_as(mode, &log.file, &log.health, offset, buffer).await;
+                let result = space_wait::write_as(mode, &log.file, &log.health, offset, buffer).await;
                 log.completed(key, result);
             });
         }

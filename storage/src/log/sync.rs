@@ -3,14 +3,9 @@
 //! A request is served by the first sync that *begins* after everything it covers is in the store; one that is already
 //! under way may have passed the device before that, so it does not count.
 
-use super::Log;
-use crate::{
-    address::Lsn,
-    blindness::{Blindness, is_blind_to},
-    error::{Error, Kind, Result},
-    runtime,
-    watchdog::Progress,
-};
+use super::append::Log;
+use crate::base::{Blindness, Error, Kind, Lsn, Progress, Result, is_blind_to};
+use sandstone_ring::runtime;
 use std::sync::{
     Arc, Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering::*},

@@ -3,11 +3,13 @@
 //! What both hold together is passed over without being looked at, so the cost follows what changed, not the size.
 
 use super::{
-    leaf::RunState,
     node::{Child, Node, NodeBody},
     tree::{Missing, Nodes, ROOT_LEVEL, Tree, parts},
 };
-use crate::address::{Address, LEAF_BLOCKS};
+use crate::{
+    base::{Address, LEAF_BLOCKS},
+    format::RunState,
+};
 use std::{ops::ControlFlow, sync::Arc};
 
 /// What tells two subtrees apart without looking into them. Equal ones have equal content.

@@ -1,29 +1,13 @@
 //! A leaf: what the 256 blocks of one MiB of a volume are.
 
-use crate::address::{Address, LEAF_BLOCKS};
+use crate::{
+    base::{Address, LEAF_BLOCKS},
+    format::RunState,
+};
 use smallvec::SmallVec;
 use std::ops::ControlFlow;
 
 const BLOCKS: usize = LEAF_BLOCKS as usize;
-
-/// What a run of blocks is. Blocks without a run are holes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RunState {
-    /// Data, one block after the other from this address on.
-    Data(Address),
-    /// Zero and reserved.
-    Zero,
-}
-
-impl RunState {
-    /// The state `blocks` further into the run.
-    pub(super) fn plus(self, blocks: u16) -> Self {
-        match self {
-            Self::Data(address) if blocks > 0 => Self::Data(address.plus(u32::from(blocks))),
-            Self::Data(_) | Self::Zero => self,
-        }
-    }
-}
 
 /// Blocks of a leaf in a row that are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +188,7 @@ impl Leaf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::SegmentId;
+    use crate::base::SegmentId;
     use proptest::prelude::*;
 
     impl Leaf {

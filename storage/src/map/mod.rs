@@ -19,12 +19,14 @@
 mod compare;
 mod leaf;
 mod node;
+mod stored;
 mod tree;
 
 pub(crate) use compare::{Comparison, Identity, cells};
-pub(crate) use leaf::{Leaf, RunState};
-pub(crate) use node::{Child, Inner, Node, NodeBody, NodeRef};
+pub(crate) use leaf::Leaf;
+pub(crate) use node::{Child, Inner, Node, NodeBody};
+pub(crate) use stored::{VolumeImage, decode_node, encode_node};
 pub(crate) use tree::{
-    Birthday, Grasp, Mapping, MappingState, Missing, NewState, Nodes, ROOT_LEVEL, Touched, Tree, node_blocks,
+    Mapping, MappingState, Missing, NewState, Nodes, ROOT_LEVEL, ReplaceMode, Touched, Tree, node_blocks,
     node_disk_blocks_max,
 };

@@ -1,23 +1,11 @@
 //! A node of the map: inner with 256 children, or a leaf.
 
 use super::Leaf;
-use crate::address::Address;
+use crate::format::NodeRef;
 use std::sync::{Arc, OnceLock};
 
 /// Children of an inner node.
 pub(crate) const FANOUT: usize = 256;
-
-/// Where a node lies on disk, and what its bytes must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NodeRef {
-    pub(crate) address: Address,
-    /// Checksum of the node's blocks.
-    pub(crate) checksum: u32,
-    /// 1 or 2.
-    pub(crate) blocks: u8,
-    /// Data blocks mapped below it. Not kept for a root, whose volume knows.
-    pub(crate) mapped: u32,
-}
 
 /// A place in an inner node.
 #[derive(Clone, Debug, Default)]

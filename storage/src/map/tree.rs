@@ -2,10 +2,12 @@
 
 use super::{
     Leaf,
-    leaf::RunState,
-    node::{Child, Node, NodeBody, NodeRef},
+    node::{Child, Node, NodeBody},
 };
-use crate::address::{Address, LEAF_BLOCKS};
+use crate::{
+    base::{Address, LEAF_BLOCKS},
+    format::{Birthday, NodeRef, RunState},
+};
 use smallvec::SmallVec;
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -58,7 +60,7 @@ impl<'a> NewState<'a> {
 
 /// How a range is going to be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Grasp {
+pub(crate) enum ReplaceMode {
     /// At once, so what it covers as a whole need not be known.
     Whole,
     /// Perhaps a part of it alone.
@@ -79,17 +81,6 @@ pub(crate) enum MappingState {
 pub(crate) struct Mapping {
     pub(crate) blocks: u64,
     pub(crate) state: MappingState,
-}
-
-/// Which blocks of a map no other map can have, told by the birthday rule: an address is younger than the last point at
-/// which the map was copied, or became a copy, so nobody else has ever seen it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Birthday {
-    /// Blocks at addresses from this raw one on are the map's alone; 0 where it shares with nobody.
-    pub(crate) shared_below: u64,
-    /// Data blocks of the map at such addresses, at most: after a whole subtree was dropped whose blocks nobody looked at,
-    /// some of them may be gone, until the next mark counts.
-    pub(crate) own_blocks: u64,
 }
 
 /// A volume's map. Cloning it is the snapshot: O(1), and both sides may go on changing (I2).
@@ -276,7 +267,7 @@ impl Tree {
         nodes: &impl Nodes,
         start: u64,
         len: u64,
-        grasp: Grasp,
+        grasp: ReplaceMode,
         touched: &mut Touched,
     ) -> Result<(), Missing> {
         let mut change = Change::new(self.birthday.shared_below);
@@ -409,11 +400,11 @@ fn prepare(
     level: u32,
     start: u64,
     len: u64,
-    grasp: Grasp,
+    grasp: ReplaceMode,
     change: &mut Change,
 ) -> Result<(), Missing> {
     let settled = matches!(child, Child::Empty | Child::Zero);
-    if settled || (grasp == Grasp::Whole && len == node_blocks(level)) {
+    if settled || (grasp == ReplaceMode::Whole && len == node_blocks(level)) {
         return Ok(());
     }
     match own(child, nodes, level, change)? {

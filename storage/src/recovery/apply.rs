@@ -1,11 +1,10 @@
 //! Applying replayed records to the volumes.
 
 use crate::{
-    address::{Address, Lsn, VolumeNumber},
+    base::{Address, Error, Kind, Lsn, Result, VolumeNumber},
     disk::{Disk, NodesInHand},
-    error::{Error, Kind, Result},
-    format::{Catalog, FamilyEntry, Record, RecordKind, VolumeEntry, VolumeMeta},
-    map::{Missing, NewState, Tree},
+    format::{FamilyEntry, Record, RecordKind, StoredCatalog, VolumeMeta},
+    map::{Missing, NewState, Tree, VolumeImage},
 };
 use bytes::Buf;
 use std::{
@@ -19,7 +18,7 @@ const RECORDS_MAX: usize = 256;
 /// The volumes as the catalog has them, on their way to what the log says.
 pub(super) struct Volumes {
     disk: Arc<Disk>,
-    by_number: BTreeMap<VolumeNumber, VolumeEntry>,
+    by_number: BTreeMap<VolumeNumber, VolumeImage>,
     families: BTreeMap<VolumeNumber, Family>,
     /// Catalog records below are in it.
     applied: Lsn,
@@ -33,7 +32,7 @@ pub(super) struct Volumes {
     damage: Option<Error>,
 }
 
-/// The lines that may share blocks.
+/// The volumes and snapshots that may share blocks.
 #[derive(Default)]
 struct Family {
     members: BTreeSet<VolumeNumber>,
@@ -44,7 +43,7 @@ struct Family {
 pub(super) struct Replayed {
     pub(super) applied: Lsn,
     pub(super) next_volume: u32,
-    pub(super) volumes: Vec<VolumeEntry>,
+    pub(super) volumes: Vec<VolumeImage>,
     pub(super) families: Vec<FamilyEntry>,
 }
 
@@ -55,7 +54,7 @@ pub(super) struct Located<'a> {
 }
 
 impl Volumes {
-    pub(super) fn new(disk: &Arc<Disk>, catalog: Catalog, next_volume: u32) -> Self {
+    pub(super) fn new(disk: &Arc<Disk>, catalog: StoredCatalog, next_volume: u32) -> Self {
         let mut volumes = Self {
             disk: Arc::clone(disk),
             by_number: BTreeMap::new(),
@@ -67,7 +66,7 @@ impl Volumes {
             bad_nodes: HashSet::new(),
             damage: None,
         };
-        catalog.volumes.into_iter().for_each(|entry| volumes.insert(entry));
+        catalog.volumes.into_iter().for_each(|entry| volumes.insert(entry.into()));
         for FamilyEntry { family, shared_blocks } in catalog.families {
             if let Some(family) = volumes.families.get_mut(&family) {
                 family.shared_blocks = shared_blocks;
@@ -76,7 +75,7 @@ impl Volumes {
         volumes
     }
 
-    fn insert(&mut self, entry: VolumeEntry) {
+    fn insert(&mut self, entry: VolumeImage) {
         if let Some(of) = entry.meta.snapshot_of {
             self.snapshots.entry(of).or_default().insert(entry.meta.number);
         }
@@ -88,7 +87,7 @@ impl Volumes {
     fn remove(&mut self, number: VolumeNumber) {
         let snapshots = self.snapshots.remove(&number).unwrap_or_default();
         for gone in snapshots.into_iter().chain([number]) {
-            let Some(VolumeEntry { meta, .. }) = self.by_number.remove(&gone) else { continue };
+            let Some(VolumeImage { meta, .. }) = self.by_number.remove(&gone) else { continue };
             if let Some(others) = meta.snapshot_of.and_then(|of| self.snapshots.get_mut(&of)) {
                 others.remove(&gone);
             }
@@ -112,7 +111,7 @@ impl Volumes {
 
     /// The volumes, all of which have everything below `end`.
     pub(super) fn finish(self, end: Lsn) -> Replayed {
-        let volumes = self.by_number.into_values().map(|v| VolumeEntry { applied: v.applied.max(end), ..v });
+        let volumes = self.by_number.into_values().map(|v| VolumeImage { applied: v.applied.max(end), ..v });
         let entry = |(family, Family { shared_blocks, .. })| FamilyEntry { family, shared_blocks };
         let families = self.families.into_iter().map(entry);
         Replayed {
@@ -243,14 +242,14 @@ impl Volumes {
                 let source = self.by_number.get_mut(&subject).ok_or_else(|| unknown(subject))?;
                 let (tree, shared_blocks) = source.tree.branch(point);
                 let family = meta.family;
-                self.insert(VolumeEntry { meta, applied, tree });
+                self.insert(VolumeImage { meta, applied, tree });
                 self.families.entry(family).or_default().shared_blocks += shared_blocks;
             }
             _ => {
                 let meta = self.meta(record)?;
                 match self.by_number.get_mut(&meta.number) {
                     Some(volume) => volume.meta = meta,
-                    None => self.insert(VolumeEntry { meta, applied, tree: Tree::default() }),
+                    None => self.insert(VolumeImage { meta, applied, tree: Tree::default() }),
                 }
             }
         }

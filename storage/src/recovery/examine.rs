@@ -4,20 +4,18 @@
 //! notes what it would have taken; where that would write, this is done.
 
 use super::{
-    Books,
     apply::{Replayed, Volumes},
-    disk_of, misplaced, read_superblock_slots,
-    superblocks::{Counts, choose},
+    recover::disk_of,
     walk::{Completion, Left, Walk},
 };
 use crate::{
-    address::{Address, Lsn},
-    disk::Disk,
-    error::{Error, Kind, Result},
-    format::{Catalog, CatalogRef, FamilyEntry, ReplayStart, SegmentEntry, Superblock, VolumeEntry},
-    io::File,
+    base::{Address, Error, Kind, Lsn, Result},
+    disk::{CheckpointImage, Counts, Disk, choose, misplaced, read_superblock_slots},
+    format::{CatalogRef, FamilyEntry, ReplayStart, SegmentEntry, StoredCatalog, Superblock, VolumeEntry},
     log::Leftover,
+    map::VolumeImage,
 };
+use sandstone_ring::File;
 use std::sync::Arc;
 
 /// A store as a start would find it.
@@ -35,7 +33,7 @@ pub(crate) struct Found {
     /// With the segments that can be where they are said to be.
     pub(crate) disk: Arc<Disk>,
     /// With all that the log has of them.
-    pub(crate) volumes: Vec<VolumeEntry>,
+    pub(crate) volumes: Vec<VolumeImage>,
     pub(crate) families: Vec<FamilyEntry>,
     pub(crate) next_volume: u32,
     /// Where the log ends.
@@ -72,9 +70,9 @@ pub(crate) async fn examine(
         Counts::This(newest, damage) => (*newest, damage),
         Counts::None | Counts::HalfMade => return Err(Error::new(Kind::NotFound, "there is no store")),
     };
-    let Books { superblock, catalog, chunks, copy_damage, damage: old } =
-        Books::read(file, &slots, newest, slots_damage.clone()).await?;
-    let Catalog { applied, volumes, families, segments: cataloged } = catalog;
+    let CheckpointImage { superblock, catalog, chunks, copy_damage, damage: old } =
+        CheckpointImage::read(file, &slots, newest, slots_damage.clone()).await?;
+    let StoredCatalog { applied, volumes, families, segments: cataloged } = catalog;
     let cataloged_volumes = volumes.clone();
     let wrong = misplaced(&cataloged, &superblock.geometry);
     let placed: Vec<_> = (cataloged.iter().enumerate())
@@ -82,7 +80,7 @@ pub(crate) async fn examine(
         .map(|(_, entry)| entry.clone())
         .collect();
     let disk = disk_of(file, &superblock, &placed, 0, metadata_bytes);
-    let catalog = Catalog { applied, volumes, families, segments: Vec::new() };
+    let catalog = StoredCatalog { applied, volumes, families, segments: Vec::new() };
     let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
     let leftover = leftover(&superblock).filter(|_| old.is_none());
     let identity = superblock.identity;

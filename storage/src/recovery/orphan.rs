@@ -11,17 +11,14 @@
 //! What cannot be told is left alone: block devices, which come and go, and files of a version that tells nothing. A store that
 //! is moved after its server was killed counts as gone where it was; it has to be started once before, or closed.
 
+use super::private::{self, Access, own_user};
 use crate::format::SUPERBLOCK_SLOTS;
 use crate::{
-    address::BLOCK_BYTES,
-    checksum,
+    base::{BLOCK_BYTES, checksum},
     format::{Superblock, superblock_offset},
-    io::{
-        SharedMemory,
-        private::{self, Access, own_user},
-    },
 };
 use bytes::{Buf, BufMut};
+use sandstone_ring::SharedMemory;
 use std::{
     ffi::OsStr,
     fs::{self, File},

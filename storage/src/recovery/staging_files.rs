@@ -1,6 +1,6 @@
 //! Where a store's staging file is: in shared memory, or beside the store where that had no room.
 //!
-//! The directory may be everyone's, so a file there is taken only if it is this server's alone (`io/private.rs`). Whatever
+//! The directory may be everyone's, so a file there is taken only if it is this server's alone (`private.rs`). Whatever
 //! else has its name is left alone, told, and the other directory is used.
 //!
 //! I1  A staging file is locked for as long as a server uses it.
@@ -9,13 +9,9 @@
 //!     see `orphan.rs`.
 
 use super::orphan::{self, Home};
-use crate::{
-    io::{
-        SharedMemory,
-        private::{self, Access, own_user},
-    },
-    log::{STAGING_HEADER_BYTES, check_header},
-};
+use super::private::{self, Access, own_user};
+use crate::log::{STAGING_HEADER_BYTES, check_header};
+use sandstone_ring::SharedMemory;
 use std::{
     fs::{self, File},
     io,
@@ -193,7 +189,7 @@ fn lock(file: &File) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::{
-        checksum::Secret,
+        base::Secret,
         format::{Geometry, Identity},
         log::Staging,
     };

@@ -2,20 +2,16 @@
 
 use super::apply::{Located, Volumes};
 use crate::{
-    address::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot},
-    blindness::{Blindness, is_blind_to},
-    checksum,
-    disk::Disk,
-    error::{Error, Result},
+    base::{Address, BLOCK_BYTES, Blindness, Error, Lsn, Result, SegmentId, Slot, checksum, is_blind_to},
+    disk::{Disk, salvage},
     format::{
         BatchHeader, Footer, FooterBatch, Identity, Malformed, Record, RecordKind, Records, ReplayStart,
         SegmentEntry, SegmentKind, SegmentPlace, Superblock, Trailer, footer_blocks,
     },
-    io::{WriteBuf, aligned},
     log::Leftover,
-    patient,
 };
 use futures_util::future::join_all;
+use sandstone_ring::{WriteBuf, aligned};
 use std::{collections::HashSet, io, sync::Arc};
 
 /// Blocks read at once.
@@ -365,7 +361,7 @@ impl<'a> Walk<'a> {
 
     async fn blocks(&self, slot: Slot, first: u32, blocks: u32) -> Vec<u8> {
         let offset = self.disk.segments.geometry.offset(slot, first);
-        patient::read_blocks(&self.disk.file, offset, blocks).await
+        salvage::read_blocks(&self.disk.file, offset, blocks).await
     }
 
     async fn stored_trailer(&self, segment: SegmentId, slot: Slot) -> Option<Trailer> {

@@ -2,7 +2,7 @@
 
 use super::lines::CELL;
 use crate::world::Random;
-use sandstone_storage::{Kept, Unsynced};
+use sandstone_ring::{sim::Kept, sim::Unsynced};
 
 /// Up to as many changes all subsets are tried.
 const ALL_MAX: usize = 10;

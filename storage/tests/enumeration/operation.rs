@@ -6,9 +6,8 @@ use super::lines::{
 use super::start::{FORK, MAIN, WRITEBACK};
 use crate::world::write_either_way;
 use futures_util::future::{Either, join, select};
-use sandstone_storage::{
-    Allocation, Durability, ForkSpec, Health, Kind, Store, Volume, VolumeChange, runtime,
-};
+use sandstone_ring::runtime;
+use sandstone_storage::{Allocation, Durability, ForkSpec, Health, Kind, Store, Volume, VolumeChange};
 use std::{
     pin::pin,
     sync::{Mutex, MutexGuard},

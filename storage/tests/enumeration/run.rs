@@ -5,7 +5,7 @@ use super::operation::Operation;
 use super::start::{GARBAGE, SHAPE, Start};
 use super::verdict::Content;
 use crate::world::World;
-use sandstone_storage::{Runtime, SimDisk};
+use sandstone_ring::{Runtime, sim::SimDisk};
 use std::sync::{Arc, Mutex};
 
 /// What there was when most was at stake.

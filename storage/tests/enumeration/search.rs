@@ -6,7 +6,7 @@ use super::run::{Moment, Run, run};
 use super::start::Start;
 use super::verdict::{CrashState, hash};
 use crate::world::Random;
-use sandstone_storage::Kept;
+use sandstone_ring::sim::Kept;
 use std::{
     collections::HashSet,
     sync::{

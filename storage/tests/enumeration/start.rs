@@ -2,9 +2,8 @@
 
 use super::lines::{CELL, CELLS_A_BLOCK, Lines, Timeline, bytes_of, snapshot_id, volume_id, word};
 use crate::world::{BLOCK, Shape, World};
-use sandstone_storage::{
-    Durability, ForkSpec, Kept, Placement, Runtime, Settings, SimDisk, Store, VolumeSpec,
-};
+use sandstone_ring::{Placement, Runtime, sim::Kept, sim::SimDisk};
+use sandstone_storage::{Durability, ForkSpec, Settings, Store, VolumeSpec};
 
 /// The volume that most operations work on. It has a snapshot.
 pub(crate) const MAIN: u64 = 1;

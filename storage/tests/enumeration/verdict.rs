@@ -5,7 +5,8 @@ use super::lines::{CELL, CELLS_A_BLOCK, Lines, bytes_of, cells_of, is_snapshot, 
 use super::start::{FORK, MAIN, SHAPE};
 use crate::world::{BLOCK, Random, World, content_of, read, spec};
 use futures_util::future::{Either, select};
-use sandstone_storage::{Durability, Health, Runtime, SharedMemory, SimDisk, Store, runtime};
+use sandstone_ring::{Runtime, SharedMemory, runtime, sim::SimDisk};
+use sandstone_storage::{Durability, Health, Store};
 use std::{
     hash::{BuildHasher, Hash},
     pin::pin,

@@ -7,7 +7,8 @@ use crate::{
     world::{BLOCK, Random, spec, unless_full},
 };
 use bytes::Bytes;
-use sandstone_storage::{Durability, ForkSpec, Kind, Result, Store, Volume, VolumeChange, runtime};
+use sandstone_ring::runtime;
+use sandstone_storage::{Durability, ForkSpec, Kind, Result, Store, Volume, VolumeChange};
 use std::time::Duration;
 use uuid::Uuid;
 

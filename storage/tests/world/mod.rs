@@ -3,9 +3,10 @@
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
 use bytes::Bytes;
+use sandstone_ring::{File, Placement, SharedMemory, sim::SimDisk};
 use sandstone_storage::{
-    Begun, Durability, File, Kind, Parts, Piece, Placement, RecoveryReport, Result, Settings, SharedMemory,
-    SimDisk, StoppedStore, Store, Volume, VolumeSpec,
+    Begun, Durability, Kind, Piece, RecoveryReport, Result, Settings, StoppedStore, Store, Volume,
+    VolumeSpec, sim::Parts,
 };
 use std::{cell::RefCell, sync::Arc};
 use uuid::Uuid;

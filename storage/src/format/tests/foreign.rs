@@ -70,7 +70,7 @@ fn decode_everything(bytes: &[u8]) {
     let checksum = checksum::plain(bytes);
     let at = CatalogRef { address: Address::new(SegmentId(1), 0), slot: Slot(0), blocks: 1, checksum };
     let _ = decode_chunk(&at, bytes);
-    let _ = Catalog::decode(bytes);
+    let _ = StoredCatalog::decode(bytes);
     let _ = VolumeMeta::decode(&mut &*bytes);
     if bytes.len() == BLOCK_BYTES {
         let mut fitting = bytes.to_vec();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    address::SegmentId,
+    base::SegmentId,
     map::{NewState, tree::tests::Disk},
 };
 use proptest::prelude::*;

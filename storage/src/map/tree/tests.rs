@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    address::SegmentId,
-    format::{decode_node, encode_node},
+    base::SegmentId,
+    map::{decode_node, encode_node},
 };
 use proptest::prelude::*;
 use std::collections::HashMap;

@@ -1,0 +1,9 @@
+//! Whole transfers of files and sockets, as futures on the current thread's runtime.
+
+mod file;
+mod operation;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+pub use socket::Socket;

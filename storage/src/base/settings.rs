@@ -1,0 +1,40 @@
+//! What a volume is tuned by, and how durable a write is when it is acknowledged.
+
+/// Most bytes of attributes a volume can carry.
+pub const ATTRIBUTES_BYTES_MAX: usize = 2048;
+
+/// How a volume uses what all volumes share (DESIGN section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Most bytes of memory that clean blocks which this volume brought into the cache may take, within the cache's own
+    /// size.
+    pub cache_bytes: u64,
+    /// Most bytes accepted but not yet in the store file.
+    pub buffer_bytes: u64,
+    /// MiB to read ahead when reads run in sequence.
+    pub prefetch_mib: u32,
+    /// Whether a write is acknowledged from the staging buffer.
+    pub writeback: bool,
+}
+
+/// How durable a write is when it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// In the store, past the page cache; with `writeback`, in the staging buffer.
+    Volatile,
+    /// On stable storage (`NBD_CMD_FLAG_FUA`).
+    Fua,
+}
+
+/// The settings of one attachment that differ from its volume's. `None` follows the volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettingsOverride {
+    /// As [`Settings::cache_bytes`], for what this attachment brings in.
+    pub cache_bytes: Option<u64>,
+    /// As [`Settings::buffer_bytes`], for what this attachment writes.
+    pub buffer_bytes: Option<u64>,
+    /// As [`Settings::prefetch_mib`].
+    pub prefetch_mib: Option<u32>,
+    /// As [`Settings::writeback`].
+    pub writeback: Option<bool>,
+}

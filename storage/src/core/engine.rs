@@ -1,0 +1,112 @@
+//! What all volumes of a store share: the disk, the log, and what changes in memory until it is on disk.
+
+use super::{DirtyNodes, ReadPins, ReclaimDemand, Space};
+use crate::{
+    base::{BLOCK_BYTES, HealthCell, Shutdown},
+    disk::{Disk, Need},
+    log::Log,
+    map::Touched,
+};
+use sandstone_ring::{TurnEnd, runtime};
+use std::{rc::Rc, sync::Arc};
+
+/// The shared part of an open store.
+pub(crate) struct Engine {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) health: Arc<HealthCell>,
+    pub(crate) pins: ReadPins,
+    pub(crate) space: Space,
+    pub(crate) dirty: DirtyNodes,
+    pub(crate) reclaim: ReclaimDemand,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Engine {
+    /// An operation has changed nodes of a map. What they were on disk is garbage with the next checkpoint.
+    pub(crate) fn note_touched(&self, touched: Touched) {
+        if touched.dirtied > 0 {
+            self.reclaim.add_garbage(touched.dirtied);
+            self.dirty.add(touched.dirtied);
+        }
+        self.space.add_maps(touched.added_blocks);
+    }
+
+    /// Nodes that may be dirty: the budget of memory, and no more than the next checkpoint surely finds room for. A store
+    /// that fills up with changed maps in memory could not write them any more, and so never free anything.
+    fn dirty_max(&self) -> u64 {
+        let segments = &self.disk.segments;
+        // A node takes two blocks at most; the other half is left to the catalog and to the checkpoint after.
+        let room = u64::from(segments.usable()) * u64::from(segments.geometry.segment_blocks) / 4;
+        self.dirty.max().min(room)
+    }
+
+    /// Whether so much is dirty that a checkpoint is due.
+    pub(crate) fn is_half_dirty(&self) -> bool {
+        self.dirty.count() > self.dirty_max() / 2
+    }
+
+    /// Whether so much is dirty that nothing more may be.
+    pub(crate) fn is_too_dirty(&self) -> bool {
+        self.dirty.count() > self.dirty_max()
+    }
+
+    /// Waits while too much is dirty: a checkpoint makes room.
+    pub(crate) async fn wait_clean(&self) {
+        let is_over = || self.health.is_stopped() || self.shutdown.has_begun();
+        self.dirty.wait_while(|| self.is_too_dirty() && !is_over()).await;
+    }
+
+    /// Segments that moved blocks can have: a checkpoint must find room for what is dirty, or else what was moved never
+    /// frees the old places.
+    pub(crate) fn room_to_move(&self) -> u32 {
+        let segments = &self.disk.segments;
+        let blocks = 2 * self.dirty.count_with_taken() + self.space.catalog_blocks();
+        let needed = blocks.div_ceil(u64::from(segments.geometry.segment_blocks));
+        segments.room_to_move(u32::try_from(needed).unwrap_or(u32::MAX))
+    }
+
+    /// Whether there is room for less than two checkpoints.
+    pub(crate) fn is_room_for_checkpoints_short(&self) -> bool {
+        let segments = &self.disk.segments;
+        let blocks = self.space.catalog_blocks() + 2 * self.dirty.count();
+        let needed = blocks.div_ceil(u64::from(segments.geometry.segment_blocks)) + 1;
+        u64::from(segments.room(Need::Checkpoint)) < 2 * needed
+    }
+
+    /// Blocks in used segments that nothing refers to, about.
+    pub(crate) fn garbage_blocks(&self) -> u64 {
+        let alive = self.space.live_blocks() + self.space.map_blocks();
+        self.disk.segments.used_blocks().saturating_sub(alive)
+    }
+
+    /// Bytes of garbage that are worth a mark: an eighth of what is in use, and at least four segments.
+    pub(crate) fn is_garbage_due(&self) -> bool {
+        let geometry = &self.disk.segments.geometry;
+        let used = u64::from(geometry.slots - self.disk.segments.free()) * geometry.segment_bytes();
+        let garbage = self.reclaim.garbage_blocks() * BLOCK_BYTES as u64;
+        garbage >= (used / 8).max(4 * geometry.segment_bytes())
+    }
+
+    /// Free segments below which reclaim works as fast as it can, and writers are slowed to what it frees: the free-space
+    /// watermark.
+    pub(crate) fn low_room(&self) -> u32 {
+        (self.disk.segments.geometry.slots / 32).clamp(2, 64)
+    }
+
+    /// Whether the log's room is short.
+    pub(crate) fn is_short(&self) -> bool {
+        self.disk.segments.room(Need::Data) < self.low_room()
+    }
+
+    /// Whether it is far from short.
+    pub(crate) fn has_ample_room(&self) -> bool {
+        self.disk.segments.room(Need::Data) >= 2 * self.low_room()
+    }
+
+    /// Lets the log send its batches at the end of this thread's turns, as long as the guard is held.
+    pub(crate) fn attach_runtime(&self) -> TurnEnd {
+        let log = Arc::clone(&self.log);
+        runtime::on_turn_end(Rc::new(move || log.pump()))
+    }
+}

@@ -1,0 +1,14 @@
+//! What all volumes of an open store share, below the volumes themselves.
+
+mod backing;
+mod dirty;
+mod engine;
+mod read_pins;
+mod reclaim_demand;
+mod space;
+
+pub(crate) use dirty::DirtyNodes;
+pub(crate) use engine::Engine;
+pub(crate) use read_pins::{ReadPin, ReadPins};
+pub(crate) use reclaim_demand::{ReclaimDemand, RoundResult};
+pub(crate) use space::Space;

@@ -1,0 +1,212 @@
+//! Space: what lives in the store, what may, and who is let in.
+//!
+//! ```text
+//!   slots ─► usable ─┬─ live: data blocks that some map reaches, each once
+//!                    ├─ free: what new blocks are admitted against
+//!      working room ─┴─ what the log, checkpoints and reclaim need to go on
+//! ```
+//!
+//! A store is full when what *lives* reaches the usable size, wherever the log happens to be: an overwrite needs no new
+//! room, so it always goes, and waits for reclaim where the log has none.
+//!
+//! I1  `live` is never less than what the maps reach. Each map counts the blocks that are its own by the birthday rule
+//!     (`map/tree.rs`), and each family those that its lines may share; the sum is exact where nothing is shared.
+//! I2  What it is too much, the mark finds: it counts again, line by line and family by family.
+//! I3  New blocks are admitted before they are logged, and all of one request's together: one that is refused has changed
+//!     nothing.
+//! I4  Below the usable size reclaim always has room to work in: the working room is never promised to anybody.
+//!
+//! Maps and catalogs live too. They have a part of the working room ([`MAPS_PART`]), which is enough where volumes hold data
+//! in any order; what they take beyond it (a thousand forks with a block each) counts like data.
+//!
+//! Units: blocks. Source: DESIGN section 3, "Reclaim".
+
+use crate::{base::BLOCK_BYTES, disk::Segments};
+use sandstone_ring::runtime;
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU8, AtomicU64, Ordering::*},
+    },
+    time::Duration,
+};
+
+/// Part of the slots that maps and catalogs may take before they count as data: a full leaf is a block a MiB (0.4 %), and a
+/// checkpoint writes the new one before the old one is free.
+const MAPS_PART: u64 = 100;
+
+/// Fill levels, in per cent of the usable size, of which the log is told once each.
+const LEVELS: [u64; 3] = [80, 90, 100];
+/// Per cent below a level at which it may be told again.
+const LEVEL_SLACK: u64 = 2;
+
+/// What lives, and what may.
+#[derive(Debug, Default)]
+pub(crate) struct Space {
+    /// Data blocks that some map reaches or a request was admitted for, at most (I1).
+    live: AtomicU64,
+    /// Blocks of maps, at most: as of the last mark, and by what they have grown since.
+    maps: AtomicU64,
+    /// Blocks of the catalog.
+    catalog: AtomicU64,
+    /// Data blocks that may live, maps not counted.
+    usable: AtomicU64,
+    /// Blocks of maps that do not count.
+    maps_free: AtomicU64,
+    /// How many of [`LEVELS`] were reached.
+    level: AtomicU8,
+    throttle: Throttle,
+}
+
+impl Space {
+    /// Of a store that was just opened: so many data blocks live, by its catalog and log, and so many blocks may be maps.
+    pub(crate) fn new(live: u64, maps: u64) -> Self {
+        Self { live: AtomicU64::new(live), maps: AtomicU64::new(maps), ..Self::default() }
+    }
+
+    /// Takes note of how large the store can be now.
+    pub(crate) fn measure(&self, segments: &Segments) {
+        self.usable.store(segments.usable_blocks(), Relaxed);
+        self.maps_free.store(segments.reachable_blocks() / MAPS_PART, Relaxed);
+        self.tell_level();
+    }
+
+    /// Data blocks that may live.
+    pub(crate) fn usable_blocks(&self) -> u64 {
+        self.usable.load(Relaxed).saturating_sub(self.maps_beyond())
+    }
+
+    /// Data blocks that live, at most.
+    pub(crate) fn live_blocks(&self) -> u64 {
+        self.live.load(Relaxed)
+    }
+
+    /// Blocks of maps, at most.
+    pub(crate) fn map_blocks(&self) -> u64 {
+        self.maps.load(Relaxed)
+    }
+
+    /// Data blocks that may still be added.
+    pub(crate) fn free_blocks(&self) -> u64 {
+        self.usable_blocks().saturating_sub(self.live_blocks())
+    }
+
+    fn maps_beyond(&self) -> u64 {
+        let all = self.maps.load(Relaxed) + self.catalog.load(Relaxed);
+        all.saturating_sub(self.maps_free.load(Relaxed))
+    }
+
+    /// Lets so many new blocks in, if there is room for all of them. Whoever was let in calls [`Self::settle`].
+    pub(crate) fn admit(&self, blocks: u64) -> bool {
+        let usable = self.usable_blocks();
+        let fits = |live: u64| live.checked_add(blocks).filter(|live| *live <= usable);
+        blocks == 0 || self.live.fetch_update(Relaxed, Relaxed, fits).is_ok()
+    }
+
+    /// What was admitted has become a change of a map's own blocks from `before` to `after`.
+    pub(crate) fn settle(&self, admitted: u64, before: u64, after: u64) {
+        self.add(i128::from(after) - i128::from(before) - i128::from(admitted));
+    }
+
+    /// So many more or fewer live.
+    pub(crate) fn add(&self, delta: i128) {
+        let less = |live: u64| Some((i128::from(live) + delta).max(0) as u64);
+        if delta != 0 {
+            let _always = self.live.fetch_update(Relaxed, Relaxed, less);
+        }
+    }
+
+    /// Maps will take so many blocks more.
+    pub(crate) fn add_maps(&self, blocks: u64) {
+        if blocks > 0 {
+            self.maps.fetch_add(blocks, Relaxed);
+        }
+    }
+
+    /// Blocks of the catalog, both copies.
+    pub(crate) fn catalog_blocks(&self) -> u64 {
+        self.catalog.load(Relaxed)
+    }
+
+    /// The catalog takes so many blocks now.
+    pub(crate) fn set_catalog(&self, blocks: u64) {
+        self.catalog.store(blocks, Relaxed);
+    }
+
+    /// The mark has counted the blocks of maps, of which there were `then` by our books.
+    pub(crate) fn recount_maps(&self, then: u64, counted: u64) {
+        let counted_and_since = |now: u64| Some(counted + now.saturating_sub(then));
+        let _always = self.maps.fetch_update(Relaxed, Relaxed, counted_and_since);
+    }
+
+    /// Tells the log when a level is reached, once.
+    fn tell_level(&self) {
+        let (live, usable) = (self.live_blocks(), self.usable_blocks().max(1));
+        let percent = live * 100 / usable;
+        let told = usize::from(self.level.load(Relaxed));
+        let reached = LEVELS.iter().filter(|level| percent >= **level).count();
+        if reached > told {
+            let mib = |blocks: u64| (blocks * BLOCK_BYTES as u64) >> 20;
+            tracing::warn!(
+                live_mib = mib(live),
+                usable_mib = mib(usable),
+                "the store is {} % full{}",
+                LEVELS[reached - 1],
+                if reached == LEVELS.len() { ": new blocks are refused, overwrites go on" } else { "" }
+            );
+            self.level.store(reached as u8, Relaxed);
+        } else if told > 0 && percent + LEVEL_SLACK < LEVELS[told - 1] {
+            self.level.store(reached as u8, Relaxed);
+        }
+    }
+
+    /// What slows writers down while reclaim makes room.
+    pub(crate) fn throttle(&self) -> &Throttle {
+        &self.throttle
+    }
+}
+
+/// Slows writers to what reclaim frees while the log's room is short, so that they crawl before they stop.
+///
+/// A virtual clock: each write moves it on by what it takes at the present rate, and waits until then. Writers wait in the
+/// order in which they came.
+#[derive(Debug, Default)]
+pub(crate) struct Throttle {
+    /// Blocks a second that the log may take; 0 for as many as there are.
+    rate: AtomicU64,
+    /// When the next write may go, in microseconds.
+    next_us: Mutex<u64>,
+}
+
+/// Longest time that a write is slowed for: beyond it the log's own room decides.
+const SLOWED_MAX: Duration = Duration::from_millis(500);
+
+impl Throttle {
+    /// Writers may take so many blocks a second from now on; `None` for as many as there are.
+    pub(crate) fn set(&self, blocks_per_second: Option<u64>) {
+        self.rate.store(blocks_per_second.map_or(0, |rate| rate.max(1)), Relaxed);
+    }
+
+    /// Whether writers are slowed now.
+    pub(crate) fn is_on(&self) -> bool {
+        self.rate.load(Relaxed) > 0
+    }
+
+    /// Waits until a write of so many blocks may go.
+    pub(crate) async fn wait(&self, blocks: u64) {
+        let rate = self.rate.load(Relaxed);
+        if rate == 0 {
+            return;
+        }
+        let now = runtime::now().as_micros() as u64;
+        let until = {
+            let mut next = self.next_us.lock().expect("no panics under this lock");
+            let begins = (*next).clamp(now, now + SLOWED_MAX.as_micros() as u64);
+            *next = begins + blocks * 1_000_000 / rate;
+            begins
+        };
+        if until > now {
+            runtime::sleep(Duration::from_micros(until - now)).await;
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The file system below the store, which may be smaller than the store is allowed to become.
+//!
+//! I1  A store counts as free only what the file system can back. So it is full, with all that a full store still can do,
+//!     before a write fails for want of blocks.
+//! I2  Where one fails all the same, because others took the room, it waits and is tried again: nothing of it was
+//!     acknowledged, and it is the same bytes for the same place. (A failed sync is another matter, and is not.)
+
+use crate::base::HealthCell;
+use sandstone_ring::{File, WriteBuf, WriteMode, runtime};
+use std::{io, time::Duration};
+
+/// Between two tries of a write that found no room.
+const RETRY: Duration = Duration::from_millis(100);
+/// Writes; while the file system has no room, waits for it (I2).
+///
+/// # Errors
+/// The device's; "no space left" when nobody waits any more.
+pub(crate) async fn write(file: &File, health: &HealthCell, offset: u64, data: WriteBuf) -> io::Result<()> {
+    write_as(WriteMode::Plain, file, health, offset, data).await
+}
+
+/// The same in either mode.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) async fn write_as(
+    mode: WriteMode,
+    file: &File,
+    health: &HealthCell,
+    offset: u64,
+    data: WriteBuf,
+) -> io::Result<()> {
+    let (mut data, mut waiting) = (data, None);
+    loop {
+        match file.try_write(offset, data, mode).await {
+            Err((error, returned)) if is_want_of_room(&error) && health.may_wait() => {
+                waiting.get_or_insert_with(|| Waiting::begin(health, &error));
+                data = returned;
+                runtime::sleep(RETRY).await;
+            }
+            result => return result.map_err(|(error, _)| error),
+        }
+    }
+}
+
+fn is_want_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// A write that waits, until it is dropped.
+struct Waiting<'a>(&'a HealthCell);
+
+impl<'a> Waiting<'a> {
+    fn begin(health: &'a HealthCell, error: &io::Error) -> Self {
+        health.enter_wait(&error.to_string());
+        Self(health)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.leave_wait();
+    }
+}

@@ -1,0 +1,229 @@
+//! The checkpointer: the one owner of superblock and node segments while the store is open.
+//!
+//! A checkpoint waits for the device, the log and nothing else: not for a round of reclaim, nor for slots that are prepared or
+//! punched.
+
+use super::writer::{CheckpointWriter, Cut, Written};
+use crate::{
+    base::{Lsn, Progress, Result},
+    catalog::Volumes,
+    disk::Retired,
+    format::Superblock,
+    maintenance::wake::{LogActivity, TICK, first_of},
+    map::VolumeImage,
+    volume::Volume,
+};
+use sandstone_ring::runtime;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Log bytes after which a checkpoint is due: what replay has to read at most, about.
+const LOG_BYTES_DUE: u64 = 1 << 30;
+/// The same as a part of the store: what the log has not left behind cannot come back.
+const LOG_PART_DUE: u64 = 16;
+/// Quiet ticks after which what is not checkpointed is.
+const QUIET_TICKS: u32 = 25;
+
+/// What wakes the checkpointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    /// Much is dirty, or a writer waits for less.
+    Wanted,
+    Tick,
+    ShutDown,
+}
+
+/// When a checkpoint is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// If something changed since the last one.
+    IfChanged,
+    /// In any case.
+    Always,
+}
+
+/// Writes checkpoints, one at a time.
+pub(crate) struct Checkpointer {
+    volumes: Arc<Volumes>,
+    writer: Mutex<CheckpointWriter>,
+    written: Written,
+    count: AtomicU64,
+    took_us: AtomicU64,
+}
+
+/// Of all checkpoints since the store was opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CheckpointStats {
+    pub(crate) count: u64,
+    /// What they took, all together.
+    pub(crate) took: Duration,
+    /// Bytes of maps and catalogs that they wrote.
+    pub(crate) bytes: u64,
+}
+
+/// That no checkpoint is under way, until it is dropped.
+pub(crate) struct NoCheckpoint<'a>(
+    #[expect(dead_code, reason = "held, not read")] MutexGuard<'a, CheckpointWriter>,
+);
+
+impl Checkpointer {
+    /// Goes on from the superblock that counts.
+    pub(crate) fn new(volumes: Arc<Volumes>, superblock: Superblock) -> Self {
+        Self {
+            volumes,
+            writer: Mutex::new(CheckpointWriter::new(superblock)),
+            written: Written::default(),
+            count: AtomicU64::new(0),
+            took_us: AtomicU64::new(0),
+        }
+    }
+
+    /// Calls `write` whenever a checkpoint is due, until the store closes.
+    pub(crate) async fn run(&self, write: impl AsyncFn()) {
+        let engine = &self.volumes.engine;
+        let (mut activity, mut checkpoint_bytes) = (LogActivity::default(), 0);
+        loop {
+            match self.next_event().await {
+                Event::ShutDown => break,
+                // None will come for those who wait.
+                Event::Wanted | Event::Tick if engine.health.is_stopped() => engine.dirty.wake_waiters(),
+                Event::Wanted | Event::Tick => {
+                    activity.look(&engine.log);
+                    let geometry = engine.disk.segments.geometry;
+                    let due = LOG_BYTES_DUE
+                        .min(geometry.store_bytes() / LOG_PART_DUE)
+                        .max(4 * geometry.segment_bytes());
+                    let is_due = activity.bytes() - checkpoint_bytes >= due;
+                    if is_due || engine.is_half_dirty() || activity.quiet_ticks() == QUIET_TICKS {
+                        checkpoint_bytes = activity.bytes();
+                        write().await;
+                    }
+                }
+            }
+        }
+        engine.dirty.wake_waiters();
+    }
+
+    async fn next_event(&self) -> Event {
+        let engine = &self.volumes.engine;
+        let wanted = engine.dirty.checkpoint_wanted();
+        first_of((engine.shutdown.begun(), Event::ShutDown), (wanted, Event::Wanted), (TICK, Event::Tick))
+            .await
+    }
+
+    /// Writes a checkpoint, if anything changed since the last one.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Latched`] after a failed write or sync; [`crate::Kind::NoSpace`], and the checkpoint before goes on
+    /// counting.
+    pub(crate) async fn write_if_changed(&self) -> Result<()> {
+        self.write(Due::IfChanged).await
+    }
+
+    /// The same in any case.
+    ///
+    /// # Errors
+    /// As [`Self::write_if_changed`].
+    pub(crate) async fn write_anew(&self) -> Result<()> {
+        self.write(Due::Always).await
+    }
+
+    async fn write(&self, due: Due) -> Result<()> {
+        let engine = &self.volumes.engine;
+        let mut writer = self.writer.lock().await;
+        if engine.health.is_stopped() {
+            return Err(engine.health.refusal());
+        }
+        let retired = engine.disk.segments.retired();
+        if due == Due::IfChanged && self.is_unchanged(writer.replay_lsn(), &retired) {
+            return Ok(());
+        }
+        let began = runtime::now();
+        let _under_way = self.written.progress.begin();
+        let cut = self.cut();
+        let result = writer.write(engine, &self.written, &retired, cut).await;
+        if result.is_ok() {
+            self.count.fetch_add(1, Relaxed);
+            let took = runtime::now().saturating_sub(began);
+            self.took_us.fetch_add(took.as_micros() as u64, Relaxed);
+            engine.dirty.taken_is_durable();
+            for volume in self.volumes.all() {
+                volume.inner.lock().tree.prune();
+            }
+        }
+        engine.dirty.wake_waiters();
+        result
+    }
+
+    /// Whether a checkpoint would be the last one again. Writes that found no room have made nodes their own and logged
+    /// nothing: those are written too, or those who wait for less that is dirty would wait for ever.
+    fn is_unchanged(&self, replay: Lsn, retired: &Retired) -> bool {
+        let engine = &self.volumes.engine;
+        retired.is_empty() && engine.log.next_lsn() == replay && engine.dirty.count() == 0
+    }
+
+    /// Cuts the log and takes all roots.
+    fn cut(&self) -> Cut {
+        let engine = &self.volumes.engine;
+        engine.dirty.take();
+        let (replay, claim) = engine.log.cut();
+        let catalog = self.volumes.lock();
+        let image = |volume: &Volume| {
+            let state = volume.inner.lock();
+            VolumeImage { meta: state.meta.clone(), applied: state.applied, tree: state.tree.clone() }
+        };
+        Cut {
+            replay,
+            claim,
+            applied: catalog.applied(),
+            next_volume: catalog.next(),
+            volumes: catalog.all().map(image).collect(),
+            families: catalog.shared(),
+        }
+    }
+
+    /// Waits until no checkpoint is under way, and lets none begin as long as the guard is held.
+    pub(crate) async fn hold(&self) -> NoCheckpoint<'_> {
+        NoCheckpoint(self.writer.lock().await)
+    }
+
+    /// The next checkpoint begins a segment of nodes of its own. The one that it leaves is sealed, so that reclaim can judge
+    /// it.
+    pub(crate) async fn leave_segment(&self) {
+        if let Some(id) = self.writer.lock().await.leave_segment() {
+            self.volumes.engine.disk.segments.seal(id);
+        }
+    }
+
+    /// What is wrong on disk with superblock and catalog as they were written last.
+    pub(crate) async fn damage(&self) -> Option<String> {
+        self.writer.lock().await.damage(&self.volumes.engine).await
+    }
+
+    /// Says in the superblock that the store is closed: after a checkpoint that holds everything.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Latched`], as [`Self::write_if_changed`].
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.writer.lock().await.close(&self.volumes.engine).await
+    }
+
+    pub(crate) fn stats(&self) -> CheckpointStats {
+        CheckpointStats {
+            count: self.count.load(Relaxed),
+            took: Duration::from_micros(self.took_us.load(Relaxed)),
+            bytes: self.written.bytes.load(Relaxed),
+        }
+    }
+
+    /// For the watchdog.
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.written.progress
+    }
+}

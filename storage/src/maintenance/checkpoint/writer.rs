@@ -1,0 +1,361 @@
+//! The checkpoint: makes all maps and the catalog durable, so that replay begins behind them.
+//!
+//! ```text
+//!   cut the log ► take all roots ► write nodes, children first ► write the catalog ► wait for the log ► sync ► superblock ► sync
+//! ```
+//!
+//! I1  Everything logged before the cut is in the roots, because each root is taken under its volume's lock after it.
+//!     What they hold beyond the cut is told by each volume's `applied`, and not replayed twice.
+//! I2  Data that the roots refer to is in the store before the superblock names them: the wait for the log comes before
+//!     the sync. Without it a checkpoint could outlive the data of an unacknowledged write, and show a block's old bytes.
+//! I3  The superblock is written only after a sync has covered all it refers to, and counts only after its own sync.
+//!     Only then are retired segments reused and nodes dropped from memory.
+//!     It counts, too, only when it was read again: a disk that did not keep it is found out while everything that the one
+//!     before names is still there.
+//! I4  Writers go on meanwhile: what they change is copied first, because the checkpoint holds the nodes too.
+
+use crate::{
+    base::{
+        Address, BLOCK_BYTES, Blindness, Error, Kind, Lsn, Progress, Result, SegmentId, Slot, is_blind_to,
+    },
+    core::Engine,
+    disk::{self, Need, Retired, Taken, Writing, checkpoint_damage, space_wait},
+    format::{
+        CatalogRef, Claim, FamilyEntry, NodeRef, ReplayStart, SegmentKind, StoredCatalog, Superblock,
+        chunk_blocks, encode_chunk,
+    },
+    map::{Child, Inner, Node, NodeBody, VolumeImage, encode_node},
+};
+use bytes::BytesMut;
+use futures_util::future::try_join_all;
+use sandstone_ring::{WriteBuf, aligned};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// Bytes of nodes gathered before they are written.
+const WRITE_BYTES: usize = 1 << 20;
+/// Such writes under way at once.
+const WRITES_MAX: usize = 4;
+/// Most bytes of the catalog in one chunk.
+const CHUNK_BYTES_MAX: usize = 4 << 20;
+
+/// What a checkpoint takes: the volumes and the catalog at the cut of the log.
+pub(super) struct Cut {
+    pub(super) replay: ReplayStart,
+    pub(super) claim: Claim,
+    /// Records of the catalog below this LSN are in it.
+    pub(super) applied: Lsn,
+    pub(super) next_volume: u32,
+    pub(super) volumes: Vec<VolumeImage>,
+    pub(super) families: Vec<FamilyEntry>,
+}
+
+/// What the next superblock is made from: the last one. There is one writer of superblocks.
+pub(super) struct CheckpointWriter {
+    superblock: Superblock,
+    /// Where the next node goes. Ahead of the superblock's after a checkpoint that found no room: nodes that it wrote
+    /// are where they are.
+    node_tail: Option<(SegmentId, Slot, u32)>,
+}
+
+/// How checkpoints get on, and what they wrote.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) progress: Progress,
+    /// Bytes of maps and catalogs.
+    pub(super) bytes: AtomicU64,
+}
+
+/// Writes nodes and catalog chunks one behind the other into node segments.
+struct NodeWriter<'a> {
+    engine: &'a Engine,
+    effort: &'a Written,
+    tail: Option<(SegmentId, Slot, u32)>,
+    /// Blocks of the catalog.
+    catalog_blocks: u64,
+    /// Bytes that belong at this offset.
+    gathered: Option<(u64, BytesMut)>,
+    ready: Vec<(u64, BytesMut)>,
+    /// Segments that it took.
+    taken: u32,
+}
+
+impl CheckpointWriter {
+    /// Goes on from the superblock that counts.
+    pub(super) fn new(superblock: Superblock) -> Self {
+        Self { node_tail: superblock.node_tail, superblock }
+    }
+
+    /// Writes a checkpoint of what was cut. `retired` are the segments that it no longer names.
+    ///
+    /// # Errors
+    /// [`Kind::Latched`] after a failed write or sync; [`Kind::NoSpace`], and the checkpoint before goes on counting.
+    pub(super) async fn write(
+        &mut self,
+        engine: &Engine,
+        effort: &Written,
+        retired: &Retired,
+        cut: Cut,
+    ) -> Result<()> {
+        let mut writer = NodeWriter {
+            engine,
+            effort,
+            tail: self.node_tail,
+            catalog_blocks: 0,
+            gathered: None,
+            ready: Vec::new(),
+            taken: 0,
+        };
+        let written = writer.checkpoint(&cut, retired).await;
+        engine.space.set_catalog(writer.catalog_blocks);
+        // Whatever happened: nodes that were given a place are in it.
+        let flushed = writer.flush().await;
+        self.node_tail = writer.tail;
+        let [reference, copy] = written.and_then(|references| flushed.map(|()| references))?;
+        let next_lsn = engine.log.next_lsn();
+
+        if !is_blind_to(Blindness::LogBeforeCheckpoint) {
+            engine.log.wait_written(next_lsn).await?;
+        }
+        if !is_blind_to(Blindness::SyncBeforeSuperblock) {
+            engine.log.sync_file().await?;
+        }
+        let superblock = Superblock {
+            generation: self.superblock.generation + 1,
+            replay: cut.replay,
+            synced: next_lsn,
+            next_segment: engine.disk.segments.next(),
+            next_volume: cut.next_volume,
+            node_tail: self.node_tail,
+            catalog: Some(reference),
+            catalog_copy: Some(copy),
+            closed: false,
+            claim: cut.claim,
+            ..self.superblock.clone()
+        };
+        write_superblock(engine, &superblock).await?;
+        self.superblock = superblock;
+        Ok(())
+    }
+
+    /// The next checkpoint begins a segment of nodes of its own; gives the one that it leaves.
+    pub(super) fn leave_segment(&mut self) -> Option<SegmentId> {
+        self.node_tail.take().map(|(id, _, _)| id)
+    }
+
+    /// Says that the store is closed: after a checkpoint that holds everything, so that a start without the staging buffer
+    /// knows that nothing was in it.
+    ///
+    /// # Errors
+    /// [`Kind::Latched`], as [`Self::write`].
+    pub(super) async fn close(&mut self, engine: &Engine) -> Result<()> {
+        let generation = self.superblock.generation + 1;
+        let superblock = Superblock { generation, closed: true, ..self.superblock.clone() };
+        write_superblock(engine, &superblock).await?;
+        self.superblock = superblock;
+        Ok(())
+    }
+
+    /// What is wrong on disk with superblock and catalog as they were written last.
+    pub(super) async fn damage(&self, engine: &Engine) -> Option<String> {
+        checkpoint_damage(&engine.disk.file, &self.superblock).await
+    }
+
+    /// The LSN from which on records would be replayed now.
+    pub(super) fn replay_lsn(&self) -> Lsn {
+        self.superblock.replay.lsn
+    }
+}
+
+/// Keeps I3. After a failure nothing more is written.
+async fn write_superblock(engine: &Engine, superblock: &Superblock) -> Result<()> {
+    let sync = async || {
+        if is_blind_to(Blindness::SyncAfterSuperblock) { Ok(()) } else { engine.log.sync_file().await }
+    };
+    let written = disk::write_superblock(&engine.disk.file, &engine.health, superblock, sync).await;
+    written.inspect_err(|error| engine.health.latch(&format!("the superblock: {error}")))?;
+    engine.log.note_superblock(superblock.generation);
+    Ok(())
+}
+
+impl NodeWriter<'_> {
+    /// Writes the maps, then the catalog, twice. Gives the places of the catalog.
+    async fn checkpoint(&mut self, cut: &Cut, retired: &Retired) -> Result<[CatalogRef; 2]> {
+        for volume in &cut.volumes {
+            self.tree(volume.tree.root(), 3).await?;
+        }
+        let catalog = StoredCatalog {
+            applied: cut.applied,
+            volumes: cut.volumes.iter().map(VolumeImage::entry).collect(),
+            families: cut.families.clone(),
+            segments: Vec::new(),
+        };
+        self.catalog(catalog, retired).await
+    }
+
+    /// Writes what is not on disk below `child`, and it.
+    fn tree<'a>(
+        &'a mut self,
+        child: &'a Child,
+        level: u32,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>> {
+        Box::pin(async move {
+            let Child::Loaded(node) = child else { return Ok(()) };
+            if node.home().is_some() {
+                return Ok(());
+            }
+            if let NodeBody::Inner(inner) = node.body() {
+                if level == 1 {
+                    for leaf in &*inner.children {
+                        self.node(leaf, 0)?;
+                    }
+                } else {
+                    for child in &*inner.children {
+                        self.tree(child, level - 1).await?;
+                    }
+                }
+            }
+            self.node(child, level)?;
+            self.write_if_much().await
+        })
+    }
+
+    /// Takes a place for one node and gathers its bytes. Its children must have homes.
+    fn node(&mut self, child: &Child, level: u32) -> Result<()> {
+        let Child::Loaded(node) = child else { return Ok(()) };
+        if node.home().is_some() {
+            return Ok(());
+        }
+        let (bytes, checksum) = encode_node(node, level);
+        let blocks = (bytes.len() / BLOCK_BYTES) as u8;
+        let (address, slot) = self.place(u32::from(blocks))?;
+        self.gather(slot, address.block(), &bytes);
+        // A root's count can be 2^32; its volume keeps it.
+        let mapped = u32::try_from(node.mapped()).unwrap_or(0);
+        node.set_home(NodeRef { address, checksum, blocks, mapped });
+        self.engine.disk.nodes.put(stored_copy(node));
+        Ok(())
+    }
+
+    /// Takes `blocks` in a row.
+    fn place(&mut self, blocks: u32) -> Result<(Address, Slot)> {
+        let segments = &self.engine.disk.segments;
+        let (id, slot, block) = match self.tail {
+            Some((id, slot, block)) if block + blocks <= segments.geometry.segment_blocks => {
+                (id, slot, block)
+            }
+            full => {
+                let full_store = || Error::new(Kind::NoSpace, "no segment is free for a checkpoint");
+                let Taken { id, slot, .. } = segments
+                    .take(SegmentKind::Node, Need::Checkpoint, Writing::Streamed)
+                    .ok_or_else(full_store)?;
+                self.taken += 1;
+                if let Some((id, _, _)) = full {
+                    segments.seal(id);
+                }
+                (id, slot, 0)
+            }
+        };
+        self.tail = Some((id, slot, block + blocks));
+        Ok((Address::new(id, block), slot))
+    }
+
+    fn gather(&mut self, slot: Slot, block: u32, bytes: &[u8]) {
+        let offset = self.engine.disk.segments.geometry.offset(slot, block);
+        let fits = |(at, gathered): &(u64, BytesMut)| {
+            at + gathered.len() as u64 == offset && gathered.len() + bytes.len() <= WRITE_BYTES
+        };
+        if !self.gathered.as_ref().is_some_and(fits) {
+            self.ready.extend(self.gathered.take());
+            self.gathered = Some((offset, aligned(WRITE_BYTES.max(bytes.len()))));
+        }
+        if let Some((_, gathered)) = &mut self.gathered {
+            gathered.extend_from_slice(bytes);
+        }
+    }
+
+    async fn write_if_much(&mut self) -> Result<()> {
+        if self.ready.len() >= WRITES_MAX { self.write_ready().await } else { Ok(()) }
+    }
+
+    async fn write_ready(&mut self) -> Result<()> {
+        let (file, health) = (&self.engine.disk.file, &self.engine.health);
+        let progress = &self.effort.progress;
+        let bytes: usize = self.ready.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.effort.bytes.fetch_add(bytes as u64, Relaxed);
+        let write = |(offset, bytes)| async move {
+            let written = space_wait::write(file, health, offset, WriteBuf::Owned(bytes)).await;
+            progress.step();
+            written
+        };
+        let writes = self.ready.drain(..).map(write);
+        try_join_all(writes).await.map(|_| ()).map_err(|error| {
+            // Nodes already count as stored where they are not: nothing may be built on them.
+            self.engine.health.latch(&format!("a checkpoint could not be written: {error}"));
+            Error::io("writing a checkpoint", error)
+        })
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.ready.extend(self.gathered.take());
+        self.write_ready().await
+    }
+
+    /// Writes the catalog and its copy, of each the last chunk first.
+    async fn catalog(&mut self, mut catalog: StoredCatalog, retired: &Retired) -> Result<[CatalogRef; 2]> {
+        let segments = &self.engine.disk.segments;
+        let chunk_bytes = CHUNK_BYTES_MAX.min(segments.geometry.segment_bytes() as usize / 4);
+        // Taking places may take segments, which belong into the catalog, which may become longer. What has its place
+        // keeps it, or else a catalog longer than a segment would take new ones without end. Those that others take meanwhile
+        // belong to what comes after the cut, or hold nothing that a map leads to yet.
+        let mut places: Vec<(u32, [(Address, Slot); 2])> = Vec::new();
+        let bytes = loop {
+            let taken = self.taken;
+            catalog.segments = segments.entries(retired);
+            let bytes = catalog.encode();
+            let blocks: Vec<_> = bytes.chunks(chunk_bytes).map(chunk_blocks).collect();
+            let kept = places.iter().zip(&blocks).take_while(|((had, _), needed)| had == *needed).count();
+            places.truncate(kept);
+            for needed in &blocks[kept..] {
+                places.push((*needed, [self.place(*needed)?, self.place(*needed)?]));
+            }
+            if self.taken == taken {
+                break bytes;
+            }
+        };
+        self.catalog_blocks = 2 * places.iter().map(|(blocks, _)| u64::from(*blocks)).sum::<u64>();
+        let mut references = [None; 2];
+        for (copy, reference) in references.iter_mut().enumerate() {
+            for (payload, (_, places)) in bytes.chunks(chunk_bytes).zip(&places).rev() {
+                let (address, slot) = places[copy];
+                let (blocks, checksum) = encode_chunk(*reference, payload);
+                self.gather(slot, address.block(), &blocks);
+                self.write_if_much().await?;
+                let blocks = (blocks.len() / BLOCK_BYTES) as u32;
+                *reference = Some(CatalogRef { address, slot, blocks, checksum });
+            }
+        }
+        Ok(references.map(|reference| reference.expect("a catalog has bytes")))
+    }
+}
+
+/// The node as it would be read from disk: it holds on to no node below it.
+fn stored_copy(node: &Arc<Node>) -> Arc<Node> {
+    let home = node.home().expect("just written");
+    match node.body() {
+        NodeBody::Leaf(_) => Arc::clone(node),
+        NodeBody::Inner(inner) => {
+            let stored = |child: &Child| match child {
+                Child::Loaded(node) => Child::Stored(node.home().expect("children are written first")),
+                Child::Empty | Child::Zero | Child::Stored(_) => child.clone(),
+            };
+            let children = Box::new(std::array::from_fn(|i| stored(&inner.children[i])));
+            Arc::new(Node::stored(NodeBody::Inner(Inner { children, mapped: inner.mapped }), home))
+        }
+    }
+}

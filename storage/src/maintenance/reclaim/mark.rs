@@ -1,0 +1,245 @@
+//! The mark: which blocks any map reaches.
+//!
+//! It walks the distinct nodes of all live maps and sets one bit a block that they refer to. Of segments that are going to
+//! be moved it notes the checksums too, so that what is copied is what was written.
+//!
+//! I1  Only segments that were sealed before the roots were taken are judged: what was written later is not in the
+//!     bits. What no root reached then, no root reaches later, because maps only ever come from maps.
+//! I2  There are no reference counts. The mark can be late, it cannot be wrong: overwritten, trimmed and deleted blocks
+//!     are all found by the same walk, and a crash loses nothing but the walk.
+//!
+//! The same walk counts what lives, line by line and family by family, which corrects the books of `space.rs`.
+//!
+//! I3  A block that is a line's own by the birthday rule stands in a leaf that only this line has, so the walk meets it once,
+//!     on its way from that line's root. All others are counted when their bit is new.
+//!
+//! The cost follows the unique data: one node a MiB, however many volumes share it.
+
+use super::pace::Pace;
+use crate::{
+    base::{Address, BLOCK_BYTES, Result, SegmentId, VolumeNumber, bitmap},
+    disk::Disk,
+    format::{NodeRef, RunState},
+    map::{Child, Leaf, Missing, Node, NodeBody, ROOT_LEVEL, Tree, node_disk_blocks_max},
+};
+use futures_util::future::try_join_all;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+/// Nodes read at once.
+const LOADS_MAX: usize = 32;
+/// Nodes in memory that are visited before others get their turn: a millisecond's worth (measured: 4 µs each, where no
+/// two blocks lie in a row). The thread that walks also makes snapshots.
+const TURN_NODES: u32 = 256;
+
+/// What is alive in the segments that are judged.
+pub(crate) struct Mark {
+    alive: HashMap<SegmentId, Box<[u64]>>,
+    /// Of the segments that are going to be moved: what is alive, in no order.
+    noted: HashMap<SegmentId, Vec<Live>>,
+    /// Nodes on disk in other segments that were visited.
+    visited: HashSet<Address>,
+    /// Blocks of data in other segments that may be shared.
+    shared_elsewhere: HashSet<Address>,
+    nodes: u64,
+    counted: Counted,
+}
+
+/// A line's map as the walk begins with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Root {
+    pub(crate) family: VolumeNumber,
+    pub(crate) tree: Tree,
+}
+
+/// What lives, in blocks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counted {
+    /// Data that is a line's own, in the order of the roots.
+    pub(crate) own: Vec<u64>,
+    /// Other data, each block once, by family.
+    pub(crate) shared: HashMap<VolumeNumber, u64>,
+    /// Nodes of maps, those too that are not on disk yet.
+    pub(crate) maps: u64,
+}
+
+/// A place in the walk: a child, its level, and from which root it was reached.
+type Place = (Child, u32, usize);
+
+/// Blocks that one checksum vouches for: one of data, or those of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Live {
+    pub(crate) block: u32,
+    pub(crate) blocks: u32,
+    pub(crate) checksum: u32,
+}
+
+impl Mark {
+    /// Nothing is alive yet. Judges `candidates`, and notes checksums in `to_move` among them.
+    pub(crate) fn new(candidates: &[SegmentId], to_move: &[SegmentId], segment_blocks: u32) -> Self {
+        let words = (segment_blocks as usize).div_ceil(64);
+        Self {
+            alive: candidates.iter().map(|id| (*id, vec![0; words].into_boxed_slice())).collect(),
+            noted: to_move.iter().map(|id| (*id, Vec::new())).collect(),
+            visited: HashSet::new(),
+            shared_elsewhere: HashSet::new(),
+            nodes: 0,
+            counted: Counted::default(),
+        }
+    }
+
+    /// Segments without anything alive.
+    pub(crate) fn dead(&self) -> Vec<SegmentId> {
+        let none = |words: &[u64]| words.iter().all(|word| *word == 0);
+        let mut dead: Vec<_> =
+            self.alive.iter().filter(|(_, words)| none(words)).map(|(id, _)| *id).collect();
+        dead.sort_unstable();
+        dead
+    }
+
+    /// Which blocks of a judged segment are alive.
+    pub(crate) fn alive(&self, segment: SegmentId) -> Option<&[u64]> {
+        self.alive.get(&segment).map(|words| &**words)
+    }
+
+    /// What is alive in a segment whose checksums were noted, in order.
+    pub(crate) fn noted(&self, segment: SegmentId) -> Option<Vec<Live>> {
+        let mut live = self.noted.get(&segment)?.clone();
+        live.sort_unstable();
+        Some(live)
+    }
+
+    /// Nodes visited.
+    pub(crate) fn nodes(&self) -> u64 {
+        self.nodes
+    }
+
+    /// What lives.
+    pub(crate) fn counted(&self) -> &Counted {
+        &self.counted
+    }
+
+    /// Marks everything that `roots` reach. They must have been taken after this was made; hold a read token.
+    ///
+    /// # Errors
+    /// A map cannot be read, or the store is being closed: what is marked is then worth nothing.
+    pub(crate) async fn walk(&mut self, disk: &Disk, roots: &[Root], pace: &mut Pace<'_>) -> Result<()> {
+        self.counted.own = vec![0; roots.len()];
+        let mut in_memory = HashSet::new();
+        let mut stack: Vec<Place> =
+            roots.iter().enumerate().map(|(i, root)| (root.tree.root().clone(), ROOT_LEVEL, i)).collect();
+        let mut loads: Vec<(Missing, usize)> = Vec::new();
+        let mut turn = 0;
+        loop {
+            while let Some((child, level, root)) = stack.pop() {
+                turn += 1;
+                if turn % TURN_NODES == 0 {
+                    pace.give_way().await?;
+                }
+                match child {
+                    Child::Empty | Child::Zero => {}
+                    Child::Loaded(node) => {
+                        let fresh = match node.home() {
+                            Some(home) => self.node(&home),
+                            None => {
+                                let fresh = in_memory.insert(Arc::as_ptr(&node));
+                                self.counted.maps += if fresh { node_disk_blocks_max(level) } else { 0 };
+                                fresh
+                            }
+                        };
+                        if fresh {
+                            self.descend(&node, level, roots, root, &mut stack);
+                        }
+                    }
+                    Child::Stored(node) => {
+                        if self.node(&node) {
+                            match disk.nodes.peek(&node) {
+                                Some(node) => self.descend(&node, level, roots, root, &mut stack),
+                                None => loads.push((Missing { node, level }, root)),
+                            }
+                        }
+                    }
+                }
+                if loads.len() == LOADS_MAX {
+                    break;
+                }
+            }
+            if loads.is_empty() {
+                return Ok(());
+            }
+            // Past the cache: the walk must not push out what the volumes use.
+            let nodes = try_join_all(loads.iter().map(|(missing, _)| disk.read_node(*missing))).await?;
+            let blocks: u64 = loads.iter().map(|(missing, _)| u64::from(missing.node.blocks)).sum();
+            pace.spend(blocks * BLOCK_BYTES as u64).await?;
+            for ((missing, root), node) in loads.drain(..).zip(nodes) {
+                self.descend(&node, missing.level, roots, root, &mut stack);
+            }
+        }
+    }
+
+    /// A node on disk is alive. Whether that is news.
+    fn node(&mut self, node: &NodeRef) -> bool {
+        let (address, blocks) = (node.address, u32::from(node.blocks));
+        let fresh = match self.alive.get_mut(&address.segment()) {
+            Some(words) => (address.block()..address.block() + blocks)
+                .fold(false, |any, block| bitmap::set(words, block) | any),
+            None => self.visited.insert(address),
+        };
+        if fresh && let Some(noted) = self.noted.get_mut(&address.segment()) {
+            noted.push(Live { block: address.block(), blocks, checksum: node.checksum });
+        }
+        self.nodes += u64::from(fresh);
+        self.counted.maps += if fresh { u64::from(blocks) } else { 0 };
+        fresh
+    }
+
+    /// A run of data is alive, in a leaf that was not met before, on the way from `roots[root]`.
+    fn data(&mut self, address: Address, start: u16, len: u16, leaf: &Leaf, roots: &[Root], root: usize) {
+        let Root { family, tree } = &roots[root];
+        let shared_below = tree.birthday().shared_below;
+        let own = (address.raw() + u64::from(len)).saturating_sub(address.raw().max(shared_below));
+        self.counted.own[root] += own; // keeps I3
+        let Some(words) = self.alive.get_mut(&address.segment()) else {
+            let shared = (0..u32::from(len)).map(|i| address.plus(i)).filter(|at| at.raw() < shared_below);
+            let fresh = shared.filter(|at| self.shared_elsewhere.insert(*at)).count();
+            *self.counted.shared.entry(*family).or_default() += fresh as u64;
+            return;
+        };
+        let mut noted = self.noted.get_mut(&address.segment());
+        let mut fresh = 0;
+        for i in 0..len {
+            let block = address.block() + u32::from(i);
+            if bitmap::set(words, block) {
+                fresh += u64::from(address.raw() + u64::from(i) < shared_below);
+                if let Some(noted) = &mut noted {
+                    noted.push(Live { block, blocks: 1, checksum: leaf.checksum((start + i) as u8) });
+                }
+            }
+        }
+        *self.counted.shared.entry(*family).or_default() += fresh;
+    }
+
+    fn descend(&mut self, node: &Node, level: u32, roots: &[Root], root: usize, stack: &mut Vec<Place>) {
+        match node.body() {
+            NodeBody::Leaf(leaf) => {
+                for run in leaf.runs() {
+                    match run.state {
+                        RunState::Data(address) => {
+                            self.data(address, u16::from(run.start), run.len, leaf, roots, root);
+                        }
+                        RunState::Zero => {}
+                    }
+                }
+            }
+            NodeBody::Inner(inner) => {
+                let below = inner.children.iter().filter(|c| !matches!(c, Child::Empty | Child::Zero));
+                stack.extend(below.map(|child| (child.clone(), level - 1, root)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,15 @@
+//! Reclaim: finds out what is alive, and gives the rest back.
+
+mod effort;
+mod forward;
+mod freed_rate;
+mod mark;
+mod pace;
+mod progress;
+mod reclaimer;
+mod round;
+
+pub use progress::{ReclaimPhase, ReclaimProgress};
+
+pub(crate) use effort::Effort;
+pub(crate) use reclaimer::Reclaimer;

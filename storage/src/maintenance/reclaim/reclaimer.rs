@@ -1,0 +1,237 @@
+//! The reclaimer: decides when a round of reclaim is due, and owns what one round leaves for the next.
+
+use super::{
+    effort::Effort,
+    freed_rate::FreedRate,
+    progress::{Counters, ReclaimPhase, ReclaimProgress},
+    round::Plan,
+};
+use crate::{
+    base::{BLOCK_BYTES, Progress, Result},
+    catalog::Volumes,
+    core::RoundResult,
+    disk::Need,
+    maintenance::{
+        checkpoint::Checkpointer,
+        slot_pool::SlotPool,
+        wake::{Failures, LogActivity, TICK, first_of},
+    },
+};
+use sandstone_ring::runtime;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::*},
+    },
+    time::Duration,
+};
+use tokio::sync::Mutex;
+
+/// Quiet ticks after which garbage is given back that is worth a segment.
+const QUIET_TICKS: u32 = 25;
+/// Quiet ticks after which the file system gets back what it can: half a minute.
+const IDLE_TICKS: u32 = 150;
+/// Segments a second that reclaim is taken to free before it was seen. A guess.
+const UNKNOWN_RATE: f64 = 1.0;
+/// Blocks a second that writers may take in any case.
+const SLOWEST_RATE: u64 = 256;
+/// Rounds of a thorough reclaim, at most: it ends when a round finds nothing more.
+const THOROUGH_ROUNDS_MAX: u32 = 64;
+
+/// What wakes the reclaimer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    /// A writer waits for space.
+    Wanted,
+    Tick,
+    ShutDown,
+}
+
+/// Frees segments, a round at a time.
+pub(crate) struct Reclaimer {
+    pub(super) volumes: Arc<Volumes>,
+    pub(super) checkpointer: Arc<Checkpointer>,
+    slot_pool: Arc<SlotPool>,
+    /// Bytes a second that it may read and write while no writer waits for it.
+    pub(super) bytes_per_second: u64,
+    /// Held for a round: two together would free a segment twice.
+    plan: Mutex<Plan>,
+    /// Held for a thorough reclaim, so that closing can wait for it.
+    thorough: Mutex<()>,
+    /// The last round found sparse segments that the next one will empty.
+    has_plan: AtomicBool,
+    pub(super) counters: Counters,
+    pub(super) freed_rate: FreedRate,
+    pub(super) progress: Progress,
+}
+
+impl Reclaimer {
+    pub(crate) fn new(
+        volumes: Arc<Volumes>,
+        checkpointer: Arc<Checkpointer>,
+        slot_pool: Arc<SlotPool>,
+        bytes_per_second: u64,
+    ) -> Self {
+        Self {
+            volumes,
+            checkpointer,
+            slot_pool,
+            bytes_per_second,
+            plan: Mutex::default(),
+            thorough: Mutex::default(),
+            has_plan: AtomicBool::new(false),
+            counters: Counters::default(),
+            freed_rate: FreedRate::default(),
+            progress: Progress::default(),
+        }
+    }
+
+    /// Reclaims as it becomes due, until the store closes.
+    pub(crate) async fn run(&self) {
+        let engine = &self.volumes.engine;
+        let (mut activity, mut failures) = (LogActivity::default(), Failures::default());
+        // Whether no garbage is left that was not given back to the file system yet.
+        let mut is_tidy = true;
+        loop {
+            match self.next_event().await {
+                Event::ShutDown => break,
+                Event::Wanted | Event::Tick if engine.health.is_stopped() => engine.reclaim.wake_waiters(),
+                Event::Wanted | Event::Tick => {
+                    engine.measure_backing();
+                    self.steer();
+                    activity.look(&engine.log);
+                    let done = self.do_what_is_due(activity.quiet_ticks(), &mut is_tidy).await;
+                    if !engine.shutdown.has_begun() {
+                        // What was given up for that is no failure.
+                        failures.tell(done, "reclaim");
+                    }
+                }
+            }
+        }
+        engine.reclaim.wake_waiters();
+    }
+
+    async fn next_event(&self) -> Event {
+        let engine = &self.volumes.engine;
+        let wanted = engine.reclaim.wanted();
+        first_of((engine.shutdown.begun(), Event::ShutDown), (wanted, Event::Wanted), (TICK, Event::Tick))
+            .await
+    }
+
+    async fn do_what_is_due(&self, quiet_ticks: u32, is_tidy: &mut bool) -> Result<()> {
+        let engine = &self.volumes.engine;
+        let segment_bytes = engine.disk.segments.geometry.segment_bytes();
+        let garbage = engine.reclaim.garbage_blocks() * BLOCK_BYTES as u64;
+        *is_tidy &= garbage < segment_bytes;
+        let is_quiet = quiet_ticks == QUIET_TICKS && garbage >= segment_bytes;
+        let is_pointless = engine.reclaim.is_without_progress() && garbage < segment_bytes;
+        if engine.reclaim.is_wanted() || (engine.is_short() && !is_pointless) {
+            self.round(Effort::Needed).await.map(drop)
+        } else if self.has_plan.load(Acquire) || engine.is_garbage_due() || is_quiet {
+            self.round(Effort::Usual).await.map(drop)
+        } else if quiet_ticks >= IDLE_TICKS && !*is_tidy {
+            *is_tidy = true;
+            self.reclaim_all(Effort::Usual).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// One round. Whether another one may find more.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Corrupt`] or [`crate::Kind::Io`] when a map cannot be read, those of a checkpoint, and
+    /// [`crate::Kind::Latched`] when the store closes meanwhile. What was freed until then is.
+    pub(crate) async fn round(&self, effort: Effort) -> Result<bool> {
+        let engine = &self.volumes.engine;
+        let mut plan = self.plan.lock().await;
+        let _under_way = self.progress.begin();
+        let worked = self.work(&mut plan, effort).await;
+        if worked.is_err() {
+            // The garbage is still there, and so is the reason for another round; but no writer waits for ever for rounds
+            // that fail.
+            engine.reclaim.add_garbage(std::mem::take(&mut plan.garbage_blocks));
+        }
+        self.counters.enter(ReclaimPhase::Idle);
+        self.has_plan.store(!plan.sparse.is_empty(), Release);
+        engine.reclaim.end_round(worked.as_ref().map_or(RoundResult::NoProgress, |(_, result)| *result));
+        worked.map(|(may_find_more, _)| may_find_more)
+    }
+
+    /// Rounds until they find nothing more, beginning with what the log has not left yet; then returns all free slots to the
+    /// file system.
+    ///
+    /// # Errors
+    /// As [`Self::round`].
+    pub(crate) async fn reclaim_all(&self, effort: Effort) -> Result<()> {
+        let engine = &self.volumes.engine;
+        let _one_at_a_time = self.thorough.lock().await;
+        engine.shutdown.check()?;
+        if engine.health.is_stopped() {
+            return Err(engine.health.refusal());
+        }
+        // First, so that the log and the next checkpoint do not take a slot that has all its blocks in the file.
+        self.slot_pool.return_all().await;
+        self.leave_open_segments().await;
+        for _ in 0..THOROUGH_ROUNDS_MAX {
+            if !self.round(effort).await? {
+                break;
+            }
+        }
+        self.slot_pool.return_all().await;
+        engine.shutdown.check()
+    }
+
+    /// Has the log, the checkpointer and moved blocks leave the segments that they are in, so that the mark can judge them.
+    async fn leave_open_segments(&self) {
+        let engine = &self.volumes.engine;
+        let segments = &engine.disk.segments;
+        self.checkpointer.leave_segment().await;
+        if let Some(id) = engine.log.leave_segment() {
+            // It is sealed when its footer is written.
+            while segments.is_open(id) && !engine.health.is_stopped() {
+                runtime::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        if let Some(destination) = self.plan.lock().await.destination.take() {
+            segments.seal(destination.id());
+        }
+    }
+
+    /// Slows writers to what reclaim frees, the more the less room there is; or lets them go.
+    pub(super) fn steer(&self) {
+        let engine = &self.volumes.engine;
+        let segments = &engine.disk.segments;
+        let (room, low) = (segments.room(Need::Data), engine.low_room());
+        let rate = (room < low).then(|| {
+            let freed = self.freed_rate.per_second().unwrap_or(UNKNOWN_RATE);
+            let blocks = (freed * f64::from(segments.geometry.segment_blocks)) as u64;
+            // Twice what is freed at the beginning, half of it at the end.
+            blocks.max(SLOWEST_RATE) * u64::from(1 + 3 * room / low.max(1)) / 2
+        });
+        engine.space.throttle().set(rate);
+    }
+
+    /// Waits for a thorough reclaim that is under way.
+    pub(crate) async fn wait_idle(&self) {
+        drop(self.thorough.lock().await);
+    }
+
+    /// What it does now and has done. What the slot pool returned to the file system is in it.
+    pub(crate) fn progress(&self) -> ReclaimProgress {
+        let progress = self.counters.progress(self.volumes.engine.reclaim.rounds_ended());
+        ReclaimProgress {
+            punched_bytes: progress.punched_bytes + self.slot_pool.returned_bytes(),
+            ..progress
+        }
+    }
+
+    pub(crate) fn phase(&self) -> ReclaimPhase {
+        self.counters.phase()
+    }
+
+    /// For the watchdog.
+    pub(crate) fn work_progress(&self) -> &Progress {
+        &self.progress
+    }
+}

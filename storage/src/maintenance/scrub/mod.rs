@@ -1,0 +1,8 @@
+//! The scrub: reads, in the background, all that the maps refer to.
+
+mod scrubber;
+mod walk;
+
+pub use scrubber::{CorruptKind, Corruption, ScrubProgress};
+
+pub(crate) use scrubber::Scrubber;

@@ -1,0 +1,68 @@
+//! What the tasks of maintenance share: waiting for what comes first, and telling of failures once.
+
+use crate::{base::Result, log::Log};
+use futures_util::future::select;
+use sandstone_ring::runtime;
+use std::{pin::pin, sync::atomic::Ordering::Relaxed, time::Duration};
+
+/// How often a task looks around when nothing wakes it.
+pub(super) const TICK: Duration = Duration::from_millis(200);
+
+/// Waits for the first of three, and gives what stands for it: the store's shutdown, a call, a time.
+pub(super) async fn first_of<E>(
+    (shutdown, is_shutdown): (impl Future<Output = ()>, E),
+    (call, is_call): (impl Future<Output = ()>, E),
+    (time, is_time): (Duration, E),
+) -> E {
+    use futures_util::future::Either::{Left, Right};
+    let (shutdown, call, time) = (pin!(shutdown), pin!(call), pin!(runtime::sleep(time)));
+    match select(shutdown, pin!(select(call, time))).await {
+        Left(_) => is_shutdown,
+        Right((Left(_), _)) => is_call,
+        Right((Right(_), _)) => is_time,
+    }
+}
+
+/// How the log moved since a task last looked.
+#[derive(Debug, Default)]
+pub(super) struct LogActivity {
+    bytes: u64,
+    quiet_ticks: u32,
+}
+
+impl LogActivity {
+    pub(super) fn look(&mut self, log: &Log) {
+        let bytes = log.counters.bytes.load(Relaxed);
+        let is_quiet = bytes == std::mem::replace(&mut self.bytes, bytes);
+        self.quiet_ticks = if is_quiet { self.quiet_ticks.saturating_add(1) } else { 0 };
+    }
+
+    /// Bytes logged until the last look.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Looks in a row that found nothing new.
+    pub(super) fn quiet_ticks(&self) -> u32 {
+        self.quiet_ticks
+    }
+}
+
+/// Tells the log of a task's failures: the first at once, and the next after it has worked again.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    is_told: bool,
+}
+
+impl Failures {
+    pub(super) fn tell(&mut self, result: Result<()>, what: &str) {
+        match result {
+            Ok(()) => self.is_told = false,
+            Err(error) if self.is_told => tracing::debug!(%error, "{what} failed again"),
+            Err(error) => {
+                self.is_told = true;
+                tracing::error!(%error, "{what} failed; it is tried again");
+            }
+        }
+    }
+}

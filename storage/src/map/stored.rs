@@ -1,0 +1,107 @@
+//! Between nodes in memory and what the format has of them.
+
+use super::{
+    Leaf,
+    node::{Child, Inner, Node, NodeBody},
+    tree::Tree,
+};
+use crate::{
+    base::Lsn,
+    format::{self, Malformed, NodeRef, StoredChild, StoredMap, StoredNode, VolumeEntry, VolumeMeta},
+};
+
+/// The node's blocks and their checksum. All children must have a home.
+pub(crate) fn encode_node(node: &Node, level: u32) -> (Vec<u8>, u32) {
+    match node.body() {
+        NodeBody::Leaf(leaf) => {
+            assert_eq!(level, 0);
+            let runs = leaf.runs().iter().map(|run| (run.start, run.len, run.state));
+            format::encode_leaf(runs, |block| leaf.checksum(block))
+        }
+        NodeBody::Inner(inner) => {
+            let children = inner.children.iter().enumerate();
+            format::encode_inner(level, children.filter_map(|(i, child)| Some((i, child.stored()?))))
+        }
+    }
+}
+
+/// Reads the node at `home` from its blocks.
+///
+/// # Errors
+/// When they are not the bytes that its parent vouches for, or (a bug, not damage) make no sense.
+pub(crate) fn decode_node(home: &NodeRef, level: u32, blocks: &[u8]) -> Result<Node, Malformed> {
+    let body = match format::decode_node(home, level, blocks)? {
+        StoredNode::Leaf(runs) => {
+            let mut leaf = Leaf::default();
+            for run in runs {
+                leaf.replace(run.start, run.len, Some(run.state), &run.checksums);
+            }
+            NodeBody::Leaf(leaf)
+        }
+        StoredNode::Inner(stored) => {
+            let mut inner = Inner { children: Box::new(std::array::from_fn(|_| Child::Empty)), mapped: 0 };
+            for (index, child) in stored {
+                let child = Child::from(child);
+                inner.mapped += child.mapped();
+                inner.children[usize::from(index)] = child;
+            }
+            NodeBody::Inner(inner)
+        }
+    };
+    Ok(Node::stored(body, *home))
+}
+
+impl From<StoredChild> for Child {
+    fn from(child: StoredChild) -> Self {
+        match child {
+            StoredChild::Zero => Self::Zero,
+            StoredChild::Node(home) => Self::Stored(home),
+        }
+    }
+}
+
+impl Child {
+    /// What its parent on disk has of it; `None` where it is empty.
+    ///
+    /// # Panics
+    /// Where it was not written yet: children are written before their parent.
+    fn stored(&self) -> Option<StoredChild> {
+        match self {
+            Self::Empty => None,
+            Self::Zero => Some(StoredChild::Zero),
+            Self::Stored(home) => Some(StoredChild::Node(*home)),
+            Self::Loaded(node) => Some(StoredChild::Node(node.home().expect("it was written"))),
+        }
+    }
+}
+
+/// A volume or snapshot at one moment.
+#[derive(Clone)]
+pub(crate) struct VolumeImage {
+    pub(crate) meta: VolumeMeta,
+    /// Records of this volume below this LSN are in `tree`.
+    pub(crate) applied: Lsn,
+    pub(crate) tree: Tree,
+}
+
+impl From<VolumeEntry> for VolumeImage {
+    fn from(VolumeEntry { meta, applied, map }: VolumeEntry) -> Self {
+        let root = map.root.map_or(Child::Empty, Child::from);
+        Self { meta, applied, tree: Tree::from_root(root, map.mapped, map.birthday) }
+    }
+}
+
+impl VolumeImage {
+    /// What the catalog has of it.
+    ///
+    /// # Panics
+    /// Where its map was not written yet.
+    pub(crate) fn entry(&self) -> VolumeEntry {
+        let map = StoredMap {
+            root: self.tree.root().stored(),
+            mapped: self.tree.mapped_blocks(),
+            birthday: self.tree.birthday(),
+        };
+        VolumeEntry { meta: self.meta.clone(), applied: self.applied, map }
+    }
+}

@@ -1,0 +1,205 @@
+//! The check of a stopped store: reads all that a start would rely on, and holds what the maps reach against the books.
+//!
+//! ```text
+//!   superblock, catalog ─► segments: each in a place of its own
+//!          log ─► to its end as recovery goes; headers against footers
+//!          maps ─► every distinct node, counted; with `data` every distinct block
+//!                   └─► what they reach lies in segments of the right kind, and where those are
+//! ```
+//!
+//! It writes nothing. An end of the log that a crash has torn is no finding; damage below what was synced is, and a superblock
+//! that cannot be read, which no crash leaves. What no map
+//! reaches is nobody's loss, and not looked at.
+//!
+//! I1  What a finding says is so on the disk: what could not be read was tried twice.
+//! I2  Memory is bounded by the store's measures, not by the data: one address a node, one bit a block.
+
+mod books;
+mod log;
+mod maps;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    base::{BLOCK_BYTES, Result},
+    disk::Retired,
+    format::SegmentPlace,
+    offline::StoppedStore,
+    recovery::Found,
+};
+use maps::Maps;
+use std::collections::HashSet;
+use uuid::Uuid;
+
+/// Most findings that are kept; the others are counted.
+const FINDINGS_MAX: usize = 1000;
+
+/// How far a check goes.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckOptions {
+    /// Every block of data is read too, not the maps alone.
+    pub data: bool,
+    /// Most bytes of maps in memory while the log is replayed.
+    pub metadata_bytes: u64,
+}
+
+/// How far the walk of the maps is, in bytes of all volumes and snapshots together. What they share is passed at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckProgress {
+    /// Bytes that were looked at.
+    pub done_bytes: u64,
+    /// Bytes that are mapped.
+    pub total_bytes: u64,
+}
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FindingKind {
+    /// A slot of the superblock is damaged, or does not fit the other one; or the superblock does not fit the file.
+    Superblock,
+    /// The catalog cannot be read, or contradicts itself or the superblock.
+    Catalog,
+    /// The table of segments: two in one slot, outside the store, moved to where nothing can be.
+    Segments,
+    /// The log: it ends below what was synced, or a header or footer is damaged.
+    Log,
+    /// A node of a map cannot be read, and with it all that lies below.
+    Map,
+    /// A map refers to where nothing of its kind is.
+    Address,
+    /// A count of mapped blocks is not what is mapped.
+    Count,
+    /// Blocks of data are not what was written there, or cannot be read.
+    Data,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Its kind.
+    pub kind: FindingKind,
+    /// What is wrong, in a sentence.
+    pub what: String,
+    /// Whose bytes are concerned. Others may share them.
+    pub place: Option<Place>,
+}
+
+/// Bytes of a volume or snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The volume or snapshot.
+    pub line: Uuid,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u64,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// What is wrong, the first thousand.
+    pub findings: Vec<Finding>,
+    /// All of them.
+    pub findings_count: u64,
+    /// What is worth knowing, and as a crash may leave it.
+    pub notes: Vec<String>,
+    /// Volumes, and snapshots of them.
+    pub volumes: u64,
+    /// See `volumes`.
+    pub snapshots: u64,
+    /// Distinct nodes of maps that were read.
+    pub nodes: u64,
+    /// Bytes of data that all volumes and snapshots map, each for itself.
+    pub mapped_bytes: u64,
+    /// Bytes of data that they map together: what they share counts once.
+    pub unique_bytes: u64,
+    /// Bytes of them that were read and compared.
+    pub checked_bytes: u64,
+    /// Records of the log behind the checkpoint: what the next start replays.
+    pub log_records: u64,
+    /// Bytes of log that they are in.
+    pub log_bytes: u64,
+    /// Of the records, those that are in the staging buffer only.
+    pub staged_records: u64,
+    /// Slots of segments, and those that no segment is in.
+    pub slots: u32,
+    /// See `slots`.
+    pub free_slots: u32,
+}
+
+impl CheckReport {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.findings_count == 0
+    }
+
+    fn find(&mut self, kind: FindingKind, what: impl Into<String>) {
+        self.find_at(kind, what, None);
+    }
+
+    fn find_at(&mut self, kind: FindingKind, what: impl Into<String>, place: Option<Place>) {
+        self.findings_count += 1;
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(Finding { kind, what: what.into(), place });
+        }
+    }
+}
+
+impl StoppedStore {
+    /// Checks the store. `on_progress` is called now and then while maps and data are read.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`] where there is no store; [`crate::Kind::Corrupt`] where no superblock or catalog can be
+    /// read.
+    pub async fn check(
+        &self,
+        options: CheckOptions,
+        on_progress: impl FnMut(CheckProgress),
+    ) -> Result<CheckReport> {
+        let found = self.examine(options.metadata_bytes).await?;
+        let mut report = CheckReport::default();
+        superblock(&found, self.file().len_bytes(), &mut report);
+        books::check(&found, &mut report);
+        log::check(&found, &mut report).await;
+        Maps::new(&found, options, &mut report, on_progress).walk().await;
+        count(&found, &mut report);
+        Ok(report)
+    }
+}
+
+fn superblock(found: &Found, file_bytes: u64, report: &mut CheckReport) {
+    if let Some(damage) = &found.slots_damage {
+        report.find(FindingKind::Superblock, damage);
+    }
+    if let Some(old) = found.old.as_ref().filter(|old| found.slots_damage.as_ref() != Some(old)) {
+        report.find(FindingKind::Catalog, old);
+    }
+    if let Some(damage) = &found.copy_damage {
+        report.find(FindingKind::Catalog, format!("{damage}; the other copy of it serves"));
+    }
+    let needed = found.superblock.geometry.store_bytes();
+    if file_bytes < needed {
+        let what = format!("the store has {needed} bytes by its superblock, and its file only {file_bytes}");
+        report.find(FindingKind::Superblock, what);
+    }
+}
+
+fn count(found: &Found, report: &mut CheckReport) {
+    let snapshots = found.volumes.iter().filter(|v| v.meta.snapshot_of.is_some()).count() as u64;
+    report.snapshots = snapshots;
+    report.volumes = found.volumes.len() as u64 - snapshots;
+    let mapped = |blocks: u64| blocks * BLOCK_BYTES as u64;
+    report.mapped_bytes = found.volumes.iter().map(|v| mapped(v.tree.mapped_blocks())).sum();
+    report.log_records = found.records;
+    report.log_bytes = found.log_bytes;
+    report.staged_records = found.staged_records;
+    report.slots = found.superblock.geometry.slots;
+    let used: HashSet<_> = (found.disk.segments.entries(&Retired::default()).into_iter())
+        .filter_map(|entry| match entry.place {
+            SegmentPlace::Own(slot) => Some(slot),
+            SegmentPlace::Moved(_) => None,
+        })
+        .collect();
+    report.free_slots = report.slots.saturating_sub(used.len() as u32);
+}

@@ -1,0 +1,371 @@
+//! Opening a store: superblock, catalog, then the log behind the checkpoint, then the staging buffer behind the log.
+//!
+//! ```text
+//!   superblock ► catalog ► footers of sealed segments … ► headers of the last segment … ► staging ► ready
+//! ```
+//!
+//! I1  The log ends at the first place where neither the store nor staging has the next batch. What lies further on was
+//!     never acknowledged, because acknowledgements leave in log order.
+//! I2  If that place lies below an LSN that a superblock, footer or header says was synced, then it is not the end but
+//!     damage: the store is opened for reading only, and nothing is cut off.
+//! I3  Data is checked against its record where the record is not known to be synced; a batch whose data did not all
+//!     arrive is as good as missing, even though its header did.
+//! I4  Before anybody is served, what staging had is in the store, and what the store had of the log that is not known to be
+//!     synced is written once more, because what can be read after a failed sync may be nowhere but in a cache; the trailer
+//!     block of the open segment is cleared (it may be left from a log that was longer); and after a sync of all that the
+//!     superblock with the new epoch is synced. It says that what comes from here on is of that epoch or later, and new
+//!     segments get numbers that no older log can have used. Otherwise a later recovery could take an older end of the log
+//!     for its continuation.
+//! I5  A superblock slot that cannot be read is damage, and so is a log that leads to where a newer one has been, or that
+//!     knows of a newer superblock than there is: then what is read may be old, and where writes would go may have been given
+//!     to others. The store is opened for reading only.
+//! I6  No sector that cannot be read keeps the store from being opened: a block of it counts as one with a wrong checksum.
+//!     Without a superblock or a catalog there is nothing to open. So there are two slots, and two copies of the catalog; and
+//!     where both are damaged there may still be the one before.
+
+use super::{
+    apply::{Replayed, Volumes},
+    options::{Parts, RecoveryReport, StagingFate},
+    staging_files::StagingFile,
+    walk::{Completion, End, Walk},
+};
+use crate::{
+    base::{
+        BLOCK_BYTES, Blindness, Error, Health, HealthCell, Kind, Lsn, Result, Secret, SegmentId, Shutdown,
+        Usage, is_blind_to,
+    },
+    cache::Cache,
+    core::{DirtyNodes, Engine, ReadPins, ReclaimDemand, Space},
+    disk::{
+        CheckpointImage, Counts, Demand, Disk, Need, Readiness, Segments, Taken, Writing, choose, misplaced,
+        put_superblock, read_superblock_slots, salvage, write_superblock,
+    },
+    format::{
+        Claim, FamilyEntry, Geometry, Identity, ReplayStart, SLOTS_MAX, SegmentEntry, SegmentKind,
+        SegmentPlace, Superblock,
+    },
+    log::{Leftover, Log, Staging, Start},
+    maintenance::Rates,
+    map::VolumeImage,
+};
+use sandstone_ring::{File, SharedMemory, WriteBuf, aligned, runtime};
+use std::sync::{Arc, atomic::AtomicU64};
+
+/// An open store, as [`crate::Store`] goes on with it.
+pub(crate) struct Recovered {
+    pub(crate) engine: Engine,
+    pub(crate) superblock: Superblock,
+    pub(crate) volumes: Vec<VolumeImage>,
+    pub(crate) families: Vec<FamilyEntry>,
+    pub(crate) applied: Lsn,
+    pub(crate) next_volume: u32,
+    pub(crate) rates: Rates,
+    pub(crate) report: RecoveryReport,
+    /// Where the staging buffer is, if it is a file.
+    pub(crate) staging_file: Option<StagingFile>,
+}
+
+/// Opens or makes the store in `parts.file`. `staging` gives the memory for the store of this superblock, at least as many
+/// bytes as it says, and whether it was there before.
+pub(crate) async fn recover(
+    parts: Parts,
+    staging: impl FnOnce(&Superblock, usize) -> std::io::Result<(Arc<SharedMemory>, bool)>,
+) -> Result<Recovered> {
+    let Parts {
+        file,
+        size_bytes,
+        segment_blocks,
+        boot,
+        cache_bytes,
+        metadata_bytes,
+        reclaim_rate,
+        scrub_rate,
+    } = parts;
+    let geometry = Geometry::with_segments(size_bytes, segment_blocks);
+    let began = runtime::now();
+    let slots = read_superblock_slots(&file).await;
+    let (image, created) = match choose(&slots)? {
+        Counts::This(superblock, damage) => {
+            (CheckpointImage::read(&file, &slots, *superblock, damage).await?, false)
+        }
+        Counts::None => (CheckpointImage::new(make(&file, geometry).await?), true),
+        Counts::HalfMade => {
+            tracing::warn!("the store's making was interrupted; it is made again");
+            (CheckpointImage::new(make(&file, geometry).await?), true)
+        }
+    };
+    let CheckpointImage { mut superblock, catalog, damage, .. } = image;
+    match misplaced(&catalog.segments, &superblock.geometry).first() {
+        None => {}
+        Some((_, why)) => return Err(Error::corrupt(format!("the catalog: {why}"))),
+    }
+    let as_read = superblock.clone();
+    if damage.is_none() {
+        grow(&file, &mut superblock, geometry).await?;
+    }
+    let disk = disk_of(&file, &superblock, &catalog.segments, cache_bytes, metadata_bytes);
+    let segments = Arc::clone(&disk.segments);
+    let identity = superblock.identity;
+    let staging_bytes = Staging::file_bytes(&superblock.geometry);
+    let (memory, existed) = staging(&superblock, staging_bytes).map_err(|e| {
+        Error::io("no room for the staging buffer: set [store] staging to a directory that has it", e)
+    })?;
+    let opened = existed.then(|| {
+        let memory = Arc::clone(&memory);
+        Leftover::open(memory, superblock.geometry, &identity, &boot, superblock.epoch)
+    });
+    let leftover = opened.and_then(|l| {
+        l.inspect_err(|why| tracing::info!(why = why.0, "the staging buffer is not replayed")).ok()
+    });
+
+    let (was_closed, has_leftover) = (superblock.closed, leftover.is_some());
+    let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
+    // Where the superblock may be an old one, what it says of places may be, too: nothing is put there (I5).
+    let (leftover, completion) = match damage {
+        None => (leftover, Completion::InStore),
+        Some(_) => (None, Completion::Noted),
+    };
+    let mut walk = Walk::new(&disk, &identity, leftover, &superblock, completion);
+    let walked = walk.run(&mut volumes).await;
+    let mut health = match (damage, walked) {
+        (Some(damage), _) => Health::Corrupt(damage),
+        (None, Ok(())) => Health::Ready,
+        (None, Err(error)) if error.kind() == Kind::Corrupt => Health::Corrupt(error.to_string()),
+        (None, Err(error)) => return Err(error),
+    };
+    let mut end = walk.end();
+    if end.is_incomplete
+        && let Some(error) = end.unwritable.take()
+    {
+        // What was acknowledged is in staging, and nobody would be shown it: better to wait for room than to go without.
+        return Err(Error::io("completing the log from the staging buffer", error));
+    }
+    let readiness = readiness_of(&file, &superblock.geometry, end.at);
+    let mut claim = None;
+    if health == Health::Ready {
+        match settle(&file, &as_read, &mut superblock, &segments, &end).await {
+            Ok(claimed) => claim = claimed,
+            Err(error) => health = Health::Latched(told(&error)),
+        }
+    }
+    match &health {
+        Health::Ready => segments.unseal(end.at.segment),
+        Health::Latched(why) => {
+            tracing::error!(why, "the store cannot be got ready for writing; it is open for reading only");
+        }
+        Health::Corrupt(why) | Health::Starved(why) => {
+            tracing::error!(why, "acknowledged data is damaged; the store is open for reading only");
+        }
+    }
+    let health = Arc::new(HealthCell::new(health));
+    let report = RecoveryReport {
+        created,
+        duration: runtime::now().saturating_sub(began),
+        records: end.records,
+        log_bytes: end.log_bytes,
+        staged_records: end.staged_records,
+        volumes: volumes.len(),
+        clean: !created && end.records == 0,
+        staging: if created || has_leftover || (was_closed && end.records == 0) {
+            StagingFate::Kept
+        } else {
+            StagingFate::Lost
+        },
+        placement: file.placement(),
+        epoch: superblock.epoch,
+    };
+    let start = Start {
+        identity,
+        epoch: superblock.epoch,
+        at: end.at,
+        footer: end.footer,
+        footer_from: end.footer_from,
+        readiness,
+        // What was replayed is in the store, and `settle` has synced it.
+        synced: end.at.lsn,
+        claim,
+        generation: superblock.generation,
+    };
+    let staging = if health.is_stopped() {
+        Staging::unused(memory, superblock.geometry)
+    } else {
+        Staging::new(memory, superblock.geometry, &identity, &boot, superblock.epoch)
+    };
+    let log = Log::new(start, staging, file, Arc::clone(&segments), Arc::clone(&health));
+    let (dirty, reclaim) = (DirtyNodes::new(metadata_bytes), ReclaimDemand::default());
+    dirty.add(volumes.dirtied());
+    reclaim.add_garbage(volumes.dirtied());
+    let Replayed { applied, next_volume, volumes, families } = volumes.finish(end.at.lsn);
+    let own: u64 = volumes.iter().map(|volume| volume.tree.birthday().own_blocks).sum();
+    let shared: u64 = families.iter().map(|family| family.shared_blocks).sum();
+    let space = Space::new(own + shared, segments.node_blocks());
+    let engine = Engine {
+        disk,
+        log: Arc::new(log),
+        health,
+        pins: ReadPins::default(),
+        space,
+        dirty,
+        reclaim,
+        shutdown: Shutdown::default(),
+    };
+    let rates = Rates { reclaim: reclaim_rate, scrub: scrub_rate };
+    Ok(Recovered {
+        engine,
+        superblock,
+        volumes,
+        families,
+        applied,
+        next_volume,
+        rates,
+        report,
+        staging_file: None,
+    })
+}
+
+/// An error with what is underneath.
+fn told(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// The disk with the segments that superblock and catalog name.
+pub(super) fn disk_of(
+    file: &File,
+    superblock: &Superblock,
+    entries: &[SegmentEntry],
+    cache_bytes: u64,
+    metadata_bytes: u64,
+) -> Arc<Disk> {
+    let segments = Segments::new(superblock.geometry, entries, superblock.next_segment);
+    if let Some((id, _, _)) = superblock.node_tail {
+        segments.unseal(id);
+    }
+    let replay = superblock.replay;
+    segments.adopt(&SegmentEntry {
+        id: replay.segment,
+        kind: SegmentKind::Log,
+        place: SegmentPlace::Own(replay.slot),
+    });
+    Arc::new(Disk {
+        file: file.clone(),
+        segments: Arc::new(segments),
+        blocks: Cache::new(cache_bytes),
+        nodes: Cache::new(metadata_bytes),
+        usage: Usage::default(),
+        demand: Demand::default(),
+        corrupt: AtomicU64::new(0),
+    })
+}
+
+/// Whether plain writes into what is left of the log's segment will survive the host, once what was written so far is synced, as
+/// `settle` does.
+fn readiness_of(file: &File, geometry: &Geometry, at: ReplayStart) -> Readiness {
+    let start = geometry.offset(at.slot, 0);
+    let rest = start + u64::from(at.block) * BLOCK_BYTES as u64..start + geometry.segment_bytes();
+    if file.coverage(rest).missing.is_empty() { Readiness::Ready } else { Readiness::Unready }
+}
+
+/// Keeps I4. Gives the segment that is claimed for the log to go on in.
+async fn settle(
+    file: &File,
+    as_read: &Superblock,
+    superblock: &mut Superblock,
+    segments: &Segments,
+    end: &End,
+) -> Result<Option<Taken>> {
+    let (geometry, at) = (superblock.geometry, end.at);
+    if let Some(error) = &end.unwritable {
+        return Err(Error::new(Kind::Io, format!("the end of the log cannot be written: {error}")));
+    }
+    let context = |e| Error::io("getting the store ready for writing", e);
+    let trailer = geometry.offset(at.slot, geometry.segment_blocks - 1);
+    let block = salvage::read_blocks(file, trailer, 1).await;
+    // Mostly a hole of the file, and a full file system could not fill it.
+    if block.iter().any(|byte| *byte != 0) && !is_blind_to(Blindness::ClearedTrailer) {
+        let mut blank = aligned(BLOCK_BYTES);
+        blank.resize(BLOCK_BYTES, 0);
+        file.write(trailer, WriteBuf::Owned(blank)).await.map_err(context)?;
+    }
+    // Nor may this one be anywhere but in a cache.
+    put_superblock(file, &no_waits(), as_read).await?;
+    file.sync().await.map_err(context)?;
+    let mut next = superblock.clone();
+    next.epoch += 1;
+    next.generation += 1;
+    next.closed = false;
+    next.synced = at.lsn;
+    // An end of the log that was not found may have used numbers up: one for each slot, because a slot is freed only by a
+    // checkpoint, whose superblock says how far it got, and one for each that was claimed in place of another.
+    segments.skip_to(SegmentId(superblock.next_segment.0 + 2 * u64::from(geometry.slots)));
+    // What the log had claimed before is free again, and this says so.
+    let claimed = segments.claim_ahead();
+    next.claim = Claim { of: at.segment, next: claimed.map(|claim| (claim.id, claim.slot)) };
+    next.next_segment = segments.next();
+    write_synced(file, &next).await?;
+    *superblock = next;
+    Ok(claimed)
+}
+
+/// A start does not wait for space: it fails, and says so.
+fn no_waits() -> HealthCell {
+    let health = HealthCell::new(Health::Ready);
+    health.cancel_waits();
+    health
+}
+
+async fn write_synced(file: &File, superblock: &Superblock) -> Result<()> {
+    let sync = async || file.sync().await.map_err(|e| Error::io("writing the superblock", e));
+    write_superblock(file, &no_waits(), superblock, sync).await
+}
+
+/// Makes an empty store: both superblock slots, and an empty first segment.
+async fn make(file: &File, geometry: Geometry) -> Result<Superblock> {
+    if geometry.slots < 4 {
+        let text = format!(
+            "a store needs room for four segments: {} bytes",
+            4 * geometry.segment_bytes() + Geometry::SLOTS_AT
+        );
+        return Err(Error::new(Kind::Invalid, text));
+    }
+    if file.len_bytes() < geometry.store_bytes() {
+        file.set_len(geometry.store_bytes()).map_err(|e| Error::io("making the store", e))?;
+    }
+    let (mut store, mut secret) = ([0; 16], [0; 16]);
+    store.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    secret.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    let segments = Segments::new(geometry, &[], SegmentId(1));
+    let first = segments.take(SegmentKind::Log, Need::Data, Writing::Streamed).expect("all slots are free");
+    let superblock = Superblock {
+        identity: Identity { store, secret: Secret(secret) },
+        geometry,
+        generation: 1,
+        epoch: 0,
+        replay: ReplayStart { segment: first.id, slot: first.slot, block: 0, lsn: Lsn(1), previous: Lsn(0) },
+        synced: Lsn(1),
+        next_segment: segments.next(),
+        next_volume: 1,
+        node_tail: None,
+        catalog: None,
+        catalog_copy: None,
+        closed: false,
+        claim: Claim { of: first.id, next: None },
+    };
+    for generation in [0, 1] {
+        write_synced(file, &Superblock { generation, ..superblock.clone() }).await?;
+    }
+    Ok(superblock)
+}
+
+/// Takes a larger size over. It counts with the next superblock.
+async fn grow(file: &File, superblock: &mut Superblock, wanted: Geometry) -> Result<()> {
+    let (have, want) = (superblock.geometry.store_bytes(), wanted.store_bytes());
+    if want > have {
+        let slots = (want - Geometry::SLOTS_AT) / superblock.geometry.segment_bytes();
+        superblock.geometry.slots = u32::try_from(slots).unwrap_or(u32::MAX).min(SLOTS_MAX);
+        file.set_len(superblock.geometry.store_bytes()).map_err(|e| Error::io("growing the store", e))?;
+    }
+    Ok(())
+}

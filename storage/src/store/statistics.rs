@@ -1,0 +1,112 @@
+//! Numbers of a store, for metrics.
+
+use super::open::Store;
+use crate::base::{BLOCK_BYTES, Distribution};
+use sandstone_ring::Placement;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+/// Numbers for metrics.
+#[derive(Clone, Debug)]
+pub struct StoreStats {
+    /// Bytes that segments can take.
+    pub capacity_bytes: u64,
+    /// Bytes of data that may live in it: `capacity_bytes` without what is held back for the log, maps, checkpoints and
+    /// reclaim, and without what the file system below cannot back.
+    pub usable_bytes: u64,
+    /// Bytes of data that live: what volumes and snapshots have, shared blocks once. At most: a mark counts exactly.
+    pub used_bytes: u64,
+    /// Bytes of new data that writers may still store.
+    pub free_bytes: u64,
+    /// Bytes in used segments that nothing refers to, about: reclaim gives them back.
+    pub garbage_bytes: u64,
+    /// Bytes of segments that nothing is in, as far as the file system below can back them.
+    pub free_segment_bytes: u64,
+    /// Bytes that the file system counts for the store file.
+    pub file_allocated_bytes: u64,
+    /// Records logged since the start.
+    pub log_records: u64,
+    /// Device writes of the log since the start.
+    pub log_batches: u64,
+    /// Bytes of them, headers included.
+    pub log_bytes: u64,
+    /// How large those writes were, in bytes.
+    pub batch_bytes: Distribution,
+    /// Bytes that are staged and not in the store yet, of all volumes.
+    pub buffered_bytes: u64,
+    /// Device syncs since the start.
+    pub syncs: u64,
+    /// Flushes and the like that they served.
+    pub sync_requests: u64,
+    /// How many waited for each sync together.
+    pub sync_sharing: Distribution,
+    /// Checkpoints since the start.
+    pub checkpoints: u64,
+    /// What they took, all together.
+    pub checkpoint_time: Duration,
+    /// Bytes of maps and catalogs that they wrote.
+    pub checkpoint_bytes: u64,
+    /// Of the device writes of the log, those that were written through, because no slot was ready for them.
+    pub written_through: u64,
+    /// Bytes of free slots that are ready for the log. None is counted where that makes no difference, as on a block device.
+    pub ready_bytes: u64,
+    /// What an acknowledged write is worth when the host crashes, and why the log is written through where it always is.
+    pub placement: Placement,
+    /// Zeroes written since the start to get slots ready, in bytes.
+    pub prepared_bytes: u64,
+    /// Rounds of reclaim since the start.
+    pub reclaims: u64,
+    /// Look-ups of data blocks that the cache had.
+    pub cache_hits: u64,
+    /// Those that it had not.
+    pub cache_misses: u64,
+    /// Bytes of data in the cache.
+    pub cache_bytes: u64,
+    /// Bytes of maps in the cache.
+    pub metadata_bytes: u64,
+    /// Blocks that were not what was written there.
+    pub corrupt_blocks: u64,
+    /// Number of this start.
+    pub epoch: u32,
+}
+
+impl Store {
+    /// Numbers for metrics.
+    pub fn stats(&self) -> StoreStats {
+        let (engine, maintenance) = (&self.0.volumes.engine, &self.0.maintenance);
+        let checkpoints = maintenance.checkpointer.stats();
+        let (segments, counters) = (&engine.disk.segments, &engine.log.counters);
+        let cache = engine.disk.usage.stats();
+        let geometry = segments.geometry;
+        StoreStats {
+            capacity_bytes: u64::from(geometry.slots) * geometry.segment_bytes(),
+            usable_bytes: engine.space.usable_blocks() * BLOCK_BYTES as u64,
+            used_bytes: engine.space.live_blocks() * BLOCK_BYTES as u64,
+            free_bytes: engine.space.free_blocks() * BLOCK_BYTES as u64,
+            garbage_bytes: engine.garbage_blocks() * BLOCK_BYTES as u64,
+            free_segment_bytes: u64::from(segments.usable()) * geometry.segment_bytes(),
+            file_allocated_bytes: engine.disk.file.allocated_bytes().unwrap_or(0),
+            log_records: counters.records.load(Relaxed),
+            log_batches: counters.batches.load(Relaxed),
+            log_bytes: counters.bytes.load(Relaxed),
+            batch_bytes: counters.batch_bytes.distribution(),
+            buffered_bytes: self.0.volumes.all().iter().map(|entry| entry.stats().buffered_bytes).sum(),
+            syncs: counters.syncs.load(Relaxed),
+            sync_requests: counters.sync_requests.load(Relaxed),
+            sync_sharing: counters.sync_sharing.distribution(),
+            checkpoints: checkpoints.count,
+            checkpoint_time: checkpoints.took,
+            checkpoint_bytes: checkpoints.bytes,
+            written_through: counters.through.load(Relaxed),
+            ready_bytes: segments.prepared() as u64 * geometry.segment_bytes(),
+            placement: engine.disk.file.placement(),
+            prepared_bytes: maintenance.slot_pool.prepared_bytes(),
+            reclaims: engine.reclaim.rounds_ended(),
+            cache_hits: cache.cache_hits,
+            cache_misses: cache.cache_misses,
+            cache_bytes: engine.disk.blocks.bytes(),
+            metadata_bytes: engine.disk.nodes.bytes(),
+            corrupt_blocks: engine.disk.corrupt.load(Relaxed),
+            epoch: self.0.epoch,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The reads of one connection: they show where it reads in sequence, and what comes next is read ahead (`prefetch`).
+//!
+//! ```text
+//!   reads   |====|====|====|                      the third in a row makes a stream
+//!   fetch                  |~~~~ window: N MiB ~~~~|   in steps, one under way at a time
+//! ```
+//!
+//! I1  A stream is where reads follow each other; what is read elsewhere belongs to another stream or to none. A stream that
+//!     nobody goes on with gives its place up to the next, and its fetch ends at its next step.
+//! I2  What is fetched comes into the cache as a guess, which takes no place of anything that is used again.
+//! I3  A step begins only while nobody waits for a read of the disk, or after a few milliseconds (`Demand::wait_idle`), so that it delays nobody by
+//!     more than the step that is under way.
+//!
+//! It belongs to one thread, as its connection does.
+
+use crate::{
+    base::{BLOCK_BYTES, Result},
+    disk::Fill,
+    volume::{BegunRead, FETCH_BYTES, LeafMemo, Piece, Remembered, Volume},
+};
+use sandstone_ring::runtime;
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::atomic::Ordering::Relaxed,
+};
+
+/// Streams of a connection that are told apart, at most. A guess: more than a file system reads at once for one process.
+const STREAMS_MAX: usize = 8;
+/// Reads in a row that make a stream.
+const STREAM_READS: u32 = 3;
+/// Least bytes of a step where the window has room for two.
+const STEP_BYTES_MIN: u64 = 128 << 10;
+/// Most bytes that are copied out of memory at once, while the connections of the thread wait.
+const NOW_BYTES_MAX: u32 = 64 << 10;
+/// Reads a volume for one connection.
+pub struct Readahead {
+    volume: Volume,
+    memo: LeafMemo,
+    streams: RefCell<Vec<Stream>>,
+}
+
+/// Reads in sequence.
+#[derive(Debug)]
+struct Stream {
+    /// Where the next read would begin.
+    next: u64,
+    reads: u32,
+    /// The fetch that runs ahead, or ran.
+    fetch: Option<Rc<Fetch>>,
+}
+
+/// What is fetched for one stream.
+#[derive(Debug)]
+struct Fetch {
+    /// Up to where it was asked for.
+    at: Cell<u64>,
+    /// Up to where it shall be.
+    goal: Cell<u64>,
+    is_running: Cell<bool>,
+    is_given_up: Cell<bool>,
+}
+
+impl Readahead {
+    /// For a new connection to the volume.
+    pub fn new(volume: Volume) -> Self {
+        Self { volume, memo: LeafMemo::default(), streams: RefCell::default() }
+    }
+
+    /// Reads as [`Volume::read`] does, and has what comes next read ahead where the volume's `prefetch` says so.
+    ///
+    /// # Errors
+    /// As [`Volume::read`]. What fails ahead fails in silence: whoever reads it will be told.
+    pub async fn read(&self, offset: u64, len: u32) -> Result<Vec<Piece>> {
+        let window = self.window_bytes();
+        if window > 0 {
+            self.notice(offset, u64::from(len), window);
+        }
+        self.volume.read(offset, len).await
+    }
+
+    /// Begins the same at once, where what it needs of the map is in memory and it is not much; else `None`, and nothing was
+    /// done.
+    pub fn read_now(&self, offset: u64, len: u32) -> Option<BegunRead> {
+        if len > NOW_BYTES_MAX {
+            return None;
+        }
+        let nodes = Remembered { memo: &self.memo, cache: &self.volume.inner.engine.disk.nodes };
+        let begun = self.volume.read_now(&nodes, offset, len)?;
+        let window = self.window_bytes();
+        if window > 0 {
+            self.notice(offset, u64::from(len), window);
+        }
+        Some(begun)
+    }
+
+    /// Bytes to be ahead: as the knob says, and no more than may stay in the cache until they are read.
+    fn window_bytes(&self) -> u64 {
+        match self.volume.prefetch_mib() {
+            0 => 0,
+            mib => {
+                let cache = self.volume.inner.engine.disk.blocks.bytes_max() / 16;
+                (u64::from(mib) << 20).min(cache).min(self.volume.effective.account.cap_bytes() / 2)
+            }
+        }
+    }
+
+    /// Takes note of a read, and sends out a fetch if it goes on with a stream.
+    fn notice(&self, offset: u64, len: u64, window: u64) {
+        let mut streams = self.streams.borrow_mut();
+        let Some(found) = streams.iter().position(|stream| stream.next == offset) else {
+            if streams.len() == STREAMS_MAX {
+                streams.remove(0).give_up(); // keeps I1
+            }
+            return streams.push(Stream { next: offset + len, reads: 1, fetch: None });
+        };
+        // The one that was used last stands at the end.
+        let mut stream = streams.remove(found);
+        stream.next = offset + len;
+        stream.reads = (stream.reads + 1).min(STREAM_READS);
+        if stream.reads == STREAM_READS {
+            let goal = (stream.next + window).min(self.volume.size_bytes());
+            let fetch = stream.fetch.get_or_insert_with(|| Rc::new(Fetch::new(stream.next)));
+            fetch.at.set(fetch.at.get().max(stream.next));
+            let step = step_bytes(window).min(self.volume.size_bytes().saturating_sub(fetch.at.get()));
+            if step > 0 && goal.saturating_sub(fetch.at.get()) >= step {
+                fetch.goal.set(goal);
+                if !fetch.is_running.replace(true) {
+                    runtime::spawn(Rc::clone(fetch).run(self.volume.clone(), step_bytes(window)));
+                }
+            }
+        }
+        streams.push(stream);
+    }
+}
+
+impl Drop for Readahead {
+    fn drop(&mut self) {
+        self.streams.borrow().iter().for_each(Stream::give_up);
+    }
+}
+
+impl Stream {
+    fn give_up(&self) {
+        if let Some(fetch) = &self.fetch {
+            fetch.is_given_up.set(true);
+        }
+    }
+}
+
+/// Whole blocks, of which the window holds two steps at least.
+fn step_bytes(window: u64) -> u64 {
+    let step = (window / 4).clamp(STEP_BYTES_MIN, FETCH_BYTES).min(window / 2);
+    step / BLOCK_BYTES as u64 * BLOCK_BYTES as u64
+}
+
+impl Fetch {
+    fn new(at: u64) -> Self {
+        Self {
+            at: Cell::new(at),
+            goal: Cell::new(at),
+            is_running: Cell::new(false),
+            is_given_up: Cell::new(false),
+        }
+    }
+
+    /// Fetches up to the goal, which may move meanwhile.
+    async fn run(self: Rc<Self>, volume: Volume, step_bytes: u64) {
+        let inner = &volume.inner;
+        while self.at.get() < self.goal.get() && !self.is_given_up.get() {
+            inner.engine.disk.demand.wait_idle().await;
+            let at = self.at.get();
+            let len = step_bytes.min(self.goal.get().saturating_sub(at));
+            if len == 0 || self.is_given_up.get() {
+                break;
+            }
+            self.at.set(at + len);
+            match volume.bring_in(at, len, Fill::Guess(&volume.effective.account)).await {
+                Ok(bytes) => {
+                    inner.usage.prefetched_bytes.fetch_add(bytes, Relaxed);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, at, "reading ahead failed");
+                    break;
+                }
+            }
+        }
+        self.is_running.set(false);
+    }
+}

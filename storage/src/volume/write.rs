@@ -1,0 +1,625 @@
+//! Writing: data into the log, runs into the map, in the same order, under the volume's lock.
+//!
+//! ```text
+//!   payload ─checksum─► chunks ─lock─► log.append (copies into staging) ─► tree.replace ─unlock─► acknowledge
+//! ```
+//!
+//! I1  What one lock covers is one state for readers: a request appears whole, unless it is larger than staging.
+//! I2  The record comes before the change of the map, and both under the lock, so replay meets the same order.
+//! I3  A block that is written in part is read first, without the lock. Under the lock its mapping must still be the
+//!     one that was read; addresses are never reused, so "the same address" means "the same bytes". Otherwise again.
+//! I4  A range is checked against the size once more under the lock: what stood beyond the end after a restore would show
+//!     when the volume grows again.
+//!
+//! I5  The last block of a range that ends with the volume is whole as long as the volume has that size: when it has
+//!     grown, what stands behind the old end is not the range's.
+//!
+//! A write of zeroes becomes a hole: it takes a record, no data.
+
+use crate::{
+    base::{Address, BLOCK_BYTES, Blindness, Durability, Error, Kind, Result, checksum, is_blind_to},
+    disk::{Fill, Need, NodesInHand},
+    format::RecordKind,
+    log::{Append, Batch, Refused},
+    map::{MappingState, NewState, Nodes, ReplaceMode, Touched},
+    volume::{State, Volume},
+};
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+use std::{collections::VecDeque, fmt, sync::Arc};
+
+/// What becomes of a range that is zeroed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// It may become a hole.
+    Hole,
+    /// It stays reserved (`NBD_CMD_FLAG_NO_HOLE`): a state of the map, not gigabytes of zeroes.
+    Reserve,
+}
+
+/// How far a write has come that was begun at once.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is as durable as it shall be.
+    Done,
+    /// It is logged, and reads see it.
+    Logged(Receipt),
+    /// A part of it is, and something has to be waited for.
+    Started(Unfinished),
+}
+
+/// A write of which a part is logged.
+pub struct Unfinished {
+    volume: Volume,
+    chunks: VecDeque<Chunk>,
+    last: Option<Arc<Batch>>,
+}
+
+impl Unfinished {
+    /// Writes the rest.
+    ///
+    /// # Errors
+    /// As [`Volume::write`].
+    pub async fn finish(self) -> Result<()> {
+        self.volume.commit(self.chunks, self.last, Durability::Volatile).await
+    }
+}
+
+impl fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unfinished").field("chunks", &self.chunks.len()).finish()
+    }
+}
+
+/// For a write that is logged and not in the store yet.
+#[derive(Clone, Debug)]
+pub struct Receipt(Arc<Batch>);
+
+impl Receipt {
+    /// Whether both come into the store with the same write of the device, so that one wait is enough.
+    pub fn is_shared_with(&self, other: &Receipt) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Waits until it is in the store, past the page cache. Dropping the future changes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::Latched`] when writing failed.
+    pub async fn written(&self) -> Result<()> {
+        self.0.written().await
+    }
+}
+
+/// A part of a request that is ready for the log.
+struct Chunk {
+    block: u64,
+    content: Content,
+    /// Of a block that the request covers in part.
+    edge: Option<Edge>,
+    /// The size of the volume with which it ends, in the middle of its last block.
+    ends_at: Option<u64>,
+}
+
+enum Content {
+    Data { data: Bytes, checksums: SmallVec<[u32; 8]> },
+    Range { count: u64, kind: RecordKind },
+}
+
+/// A block that is written in part: what to put over it, and what it was when it was read.
+struct Edge {
+    patch: Bytes,
+    at: usize,
+    seen: Seen,
+}
+
+/// Identity of a block's content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Data(Address),
+    Zero,
+    Hole,
+}
+
+impl From<&MappingState> for Seen {
+    fn from(state: &MappingState) -> Self {
+        match state {
+            MappingState::Data(address, _) => Self::Data(*address),
+            MappingState::Zero => Self::Zero,
+            MappingState::Hole => Self::Hole,
+        }
+    }
+}
+
+/// Why the chunks could not all be applied; those that were are gone from the queue.
+enum Stopped {
+    Missing(crate::map::Missing),
+    /// The first chunk's block was changed by another request.
+    EdgeChanged(usize),
+    Busy,
+    /// The log has no segment to go on in.
+    NoSpace(Need),
+    /// The store has no room for so many new blocks.
+    Full,
+    Latched,
+    Failed(Error),
+}
+
+impl Volume {
+    /// Writes `data` at `offset`. When it returns, it is as durable as was asked, and reads see it.
+    ///
+    /// Dropping the future abandons the wait; what was logged stays written.
+    ///
+    /// # Errors
+    /// [`Kind::OutOfRange`], [`Kind::NotFound`], [`Kind::Invalid`] (a snapshot): nothing was done. [`Kind::NoSpace`]: a part may be written, nothing
+    /// else was lost. [`Kind::Latched`], [`Kind::ReadOnly`]: see the store's health. [`Kind::Io`], [`Kind::Corrupt`]:
+    /// the rest of a block that is written in part, or the map, could not be read.
+    pub async fn write(&self, offset: u64, data: Bytes, durability: Durability) -> Result<()> {
+        self.write_parts(offset, vec![data], durability).await
+    }
+
+    /// Writes what lies in several pieces of memory as one: each but the last ends at a border of the volume's blocks.
+    /// A piece's memory is free once the log has it.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn write_parts(&self, offset: u64, parts: Vec<Bytes>, durability: Durability) -> Result<()> {
+        let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        self.inner.check_range(offset, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut chunks = VecDeque::with_capacity(2 * parts.len());
+        let (mut at, end) = (offset, offset + len);
+        for part in parts {
+            let part_end = at + part.len() as u64;
+            assert!(
+                part_end == end || part_end.is_multiple_of(BLOCK_BYTES as u64),
+                "a part ends within a block"
+            );
+            self.add_chunks(at, part, &mut chunks).await?;
+            at = part_end;
+        }
+        self.commit(chunks, None, durability).await
+    }
+
+    /// The data, ready for the log: nothing else holds it then, so that its memory is free once the log has it.
+    async fn add_chunks(&self, offset: u64, data: Bytes, chunks: &mut VecDeque<Chunk>) -> Result<()> {
+        let edges = split(offset, data.len() as u64);
+        let part = |from: u64, len: u64| data.slice((from - offset) as usize..(from - offset + len) as usize);
+        if let Some((at, len)) = edges.head {
+            chunks.push_back(self.edge(at, part(at, len)).await?);
+        }
+        if let Some((at, len)) = edges.middle {
+            whole_blocks(at / BLOCK_BYTES as u64, part(at, len), chunks);
+        }
+        if let Some((at, len)) = edges.tail {
+            chunks.push_back(self.edge(at, part(at, len)).await?);
+        }
+        Ok(())
+    }
+
+    /// Begins a write of whole blocks at once, where nothing stands in its way: it is logged when this returns. `None` where
+    /// anything does, or the range is not whole blocks or not the volume's: then nothing was done, and [`Self::write`] waits,
+    /// or says what is wrong. It needs no read pin, because it reads nothing from the disk.
+    pub fn write_now(&self, offset: u64, data: &Bytes) -> Option<Begun> {
+        let (engine, block_bytes) = (&self.inner.engine, BLOCK_BYTES as u64);
+        let is_whole = offset.is_multiple_of(block_bytes) && data.len().is_multiple_of(BLOCK_BYTES);
+        if !is_whole || data.is_empty() || self.inner.check_range(offset, data.len() as u64).is_err() {
+            return None;
+        }
+        if self.is_full() || engine.is_too_dirty() || engine.space.throttle().is_on() {
+            return None;
+        }
+        let (mut chunks, mut last) = (VecDeque::with_capacity(1), None);
+        whole_blocks(offset / block_bytes, data.clone(), &mut chunks);
+        let applied = self.apply(&mut chunks, &mut last, &engine.disk.nodes);
+        match (applied, last) {
+            (Ok(()), Some(batch)) if !self.may_acknowledge() => Some(Begun::Logged(Receipt(batch))),
+            (Ok(()), _) => Some(Begun::Done),
+            (Err(_), None) => None,
+            // Whatever is in the way will be met again.
+            (Err(_), last) => Some(Begun::Started(Unfinished { volume: self.clone(), chunks, last })),
+        }
+    }
+
+    /// Gives a range back: it reads as zeroes. Blocks that the range covers in part stay as they are, as the
+    /// specification allows. Costs what the extents cost, not the bytes.
+    ///
+    /// # Errors
+    /// As [`Self::write`], but never [`Kind::NoSpace`].
+    pub async fn trim(&self, offset: u64, len: u64, durability: Durability) -> Result<()> {
+        self.inner.check_range(offset, len)?;
+        let mut chunks = VecDeque::with_capacity(1);
+        let block_bytes = BLOCK_BYTES as u64;
+        let first = offset.div_ceil(block_bytes);
+        // The last block of a volume of odd size is whole when the range reaches its end.
+        let to_end = len > 0 && offset + len == self.size_bytes();
+        let end = if to_end { (offset + len).div_ceil(block_bytes) } else { (offset + len) / block_bytes };
+        if first < end {
+            let content = Content::Range { count: end - first, kind: RecordKind::Hole };
+            let ends_at = (end * block_bytes > offset + len).then_some(offset + len);
+            chunks.push_back(Chunk { block: first, content, edge: None, ends_at });
+        }
+        self.commit(chunks, None, durability).await
+    }
+
+    /// Makes a range zero, to the byte. Costs what the extents cost, not the bytes.
+    ///
+    /// # Errors
+    /// As [`Self::write`]; [`Kind::NoSpace`] only for blocks that the range covers in part.
+    pub async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        allocation: Allocation,
+        durability: Durability,
+    ) -> Result<()> {
+        self.inner.check_range(offset, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut chunks = VecDeque::with_capacity(3);
+        let edges = split(offset, len);
+        let zeroes = |len: u64| Bytes::from(vec![0; len as usize]);
+        if let Some((at, len)) = edges.head {
+            chunks.push_back(self.edge(at, zeroes(len)).await?);
+        }
+        if let Some((at, len)) = edges.middle {
+            let kind = match allocation {
+                Allocation::Hole => RecordKind::Hole,
+                Allocation::Reserve => RecordKind::Zero,
+            };
+            let content = Content::Range { count: len / BLOCK_BYTES as u64, kind };
+            chunks.push_back(Chunk { block: at / BLOCK_BYTES as u64, content, edge: None, ends_at: None });
+        }
+        if let Some((at, len)) = edges.tail {
+            chunks.push_back(self.edge(at, zeroes(len)).await?);
+        }
+        self.commit(chunks, None, durability).await
+    }
+}
+
+/// A byte range as a part of a block, whole blocks, and a part of a block; each as offset and length.
+struct Split {
+    head: Option<(u64, u64)>,
+    middle: Option<(u64, u64)>,
+    tail: Option<(u64, u64)>,
+}
+
+fn split(offset: u64, len: u64) -> Split {
+    let block = BLOCK_BYTES as u64;
+    let (end, first_whole) = (offset + len, offset.next_multiple_of(block));
+    let last_whole = end / block * block;
+    if first_whole > last_whole {
+        return Split { head: Some((offset, len)), middle: None, tail: None };
+    }
+    Split {
+        head: (offset < first_whole).then_some((offset, first_whole - offset)),
+        middle: (first_whole < last_whole).then_some((first_whole, last_whole - first_whole)),
+        tail: (last_whole < end).then_some((last_whole, end - last_whole)),
+    }
+}
+
+/// Whole blocks as chunks: runs of data with their checksums, and runs of zeroes.
+fn whole_blocks(first: u64, data: Bytes, chunks: &mut VecDeque<Chunk>) {
+    let count = data.len() / BLOCK_BYTES;
+    let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
+    let mut at = 0;
+    while at < count {
+        let zero = checksum::is_zero(block(at));
+        let mut checksums = SmallVec::new();
+        let start = at;
+        while at < count && checksum::is_zero(block(at)) == zero {
+            if !zero {
+                checksums.push(checksum::block(block(at)));
+            }
+            at += 1;
+        }
+        let content = if zero {
+            Content::Range { count: (at - start) as u64, kind: RecordKind::Hole }
+        } else {
+            Content::Data { data: data.slice(start * BLOCK_BYTES..at * BLOCK_BYTES), checksums }
+        };
+        chunks.push_back(Chunk { block: first + start as u64, content, edge: None, ends_at: None });
+    }
+}
+
+impl Volume {
+    /// Reads the block around a part of it and puts the part over it.
+    async fn edge(&self, offset: u64, patch: Bytes) -> Result<Chunk> {
+        let (block, at) = (offset / BLOCK_BYTES as u64, (offset % BLOCK_BYTES as u64) as usize);
+        // Not held while the write waits for room: a checkpoint that makes room waits for those who read.
+        let _pin = self.inner.engine.pins.pin();
+        let mapping = self.inner.mappings(block, 1).await?;
+        let seen = Seen::from(&mapping[0].state);
+        let mut bytes = BytesMut::with_capacity(BLOCK_BYTES);
+        match &mapping[0].state {
+            MappingState::Zero | MappingState::Hole => bytes.resize(BLOCK_BYTES, 0),
+            MappingState::Data(address, checksums) => {
+                let staged = self.inner.engine.log.staging.read(*address, 1, &mut bytes) == 1;
+                if !staged
+                    && self.inner.engine.disk.blocks.get(*address, |b| bytes.extend_from_slice(b)).is_none()
+                {
+                    bytes.extend_from_slice(
+                        &self
+                            .inner
+                            .engine
+                            .disk
+                            .read_data(*address, checksums, Fill::Cache(&self.effective.account))
+                            .await?,
+                    );
+                }
+            }
+        }
+        bytes[at..at + patch.len()].copy_from_slice(&patch);
+        let mut one = VecDeque::with_capacity(1);
+        whole_blocks(block, bytes.freeze(), &mut one);
+        let chunk = one.pop_front().expect("one block is one chunk");
+        Ok(Chunk { edge: Some(Edge { patch, at, seen }), ..chunk })
+    }
+
+    /// Logs and maps the chunks, then waits for as much durability as was asked for, of what is in `last` too.
+    async fn commit(
+        &self,
+        mut chunks: VecDeque<Chunk>,
+        mut last: Option<Arc<Batch>>,
+        durability: Durability,
+    ) -> Result<()> {
+        self.wait_buffer().await;
+        self.inner.engine.wait_clean().await;
+        let data_blocks = chunks.iter().map(Chunk::data_blocks).sum();
+        self.inner.engine.space.throttle().wait(data_blocks).await;
+        let mut waited = false;
+        let mut nodes = NodesInHand::new(&self.inner.engine.disk);
+        while !chunks.is_empty() {
+            let room = self.inner.engine.log.room.notified();
+            let pin = self.inner.engine.pins.pin();
+            let applied = self.apply(&mut chunks, &mut last, &nodes);
+            if let Err(Stopped::Missing(missing)) = applied {
+                nodes.load(missing).await?;
+                continue;
+            }
+            drop(pin);
+            match applied {
+                Ok(()) => {}
+                Err(Stopped::Missing(_)) => unreachable!("loaded above"),
+                Err(Stopped::EdgeChanged(i)) => {
+                    let Chunk { block, edge, .. } = &mut chunks[i];
+                    let edge = edge.take().expect("only an edge can have changed");
+                    let offset = *block * BLOCK_BYTES as u64 + edge.at as u64;
+                    chunks[i] = self.edge(offset, edge.patch).await?;
+                }
+                Err(Stopped::Busy) => {
+                    self.inner.engine.log.pump();
+                    room.await;
+                }
+                Err(Stopped::NoSpace(need)) => self.inner.engine.wait_reclaim(need).await?,
+                Err(Stopped::Full) => {
+                    self.inner.engine.wait_recount(waited).await?;
+                    waited = true;
+                }
+                Err(Stopped::Latched) => return Err(self.inner.engine.health.refusal()),
+                Err(Stopped::Failed(error)) => return Err(error),
+            }
+        }
+        match (durability, last) {
+            (Durability::Fua, _) if !is_blind_to(Blindness::Fua) => {
+                let applied = self.inner.lock().applied;
+                self.inner.engine.log.sync(applied).await
+            }
+            (_, None) => Ok(()),
+            (_, Some(_)) if self.may_acknowledge() => Ok(()),
+            (_, Some(batch)) => batch.written().await,
+        }
+    }
+
+    /// Whether what was just logged may be acknowledged while it is in staging alone: only when no other record is half
+    /// filled in does recovery reach it there.
+    fn may_acknowledge(&self) -> bool {
+        let log = &self.inner.engine.log;
+        self.writeback() && log.all_committed() && !log.is_behind()
+    }
+
+    /// Applies chunks from the front, all under one lock; stops at what has to be waited for.
+    fn apply(
+        &self,
+        chunks: &mut VecDeque<Chunk>,
+        last: &mut Option<Arc<Batch>>,
+        nodes: &impl Nodes,
+    ) -> Result<(), Stopped> {
+        let mut state = self.inner.lock();
+        state.check_exists().map_err(Stopped::Failed)?;
+        if self.inner.snapshot_of.is_some() && !is_blind_to(Blindness::SnapshotWrites) {
+            return Err(Stopped::Failed(Error::new(Kind::Invalid, "a snapshot never changes")));
+        }
+        if chunks.iter().any(|chunk| chunk.end_bytes() > state.meta.size_bytes) {
+            // I4
+            let error = Error::new(Kind::OutOfRange, "a restore has made the volume smaller meanwhile");
+            return Err(Stopped::Failed(error));
+        }
+        chunks.iter_mut().for_each(|chunk| chunk.fit(state.meta.size_bytes));
+        chunks.retain(|chunk| chunk.blocks() > 0);
+        let admitted = self.admit(&state, chunks, nodes)?;
+        let before = state.tree.birthday().own_blocks;
+        let applied = self.apply_admitted(&mut state, chunks, last, nodes);
+        self.inner.engine.space.settle(admitted, before, state.tree.birthday().own_blocks);
+        applied
+    }
+
+    /// Has the store let the new blocks of all chunks in; gives how many it counts. Where it has room for all of them, nobody
+    /// looks which ones only take the place of others.
+    fn admit(&self, state: &State, chunks: &VecDeque<Chunk>, nodes: &impl Nodes) -> Result<u64, Stopped> {
+        let space = &self.inner.engine.space;
+        let blocks = chunks.iter().map(Chunk::data_blocks).sum();
+        if space.admit(blocks) {
+            return Ok(blocks);
+        }
+        let mut new = 0;
+        for chunk in chunks.iter().filter(|chunk| chunk.data_blocks() > 0) {
+            let own = state.tree.own_in(nodes, chunk.block, chunk.blocks()).map_err(Stopped::Missing)?;
+            new += chunk.blocks() - own;
+        }
+        if space.admit(new) { Ok(new) } else { Err(Stopped::Full) }
+    }
+
+    /// Logs the chunks and maps them, from the front, as far as the log takes them.
+    fn apply_admitted(
+        &self,
+        state: &mut State,
+        chunks: &mut VecDeque<Chunk>,
+        last: &mut Option<Arc<Batch>>,
+        nodes: &impl Nodes,
+    ) -> Result<(), Stopped> {
+        for (i, chunk) in chunks.iter().enumerate() {
+            // The log may take data in parts, each of which changes the map.
+            let grasp = match chunk.content {
+                Content::Data { .. } => ReplaceMode::Parts,
+                Content::Range { .. } => ReplaceMode::Whole,
+            };
+            let mut touched = Touched::default();
+            let prepared = state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp, &mut touched);
+            self.inner.engine.note_touched(touched);
+            prepared.map_err(Stopped::Missing)?;
+            if let Some(edge) = &chunk.edge {
+                let mut now = SmallVec::new();
+                state.tree.lookup(nodes, chunk.block, 1, &mut now).map_err(Stopped::Missing)?;
+                if Seen::from(&now[0].state) != edge.seen && !is_blind_to(Blindness::EdgeChanged) {
+                    return Err(Stopped::EdgeChanged(i));
+                }
+            }
+        }
+        while let Some(chunk) = chunks.front_mut() {
+            let mapped = state.tree.mapped_blocks();
+            let (done, batch, lsn) = self.append(state, chunk)?;
+            // Blocks that were mapped before and are not any more, or whose data is elsewhere now.
+            let (added, spent) =
+                if matches!(chunk.content, Content::Data { .. }) { (done, 0) } else { (0, 1) };
+            // A record without data is garbage itself after the next checkpoint, about a header block.
+            let garbage = spent + (mapped + added).saturating_sub(state.tree.mapped_blocks());
+            self.inner.engine.reclaim.add_garbage(garbage);
+            state.applied = lsn.plus(1);
+            *last = Some(batch);
+            if done == chunk.blocks() {
+                chunks.pop_front();
+            } else {
+                chunk.advance(done);
+            }
+        }
+        Ok(())
+    }
+
+    /// Logs as much of the chunk as fits, and maps that. Gives the number of blocks.
+    fn append(
+        &self,
+        state: &mut State,
+        chunk: &Chunk,
+    ) -> Result<(u64, Arc<Batch>, crate::base::Lsn), Stopped> {
+        let log = &self.inner.engine.log;
+        let (appended, done) = match &chunk.content {
+            Content::Data { data, checksums } => {
+                let record = Append::Data { volume: self.inner.number, block: chunk.block, data, checksums };
+                let appended = log.append(record, Some(&self.effective.gauge))?;
+                let done = u64::from(appended.blocks);
+                let new = NewState::Data(appended.address, &checksums[..appended.blocks as usize]);
+                self.map(state, chunk.block, done, new);
+                (appended, done)
+            }
+            Content::Range { count, kind } => {
+                let record = Append::Range {
+                    volume: self.inner.number,
+                    block: chunk.block,
+                    count: *count,
+                    kind: *kind,
+                };
+                let appended = log.append(record, None)?;
+                let new = if *kind == RecordKind::Zero { NewState::Zero } else { NewState::Hole };
+                self.map(state, chunk.block, *count, new);
+                (appended, *count)
+            }
+        };
+        Ok((done, appended.batch, appended.lsn))
+    }
+
+    fn map(&self, state: &mut State, block: u64, blocks: u64, new: NewState<'_>) {
+        let touched = state.tree.replace_prepared(block, blocks, new);
+        self.inner.engine.note_touched(touched);
+    }
+}
+
+impl From<Refused> for Stopped {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Busy => Self::Busy,
+            Refused::NoSpace(need) => Self::NoSpace(need),
+            Refused::Stopped => Self::Latched,
+        }
+    }
+}
+
+impl Chunk {
+    fn blocks(&self) -> u64 {
+        match &self.content {
+            Content::Data { checksums, .. } => checksums.len() as u64,
+            Content::Range { count, .. } => *count,
+        }
+    }
+
+    /// Blocks that it stores.
+    fn data_blocks(&self) -> u64 {
+        match &self.content {
+            Content::Data { checksums, .. } => checksums.len() as u64,
+            Content::Range { .. } => 0,
+        }
+    }
+
+    /// Where the bytes end that it changes. Zeroes may reach beyond the volume's end in its last block.
+    fn end_bytes(&self) -> u64 {
+        let start = self.block * BLOCK_BYTES as u64;
+        match (&self.edge, &self.content) {
+            (Some(edge), _) => start + (edge.at + edge.patch.len()) as u64,
+            (None, Content::Data { data, .. }) => start + data.len() as u64,
+            (None, Content::Range { count, .. }) => start + (count - 1) * BLOCK_BYTES as u64 + 1,
+        }
+    }
+
+    /// Leaves the last block out if it reaches beyond the end that it had in mind and the volume has another one. Keeps I5.
+    fn fit(&mut self, size_bytes: u64) {
+        if let (Some(end), Content::Range { count, .. }) = (self.ends_at, &mut self.content)
+            && end != size_bytes
+        {
+            *count -= 1;
+            self.ends_at = None;
+        }
+    }
+
+    /// The first `done` blocks are written.
+    fn advance(&mut self, done: u64) {
+        self.block += done;
+        match &mut self.content {
+            Content::Data { data, checksums } => {
+                *data = data.slice(done as usize * BLOCK_BYTES..);
+                checksums.drain(..done as usize);
+            }
+            Content::Range { count, .. } => *count -= done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_split_at_block_borders() {
+        let check = |offset, len, head, middle, tail| {
+            let s = split(offset, len);
+            assert_eq!((s.head, s.middle, s.tail), (head, middle, tail), "{offset} {len}");
+        };
+        check(0, 4096, None, Some((0, 4096)), None);
+        check(1, 10, Some((1, 10)), None, None);
+        check(1, 4095, Some((1, 4095)), None, None);
+        check(4090, 12, Some((4090, 6)), None, Some((4096, 6)));
+        check(4090, 6 + 4096 + 1, Some((4090, 6)), Some((4096, 4096)), Some((8192, 1)));
+        check(4096, 100, None, None, Some((4096, 100)));
+    }
+}

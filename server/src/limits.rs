@@ -10,8 +10,8 @@ use std::{error, fmt, fs, io, sync::RwLock, thread};
 
 /// Threads beside the workers: the log, the keeper, control, and tokio's and the engine's for what blocks.
 const THREADS_BESIDE_WORKERS: usize = 12;
-/// Memory that is neither cache nor maps: staging, the server itself, and what clients have in flight. Source: the sum in the
-/// README. Addresses are more than memory, so less than this cannot do.
+/// Memory that is neither cache nor maps: staging, the server itself, and what clients have in flight. Source: the sum in
+/// `server/OPERATING.md`. Addresses are more than memory, so less than this cannot do.
 const MEMORY_BESIDE_CACHES: u64 = 112 << 20;
 /// Descriptors that are not for NBD clients: files, rings, and those who ask over the admin API how the server is.
 pub(crate) const DESCRIPTORS_FOR_CONTROL: u64 = 128;

@@ -1,4 +1,4 @@
-//! The README's sum of a server's memory, under clients that do what they can to break it.
+//! The sum of a server's memory (`server/OPERATING.md`), under clients that do what they can to break it.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;

@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 /// Requests of a connection in flight, at most. The kernel's client has 128, libnbd's copy 64.
 const REQUESTS_MAX: u32 = 512;
 /// Bytes that a connection may have in flight whatever the others have: a few small requests. Part of what a connection
-/// takes in the README's sum.
+/// takes in the sum of `server/OPERATING.md`.
 const OWN_BYTES: u64 = 32 << 10;
 /// Borrowed at a time where there is plenty, and kept while more is in use: a deep queue of small requests.
 const GRANULE_BYTES: u64 = 256 << 10;

@@ -4,7 +4,7 @@
 //! A ring hands work over. A sync is done by a thread of the kernel, the end of a direct write passes through another, and
 //! each tells the next with a wake-up, which between two processors of a virtual machine takes 10 µs to 50 µs: as long as a
 //! fast device. A thread that has nothing else to do waits anyway, so it may as well wait in the call itself.
-//! (Measured beside the ring, 4 KiB, one request at a time: README, "Figures".)
+//! (What one request at a time takes: `tests/benchmarks/README.md`, the rows of depth 1.)
 //!
 //! ```text
 //!   start ─► held ─┬─ the turn ends, nothing else was started and the thread would sleep ─► done in place

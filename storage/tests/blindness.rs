@@ -1,5 +1,5 @@
-//! The suites are not blind: each engine that leaves out one ordering or one check is found out, and the one that leaves
-//! out nothing is not. See `Blindness` for what each breaks.
+//! The suites are not blind: each engine that leaves out one ordering or one check is found out,
+//! and the one that leaves out nothing is not. See `Blindness` for what each breaks.
 
 #![expect(
     clippy::duplicate_mod,
@@ -94,8 +94,8 @@ const BLINDNESSES: [(Blindness, Suite); 30] = [
     (Blindness::Reserve, Suite::FullStore),
 ];
 
-/// The log's segment ends behind the first operations; or it does not, and a long write is two batches with nothing between.
-/// Or it does not either, and its slot was not prepared.
+/// The log's segment ends behind the first operations; or it does not, and a long write is two
+/// batches with nothing between. Or it does not either, and its slot was not prepared.
 static STARTS: LazyLock<[Start; 3]> =
     LazyLock::new(|| [Start::new(6), Start::new(40), Start::unprepared(40)]);
 
@@ -141,12 +141,16 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         Suite::LostFooterOfFullStore => {
             damage::lost_footer_of_a_full_store_does_not_hide_what_comes_behind_it();
         }
-        Suite::ServedAfterFailedSync => damage::what_is_served_after_a_failed_sync_survives_the_power(),
+        Suite::ServedAfterFailedSync => {
+            damage::what_is_served_after_a_failed_sync_survives_the_power()
+        }
         Suite::FullStore => faults::run_full(round),
         Suite::StagedAcrossSegments => faults::die_with_staged(1 + 3 * round),
         Suite::HostCrash => host::survive_hosts(1 + round, Placement::InPlace("a simulation")),
         Suite::WriteBehindHole => ordering::acknowledged_write_is_never_behind_a_hole(),
-        Suite::ReuseBeforeCheckpoint => ordering::slot_is_not_reused_before_the_checkpoint_that_frees_it(),
+        Suite::ReuseBeforeCheckpoint => {
+            ordering::slot_is_not_reused_before_the_checkpoint_that_frees_it()
+        }
         Suite::ReadUnderReclaim => ordering::slot_is_not_reused_under_a_read(),
         Suite::BegunReadUnderReclaim => ordering::slot_is_not_reused_under_a_read_that_was_begun(),
         Suite::PartialWriteUnderReclaim => {
@@ -167,7 +171,8 @@ fn first_failure(suite: Suite) -> Option<(u64, u64, String)> {
             Ok(Err(why)) => why,
             Err(payload) => {
                 let text = payload.downcast_ref::<String>().cloned();
-                text.or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+                text.or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+                    .unwrap_or_default()
             }
         };
         return Some((round + 1, search.tally().states, why));

@@ -1,14 +1,16 @@
-//! The check of a stopped store: a sound one is clean whatever was done to it and however it died, what rots is found and
-//! named, and nothing of it is changed.
+//! The check of a stopped store: a sound one is clean whatever was done to it and however it died,
+//! what rots is found and named, and nothing of it is changed.
 
 mod world;
 
 use sandstone_ring::Runtime;
 use sandstone_storage::{
-    ForkSpec, Health, Kind, Store, check::CheckOptions, check::CheckReport, check::FindingKind, check::Place,
-    inspect::Field,
+    ForkSpec, Health, Kind, Store, check::CheckOptions, check::CheckReport, check::FindingKind,
+    check::Place, inspect::Field,
 };
-use world::{BLOCK, Death, Random, World, assert_holds, filled, for_seeds, name, shape, trim, volume, write};
+use world::{
+    BLOCK, Death, Random, World, assert_holds, filled, for_seeds, name, shape, trim, volume, write,
+};
 
 const SLOTS_AT: u64 = 1 << 20;
 const BLOCKS: u64 = 300;
@@ -17,7 +19,8 @@ async fn checked(world: &World, data: bool) -> CheckReport {
     let before = world.disk.peek(0, world.disk.len_bytes() as usize);
     let mut last = None;
     let options = CheckOptions { data, metadata_bytes: 1 << 20 };
-    let report = world.stopped().check(options, |at| last = Some(at)).await.expect("it can be checked");
+    let report =
+        world.stopped().check(options, |at| last = Some(at)).await.expect("it can be checked");
     assert!(world.disk.peek(0, before.len()) == before, "the check changed the store");
     if let Some(last) = last.filter(|_| report.is_clean()) {
         assert_eq!(last.done_bytes, last.total_bytes);
@@ -36,7 +39,8 @@ async fn busy(store: &Store, random: &mut Random) {
             2 => store.reclaim().await.expect("a reclaim"),
             3 => {
                 let id = name(u128::from(100 + round));
-                let spec = ForkSpec { id, size_bytes: None, settings: None, attributes: Vec::new() };
+                let spec =
+                    ForkSpec { id, size_bytes: None, settings: None, attributes: Vec::new() };
                 let fork = store.create_fork(name(1), spec).await.expect("a fork");
                 write(&fork, at, &filled(5, 50)).await;
             }
@@ -212,7 +216,8 @@ fn a_damaged_superblock_slot_is_found_and_a_store_without_one_cannot_be_checked(
         let options = CheckOptions { data: false, metadata_bytes: 1 << 20 };
         let none = world.stopped().check(options, |_| {}).await.map_err(|e| e.kind());
         assert_eq!(none, Err(Kind::Corrupt));
-        let empty = World::new(shape(), 1).stopped().check(options, |_| {}).await.map_err(|e| e.kind());
+        let empty =
+            World::new(shape(), 1).stopped().check(options, |_| {}).await.map_err(|e| e.kind());
         assert_eq!(empty, Err(Kind::NotFound));
     });
 }
@@ -224,7 +229,11 @@ fn what_lies_there_is_shown_by_its_names() {
         let store = world.stopped();
         let slots = store.inspect_superblocks().await;
         assert_eq!(slots.len(), 2);
-        assert!(slots.iter().all(|s| s.rows[0].iter().any(|(name, _)| *name == "replay start: first LSN")));
+        assert!(
+            slots
+                .iter()
+                .all(|s| s.rows[0].iter().any(|(name, _)| *name == "replay start: first LSN"))
+        );
         let sections = store.inspect(1 << 20).await.expect("the rest");
         let names: Vec<_> = sections.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names, ["catalog", "volumes", "segments", "log", "file"]);

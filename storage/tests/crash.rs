@@ -1,8 +1,9 @@
-//! The store against every way to die: after each, every volume, snapshot and fork equals the model at some prefix of
-//! what was asked.
+//! The store against every way to die: after each, every volume, snapshot and fork equals the model
+//! at some prefix of what was asked.
 //!
-//! Lanes run side by side, each with volumes and snapshots of its own and one operation at a time. A lane keeps its history as steps
-//! of a block each, and how many of them must survive which death:
+//! Lanes run side by side, each with volumes and snapshots of its own and one operation at a time.
+//! A lane keeps its history as steps of a block each, and how many of them must survive which
+//! death:
 //!
 //! | death   | survives |
 //! |---------|----------|
@@ -10,9 +11,10 @@
 //! | host    | every step before one that was acknowledged on a volume without write-back |
 //! | power   | every step that a flush, FUA, checkpoint or change of the catalog covered |
 //!
-//! The log is one, so what is found must be a lane's state after *some* number of steps, at least that many: nothing
-//! older, nothing else, no later step without an earlier one. What was found is where the next generation begins, and
-//! is durable from then on, because recovery syncs before it opens: so old ends of the log that come back are noticed.
+//! The log is one, so what is found must be a lane's state after *some* number of steps, at least
+//! that many: nothing older, nothing else, no later step without an earlier one. What was found is
+//! where the next generation begins, and is durable from then on, because recovery syncs before it
+//! opens: so old ends of the log that come back are noticed.
 
 mod world;
 
@@ -32,7 +34,9 @@ use std::{
     time::Duration,
 };
 use uuid::Uuid;
-use world::{BLOCK, Death, Random, Shape, World, for_seeds, read, spec, unless_full, write_either_way};
+use world::{
+    BLOCK, Death, Random, Shape, World, for_seeds, read, spec, unless_full, write_either_way,
+};
 
 /// A volume or snapshot as the model has it.
 #[derive(Clone, Default)]
@@ -69,7 +73,8 @@ enum Step {
         block: usize,
         sum: u32,
     },
-    /// Lines become this at once, whatever they were: created, resized, copied, restored; `None` is deleted.
+    /// Lines become this at once, whatever they were: created, resized, copied, restored; `None` is
+    /// deleted.
     Lines(Vec<(Uuid, Option<Vec<u32>>)>),
 }
 
@@ -103,7 +108,8 @@ impl Lane {
     /// Lines become something else as a whole. Gives what they were.
     fn becomes(&mut self, lines: Vec<(Uuid, Option<Plain>)>) -> Vec<(Uuid, Option<Plain>)> {
         let sums = |plain: &Plain| plain.sums.clone();
-        self.steps.push(Step::Lines(lines.iter().map(|(id, p)| (*id, p.as_ref().map(sums))).collect()));
+        self.steps
+            .push(Step::Lines(lines.iter().map(|(id, p)| (*id, p.as_ref().map(sums))).collect()));
         self.put(lines)
     }
 
@@ -228,7 +234,8 @@ async fn begin(store: &Store, volume: Uuid, lane: &RefCell<Lane>, random: &mut R
         let plain = lane.borrow().now[&source].clone();
         let size = plain.bytes.len() as u64 + random.pick(&[0, 0, 10]) * BLOCK;
         let before = lane.borrow_mut().becomes(vec![(volume, Some(plain.grown(size)))]);
-        let spec = ForkSpec { id: volume, size_bytes: Some(size), settings: None, attributes: Vec::new() };
+        let spec =
+            ForkSpec { id: volume, size_bytes: Some(size), settings: None, attributes: Vec::new() };
         (before, store.create_fork(source, spec).await)
     };
     settle(lane, made.0, made.1.map(|_| ()));
@@ -298,8 +305,11 @@ async fn operate(store: &Store, number: usize, lane: &RefCell<Lane>, random: &mu
             let mut settings = handle.settings();
             settings.writeback = random.one_in(2);
             let before = lane.borrow_mut().becomes(vec![(volume, Some(before.grown(size)))]);
-            let change =
-                VolumeChange { size_bytes: Some(size), settings: Some(settings), ..VolumeChange::default() };
+            let change = VolumeChange {
+                size_bytes: Some(size),
+                settings: Some(settings),
+                ..VolumeChange::default()
+            };
             return settle(lane, before, store.update_volume(volume, change).await);
         }
         24..=27 => return lineage(store, volume, lane, random).await,
@@ -313,7 +323,8 @@ async fn operate(store: &Store, number: usize, lane: &RefCell<Lane>, random: &mu
         }
         5..=7 => {
             let read = read(&handle, offset, len).await.expect("a read");
-            let expected = &lane.borrow().now[&volume].bytes[offset as usize..(offset + len) as usize];
+            let expected =
+                &lane.borrow().now[&volume].bytes[offset as usize..(offset + len) as usize];
             assert!(read == expected, "{len} bytes at {offset} of {volume} are wrong");
             return;
         }
@@ -357,7 +368,10 @@ async fn operate(store: &Store, number: usize, lane: &RefCell<Lane>, random: &mu
         let mut kept = Vec::new();
         for step in lane.steps.split_off(steps) {
             let Step::Block { block, sum, .. } = step else { unreachable!("a write has blocks") };
-            assert!(found.sums[block] == sum || found.sums[block] == before.sums[block], "block {block}");
+            assert!(
+                found.sums[block] == sum || found.sums[block] == before.sums[block],
+                "block {block}"
+            );
             if found.sums[block] == sum {
                 kept.push(step);
             }
@@ -373,7 +387,11 @@ async fn disturb(store: &Store, lanes: &Lanes, random: &mut Random) {
     match random.below(6) {
         0 | 1 => {
             let at: Vec<_> = lanes.iter().map(|lane| lane.borrow().acknowledged).collect();
-            if unless_full(if random.one_in(2) { store.checkpoint().await } else { store.reclaim().await }) {
+            if unless_full(if random.one_in(2) {
+                store.checkpoint().await
+            } else {
+                store.reclaim().await
+            }) {
                 for (lane, at) in lanes.iter().zip(at) {
                     let mut lane = lane.borrow_mut();
                     lane.durable = lane.durable.max(at);
@@ -393,7 +411,9 @@ async fn disturb(store: &Store, lanes: &Lanes, random: &mut Random) {
 
 /// Reads all that there is to read of a volume, which may become smaller or be deleted meanwhile.
 async fn look(store: &Store, volume: &Volume) {
-    let gone = |error: Error| assert!(matches!(error.kind(), Kind::NotFound | Kind::OutOfRange), "{error}");
+    let gone = |error: Error| {
+        assert!(matches!(error.kind(), Kind::NotFound | Kind::OutOfRange), "{error}")
+    };
     read(volume, 0, volume.size_bytes()).await.map_or_else(gone, drop);
     store.exclusive_bytes(Some(volume.id())).await.map_or_else(gone, drop);
     for snapshot in store.snapshots(volume.id()).unwrap_or_default() {
@@ -463,15 +483,16 @@ fn live_and_die(seed: u64, course: &Course, shape: impl Fn(&mut Random) -> Shape
                 }
                 *worst_ref = Death::Process;
                 let store_ref = &store;
-                let work =
-                    join_all(lanes_ref.iter().zip(seeds).enumerate().map(async |(number, (lane, seed))| {
+                let work = join_all(lanes_ref.iter().zip(seeds).enumerate().map(
+                    async |(number, (lane, seed))| {
                         let mut random = Random::new(seed);
                         loop {
                             operate(store_ref, number, lane, &mut random).await;
                             // What is refused at once takes no time of its own.
                             runtime::sleep(Duration::from_micros(10)).await;
                         }
-                    }));
+                    },
+                ));
                 let disturb = async {
                     loop {
                         disturb(store_ref, lanes_ref, &mut disturbing).await;
@@ -488,7 +509,8 @@ fn live_and_die(seed: u64, course: &Course, shape: impl Fn(&mut Random) -> Shape
         });
         assert!(ended);
         drop(simulation);
-        let death = random.pick(&[Death::Process, Death::Process, Death::Host, Death::Power, Death::Power]);
+        let death =
+            random.pick(&[Death::Process, Death::Process, Death::Host, Death::Power, Death::Power]);
         worst = worst.max(death);
         world.die(death, &mut random);
     }
@@ -513,5 +535,8 @@ fn small_stores_run_full_and_lose_nothing() {
 
 fn small_store_runs_full_and_loses_nothing(seed: u64) {
     let course = Course { lanes: 2, generations: 5, micros: 60_000 };
-    live_and_die(seed, &course, |random| Shape { slots: 14 + random.below(20), ..Shape::random(random) });
+    live_and_die(seed, &course, |random| Shape {
+        slots: 14 + random.below(20),
+        ..Shape::random(random)
+    });
 }

@@ -1,5 +1,5 @@
-//! What the store does when the disk does not hold what was written to it: damage is told, never cut off with the end of the
-//! log, and never shown.
+//! What the store does when the disk does not hold what was written to it: damage is told, never
+//! cut off with the end of the log, and never shown.
 
 mod world;
 
@@ -8,7 +8,8 @@ use sandstone_ring::{OpKind, Runtime, runtime, sim::SimDisk};
 use sandstone_storage::{Durability, Health, Kind, StagingFate, Store};
 use std::time::Duration;
 use world::{
-    BLOCK, Death, Random, Shape, World, assert_holds, filled, name, read, shape, spec, volume, write,
+    BLOCK, Death, Random, Shape, World, assert_holds, filled, name, read, shape, spec, volume,
+    write,
 };
 
 const SLOTS_AT: u64 = 1 << 20;
@@ -37,7 +38,8 @@ fn synced_log_on(rounds: u64, before: impl Fn(u64, &SimDisk)) -> (World, Vec<Byt
     (world, written)
 }
 
-/// Whether the store opens ready to be written to. Then all is there, or its reading says what is not.
+/// Whether the store opens ready to be written to. Then all is there, or its reading says what is
+/// not.
 fn opens_ready(world: &World, written: &[Bytes]) -> bool {
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("the store");
@@ -116,7 +118,8 @@ fn damaged_trailer_does_not_hide_the_segments_behind_it() {
     }
 }
 
-/// P8: no header in the damaged segment says that it was synced, because it was only when the log had left it.
+/// P8: no header in the damaged segment says that it was synced, because it was only when the log
+/// had left it.
 #[test]
 fn damage_is_told_by_what_the_next_segment_knows() {
     let mut world = World::new(shape(), 1);
@@ -154,7 +157,8 @@ fn damaged_block_is_an_error_never_wrong_bytes() {
     });
 }
 
-/// P4, P8: the disk says that it has written a batch, and has not, or has written it over another one.
+/// P4, P8: the disk says that it has written a batch, and has not, or has written it over another
+/// one.
 #[test]
 fn lost_and_misdirected_writes_are_told_and_never_show_wrong_bytes() {
     // The last round looks like a torn end.
@@ -203,7 +207,8 @@ fn stale_read_is_tried_again_and_never_believed() {
     });
 }
 
-/// Nodes, catalog and its copy are lost together: the superblock before names those before, and its log goes on.
+/// Nodes, catalog and its copy are lost together: the superblock before names those before, and its
+/// log goes on.
 #[test]
 fn lost_checkpoint_is_told_and_all_is_read_from_the_one_before() {
     let mut world = World::new(shape(), 1);
@@ -229,8 +234,8 @@ fn lost_checkpoint_is_told_and_all_is_read_from_the_one_before() {
     }
 }
 
-/// P8: the superblock is lost, or lands in the other slot, and the disk says that all went well. Nothing that it would free
-/// is given to others: the store is latched at once.
+/// P8: the superblock is lost, or lands in the other slot, and the disk says that all went well.
+/// Nothing that it would free is given to others: the store is latched at once.
 #[test]
 fn superblock_that_the_disk_does_not_keep_latches_the_store() {
     for misdirected in [false, true] {
@@ -268,7 +273,8 @@ fn superblock_that_the_disk_does_not_keep_latches_the_store() {
 fn start_whose_superblock_the_disk_does_not_keep_serves_reads_alone() {
     let (world, written) = synced_log(6);
     Runtime::simulated(1).block_on(async {
-        // The end of the log and the superblock are written once more, and then the next superblock.
+        // The end of the log and the superblock are written once more, and then the next
+        // superblock.
         (0..4).for_each(|nth| world.disk.lose_next(nth));
         let (store, _) = world.open().await.expect("the store");
         assert!(matches!(store.health(), Health::Latched(_)), "{:?}", store.health());
@@ -288,11 +294,14 @@ async fn assert_is_read_only(store: &Store) {
 const SUPERBLOCKS_AT: [u64; 2] = [0, 64 << 10];
 
 fn generation(world: &World, slot: usize) -> u64 {
-    u64::from_le_bytes(world.disk.peek(SUPERBLOCKS_AT[slot] + 56, 8).try_into().expect("eight bytes"))
+    u64::from_le_bytes(
+        world.disk.peek(SUPERBLOCKS_AT[slot] + 56, 8).try_into().expect("eight bytes"),
+    )
 }
 
-/// A store that is overwritten again and again, so that each checkpoint gives slots away that the one before names; and what
-/// its volume of 200 blocks holds, all of it flushed. `after` is shown the disk after each round.
+/// A store that is overwritten again and again, so that each checkpoint gives slots away that the
+/// one before names; and what its volume of 200 blocks holds, all of it flushed. `after` is shown
+/// the disk after each round.
 fn worn(rounds: u64, mut after: impl FnMut(&SimDisk)) -> (World, Bytes) {
     let mut world = World::new(shape(), 7);
     let simulation = Runtime::simulated(7);
@@ -338,7 +347,8 @@ fn opens_whole(world: &World, right: &Bytes) -> bool {
     })
 }
 
-/// P8: the newest superblock is the way to all that was written since the one before, whose log may be gone.
+/// P8: the newest superblock is the way to all that was written since the one before, whose log may
+/// be gone.
 #[test]
 pub(crate) fn damaged_superblock_is_told_in_a_store_that_reuses_slots() {
     for rounds in (20..44).step_by(3) {
@@ -347,7 +357,10 @@ pub(crate) fn damaged_superblock_is_told_in_a_store_that_reuses_slots() {
         for at in SUPERBLOCKS_AT {
             for byte in [3, 10, 57, 300, 509] {
                 world.disk.flip_bit(at + byte, 0);
-                assert!(!opens_whole(&world.reboot(), &last), "{rounds} rounds, at {at}, byte {byte}");
+                assert!(
+                    !opens_whole(&world.reboot(), &last),
+                    "{rounds} rounds, at {at}, byte {byte}"
+                );
                 world.disk.flip_bit(at + byte, 0);
             }
             // What nobody reads.
@@ -357,7 +370,8 @@ pub(crate) fn damaged_superblock_is_told_in_a_store_that_reuses_slots() {
     }
 }
 
-/// P8: the disk kept the newest superblock for as long as anybody looked, and has the one from before in its place now.
+/// P8: the disk kept the newest superblock for as long as anybody looked, and has the one from
+/// before in its place now.
 #[test]
 fn superblock_that_went_back_is_told() {
     let mut told = 0;
@@ -374,7 +388,9 @@ fn superblock_that_went_back_is_told() {
         let older = &held[slot][held[slot].len() / 2];
         assert!(older[56..64] != now[56..64]);
         for (at, (was, is)) in (SUPERBLOCKS_AT[slot]..).zip(older.iter().zip(&now)) {
-            (0..8).filter(|bit| (was ^ is) >> bit & 1 == 1).for_each(|bit| world.disk.flip_bit(at, bit));
+            (0..8)
+                .filter(|bit| (was ^ is) >> bit & 1 == 1)
+                .for_each(|bit| world.disk.flip_bit(at, bit));
         }
         assert_eq!(generation(&world, slot).to_le_bytes(), older[56..64]);
         // Where nothing was logged behind it, and nothing reused, all is there all the same.
@@ -383,11 +399,13 @@ fn superblock_that_went_back_is_told() {
     assert!(told > 2, "{told}");
 }
 
-/// P8: the write of a footer is lost, and with it what told where the log goes on, although that is synced.
+/// P8: the write of a footer is lost, and with it what told where the log goes on, although that is
+/// synced.
 #[test]
 pub(crate) fn lost_footer_does_not_hide_what_comes_behind_it() {
-    let has_footer =
-        |world: &World, slot: u64| world.disk.peek(SLOTS_AT + (slot + 1) * 64 * BLOCK - 128, 4) == b"SSF1";
+    let has_footer = |world: &World, slot: u64| {
+        world.disk.peek(SLOTS_AT + (slot + 1) * 64 * BLOCK - 128, 4) == b"SSF1"
+    };
     let mut footers = 0;
     for (round, nth) in (1..29).flat_map(|round| [(round, 0), (round, 1)]) {
         let (mut world, written) = synced_log_on(30, |at, disk| {
@@ -424,7 +442,8 @@ pub(crate) fn lost_footer_does_not_hide_what_comes_behind_it() {
 /// The same where the store is so full that no next segment could be settled: it is looked for.
 #[test]
 pub(crate) fn lost_footer_of_a_full_store_does_not_hide_what_comes_behind_it() {
-    // No more than fit a segment: the next one would take a checkpoint, behind which nobody needs the footer.
+    // No more than fit a segment: the next one would take a checkpoint, behind which nobody needs
+    // the footer.
     const TRIMS: u64 = 64;
     let shape = Shape { slots: 20, ..shape() };
     let full = |lost: Option<(u64, u32)>| {
@@ -434,7 +453,8 @@ pub(crate) fn lost_footer_of_a_full_store_does_not_hide_what_comes_behind_it() {
             let (store, _) = world.open().await.expect("a new store");
             let volume = volume(&store, 1, 4000, false).await;
             for block in (0..4000).step_by(10) {
-                let written = volume.write(block * BLOCK, filled(10, 1), Durability::Volatile).await;
+                let written =
+                    volume.write(block * BLOCK, filled(10, 1), Durability::Volatile).await;
                 if written.is_err() {
                     break;
                 }
@@ -472,7 +492,8 @@ pub(crate) fn lost_footer_of_a_full_store_does_not_hide_what_comes_behind_it() {
     assert!(lost_footers > 0);
 }
 
-/// P1: what can be read after a failed sync may be nowhere but in a cache. What was served from there is not lost with it.
+/// P1: what can be read after a failed sync may be nowhere but in a cache. What was served from
+/// there is not lost with it.
 #[test]
 pub(crate) fn what_is_served_after_a_failed_sync_survives_the_power() {
     for seed in 0..30 {
@@ -484,7 +505,8 @@ pub(crate) fn what_is_served_after_a_failed_sync_survives_the_power() {
             world.disk.fail_next(OpKind::Sync, 0, 5);
             // Over the end of a segment, or not.
             for part in 0..1 + seed % 12 {
-                let written = volume.write(part * 7 * BLOCK, filled(7, 3), Durability::Volatile).await;
+                let written =
+                    volume.write(part * 7 * BLOCK, filled(7, 3), Durability::Volatile).await;
                 if written.is_err() {
                     break;
                 }
@@ -538,8 +560,8 @@ fn superblock_of_a_failed_sync_is_as_good_as_any_after_a_restart() {
     }
 }
 
-/// The staging buffer's place is changed between crashes, and changed back. What an older start left there is not taken for
-/// what the last one left.
+/// The staging buffer's place is changed between crashes, and changed back. What an older start
+/// left there is not taken for what the last one left.
 #[test]
 fn staging_of_an_older_start_is_not_taken_for_that_of_the_last() {
     let mut world = World::new(shape(), 1);
@@ -561,7 +583,11 @@ fn staging_of_an_older_start_is_not_taken_for_that_of_the_last() {
     };
     let (_, first) = life(&mut world, 1);
     let (report, second) = life(&mut world, 2);
-    assert_eq!((report.staging, report.staged_records), (StagingFate::Kept, 1), "nobody changed it");
+    assert_eq!(
+        (report.staging, report.staged_records),
+        (StagingFate::Kept, 1),
+        "nobody changed it"
+    );
     world.replace_staging(Some(&first));
     let (report, _) = life(&mut world, 3);
     assert_eq!(report.staging, StagingFate::Lost, "of the start before the last");

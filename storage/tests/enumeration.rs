@@ -1,8 +1,9 @@
-//! All crash states of all sequences of up to three operations, and of some longer ones: see `enumeration/mod.rs`.
+//! All crash states of all sequences of up to three operations, and of some longer ones: see
+//! `enumeration/mod.rs`.
 //!
-//! By itself it goes through a part of them. `SANDSTONE_PROOF=1`, which `tests/run` sets, goes through all of them, with at
-//! least a hundred thousand different crash states. `SANDSTONE_LONG=1` goes on from there with longer sequences and other
-//! seeds for `SANDSTONE_LONG_MINUTES`.
+//! By itself it goes through a part of them. `SANDSTONE_PROOF=1`, which `tests/run` sets, goes
+//! through all of them, with at least a hundred thousand different crash states. `SANDSTONE_LONG=1`
+//! goes on from there with longer sequences and other seeds for `SANDSTONE_LONG_MINUTES`.
 
 #[path = "enumeration/mod.rs"]
 mod enumeration;
@@ -37,14 +38,16 @@ struct Course {
 
 /// Goes through the courses that `next` gives for 0, 1, 2 and so on, to the first failure.
 fn go_through(search: &Search, next: impl Fn(u64) -> Option<Course> + Sync) {
-    // The log's segment ends behind the first operations, or behind the next ones, and then its slot was not prepared.
+    // The log's segment ends behind the first operations, or behind the next ones, and then its
+    // slot was not prepared.
     let starts = [Start::new(6), Start::unprepared(16)];
     let (number, failure) = (AtomicU64::new(0), Mutex::new(None));
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while failure.lock().expect("storing does not panic").is_none()
-                    && let Some(Course { start, sequence, seed }) = next(number.fetch_add(1, Relaxed))
+                    && let Some(Course { start, sequence, seed }) =
+                        next(number.fetch_add(1, Relaxed))
                 {
                     if let Err(why) = search.go_through(&starts[start], &sequence, seed) {
                         let why = format!("start {start}, {why}");
@@ -69,7 +72,9 @@ fn crash_states_of_short_sequences_keep_the_promises() {
     let every = if effort == Effort::Quick { QUICK_EVERY } else { 1 };
     let mut courses = Vec::new();
     for start in [0, 1] {
-        let short = sequences(&Operation::ALL, 1).chain(sequences(&Operation::ALL, 2)).step_by(every.min(5));
+        let short = sequences(&Operation::ALL, 1)
+            .chain(sequences(&Operation::ALL, 2))
+            .step_by(every.min(5));
         courses.extend(short.map(|sequence| Course { start, sequence, seed: 1 }));
     }
     let threes = sequences(&Operation::ALL, 3).step_by(every);
@@ -80,7 +85,9 @@ fn crash_states_of_short_sequences_keep_the_promises() {
         Course { start: (seed % 2) as usize, sequence, seed }
     }));
     let courses: Vec<_> = courses.into_iter().map(|course| Mutex::new(Some(course))).collect();
-    go_through(&search, |number| courses.get(number as usize)?.lock().expect("taking does not panic").take());
+    go_through(&search, |number| {
+        courses.get(number as usize)?.lock().expect("taking does not panic").take()
+    });
     println!("{:?} in {:.1?} on {THREADS} threads", search.tally(), began.elapsed());
     if effort != Effort::Quick {
         assert!(search.tally().states >= STATES_MIN, "{:?}", search.tally());
@@ -88,7 +95,8 @@ fn crash_states_of_short_sequences_keep_the_promises() {
     if effort == Effort::Long {
         let minutes = std::env::var("SANDSTONE_LONG_MINUTES").ok().and_then(|s| s.parse().ok());
         let until = Instant::now() + Duration::from_secs(60 * minutes.unwrap_or(LONG_MINUTES));
-        // What was met before would fill the memory within hours, so each stretch has a search of its own.
+        // What was met before would fill the memory within hours, so each stretch has a search of
+        // its own.
         let mut first = 0;
         while Instant::now() < until {
             let (search, count) = (Search::default(), 2000);
@@ -105,7 +113,8 @@ fn crash_states_of_short_sequences_keep_the_promises() {
     }
 }
 
-/// The simulation repeats under the whole engine, reclaim and all: what one seed finds, it finds again.
+/// The simulation repeats under the whole engine, reclaim and all: what one seed finds, it finds
+/// again.
 #[test]
 fn same_seed_same_trace_of_the_whole_engine() {
     let start = Start::new(6);

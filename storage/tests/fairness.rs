@@ -1,5 +1,6 @@
-//! Two volumes that write at the same time: what one of them has in the log, the other one waits for. On the simulated disk,
-//! so that it is told by bytes and not by a clock that other programs share.
+//! Two volumes that write at the same time: what one of them has in the log, the other one waits
+//! for. On the simulated disk, so that it is told by bytes and not by a clock that other programs
+//! share.
 
 mod world;
 

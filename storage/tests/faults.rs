@@ -1,17 +1,18 @@
-//! What the store does when the disk fails or is full, or loses the end of the log; and the finds of the random suites,
-//! frozen. What it does when the disk lies stands in `damage.rs`.
+//! What the store does when the disk fails or is full, or loses the end of the log; and the finds
+//! of the random suites, frozen. What it does when the disk lies stands in `damage.rs`.
 
 mod world;
 
 use futures_util::poll;
 use sandstone_ring::{OpKind, Runtime, runtime};
 use sandstone_storage::{
-    Allocation, Durability, Extent, ExtentState, Health, Kind, Store, VOLUME_BYTES_MAX, Volume, VolumeChange,
+    Allocation, Durability, Extent, ExtentState, Health, Kind, Store, VOLUME_BYTES_MAX, Volume,
+    VolumeChange,
 };
 use std::time::Duration;
 use world::{
-    BLOCK, Death, Random, Seed, Shape, World, assert_holds, filled, name, read, shape, spec, trim, volume,
-    write,
+    BLOCK, Death, Random, Seed, Shape, World, assert_holds, filled, name, read, shape, spec, trim,
+    volume, write,
 };
 
 const EIO: i32 = 5;
@@ -92,7 +93,9 @@ pub(crate) fn fail_a_sync(dropped: bool) {
 
 #[test]
 fn failed_checkpoint_write_or_sync_latches() {
-    for (kind, nth) in [(OpKind::Write, 0), (OpKind::Write, 1), (OpKind::Sync, 0), (OpKind::Sync, 1)] {
+    for (kind, nth) in
+        [(OpKind::Write, 0), (OpKind::Write, 1), (OpKind::Sync, 0), (OpKind::Sync, 1)]
+    {
         let mut world = World::new(shape(), 1);
         Runtime::simulated(1).block_on(async {
             let (store, _) = world.open().await.expect("a new store");
@@ -157,7 +160,8 @@ fn making_a_store_can_be_interrupted_anywhere() {
             let lifetime = Duration::from_micros(random.below(4000));
             simulation.block_on(async {
                 let death = std::pin::pin!(runtime::sleep(lifetime));
-                let life = std::pin::pin!(async { world.open().await.expect("it can always be made") });
+                let life =
+                    std::pin::pin!(async { world.open().await.expect("it can always be made") });
                 futures_util::future::select(death, life).await;
             });
             drop(simulation);
@@ -166,8 +170,9 @@ fn making_a_store_can_be_interrupted_anywhere() {
     }
 }
 
-/// Some writes are lost, or some of them, and the store goes on without them: in the same places, with the same shapes, so
-/// that what was lost would fit. Whatever was found at the second start stays, but for what was changed since.
+/// Some writes are lost, or some of them, and the store goes on without them: in the same places,
+/// with the same shapes, so that what was lost would fit. Whatever was found at the second start
+/// stays, but for what was changed since.
 #[test]
 fn lost_end_of_the_log_does_not_come_back() {
     (0..400).for_each(lose_the_end);
@@ -204,7 +209,8 @@ pub(crate) fn lose_the_end(seed: u64) {
                         trim(&volume, 370, 1).await;
                     }
                 }
-                // Perhaps until the next segment's beginning has made the last one durable, perhaps not.
+                // Perhaps until the next segment's beginning has made the last one durable, perhaps
+                // not.
                 runtime::sleep(Duration::from_micros(random.below(600))).await;
             }
             if epoch > 0 && random.one_in(2) {
@@ -236,9 +242,9 @@ pub(crate) fn lose_the_end(seed: u64) {
     }
 }
 
-/// A batch is lost, and a record without data behind it is not: it fills the last block of a window of sixteen. The store
-/// goes on with another batch of the same shape, and then, having data, in the next window: so the old record stays where
-/// it is, and fits the chain in all but its epoch.
+/// A batch is lost, and a record without data behind it is not: it fills the last block of a window
+/// of sixteen. The store goes on with another batch of the same shape, and then, having data, in
+/// the next window: so the old record stays where it is, and fits the chain in all but its epoch.
 #[test]
 fn lost_record_at_the_end_of_a_window_does_not_come_back() {
     (0..100).for_each(lose_a_record);
@@ -313,10 +319,12 @@ pub(crate) fn run_full(seed: u64) {
             let full_at = fill_up(&large, 4000).await;
             assert!(full_at > 1500, "the store took {full_at} blocks in round {round}");
             assert_holds(&large, full_at - 10, &filled(10, (full_at - 10) as u8)).await;
-            // What is refused for ten blocks may fit for one, and what the first count of maps had too much comes back.
+            // What is refused for ten blocks may fit for one, and what the first count of maps had
+            // too much comes back.
             let mut singles = 0;
             loop {
-                let single = |block: u64| large.write(block * BLOCK, filled(1, 1), Durability::Volatile);
+                let single =
+                    |block: u64| large.write(block * BLOCK, filled(1, 1), Durability::Volatile);
                 while let Ok(()) = single(3999 - singles).await {
                     singles += 1;
                     assert!(singles < 2000, "it is full");
@@ -328,9 +336,15 @@ pub(crate) fn run_full(seed: u64) {
                 small.trim(8 * BLOCK, BLOCK, Durability::Volatile).await.expect("a trim");
             }
             // What stores nothing new goes on.
-            large.write(0, filled(10, 0), Durability::Fua).await.expect("an overwrite in a full store");
+            large
+                .write(0, filled(10, 0), Durability::Fua)
+                .await
+                .expect("an overwrite in a full store");
             for block in (0..300).step_by(20) {
-                large.trim(block * BLOCK, 20 * BLOCK, Durability::Fua).await.expect("a trim in a full store");
+                large
+                    .trim(block * BLOCK, 20 * BLOCK, Durability::Fua)
+                    .await
+                    .expect("a trim in a full store");
             }
             large
                 .write_zeroes(600 * BLOCK, 100 * BLOCK, Allocation::Reserve, Durability::Fua)
@@ -369,7 +383,8 @@ pub(crate) fn die_with_staged(writes: u64) {
     simulation.block_on(async {
         let (store, _) = world.open().await.expect("a new store");
         let volume = volume(&store, 1, 240, true).await;
-        // Without a pause where they are staged: what is acknowledged was sent out for the most part not at all.
+        // Without a pause where they are staged: what is acknowledged was sent out for the most
+        // part not at all.
         for i in 0..writes {
             write(&volume, i * 2, &filled(2, i as u8)).await;
         }
@@ -386,8 +401,8 @@ pub(crate) fn die_with_staged(writes: u64) {
     });
 }
 
-/// The volume ends in the middle of a block. While the trim to its end reads the map, it grows, and the rest of that block
-/// is written.
+/// The volume ends in the middle of a block. While the trim to its end reads the map, it grows, and
+/// the rest of that block is written.
 #[test]
 fn trim_to_the_end_leaves_alone_what_was_written_behind_it_meanwhile() {
     let mut world = World::new(Shape { metadata_bytes: 0, ..shape() }, 1);
@@ -395,7 +410,9 @@ fn trim_to_the_end_leaves_alone_what_was_written_behind_it_meanwhile() {
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
         let made = store.create_volume(spec(name(1), old_end, false)).await.expect("a volume");
-        made.write(0, filled(5, 3).slice(..old_end as usize), Durability::Volatile).await.expect("a write");
+        made.write(0, filled(5, 3).slice(..old_end as usize), Durability::Volatile)
+            .await
+            .expect("a write");
         store.close().await.expect("an end");
     });
     world.die(Death::Host, &mut Random::new(1));
@@ -410,18 +427,23 @@ fn trim_to_the_end_leaves_alone_what_was_written_behind_it_meanwhile() {
         volume.write(old_end, behind.clone(), Durability::Volatile).await.expect("a write");
         assert!(poll!(&mut trim).is_pending(), "the trim was overtaken");
         trim.await.expect("a trim");
-        assert!(read(&volume, old_end, 200).await.expect("a read") == behind[..], "it was trimmed too");
+        assert!(
+            read(&volume, old_end, 200).await.expect("a read") == behind[..],
+            "it was trimmed too"
+        );
         assert_eq!(read(&volume, 0, 4 * BLOCK).await.expect("a read"), vec![0; 4 * BLOCK as usize]);
     });
 }
 
-/// A round that could not read a map leaves the garbage where it is, and must not forget that there is some.
+/// A round that could not read a map leaves the garbage where it is, and must not forget that there
+/// is some.
 #[test]
 fn failed_round_of_reclaim_does_not_forget_the_garbage() {
     let world = World::new(Shape { metadata_bytes: 0, ..shape() }, 2);
     Runtime::simulated(2).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let (small, large) = (volume(&store, 1, 64, false).await, volume(&store, 2, 4000, false).await);
+        let (small, large) =
+            (volume(&store, 1, 64, false).await, volume(&store, 2, 4000, false).await);
         fill_up(&large, 4000).await;
         store.checkpoint().await.expect("a checkpoint");
         trim(&large, 0, 1000).await;
@@ -470,7 +492,10 @@ fn largest_volume_is_zeroed_and_told_in_one_piece() {
             if step > 0 {
                 // The whole map was on disk only.
                 let how = if step == 2 { Allocation::Hole } else { Allocation::Reserve };
-                volume.write_zeroes(0, VOLUME_BYTES_MAX, how, Durability::Fua).await.expect("zeroes");
+                volume
+                    .write_zeroes(0, VOLUME_BYTES_MAX, how, Durability::Fua)
+                    .await
+                    .expect("zeroes");
                 let told = volume.block_status(0, VOLUME_BYTES_MAX, 9).await.expect("block status");
                 assert_eq!(told, [Extent { len_bytes: VOLUME_BYTES_MAX, state }]);
                 assert_eq!(volume.used_bytes(), 0);
@@ -511,7 +536,10 @@ fn operation_needs_no_more_of_the_node_cache_than_there_is() {
             assert_holds(&volume, 256, &filled(256, 5)).await;
             let told = volume.block_status(0, 20_000 * BLOCK, 10_000).await.expect("block status");
             assert!(told.len() > 700, "{}", told.len());
-            assert_eq!(read(&volume, 0, 20_000 * BLOCK).await.expect("a read").len() as u64, 20_000 * BLOCK);
+            assert_eq!(
+                read(&volume, 0, 20_000 * BLOCK).await.expect("a read").len() as u64,
+                20_000 * BLOCK
+            );
         });
         drop(simulation);
         world.die(Death::Process, &mut Random::new(generation));

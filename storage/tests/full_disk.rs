@@ -1,5 +1,5 @@
-//! A file system below the store that is smaller than the store may become: it is as if the store were full, nothing is
-//! lost, and it goes on when there is room. (P7)
+//! A file system below the store that is smaller than the store may become: it is as if the store
+//! were full, nothing is lost, and it goes on when there is room. (P7)
 
 mod world;
 
@@ -15,7 +15,10 @@ const STEP: u64 = 16;
 
 async fn try_write(volume: &Volume, step: u64, tag: u8) -> Result<(), Kind> {
     let data = filled(STEP, tag);
-    volume.write(step * STEP * BLOCK, data, Durability::Volatile).await.map_err(|error| error.kind())
+    volume
+        .write(step * STEP * BLOCK, data, Durability::Volatile)
+        .await
+        .map_err(|error| error.kind())
 }
 
 /// Writes until there is no room. Gives the number of steps that were acknowledged.

@@ -1,5 +1,5 @@
-//! What was acknowledged survives a crash of the host, in young stores and in old ones, whatever the file system has told its
-//! journal of. (P2)
+//! What was acknowledged survives a crash of the host, in young stores and in old ones, whatever
+//! the file system has told its journal of. (P2)
 
 mod world;
 
@@ -7,7 +7,9 @@ use bytes::Bytes;
 use sandstone_ring::{OpKind, Placement, Runtime, runtime, sim::Kept, sim::SimDisk};
 use sandstone_storage::{Store, Volume};
 use std::time::Duration;
-use world::{BLOCK, Random, Shape, World, assert_holds, filled, for_seeds, name, shape, trim, volume, write};
+use world::{
+    BLOCK, Random, Shape, World, assert_holds, filled, for_seeds, name, shape, trim, volume, write,
+};
 
 /// A store that runs through its slots many times.
 const SHAPE: fn() -> Shape = || Shape { slots: 24, ..shape() };
@@ -30,7 +32,8 @@ fn crashes(disk: &SimDisk, holds: &[Bytes]) -> impl Iterator<Item = Moment> {
         .into_iter()
 }
 
-/// Writes pieces of a volume, with and without pauses, trims some, and has the host crash after each few of them.
+/// Writes pieces of a volume, with and without pauses, trims some, and has the host crash after
+/// each few of them.
 async fn work(store: &Store, disk: &SimDisk, random: &mut Random) -> Vec<Moment> {
     let volume: Volume = volume(store, 1, BLOCKS, false).await;
     let mut holds = vec![Bytes::from(vec![0; BLOCK as usize]); BLOCKS as usize];
@@ -45,7 +48,8 @@ async fn work(store: &Store, disk: &SimDisk, random: &mut Random) -> Vec<Moment>
             let data = filled(blocks, (round * 2) as u8);
             write(&volume, first, &data).await;
             for i in 0..blocks as usize {
-                holds[first as usize + i] = data.slice(i * BLOCK as usize..(i + 1) * BLOCK as usize);
+                holds[first as usize + i] =
+                    data.slice(i * BLOCK as usize..(i + 1) * BLOCK as usize);
             }
         }
         if random.one_in(6) {
@@ -86,7 +90,8 @@ fn acknowledged_writes_survive_the_host_in_a_file_that_is_overwritten_in_place()
     for_seeds(1, 12, |seed| survive_hosts(seed, Placement::InPlace("a simulation")));
 }
 
-/// A slot counts as prepared after a sync of its zeroes, not before: here each sync is late, and the host crashes meanwhile.
+/// A slot counts as prepared after a sync of its zeroes, not before: here each sync is late, and
+/// the host crashes meanwhile.
 #[test]
 pub(crate) fn slot_is_not_prepared_before_its_sync() {
     let world = World::new(SHAPE(), 1);
@@ -137,9 +142,13 @@ fn log_is_written_through_until_slots_are_ready() {
         let volume = volume(&store, 1, BLOCKS, false).await;
         write(&volume, 0, &filled(1, 2)).await;
         let young = store.stats();
-        assert!(young.written_through > 0 && young.written_through == young.log_batches, "{young:?}");
+        assert!(
+            young.written_through > 0 && young.written_through == young.log_batches,
+            "{young:?}"
+        );
         runtime::sleep(Duration::from_millis(200)).await;
-        // One batch tells where the log goes on; then it leaves the slot that was not ready, with a footer.
+        // One batch tells where the log goes on; then it leaves the slot that was not ready, with a
+        // footer.
         for block in 1..4 {
             write(&volume, block, &filled(1, 2)).await;
         }

@@ -5,8 +5,8 @@ mod world;
 use futures_util::poll;
 use sandstone_ring::{OpKind, Runtime, runtime};
 use sandstone_storage::{
-    Begun, BegunRead, Durability, Kind, Piece, Readahead, Settings, SettingsOverride, StagingFate, Volume,
-    VolumeChange,
+    Begun, BegunRead, Durability, Kind, Piece, Readahead, Settings, SettingsOverride, StagingFate,
+    Volume, VolumeChange,
 };
 use std::time::Duration;
 use world::{BLOCK, Death, Random, Shape, World, assert_holds, filled, name, shape, volume, write};
@@ -36,7 +36,11 @@ async fn touch(volume: &Volume, blocks: impl Iterator<Item = u64>) {
     }
 }
 
-async fn change(store: &sandstone_storage::Store, number: u128, change: impl FnOnce(&mut Settings)) {
+async fn change(
+    store: &sandstone_storage::Store,
+    number: u128,
+    change: impl FnOnce(&mut Settings),
+) {
     let mut settings = store.volume(name(number)).expect("the volume").settings();
     change(&mut settings);
     let change = VolumeChange { settings: Some(settings), ..VolumeChange::default() };
@@ -74,14 +78,19 @@ fn what_is_read_back_from_staging_stays_in_memory_when_that_moves_on() {
     let world = World::new(roomy(), 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let (one, other) = (volume(&store, 1, 64, false).await, volume(&store, 2, 200, false).await);
+        let (one, other) =
+            (volume(&store, 1, 64, false).await, volume(&store, 2, 200, false).await);
         change(&store, 1, |s| s.cache_bytes = 1 << 20).await;
         write(&one, 0, &filled(20, 1)).await;
         touch(&one, 0..10).await;
         write(&other, 0, &filled(200, 2)).await;
         touch(&one, 0..20).await;
         let stats = one.stats();
-        assert_eq!((stats.cache_hits, stats.cache_misses), (20, 10), "only what was not read is gone");
+        assert_eq!(
+            (stats.cache_hits, stats.cache_misses),
+            (20, 10),
+            "only what was not read is gone"
+        );
         assert_holds(&one, 0, &filled(20, 1)).await;
     });
 }
@@ -162,7 +171,10 @@ fn prefetch_has_what_comes_next_in_the_cache_and_nothing_else() {
         let missed = after.cache_misses - before.cache_misses;
         assert!(missed <= 16, "{missed} blocks of a stream of 512 had to be waited for");
         assert!(after.prefetch_used_bytes >= 490 * BLOCK, "{after:?}");
-        assert!(after.prefetched_bytes <= (512 + 256) * BLOCK, "a MiB ahead and no more: {after:?}");
+        assert!(
+            after.prefetched_bytes <= (512 + 256) * BLOCK,
+            "a MiB ahead and no more: {after:?}"
+        );
 
         let mut random = Random::new(1);
         for _ in 0..100 {
@@ -170,7 +182,11 @@ fn prefetch_has_what_comes_next_in_the_cache_and_nothing_else() {
             reader.read(block * BLOCK, BLOCK as u32).await.expect("a read");
             runtime::sleep(Duration::from_millis(1)).await;
         }
-        assert_eq!(volume.stats().prefetched_bytes, after.prefetched_bytes, "random reads are no stream");
+        assert_eq!(
+            volume.stats().prefetched_bytes,
+            after.prefetched_bytes,
+            "random reads are no stream"
+        );
     });
 }
 
@@ -264,7 +280,8 @@ fn cache_command_brings_a_range_in() {
     });
 }
 
-/// Writes while the disk hangs: with write-back they are acknowledged from staging, up to the bound of `buffer_size`.
+/// Writes while the disk hangs: with write-back they are acknowledged from staging, up to the bound
+/// of `buffer_size`.
 #[test]
 fn buffer_size_bounds_what_is_not_in_the_store() {
     const LATE: Duration = Duration::from_millis(800);
@@ -285,7 +302,10 @@ fn buffer_size_bounds_what_is_not_in_the_store() {
                 }
                 acknowledged += 1;
             }
-            assert_eq!(acknowledged, expected, "writeback {writeback}, buffer of {buffer_blocks} blocks");
+            assert_eq!(
+                acknowledged, expected,
+                "writeback {writeback}, buffer of {buffer_blocks} blocks"
+            );
             assert_eq!(volume.stats().buffered_bytes, expected.max(1) * BLOCK);
             runtime::sleep(3 * LATE).await;
             assert_eq!(volume.stats().buffered_bytes, 0);
@@ -293,7 +313,8 @@ fn buffer_size_bounds_what_is_not_in_the_store() {
     }
 }
 
-/// What was acknowledged from staging and nobody waits for goes to the device in few writes; a wait ends that at once.
+/// What was acknowledged from staging and nobody waits for goes to the device in few writes; a wait
+/// ends that at once.
 #[test]
 fn write_back_gathers_what_nobody_waits_for() {
     const LINGER: Duration = Duration::from_millis(2);
@@ -301,7 +322,8 @@ fn write_back_gathers_what_nobody_waits_for() {
     let world = World::on_device(Shape { segment_blocks: 4096, ..roomy() }, 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let (buffered, through) = (volume(&store, 1, 64, true).await, volume(&store, 2, 64, false).await);
+        let (buffered, through) =
+            (volume(&store, 1, 64, true).await, volume(&store, 2, 64, false).await);
         let batches = || store.stats().log_batches;
         let before = batches();
         for block in 0..20 {
@@ -349,7 +371,10 @@ fn write_back_acknowledges_at_most_a_second_ahead_of_the_store() {
             runtime::sleep(Duration::from_millis(60)).await;
         }
         let ahead = last - began;
-        assert!(ahead > Duration::from_millis(900) && ahead <= Duration::from_millis(1100), "{ahead:?}");
+        assert!(
+            ahead > Duration::from_millis(900) && ahead <= Duration::from_millis(1100),
+            "{ahead:?}"
+        );
         assert!(runtime::now() - began >= LATE, "the next one waited for the store");
     });
 }
@@ -359,7 +384,8 @@ fn a_write_begins_at_once_or_not_at_all() {
     let world = World::new(roomy(), 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let (through, buffered) = (volume(&store, 1, 64, false).await, volume(&store, 2, 64, true).await);
+        let (through, buffered) =
+            (volume(&store, 1, 64, false).await, volume(&store, 2, 64, true).await);
         for (offset, len) in [(1, BLOCK), (0, BLOCK - 1), (64 * BLOCK, BLOCK), (0, 0)] {
             let data = filled(1, 1).slice(..len as usize);
             assert!(through.write_now(offset, &data).is_none(), "{len} bytes at {offset}");
@@ -450,8 +476,8 @@ fn start_tells_whether_staged_writes_may_be_missing() {
     for (epoch, close, death, fate) in [
         (1, false, Death::Process, StagingFate::Kept), // a new store
         (2, true, Death::Host, StagingFate::Kept),     // after the death of the process
-        (3, false, Death::Power, StagingFate::Kept),   // after a close, though the host was switched off
-        (4, true, Death::Process, StagingFate::Lost),  // after a power loss
+        (3, false, Death::Power, StagingFate::Kept), // after a close, though the host was switched off
+        (4, true, Death::Process, StagingFate::Lost), // after a power loss
         (5, false, Death::Host, StagingFate::Kept),
         (6, false, Death::Host, StagingFate::Lost),
     ] {
@@ -492,8 +518,9 @@ fn rot_met_while_reading_ahead_is_told_to_the_reader() {
                     assert_holds(
                         &volume,
                         block,
-                        &filled(16, 1)
-                            .slice((block % 16 * BLOCK) as usize..(block % 16 * BLOCK + BLOCK) as usize),
+                        &filled(16, 1).slice(
+                            (block % 16 * BLOCK) as usize..(block % 16 * BLOCK + BLOCK) as usize,
+                        ),
                     )
                     .await
                 }

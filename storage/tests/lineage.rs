@@ -38,7 +38,8 @@ async fn byte(volume: &Volume, block: u64) -> u8 {
 }
 
 fn with_store(seed: u64, work: impl AsyncFn(&Store)) -> World {
-    let shape = Shape { segment_blocks: 64, slots: 200, cache_bytes: 1 << 20, metadata_bytes: 400 << 10 };
+    let shape =
+        Shape { segment_blocks: 64, slots: 200, cache_bytes: 1 << 20, metadata_bytes: 400 << 10 };
     let world = World::new(shape, seed);
     reopen(&world, seed, work);
     world
@@ -91,11 +92,15 @@ fn deletion_works_in_any_order_and_takes_a_volume_s_snapshots() {
         let volume = store.create_volume(spec(id(1), SIZE, false)).await.expect("a volume");
         fill(&volume, 0, 10, 1).await;
         store.create_snapshot(id(1), id(2), Vec::new()).await.expect("a snapshot");
-        let of_snapshot = store.create_fork(id(2), fork_spec(3)).await.expect("a fork of a snapshot");
+        let of_snapshot =
+            store.create_fork(id(2), fork_spec(3)).await.expect("a fork of a snapshot");
         fill(&volume, 0, 1, 2).await;
         let of_volume = store.create_fork(id(1), fork_spec(4)).await.expect("a fork of a volume");
         assert_eq!((byte(&of_snapshot, 0).await, byte(&of_volume, 0).await), (1, 2));
-        assert!(store.delete_snapshot(id(3), id(2)).await.is_ok_and(|was| !was), "it is another volume's");
+        assert!(
+            store.delete_snapshot(id(3), id(2)).await.is_ok_and(|was| !was),
+            "it is another volume's"
+        );
         assert!(!store.delete_volume(id(2)).await.expect("no volume of that id"));
         assert!(store.delete_volume(id(1)).await.expect("a deletion"));
         assert!(store.snapshot(id(1), id(2)).is_none() && store.volume(id(1)).is_none());
@@ -141,7 +146,8 @@ fn everything_survives_a_death_at_once_and_with_a_checkpoint_between() {
             }
             assert_eq!(found, [(1, 1, 4), (1, 1, 1), (3, 2, 2)]);
             assert_eq!(store.snapshots(id(1)).expect("a volume").len(), 1);
-            let all: Vec<_> = store.all_snapshots().iter().map(|(of, line)| (*of, line.id())).collect();
+            let all: Vec<_> =
+                store.all_snapshots().iter().map(|(of, line)| (*of, line.id())).collect();
             assert_eq!(all, [(id(1), id(2))]);
         });
     }
@@ -221,7 +227,8 @@ fn exclusive_bytes_are_what_nobody_else_holds() {
             }
             assert_eq!(found.len(), expected.len());
         };
-        // The volume with its snapshot: the 10 blocks that the snapshot kept, and the 20 that the fork wrote anew.
+        // The volume with its snapshot: the 10 blocks that the snapshot kept, and the 20 that the
+        // fork wrote anew.
         check(&[(1, 30), (2, 10), (3, 20)]).await;
         store.checkpoint().await.expect("a checkpoint");
         check(&[(1, 30), (2, 10), (3, 20)]).await;
@@ -243,7 +250,8 @@ fn nothing_changed_in_an_empty_range() {
     });
 }
 
-/// A write that was taken in for a larger volume, and has to read the rest of its block first, meets a restore.
+/// A write that was taken in for a larger volume, and has to read the rest of its block first,
+/// meets a restore.
 #[test]
 fn a_write_is_refused_where_a_restore_took_the_place_away() {
     let shape = Shape { segment_blocks: 64, slots: 200, cache_bytes: 0, metadata_bytes: 400 << 10 };
@@ -256,7 +264,8 @@ fn a_write_is_refused_where_a_restore_took_the_place_away() {
         fill(&volume, 0, 400, 1).await;
         let part = Bytes::from_static(b"part of a block");
         let write = volume.write(50 * BLOCK + 9, part, Durability::Volatile);
-        let (written, restored) = futures_util::future::join(write, store.restore(id(1), id(2))).await;
+        let (written, restored) =
+            futures_util::future::join(write, store.restore(id(1), id(2))).await;
         restored.expect("a restore");
         assert_eq!(written.map_err(|e| e.kind()), Err(Kind::OutOfRange));
         assert_eq!(volume.used_bytes(), 0);
@@ -276,16 +285,19 @@ fn exclusive_bytes_of_many_forks_are_counted_wherever_the_maps_are() {
             assert_eq!(found[&id(n)], expected(n) * BLOCK, "of {n}");
         }
     };
-    // Volume 1 has three leaves and snapshot 2; fork 3 reserves the first leaf, fork 4 the whole volume.
+    // Volume 1 has three leaves and snapshot 2; fork 3 reserves the first leaf, fork 4 the whole
+    // volume.
     let expected = |n: u128| match n {
-        // The snapshot holds the block that the volume changed together with those forks that did not.
+        // The snapshot holds the block that the volume changed together with those forks that did
+        // not.
         1 => 1,
         2..=4 => 0,
         _ if n.is_multiple_of(3) => 1,
         _ => 0,
     };
     let world = with_store(13, async |store| {
-        let volume = store.create_volume(spec(id(1), 3 * 256 * BLOCK, false)).await.expect("a volume");
+        let volume =
+            store.create_volume(spec(id(1), 3 * 256 * BLOCK, false)).await.expect("a volume");
         for leaf in 0..3 {
             fill(&volume, leaf * 256, 256, 1).await;
         }
@@ -293,8 +305,14 @@ fn exclusive_bytes_of_many_forks_are_counted_wherever_the_maps_are() {
         for n in 3..=FORKS + 3 {
             let fork = store.create_fork(id(2), fork_spec(n)).await.expect("a fork");
             match n {
-                3 => fork.write_zeroes(0, 256 * BLOCK, Allocation::Reserve, Durability::Volatile).await,
-                4 => fork.write_zeroes(0, 768 * BLOCK, Allocation::Reserve, Durability::Volatile).await,
+                3 => {
+                    fork.write_zeroes(0, 256 * BLOCK, Allocation::Reserve, Durability::Volatile)
+                        .await
+                }
+                4 => {
+                    fork.write_zeroes(0, 768 * BLOCK, Allocation::Reserve, Durability::Volatile)
+                        .await
+                }
                 _ => Ok(()),
             }
             .expect("zeroes");
@@ -312,7 +330,8 @@ fn exclusive_bytes_of_many_forks_are_counted_wherever_the_maps_are() {
     });
     reopen(&world, 14, async |store| {
         check(store, &|n| if n == 5 { 2 } else { expected(n) }).await;
-        // A leaf that all others give up is the volume's with its snapshot, then the snapshot's alone.
+        // A leaf that all others give up is the volume's with its snapshot, then the snapshot's
+        // alone.
         let zeroes = async |n| {
             let line = store.volume(id(n)).expect("a volume");
             let allocation = if n % 2 == 0 { Allocation::Reserve } else { Allocation::Hole };
@@ -339,10 +358,12 @@ fn exclusive_bytes_of_many_forks_are_counted_wherever_the_maps_are() {
 #[test]
 fn exclusive_bytes_of_large_maps_leave_others_their_turns() {
     const LEAVES: u64 = 2000;
-    let shape = Shape { segment_blocks: 64, slots: 400, cache_bytes: 1 << 20, metadata_bytes: 64 << 20 };
+    let shape =
+        Shape { segment_blocks: 64, slots: 400, cache_bytes: 1 << 20, metadata_bytes: 64 << 20 };
     let world = World::new(shape, 15);
     reopen(&world, 15, async |store| {
-        let volume = store.create_volume(spec(id(1), LEAVES * 256 * BLOCK, false)).await.expect("a volume");
+        let volume =
+            store.create_volume(spec(id(1), LEAVES * 256 * BLOCK, false)).await.expect("a volume");
         let fork = store.create_fork(id(1), fork_spec(2)).await.expect("a fork");
         for leaf in 0..LEAVES {
             fill(&volume, leaf * 256, 1, 1).await;
@@ -397,7 +418,10 @@ fn deletions(volumes: u128) -> [Duration; 2] {
         let began = Instant::now();
         let replayed = Runtime::simulated(1).block_on(async {
             let (store, report) = world.open().await.expect("the store");
-            assert_eq!((report.records, store.volumes().len()), (volumes as u64 / 2, volumes as usize / 2));
+            assert_eq!(
+                (report.records, store.volumes().len()),
+                (volumes as u64 / 2, volumes as usize / 2)
+            );
             began.elapsed()
         });
         best = [best[0].min(live), best[1].min(replayed)];
@@ -405,8 +429,8 @@ fn deletions(volumes: u128) -> [Duration; 2] {
     best
 }
 
-/// Eight times as many volumes take about eight times as long. A look at all of them for each would be some hundred million
-/// looks, which take more than a second.
+/// Eight times as many volumes take about eight times as long. A look at all of them for each would
+/// be some hundred million looks, which take more than a second.
 #[test]
 fn deletion_costs_the_same_however_many_volumes_there_are() {
     const NOISE: Duration = Duration::from_millis(400);

@@ -1,8 +1,8 @@
-//! Random operations against a plain array of blocks a volume or snapshot, with the state that block status tells, and
-//! with who shares what.
+//! Random operations against a plain array of blocks a volume or snapshot, with the state that
+//! block status tells, and with who shares what.
 //!
-//! Most operations run one at a time; some in groups at once. Long sequences put weight on what a store goes through in
-//! its life, many short ones on how the operations meet.
+//! Most operations run one at a time; some in groups at once. Long sequences put weight on what a
+//! store goes through in its life, many short ones on how the operations meet.
 
 #[path = "model/at_once.rs"]
 mod at_once;
@@ -69,7 +69,9 @@ fn volumes_equal_plain_arrays_in_small_stores() {
 
 #[test]
 fn lines_equal_plain_arrays() {
-    for_seeds(100_000, 100, |seed| sequence(seed, Shape::random(&mut Random::new(seed)), &LINES, 300));
+    for_seeds(100_000, 100, |seed| {
+        sequence(seed, Shape::random(&mut Random::new(seed)), &LINES, 300)
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! The orders that the store keeps between things that overlap: reads and the reuse of slots, rounds of reclaim,
-//! acknowledgements and the log. What the others have to wait for is late because the disk is told so.
+//! The orders that the store keeps between things that overlap: reads and the reuse of slots,
+//! rounds of reclaim, acknowledgements and the log. What the others have to wait for is late
+//! because the disk is told so.
 
 mod world;
 
@@ -8,7 +9,8 @@ use sandstone_ring::{OpKind, Runtime, runtime};
 use sandstone_storage::{BegunRead, Durability, Piece, Readahead, Store, Volume};
 use std::{pin::pin, time::Duration};
 use world::{
-    BLOCK, Death, Random, Seed, Shape, World, assert_holds, filled, name, read, shape, trim, volume, write,
+    BLOCK, Death, Random, Seed, Shape, World, assert_holds, filled, name, read, shape, trim,
+    volume, write,
 };
 
 /// How late the disk is: hundreds of times what a round of reclaim or some writes take.
@@ -32,9 +34,16 @@ async fn meet(fate: Fate, store: &Store, volume: &Volume) {
     }
 }
 
-/// Runs `reader`, whose first read of the disk is late. Meanwhile the data of `volume` meets its fate, is reclaimed, and
-/// more is written, which goes to slots that were written before where there are any.
-async fn outlasts_reclaim(world: &World, volume: &Volume, fate: Fate, store: &Store, reader: impl Future) {
+/// Runs `reader`, whose first read of the disk is late. Meanwhile the data of `volume` meets its
+/// fate, is reclaimed, and more is written, which goes to slots that were written before where
+/// there are any.
+async fn outlasts_reclaim(
+    world: &World,
+    volume: &Volume,
+    fate: Fate,
+    store: &Store,
+    reader: impl Future,
+) {
     let other = world::volume(store, 2, 2 * BLOCKS, false).await;
     world.disk.delay_next(OpKind::Read, 0, LATE);
     let mut reader = pin!(reader);
@@ -54,7 +63,10 @@ async fn outlasts_reclaim(world: &World, volume: &Volume, fate: Fate, store: &St
     assert_eq!(store.stats().corrupt_blocks, 0);
     assert!(free_during <= free_before, "slots were free for use while they were read");
     reclaim.await.expect("a round of reclaim");
-    assert!(store.stats().free_segment_bytes > free_at_the_end, "the read was all that it waited for");
+    assert!(
+        store.stats().free_segment_bytes > free_at_the_end,
+        "the read was all that it waited for"
+    );
     assert_holds(&other, 0, &filled(2 * BLOCKS, 128)).await;
 }
 
@@ -87,7 +99,9 @@ pub(crate) fn slot_is_not_reused_under_a_read_that_was_begun() {
         let old = filled(BLOCKS, 0);
         write(&volume, 0, &old).await;
         let begun = Readahead::new(volume.clone()).read_now(0, 4 * BLOCK as u32);
-        let Some(BegunRead::Started(rest)) = begun else { panic!("its map is in memory, its data is not") };
+        let Some(BegunRead::Started(rest)) = begun else {
+            panic!("its map is in memory, its data is not")
+        };
 
         write(&volume, 0, &filled(BLOCKS, 64)).await;
         let mut reclaim = pin!(store.reclaim());
@@ -98,7 +112,10 @@ pub(crate) fn slot_is_not_reused_under_a_read_that_was_begun() {
         let pieces = rest.finish().await.expect("a read");
         assert_eq!(pieces, [Piece::Data(old.slice(..4 * BLOCK as usize))]);
         reclaim.await.expect("a round of reclaim");
-        assert!(store.stats().free_segment_bytes > free_before, "the read was all that it waited for");
+        assert!(
+            store.stats().free_segment_bytes > free_before,
+            "the read was all that it waited for"
+        );
     });
 }
 
@@ -127,8 +144,8 @@ pub(crate) fn slot_is_not_reused_under_the_read_of_a_partial_write() {
     }
 }
 
-/// The checkpoint that gives slots back is late, more is written meanwhile, and the host dies: recovery goes by the checkpoint
-/// before, whose log runs through those slots.
+/// The checkpoint that gives slots back is late, more is written meanwhile, and the host dies:
+/// recovery goes by the checkpoint before, whose log runs through those slots.
 #[test]
 pub(crate) fn slot_is_not_reused_before_the_checkpoint_that_frees_it() {
     let mut world = World::new(shape(), 1);
@@ -136,8 +153,10 @@ pub(crate) fn slot_is_not_reused_before_the_checkpoint_that_frees_it() {
     simulation.block_on(async {
         let (store, _) = world.open().await.expect("a new store");
         // More slots than are kept for those who sync.
-        let (overwritten, later) =
-            (volume(&store, 1, 2 * BLOCKS, false).await, volume(&store, 2, 2 * BLOCKS, false).await);
+        let (overwritten, later) = (
+            volume(&store, 1, 2 * BLOCKS, false).await,
+            volume(&store, 2, 2 * BLOCKS, false).await,
+        );
         write(&overwritten, 0, &filled(2 * BLOCKS, 0)).await;
         write(&overwritten, 0, &filled(2 * BLOCKS, 64)).await;
 
@@ -281,7 +300,8 @@ fn what_comes_beside_a_batch_of_many_gathers() {
         assert_eq!(batches(), before + 1, "fifteen are not enough");
         later.push(sent(&volume, 60, 2).await);
         assert_eq!(batches(), before + 2);
-        // They have the device full, so this one waits for the first to come back, and then for nothing.
+        // They have the device full, so this one waits for the first to come back, and then for
+        // nothing.
         later.push(sent(&volume, 70, 3).await);
         assert_eq!(batches(), before + 2);
         for write in many {
@@ -300,7 +320,8 @@ fn lone_writes_do_not_wait_for_each_other() {
     let world = World::on_device(Shape { segment_blocks: 4096, ..shape() }, 1);
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
-        let (one, other) = (volume(&store, 1, 128, false).await, volume(&store, 2, 128, false).await);
+        let (one, other) =
+            (volume(&store, 1, 128, false).await, volume(&store, 2, 128, false).await);
         let batches = || store.stats().log_batches;
         let before = batches();
         world.disk.delay_next(OpKind::Write, 0, LATE);
@@ -323,7 +344,11 @@ fn lone_writes_do_not_wait_for_each_other() {
         }
         runtime::yield_now().await;
         let lone = sent(&other, 0, 2).await;
-        assert_eq!(batches(), before + 2, "the volume with much in the log holds nobody else's back");
+        assert_eq!(
+            batches(),
+            before + 2,
+            "the volume with much in the log holds nobody else's back"
+        );
         for write in many {
             write.await;
         }

@@ -42,7 +42,8 @@ fn block_bytes(block: u64, version: u64) -> Bytes {
 }
 
 async fn write(volume: &Volume, block: u64, version: u64) {
-    let wrote = volume.write(block * BLOCK, block_bytes(block, version), Durability::Volatile).await;
+    let wrote =
+        volume.write(block * BLOCK, block_bytes(block, version), Durability::Volatile).await;
     wrote.expect("a write");
 }
 
@@ -51,8 +52,8 @@ async fn assert_block(volume: &Volume, block: u64, version: u64) {
     assert!(found == block_bytes(block, version), "block {block} of {}", volume.id());
 }
 
-/// A volume of which every fourth block is as old as it gets and the others were written again, so that old segments are
-/// alive in a quarter.
+/// A volume of which every fourth block is as old as it gets and the others were written again, so
+/// that old segments are alive in a quarter.
 async fn sparse(store: &Store, blocks: u64) -> Volume {
     let volume = store.create_volume(spec(id(1), blocks * BLOCK, false)).await.expect("a volume");
     for block in 0..blocks {
@@ -76,7 +77,8 @@ fn sparse_segments_are_emptied_and_what_is_alive_stays_readable() {
         Runtime::simulated(1).block_on(async {
             let (store, _) = world.open().await.expect("a new store");
             let volume = sparse(&store, BLOCKS).await;
-            let fork = ForkSpec { id: id(2), size_bytes: None, settings: None, attributes: Vec::new() };
+            let fork =
+                ForkSpec { id: id(2), size_bytes: None, settings: None, attributes: Vec::new() };
             let fork = store.create_fork(id(1), fork).await.expect("a fork");
             write(&fork, 8, 3).await;
             store.reclaim().await.expect("a reclaim");
@@ -94,7 +96,8 @@ fn sparse_segments_are_emptied_and_what_is_alive_stays_readable() {
         world.die(death, &mut Random::new(2));
         Runtime::simulated(3).block_on(async {
             let (store, _) = world.open().await.expect("the store");
-            let (volume, fork) = (store.volume(id(1)).expect("it"), store.volume(id(2)).expect("its fork"));
+            let (volume, fork) =
+                (store.volume(id(1)).expect("it"), store.volume(id(2)).expect("its fork"));
             for block in 0..BLOCKS {
                 assert_block(&volume, block, version(block)).await;
             }
@@ -125,7 +128,10 @@ fn a_full_store_recovers_from_trims_that_are_scattered() {
         }
         // Every third block: no segment is empty.
         for block in (0..end).step_by(3) {
-            volume.trim(block * BLOCK, BLOCK, Durability::Volatile).await.expect("a trim in a full store");
+            volume
+                .trim(block * BLOCK, BLOCK, Durability::Volatile)
+                .await
+                .expect("a trim in a full store");
         }
         let room = (0..).take_while(|n| n * 3 < end).count() as u64;
         for n in 0..room * 3 / 4 {
@@ -134,7 +140,10 @@ fn a_full_store_recovers_from_trims_that_are_scattered() {
         for block in 0..end {
             match block % 3 {
                 0 if block / 3 < room * 3 / 4 => assert_block(&volume, block, 2).await,
-                0 => assert_eq!(read(&volume, block * BLOCK, BLOCK).await.expect("a read"), [0; 4096]),
+                0 => assert_eq!(
+                    read(&volume, block * BLOCK, BLOCK).await.expect("a read"),
+                    [0; 4096]
+                ),
                 _ => assert_block(&volume, block, 1).await,
             }
         }
@@ -147,7 +156,9 @@ fn closing_the_store_ends_reclaim_soon_and_loses_nothing() {
     const BLOCKS: u64 = 6000;
     const SECOND: Duration = Duration::from_secs(1);
     let mut phases = HashSet::new();
-    for (seed, wait) in [0, 1, 3, 10, 30, 100, 300, 1000, 10_000, 100_000, 300_000].into_iter().enumerate() {
+    for (seed, wait) in
+        [0, 1, 3, 10, 30, 100, 300, 1000, 10_000, 100_000, 300_000].into_iter().enumerate()
+    {
         let shape = Shape { slots: 500, metadata_bytes: 8 << 20, ..shape() };
         let mut world = World::new(shape, seed as u64);
         world.reclaim_rate = 32 << 10;
@@ -220,8 +231,8 @@ fn what_rotted_in_a_sparse_segment_stays_an_error_and_takes_nothing_along() {
     });
 }
 
-/// Reclaims until the file takes no more than that. The first time may meet the keeper, which gets slots ready for a log
-/// that has just been streaming.
+/// Reclaims until the file takes no more than that. The first time may meet the keeper, which gets
+/// slots ready for a log that has just been streaming.
 async fn reclaim_to(store: &Store, bytes_max: u64) {
     let mut allocated = u64::MAX;
     for _ in 0..10 {
@@ -247,7 +258,10 @@ fn after_deleting_everything_the_file_is_as_small_as_an_empty_store_s() {
         for at in 0..300 {
             volume.write(at << 20, data.clone(), Durability::Volatile).await.expect("a write");
             if at % 100 == 0 {
-                store.create_snapshot(id(1), id(10 + u128::from(at)), Vec::new()).await.expect("a snapshot");
+                store
+                    .create_snapshot(id(1), id(10 + u128::from(at)), Vec::new())
+                    .await
+                    .expect("a snapshot");
             }
         }
         volume.flush().await.expect("a flush");
@@ -261,13 +275,15 @@ fn after_deleting_everything_the_file_is_as_small_as_an_empty_store_s() {
         reclaim_to(&store, used + used / 20 + (4 << 20)).await;
 
         assert!(store.delete_volume(id(1)).await.expect("a deletion"));
-        // An empty store is three blocks; a catalog of deleted things and a segment's first blocks are a few more.
+        // An empty store is three blocks; a catalog of deleted things and a segment's first blocks
+        // are a few more.
         reclaim_to(&store, empty + empty / 20 + (64 << 10)).await;
         store.close().await.expect("an end");
     });
 }
 
-/// Snapshots are made on the thread that marks: they must not wait for its end where it has nothing to read.
+/// Snapshots are made on the thread that marks: they must not wait for its end where it has nothing
+/// to read.
 #[test]
 fn a_mark_of_maps_in_memory_gives_others_their_turns() {
     const LEAVES: u64 = 2048;
@@ -294,7 +310,11 @@ fn a_mark_of_maps_in_memory_gives_others_their_turns() {
         store.reclaim().await.expect("a reclaim");
         let marked = store.reclaim_progress().marked_nodes;
         assert!(marked > LEAVES, "{marked} nodes");
-        assert!(turns.get() >= marked / 512, "{} turns while {marked} nodes were marked", turns.get());
+        assert!(
+            turns.get() >= marked / 512,
+            "{} turns while {marked} nodes were marked",
+            turns.get()
+        );
     });
 }
 
@@ -304,7 +324,8 @@ fn reclaim_is_not_undone_by_slots_that_are_being_got_ready() {
     Runtime::new(Backend::Threads).expect("a runtime").block_on(async {
         let (store, _) = Store::open(options(&directory)).await.expect("a new store");
         let volume = store.create_volume(spec(id(1), 1 << 20, false)).await.expect("a volume");
-        // A client that flushes a little makes the keeper write slots in advance, for the better part of a second.
+        // A client that flushes a little makes the keeper write slots in advance, for the better
+        // part of a second.
         let allocated = || store.stats().file_allocated_bytes;
         while allocated() < 16 << 20 {
             volume.write(0, Bytes::from(vec![7; 4096]), Durability::Fua).await.expect("a write");
@@ -333,7 +354,8 @@ fn slots_are_prepared_ahead_of_the_log() {
         // Nobody writes to it, so it takes no room.
         assert_eq!((store.stats().prepared_bytes, store.stats().ready_bytes), (0, 0));
 
-        let volume = store.create_volume(spec(id(1), 8192 * BLOCK, false)).await.expect("a new volume");
+        let volume =
+            store.create_volume(spec(id(1), 8192 * BLOCK, false)).await.expect("a new volume");
         look_around().await;
         let ready = store.stats().ready_bytes;
         assert!(ready >= 2 * u64::from(SEGMENT_BLOCKS) * BLOCK, "{ready} bytes are ready");
@@ -360,7 +382,10 @@ fn slots_that_were_prepared_before_a_restart_are_ready() {
             let (store, _) = world.open().await.expect("the store");
             let volume = match store.volume(id(1)) {
                 Some(volume) => volume,
-                None => store.create_volume(spec(id(1), 400 * BLOCK, false)).await.expect("a new volume"),
+                None => store
+                    .create_volume(spec(id(1), 400 * BLOCK, false))
+                    .await
+                    .expect("a new volume"),
             };
             for at in from..from + 8 {
                 write(&volume, at, 1).await;
@@ -415,7 +440,8 @@ fn a_catalog_may_be_longer_than_a_segment() {
         let (store, _) = world.open().await.expect("a new store");
         for n in 1..=VOLUMES {
             let attributes = vec![n as u8; 2048];
-            let volume = store.create_volume(VolumeSpec { attributes, ..spec(id(n), BLOCK, false) }).await;
+            let volume =
+                store.create_volume(VolumeSpec { attributes, ..spec(id(n), BLOCK, false) }).await;
             write(&volume.expect("a volume"), 0, n as u64).await;
         }
         for _ in 0..5 {
@@ -446,8 +472,8 @@ async fn phase_is(store: &Store, phase: ReclaimPhase) {
     }
 }
 
-/// What a round was going to move dies before it begins; and a checkpoint that is asked for while the round reads waits for
-/// nothing of it.
+/// What a round was going to move dies before it begins; and a checkpoint that is asked for while
+/// the round reads waits for nothing of it.
 #[test]
 fn what_was_to_be_moved_may_die_and_a_checkpoint_does_not_wait_for_the_round() {
     let world = World::new(shape(), 7);
@@ -465,7 +491,10 @@ fn what_was_to_be_moved_may_die_and_a_checkpoint_does_not_wait_for_the_round() {
             let began = runtime::now();
             store.checkpoint().await.expect("a checkpoint");
             let took = runtime::now() - began;
-            assert!(took < Duration::from_millis(100), "a checkpoint waited for the round: {took:?}");
+            assert!(
+                took < Duration::from_millis(100),
+                "a checkpoint waited for the round: {took:?}"
+            );
             assert_eq!(store.reclaim_progress().phase, ReclaimPhase::Forwarding);
         };
         let (reclaimed, ()) = join(store.reclaim(), meanwhile).await;
@@ -477,7 +506,8 @@ fn what_was_to_be_moved_may_die_and_a_checkpoint_does_not_wait_for_the_round() {
     });
 }
 
-/// Maps change while a round moves blocks: it must leave the next checkpoint the room that it needs.
+/// Maps change while a round moves blocks: it must leave the next checkpoint the room that it
+/// needs.
 #[test]
 fn moving_leaves_room_for_a_checkpoint_of_what_is_dirty() {
     for slots in 44..60 {
@@ -510,9 +540,11 @@ fn a_full_store_takes_any_number_of_trims_and_deletions() {
         let mut world = World::new(Shape { slots, ..shape() }, slots);
         Runtime::simulated(slots).block_on(async {
             let (store, _) = world.open().await.expect("a new store");
-            let volume = store.create_volume(spec(id(1), 5000 * BLOCK, false)).await.expect("a volume");
+            let volume =
+                store.create_volume(spec(id(1), 5000 * BLOCK, false)).await.expect("a volume");
             let mut end = 0;
-            while volume.write(end * BLOCK, block_bytes(end, 1), Durability::Volatile).await.is_ok() {
+            while volume.write(end * BLOCK, block_bytes(end, 1), Durability::Volatile).await.is_ok()
+            {
                 end += 1;
             }
             for n in 0..1000 {
@@ -527,13 +559,15 @@ fn a_full_store_takes_any_number_of_trims_and_deletions() {
         Runtime::simulated(slots).block_on(async {
             let (store, _) = world.open().await.expect("a full store opens");
             assert!(store.delete_volume(id(1)).await.expect("a deletion"));
-            let volume = store.create_volume(spec(id(2), 5000 * BLOCK, false)).await.expect("a volume");
+            let volume =
+                store.create_volume(spec(id(2), 5000 * BLOCK, false)).await.expect("a volume");
             write(&volume, 0, 1).await;
         });
     }
 }
 
-/// The log has claimed a segment ahead. Whatever ends the server, it is not there for nobody after the next start.
+/// The log has claimed a segment ahead. Whatever ends the server, it is not there for nobody after
+/// the next start.
 #[test]
 fn segment_that_the_log_had_claimed_is_free_after_a_start() {
     for death in [None, Some(Death::Process), Some(Death::Host), Some(Death::Power)] {
@@ -545,7 +579,9 @@ fn segment_that_the_log_had_claimed_is_free_after_a_start() {
                 let (store, _) = world.open().await.expect("the store");
                 let volume = match store.volume(id(1)) {
                     Some(volume) => volume,
-                    None => store.create_volume(spec(id(1), 64 * BLOCK, false)).await.expect("a volume"),
+                    None => {
+                        store.create_volume(spec(id(1), 64 * BLOCK, false)).await.expect("a volume")
+                    }
                 };
                 free.push(store.stats().free_segment_bytes);
                 write(&volume, 1, life).await;

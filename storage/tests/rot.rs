@@ -1,23 +1,28 @@
-//! Bit rot (P4, P8): one bit of every byte of a small store that anybody reads is flipped, one at a time. Whatever is read
-//! then is right, or an error, or the store says that it is damaged; never wrong bytes, a panic, or an opening without end.
-//! And sectors that cannot be read any more, one at a time: the store opens.
+//! Bit rot (P4, P8): one bit of every byte of a small store that anybody reads is flipped, one at a
+//! time. Whatever is read then is right, or an error, or the store says that it is damaged; never
+//! wrong bytes, a panic, or an opening without end. And sectors that cannot be read any more, one
+//! at a time: the store opens.
 //!
 //! What is tried, by what a block holds (its magic tells, `FORMAT.md`):
 //! - superblocks: all bytes, each with an opening of the store;
-//! - headers, footers, nodes, catalog: all bytes that are not the zeroes at their end, each with an opening;
-//! - data: all bytes in a store that is open and caches nothing, and some with an opening, because replay compares data
-//!   that is not known to be synced.
+//! - headers, footers, nodes, catalog: all bytes that are not the zeroes at their end, each with an
+//!   opening;
+//! - data: all bytes in a store that is open and caches nothing, and some with an opening, because
+//!   replay compares data that is not known to be synced.
 //!
-//! Skipped is the zero tail of the others, but for a byte here and there: a header's is covered by no checksum because
-//! nobody reads it; a node's and a catalog chunk's is covered by the same checksum as the rest. Blocks that are all zero
-//! are no store's, but for the last one of the log's segment, of which one byte is tried.
+//! Skipped is the zero tail of the others, but for a byte here and there: a header's is covered by
+//! no checksum because nobody reads it; a node's and a catalog chunk's is covered by the same
+//! checksum as the rest. Blocks that are all zero are no store's, but for the last one of the log's
+//! segment, of which one byte is tried.
 
 #[path = "enumeration/mod.rs"]
 mod enumeration;
 mod world;
 
 use enumeration::{
-    lines::{CELL, CELLS_A_BLOCK, Lines, Timeline, bytes_of, cells_of, snapshot_id, volume_id, word},
+    lines::{
+        CELL, CELLS_A_BLOCK, Lines, Timeline, bytes_of, cells_of, snapshot_id, volume_id, word,
+    },
     verdict::in_time,
 };
 use sandstone_ring::{Runtime, SharedMemory, sim::SimDisk};
@@ -38,7 +43,8 @@ enum Left {
     Killed,
     /// The host went down with it.
     SwitchedOff,
-    /// The same, with segments in slots that others were in when the checkpoint before the last was made.
+    /// The same, with segments in slots that others were in when the checkpoint before the last was
+    /// made.
     Worn,
 }
 
@@ -47,8 +53,8 @@ struct Specimen {
     disk: SimDisk,
     staging: Option<Arc<[u8]>>,
     lines: Lines,
-    /// Before the last batch. That one's damage looks like a torn end of the log, because nothing behind it says that it
-    /// was synced.
+    /// Before the last batch. That one's damage looks like a torn end of the log, because nothing
+    /// behind it says that it was synced.
     before_last: Lines,
     /// The bytes of the last batch.
     last: Range<u64>,
@@ -57,13 +63,15 @@ struct Specimen {
 async fn write(store: &Store, timeline: &mut Timeline, number: u64, block: u64, blocks: u64) {
     let (id, version) = (volume_id(number), timeline.version());
     let from = block * CELLS_A_BLOCK;
-    let cells: Vec<_> = (from..from + blocks * CELLS_A_BLOCK).map(|cell| word(id, cell, version)).collect();
+    let cells: Vec<_> =
+        (from..from + blocks * CELLS_A_BLOCK).map(|cell| word(id, cell, version)).collect();
     timeline.fill(id, from, &cells);
     let volume = store.volume(id).expect("it was made");
     volume.write(from * CELL, bytes_of(&cells), Durability::Volatile).await.expect("a write");
 }
 
-/// A volume that has grown, a snapshot and a fork of it, a checkpoint, a sealed segment behind it, and an end of the log.
+/// A volume that has grown, a snapshot and a fork of it, a checkpoint, a sealed segment behind it,
+/// and an end of the log.
 fn specimen(left: Left) -> Specimen {
     let world = World::new(SHAPE, 7);
     let mut timeline = Timeline::new(Lines::default());
@@ -73,7 +81,9 @@ fn specimen(left: Left) -> Specimen {
         let main = volume_id(MAIN);
         let made = VolumeSpec { attributes: vec![7; 40], ..spec(main, MAIN_BLOCKS * BLOCK, false) };
         store.create_volume(made).await.expect("a volume");
-        t.step(main, |lines| drop(lines.0.insert(main, vec![0; (MAIN_BLOCKS * CELLS_A_BLOCK) as usize])));
+        t.step(main, |lines| {
+            drop(lines.0.insert(main, vec![0; (MAIN_BLOCKS * CELLS_A_BLOCK) as usize]))
+        });
         write(&store, t, MAIN, 0, 5).await;
         write(&store, t, MAIN, 9, 2).await;
         let snapshot = snapshot_id(main, 1);
@@ -82,9 +92,12 @@ fn specimen(left: Left) -> Specimen {
         let cells = MAIN_BLOCKS * CELLS_A_BLOCK + 12;
         let grow = VolumeChange { size_bytes: Some(cells * CELL), ..VolumeChange::default() };
         store.update_volume(main, grow).await.expect("a resize");
-        t.step(main, |lines| lines.0.get_mut(&main).expect("it is there").resize(cells as usize, 0));
+        t.step(main, |lines| {
+            lines.0.get_mut(&main).expect("it is there").resize(cells as usize, 0)
+        });
         let fork = volume_id(FORK);
-        let fork_spec = ForkSpec { id: fork, size_bytes: None, settings: None, attributes: Vec::new() };
+        let fork_spec =
+            ForkSpec { id: fork, size_bytes: None, settings: None, attributes: Vec::new() };
         store.create_fork(main, fork_spec).await.expect("a fork");
         t.step(fork, |lines| drop(lines.0.insert(fork, lines.0[&main].clone())));
         write(&store, t, MAIN, 2, 2).await;
@@ -104,7 +117,12 @@ fn specimen(left: Left) -> Specimen {
         }
         store.volume(fork).expect("the fork").flush().await.expect("a flush");
         write(&store, t, MAIN, 6, 2).await;
-        store.volume(main).expect("the volume").trim(0, BLOCK, Durability::Fua).await.expect("a trim");
+        store
+            .volume(main)
+            .expect("the volume")
+            .trim(0, BLOCK, Durability::Fua)
+            .await
+            .expect("a trim");
         t.fill(main, 0, &[0; CELLS_A_BLOCK as usize]);
         write(&store, t, MAIN, 9, 1).await;
         store.volume(main).expect("the volume").flush().await.expect("a flush");
@@ -127,7 +145,8 @@ fn last_batch(disk: &SimDisk) -> Range<u64> {
         let block = disk.peek(at, BLOCK as usize);
         let lsn = u64::from_le_bytes(block[32..40].try_into().expect("eight bytes"));
         let data_blocks = u32::from_le_bytes(block[56..60].try_into().expect("four bytes"));
-        (holds(&block) == Holds::Header).then(|| (lsn, at..at + (1 + u64::from(data_blocks)) * BLOCK))
+        (holds(&block) == Holds::Header)
+            .then(|| (lsn, at..at + (1 + u64::from(data_blocks)) * BLOCK))
     };
     let batches = (0..SHAPE.size_bytes()).step_by(BLOCK as usize).filter_map(batch);
     batches.max_by_key(|(lsn, _)| *lsn).expect("there is a log").1
@@ -154,7 +173,8 @@ enum Outcome {
     Refused,
 }
 
-/// Whether a cell that is not what it should be is at least what it once was: the store has said that something is lost.
+/// Whether a cell that is not what it should be is at least what it once was: the store has said
+/// that something is lost.
 fn is_older(cell: u64, index: usize, right: u64) -> bool {
     let place = |word: u64| (word >> 32 & 0xffff) as usize;
     cell == 0
@@ -190,7 +210,9 @@ impl Specimen {
             let told = match store.health() {
                 Health::Ready => Outcome::AllRight,
                 Health::Corrupt(_) => Outcome::ReadOnly,
-                Health::Starved(why) | Health::Latched(why) => return Err(format!("nothing failed: {why}")),
+                Health::Starved(why) | Health::Latched(why) => {
+                    return Err(format!("nothing failed: {why}"));
+                }
             };
             let read = self.read_all(&store, told, self.last.contains(&byte)).await?;
             store.close().await.map_err(|error| format!("it does not close: {error}"))?;
@@ -198,9 +220,15 @@ impl Specimen {
         })
     }
 
-    async fn read_all(&self, store: &Store, told: Outcome, in_last: bool) -> Result<Outcome, String> {
+    async fn read_all(
+        &self,
+        store: &Store,
+        told: Outcome,
+        in_last: bool,
+    ) -> Result<Outcome, String> {
         let mut outcome = Outcome::AllRight;
-        let snapshots: BTreeMap<_, _> = store.all_snapshots().into_iter().map(|(_, s)| (s.id(), s)).collect();
+        let snapshots: BTreeMap<_, _> =
+            store.all_snapshots().into_iter().map(|(_, s)| (s.id(), s)).collect();
         for (id, cells) in &self.lines.0 {
             let name = id.as_u128();
             let Some(line) = store.volume(*id).or_else(|| snapshots.get(id).cloned()) else {
@@ -220,7 +248,9 @@ impl Specimen {
                         outcome = Outcome::Unreadable;
                         continue;
                     }
-                    Err(error) => return Err(format!("{name} at {at}: {:?} {error}", error.kind())),
+                    Err(error) => {
+                        return Err(format!("{name} at {at}: {:?} {error}", error.kind()));
+                    }
                 };
                 for (i, cell) in cells_of(&bytes)?.into_iter().enumerate() {
                     let index = (at / CELL) as usize + i;
@@ -229,7 +259,8 @@ impl Specimen {
                     if in_last && cell == before {
                         continue;
                     }
-                    if cell != right && (told == Outcome::AllRight || !is_older(cell, index, right)) {
+                    if cell != right && (told == Outcome::AllRight || !is_older(cell, index, right))
+                    {
                         return Err(format!("{name} cell {index} is {cell:x}, not {right:x}"));
                     }
                 }
@@ -244,30 +275,43 @@ impl Specimen {
         world.disk.flip_bit(0, 0);
         let mut outcomes = BTreeMap::new();
         in_time(1, async {
-            let (store, _) = world.open().await.map_err(|error| format!("it does not open: {error}"))?;
+            let (store, _) =
+                world.open().await.map_err(|error| format!("it does not open: {error}"))?;
             // Which block of which line lies where is found by what is in it.
             for page in bytes.chunk_by(|a, b| a / BLOCK == b / BLOCK) {
                 let content = cells_of(&world.disk.peek(page[0] / BLOCK * BLOCK, BLOCK as usize))?;
                 let held = |cells: &Vec<u64>| {
-                    cells.chunks(CELLS_A_BLOCK as usize).position(|block| content.starts_with(block))
+                    cells
+                        .chunks(CELLS_A_BLOCK as usize)
+                        .position(|block| content.starts_with(block))
                 };
-                let holders: Vec<_> =
-                    self.lines.0.iter().filter_map(|(id, cells)| Some((*id, held(cells)?))).collect();
+                let holders: Vec<_> = self
+                    .lines
+                    .0
+                    .iter()
+                    .filter_map(|(id, cells)| Some((*id, held(cells)?)))
+                    .collect();
                 for byte in page {
                     world.disk.flip_bit(*byte, (byte % 8) as u8);
                     let mut outcome = Outcome::AllRight;
                     for (id, block) in &holders {
-                        let line = store.volume(*id).or_else(|| store.snapshot(volume_id(MAIN), *id));
+                        let line =
+                            store.volume(*id).or_else(|| store.snapshot(volume_id(MAIN), *id));
                         let line = line.ok_or("a line is gone")?;
                         let at = *block as u64 * BLOCK;
                         let len = BLOCK.min(line.size_bytes() - at);
                         match read(&line, at, len).await {
-                            Err(error) if error.kind() == Kind::Corrupt => outcome = Outcome::Unreadable,
+                            Err(error) if error.kind() == Kind::Corrupt => {
+                                outcome = Outcome::Unreadable
+                            }
                             Err(error) => return Err(format!("byte {byte}: {error}")),
                             Ok(bytes) => {
                                 let right = &self.lines.0[id][*block * CELLS_A_BLOCK as usize..];
                                 if bytes[..] != bytes_of(&right[..(len / CELL) as usize])[..] {
-                                    return Err(format!("byte {byte}: wrong bytes of {}", id.as_u128()));
+                                    return Err(format!(
+                                        "byte {byte}: wrong bytes of {}",
+                                        id.as_u128()
+                                    ));
                                 }
                             }
                         }
@@ -309,7 +353,8 @@ fn holds(block: &[u8]) -> Holds {
 /// How often what led to what.
 type Outcomes = BTreeMap<(Holds, Outcome), u64>;
 
-/// What is tried of a store: bytes with what their block holds, each with an opening; and bytes under an open store.
+/// What is tried of a store: bytes with what their block holds, each with an opening; and bytes
+/// under an open store.
 struct Trials {
     opened: Vec<(Holds, u64)>,
     under: Vec<u64>,
@@ -345,8 +390,9 @@ impl Trials {
     fn open(&self, specimen: &Specimen, rest: usize, of: usize) -> Result<Outcomes, String> {
         let mut outcomes = Outcomes::new();
         for (what, byte) in self.opened.iter().skip(rest).step_by(of) {
-            let outcome =
-                specimen.open(*byte, Rot::Bit).map_err(|why| format!("{what:?} at {byte}: {why}"))?;
+            let outcome = specimen
+                .open(*byte, Rot::Bit)
+                .map_err(|why| format!("{what:?} at {byte}: {why}"))?;
             *outcomes.entry((*what, outcome)).or_default() += 1;
         }
         Ok(outcomes)
@@ -374,7 +420,9 @@ fn rot(left: Left) {
             let (trials, specimen) = (&trials, &specimen);
             scope.spawn(move || trials.open(specimen, half, 2))
         });
-        halves.map(|half| half.join().expect("no panic, whatever rots").expect("rot before an opening"))
+        halves.map(|half| {
+            half.join().expect("no panic, whatever rots").expect("rot before an opening")
+        })
     });
     for (key, count) in opened.into_iter().flatten() {
         *outcomes.entry(key).or_default() += count;
@@ -384,12 +432,16 @@ fn rot(left: Left) {
         trials.opened.len(),
         trials.under.len()
     );
-    outcomes.iter().for_each(|((what, outcome), count)| println!("  {what:?} {outcome:?}: {count}"));
-    let noticed: u64 = outcomes.iter().filter(|((_, o), _)| *o != Outcome::AllRight).map(|(_, n)| n).sum();
+    outcomes
+        .iter()
+        .for_each(|((what, outcome), count)| println!("  {what:?} {outcome:?}: {count}"));
+    let noticed: u64 =
+        outcomes.iter().filter(|((_, o), _)| *o != Outcome::AllRight).map(|(_, n)| n).sum();
     assert!(noticed > 1000, "{noticed} are noticed");
 }
 
-/// Some of the same on this thread, for an engine that may be blind: a look at all kinds of blocks, and all of the nodes.
+/// Some of the same on this thread, for an engine that may be blind: a look at all kinds of blocks,
+/// and all of the nodes.
 ///
 /// # Errors
 /// What was wrong.
@@ -411,7 +463,8 @@ fn stride() -> usize {
     }
 }
 
-/// Each sector of all that is there, one at a time: whatever it holds, the store opens, and what else is there is read.
+/// Each sector of all that is there, one at a time: whatever it holds, the store opens, and what
+/// else is there is read.
 fn unreadable_sectors(left: Left) {
     let specimen = specimen(left);
     let mut outcomes = Outcomes::new();
@@ -432,15 +485,22 @@ fn unreadable_sectors(left: Left) {
         *outcomes.entry((what, outcome)).or_default() += 1;
     }
     println!("{left:?}, with an unreadable sector");
-    outcomes.iter().for_each(|((what, outcome), count)| println!("  {what:?} {outcome:?}: {count}"));
+    outcomes
+        .iter()
+        .for_each(|((what, outcome), count)| println!("  {what:?} {outcome:?}: {count}"));
     // The first sector of each slot, and no other.
     assert_eq!(outcomes[&(Holds::Superblock, Outcome::ReadOnly)], 2);
-    assert!(!outcomes.contains_key(&(Holds::Catalog, Outcome::ReadOnly)), "there are two copies of it");
+    assert!(
+        !outcomes.contains_key(&(Holds::Catalog, Outcome::ReadOnly)),
+        "there are two copies of it"
+    );
 }
 
 #[test]
 fn no_unreadable_sector_keeps_a_store_from_opening() {
-    [Left::Closed, Left::Killed, Left::SwitchedOff, Left::Worn].into_iter().for_each(unreadable_sectors);
+    [Left::Closed, Left::Killed, Left::SwitchedOff, Left::Worn]
+        .into_iter()
+        .for_each(unreadable_sectors);
 }
 
 #[test]

@@ -1,13 +1,17 @@
-//! The scrub: finds what corruptions while nobody reads it, wherever it lies, once; and is in nobody's way.
+//! The scrub: finds what corruptions while nobody reads it, wherever it lies, once; and is in
+//! nobody's way.
 
 mod world;
 
 use futures_util::poll;
 use sandstone_ring::{OpKind, Runtime, runtime};
-use sandstone_storage::{CorruptKind, Corruption, ForkSpec, Health, Kind, ScrubProgress, Store, Volume};
+use sandstone_storage::{
+    CorruptKind, Corruption, ForkSpec, Health, Kind, ScrubProgress, Store, Volume,
+};
 use std::{pin::pin, time::Duration};
 use world::{
-    BLOCK, Death, Random, Shape, World, assert_holds, filled, name, read, shape, trim, volume, write,
+    BLOCK, Death, Random, Shape, World, assert_holds, filled, name, read, shape, trim, volume,
+    write,
 };
 
 /// Blocks of the volume: a leaf and a bit.
@@ -64,14 +68,21 @@ fn sound_store_is_read_once_however_many_share_it() {
         let (store, _) = world.open().await.expect("a new store");
         prepared(&store).await;
         let alone = scrubbed(&store).await;
-        assert_eq!((alone.passes, alone.entries, alone.entries_done, alone.corrupt_bytes), (1, 1, 1, 0));
+        assert_eq!(
+            (alone.passes, alone.entries, alone.entries_done, alone.corrupt_bytes),
+            (1, 1, 1, 0)
+        );
         // Two leaves, and three nodes above them, of two blocks at most.
         let data = BLOCKS * BLOCK;
         assert!((data + 5 * BLOCK..=data + 10 * BLOCK).contains(&alone.checked_bytes), "{alone:?}");
 
         for number in 10..30 {
-            let spec =
-                ForkSpec { id: name(number), size_bytes: None, settings: None, attributes: Vec::new() };
+            let spec = ForkSpec {
+                id: name(number),
+                size_bytes: None,
+                settings: None,
+                attributes: Vec::new(),
+            };
             store.create_fork(name(1), spec).await.expect("a fork");
         }
         let together = scrubbed(&store).await;
@@ -118,7 +129,8 @@ fn rotten_data_is_found_and_named_behind_a_cache_that_has_it() {
     });
 }
 
-/// Of the segment that the log is in, what is in the store is read, and what is on its way is left alone.
+/// Of the segment that the log is in, what is in the store is read, and what is on its way is left
+/// alone.
 #[test]
 fn end_of_the_log_is_read_as_far_as_it_is_written() {
     let world = World::new(shape(), 1);

@@ -1,10 +1,11 @@
-//! One store on a real file, from its making to its reopening: the first thing to run when everything fails.
+//! One store on a real file, from its making to its reopening: the first thing to run when
+//! everything fails.
 
 use bytes::Bytes;
 use sandstone_ring::{Backend, Runtime};
 use sandstone_storage::{
-    Allocation, Durability, Extent, ExtentState, Health, Kind, Piece, Settings, Store, StoreOptions, Volume,
-    VolumeChange, VolumeSpec,
+    Allocation, Durability, Extent, ExtentState, Health, Kind, Piece, Settings, Store,
+    StoreOptions, Volume, VolumeChange, VolumeSpec,
 };
 use std::path::Path;
 use uuid::Uuid;
@@ -65,9 +66,16 @@ async fn fill(volume: &Volume) {
     assert_eq!(read(volume, 8 * MIB + 5, 20 << 20).await, large);
     volume.flush().await.expect("a flush");
     volume.trim(10 * MIB, MIB, Durability::Volatile).await.expect("a trim");
-    volume.write_zeroes(12 * MIB + 1, MIB, Allocation::Reserve, Durability::Fua).await.expect("zeroes");
-    volume.write_zeroes(14 * MIB, MIB, Allocation::Hole, Durability::Volatile).await.expect("zeroes");
-    let past = volume.write(64 * MIB - 1, pattern(2, 1), Durability::Volatile).await.expect_err("too far");
+    volume
+        .write_zeroes(12 * MIB + 1, MIB, Allocation::Reserve, Durability::Fua)
+        .await
+        .expect("zeroes");
+    volume
+        .write_zeroes(14 * MIB, MIB, Allocation::Hole, Durability::Volatile)
+        .await
+        .expect("zeroes");
+    let past =
+        volume.write(64 * MIB - 1, pattern(2, 1), Durability::Volatile).await.expect_err("too far");
     assert_eq!(past.kind(), Kind::OutOfRange);
 }
 
@@ -99,7 +107,8 @@ fn store_on_a_real_file_keeps_what_it_was_given() {
         let runtime = Runtime::new(engine).expect("a runtime");
         println!("engine {}", runtime.backend_name());
         runtime.block_on(async {
-            let (store, report) = Store::open(options(directory.path())).await.expect("a new store");
+            let (store, report) =
+                Store::open(options(directory.path())).await.expect("a new store");
             assert!(report.created);
             for number in [1, 2] {
                 let volume = store.create_volume(spec(number)).await.expect("a new volume");
@@ -122,7 +131,8 @@ fn store_on_a_real_file_keeps_what_it_was_given() {
         for clean in [true, false] {
             let runtime = Runtime::new(engine).expect("a runtime");
             runtime.block_on(async {
-                let (store, report) = Store::open(options(directory.path())).await.expect("the store");
+                let (store, report) =
+                    Store::open(options(directory.path())).await.expect("the store");
                 assert!(!report.created);
                 assert_eq!((report.clean, report.volumes), (true, 2), "{report:?}");
                 assert_eq!(store.health(), Health::Ready);

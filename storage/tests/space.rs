@@ -1,4 +1,5 @@
-//! What a store has room for: new blocks up to its usable size, overwrites always, and after a deletion what that held. (P7)
+//! What a store has room for: new blocks up to its usable size, overwrites always, and after a
+//! deletion what that held. (P7)
 
 mod world;
 
@@ -25,8 +26,8 @@ fn free_blocks(store: &Store) -> u64 {
     store.stats().free_bytes / BLOCK
 }
 
-/// Overwrites of one block at random places, so many at once as a client has in flight. No one fails, none waits for a
-/// second without any other being done.
+/// Overwrites of one block at random places, so many at once as a client has in flight. No one
+/// fails, none waits for a second without any other being done.
 async fn overwrite(volume: &Volume, blocks: u64, times: u64, random: &mut Random) {
     const DEPTH: u64 = 32;
     for _ in 0..times.div_ceil(DEPTH) {
@@ -55,7 +56,11 @@ fn random_overwrites_go_on_at_every_fill_level() {
             let blocks = usable_blocks(&store) * percent / 100 / 8 * 8 - 64;
             let full = volume(&store, 1, blocks, false).await;
             for block in (0..blocks).step_by(8) {
-                assert_eq!(write(&full, block, 8, block as u8).await, Ok(()), "{percent} %: block {block}");
+                assert_eq!(
+                    write(&full, block, 8, block as u8).await,
+                    Ok(()),
+                    "{percent} %: block {block}"
+                );
             }
             let mut random = Random::new(seed);
             overwrite(&full, blocks, rounds * blocks / 2, &mut random).await;
@@ -67,7 +72,10 @@ fn random_overwrites_go_on_at_every_fill_level() {
                 let first = filled(8, (block / 8 * 8) as u8);
                 let at = (block % 8 * BLOCK) as usize;
                 let is_first = found == first[at..at + BLOCK as usize];
-                assert!(is_first || found == filled(1, block as u8)[..], "{percent} %: block {block}");
+                assert!(
+                    is_first || found == filled(1, block as u8)[..],
+                    "{percent} %: block {block}"
+                );
             }
         });
     }
@@ -103,8 +111,9 @@ fn new_blocks_are_refused_at_the_usable_size_and_nowhere_before() {
     }
 }
 
-/// Ten volumes are written in turn until nothing more fits, so that each segment holds a part of all of them. Some are
-/// deleted, in any order; after each deletion and one reclaim the others have at least nine tenths of what it held.
+/// Ten volumes are written in turn until nothing more fits, so that each segment holds a part of
+/// all of them. Some are deleted, in any order; after each deletion and one reclaim the others have
+/// at least nine tenths of what it held.
 #[test]
 fn what_interleaved_volumes_held_comes_back() {
     for seed in 0..6 {
@@ -140,7 +149,10 @@ fn what_interleaved_volumes_held_comes_back() {
                 while let Ok(()) = write(&again, written, step, fresh as u8).await {
                     written += step;
                 }
-                assert!(written * 10 >= held * 9, "seed {seed}: {written} of {held} blocks came back");
+                assert!(
+                    written * 10 >= held * 9,
+                    "seed {seed}: {written} of {held} blocks came back"
+                );
                 volumes.push((again, written));
                 if random.one_in(2) {
                     let (gone, _) = volumes.pop().expect("just pushed");
@@ -168,22 +180,29 @@ fn deletions_trims_and_restores_go_in_a_full_store() {
             while let Ok(()) = write(&second, written, 16, 3).await {
                 written += 16;
             }
-            // Overwriting what a snapshot holds is new: it is refused, and nothing happens to the snapshot.
+            // Overwriting what a snapshot holds is new: it is refused, and nothing happens to the
+            // snapshot.
             let mut refused = None;
             for block in (0..1024).step_by(16) {
                 refused = refused.or(write(&first, block, 16, 7).await.err());
             }
             assert_eq!(refused, Some(Kind::NoSpace));
-            // A hundred of each, each durable, so that they take what is kept for them many times over.
+            // A hundred of each, each durable, so that they take what is kept for them many times
+            // over.
             for round in 0..100 {
                 let block = round * 16 % written;
-                second.trim(block * BLOCK, BLOCK, Durability::Fua).await.expect("a trim in a full store");
+                second
+                    .trim(block * BLOCK, BLOCK, Durability::Fua)
+                    .await
+                    .expect("a trim in a full store");
                 assert_eq!(write(&second, block, 1, 3).await, Ok(()), "what was trimmed");
                 store.restore(name(1), name(2)).await.expect("a restore in a full store");
                 store.reclaim().await.expect("a reclaim");
             }
             assert_holds(&first, 0, &filled(16, 1)).await;
-            assert!(store.delete_snapshot(name(1), name(2)).await.expect("a deletion in a full store"));
+            assert!(
+                store.delete_snapshot(name(1), name(2)).await.expect("a deletion in a full store")
+            );
             assert_eq!(write(&first, 0, 16, 7).await, Ok(()), "nobody shares it any more");
             assert!(store.delete_volume(name(3)).await.expect("a deletion in a full store"));
             for block in (1024..2048).step_by(16) {
@@ -204,8 +223,8 @@ fn deletions_trims_and_restores_go_in_a_full_store() {
     }
 }
 
-/// A volume with a snapshot is overwritten, and the snapshot deleted, again and again: what only it held comes back each
-/// time, also where a fork shares the rest.
+/// A volume with a snapshot is overwritten, and the snapshot deleted, again and again: what only it
+/// held comes back each time, also where a fork shares the rest.
 #[test]
 fn what_only_a_deleted_snapshot_held_comes_back() {
     let world = World::new(shape(200), 1);
@@ -229,7 +248,8 @@ fn what_only_a_deleted_snapshot_held_comes_back() {
     });
 }
 
-/// A map that cannot be read keeps reclaim from counting: writers are told so in the end, and none waits for ever.
+/// A map that cannot be read keeps reclaim from counting: writers are told so in the end, and none
+/// waits for ever.
 #[test]
 fn writers_do_not_wait_for_rounds_that_fail() {
     let world = World::new(Shape { metadata_bytes: 0, ..shape(60) }, 3);

@@ -4,15 +4,18 @@ mod world;
 
 use futures_util::future::join;
 use sandstone_ring::{OpKind, Runtime, runtime};
-use sandstone_storage::{Durability, Health, ReclaimPhase, STALLED_AFTER, StallKind, Store, Volume};
+use sandstone_storage::{
+    Durability, Health, ReclaimPhase, STALLED_AFTER, StallKind, Store, Volume,
+};
 use std::time::Duration;
 use world::{BLOCK, World, assert_holds, filled, shape, trim, volume, write};
 
 const LATE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Looks each second while `work` is done, as a server does. What hangs must be told from [`STALLED_AFTER`] and a second on
-/// until it goes on, not before and not after; `kind` first of all.
+/// Looks each second while `work` is done, as a server does. What hangs must be told from
+/// [`STALLED_AFTER`] and a second on until it goes on, not before and not after; `kind` first of
+/// all.
 async fn told_while(store: &Store, kind: StallKind, work: impl Future<Output = ()>) {
     let began = runtime::now();
     let mut worked = std::pin::pin!(work);
@@ -33,8 +36,13 @@ async fn told_while(store: &Store, kind: StallKind, work: impl Future<Output = (
             seen.push(runtime::now() - began);
         }
     }
-    let (Some(first), Some(last)) = (seen.first(), seen.last()) else { panic!("{kind:?} was never told") };
-    assert!(*first >= STALLED_AFTER && *first <= STALLED_AFTER + 2 * SECOND, "told after {first:?}");
+    let (Some(first), Some(last)) = (seen.first(), seen.last()) else {
+        panic!("{kind:?} was never told")
+    };
+    assert!(
+        *first >= STALLED_AFTER && *first <= STALLED_AFTER + 2 * SECOND,
+        "told after {first:?}"
+    );
     assert!(*last + 2 * SECOND >= LATE, "no longer told after {last:?}");
     runtime::sleep(SECOND).await;
     assert_eq!(store.stalls(), [], "it went on");
@@ -96,7 +104,10 @@ fn those_who_wait_for_what_hangs_are_told_behind_it() {
         let look = async {
             runtime::sleep(LATE - SECOND).await;
             let kinds: Vec<_> = store.stalls().iter().map(|stall| stall.kind).collect();
-            assert_eq!(kinds, [StallKind::Sync, StallKind::Checkpoint, StallKind::WriterForCheckpoint]);
+            assert_eq!(
+                kinds,
+                [StallKind::Sync, StallKind::Checkpoint, StallKind::WriterForCheckpoint]
+            );
         };
         join(writes, look).await;
         assert_eq!(store.stalls(), []);

@@ -7,7 +7,8 @@
 //!   io          what an operation is, and what it works on: files, sockets, the simulated disk
 //!   memory      buffers that the kernel may borrow
 //! ```
-//! Each room imports from those below it. All `unsafe` of the workspace that concerns I/O and memory is in here.
+//! Each room imports from those below it. All `unsafe` of the workspace that concerns I/O and
+//! memory is in here.
 //!
 //! ```
 //! use sandstone_ring::{Backend, File, Runtime, aligned};

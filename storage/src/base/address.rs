@@ -1,7 +1,7 @@
 //! The units of the store: blocks, segments, addresses and log sequence numbers.
 //!
-//! An index is not a count is not a size: each of these is its own type, and what is measured in bytes says so in its
-//! name. Source: DESIGN section 2.
+//! An index is not a count is not a size: each of these is its own type, and what is measured in
+//! bytes says so in its name. Source: DESIGN section 2.
 
 use std::fmt;
 
@@ -18,7 +18,8 @@ const BLOCK_BITS: u32 = 14;
 
 const _: () = assert!(VOLUME_BYTES_MAX / BLOCK_BYTES as u64 == 1 << 32);
 
-/// Number of a segment. Numbers only grow and are never used twice, so an address names the same bytes for ever.
+/// Number of a segment. Numbers only grow and are never used twice, so an address names the same
+/// bytes for ever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct SegmentId(pub(crate) u64);
 
@@ -26,7 +27,8 @@ pub(crate) struct SegmentId(pub(crate) u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Slot(pub(crate) u32);
 
-/// One block of the store: segment and block within it. Never zero, because segment numbers begin at one.
+/// One block of the store: segment and block within it. Never zero, because segment numbers begin
+/// at one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Address(u64);
 

@@ -75,7 +75,8 @@ pub(crate) fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Runs of at least `least` blocks whose bit is not set, among the first `blocks`: first block and length.
+/// Runs of at least `least` blocks whose bit is not set, among the first `blocks`: first block and
+/// length.
 pub(crate) fn gaps(words: &[u64], blocks: u32, least: u32) -> Vec<(u32, u32)> {
     let mut found = Vec::new();
     let mut from = 0;

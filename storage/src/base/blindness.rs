@@ -1,7 +1,9 @@
-//! Blindness: engines that leave out one ordering or one check on purpose, so that the suites can show that they notice.
+//! Blindness: engines that leave out one ordering or one check on purpose, so that the suites can
+//! show that they notice.
 //!
-//! Without the feature `blindness` every question here is answered with a constant no, and nothing is left of it in the
-//! program. With it, a test chooses for its own thread, on which the simulated engine runs altogether.
+//! Without the feature `blindness` every question here is answered with a constant no, and nothing
+//! is left of it in the program. With it, a test chooses for its own thread, on which the simulated
+//! engine runs altogether.
 
 #[cfg(feature = "blindness")]
 use std::cell::Cell;
@@ -15,7 +17,8 @@ pub enum Blindness {
     SyncAfterSuperblock,
     /// P3: the wait for the log before the checkpoint's sync (checkpoint's I2).
     LogBeforeCheckpoint,
-    /// P1: segments are free once the checkpoint that no longer names them is durable (segments' I2).
+    /// P1: segments are free once the checkpoint that no longer names them is durable (segments'
+    /// I2).
     FreeAfterCheckpoint,
     /// P5: what readers may be reading is not reused (segments' I2).
     DrainBeforeReuse,
@@ -25,7 +28,8 @@ pub enum Blindness {
     WriteThrough,
     /// P2: a slot is prepared when its zeroes were synced (segments' I5).
     PreparedSync,
-    /// P2: a slot that was not ready when it was taken is not ready when it comes back (segments' I5).
+    /// P2: a slot that was not ready when it was taken is not ready when it comes back (segments'
+    /// I5).
     SlotReadiness,
     /// P1: a sync covers what was in the store when it began (the log's I3).
     SyncCoverage,
@@ -45,13 +49,16 @@ pub enum Blindness {
     SyncedEnd,
     /// P8: a superblock that is damaged, lost or elsewhere is no torn write (recovery's I5).
     SuperblockDamage,
-    /// P8: the log goes on where it was settled that it would, with or without a footer (the log's I5).
+    /// P8: the log goes on where it was settled that it would, with or without a footer (the log's
+    /// I5).
     NextSegment,
-    /// P1: what can be read of the log after a start, and is not known to be synced, is written again (recovery's I4).
+    /// P1: what can be read of the log after a start, and is not known to be synced, is written
+    /// again (recovery's I4).
     WrittenAgain,
     /// P2: the trailer is staged before the log goes on in the next segment.
     StagedTrailer,
-    /// P2: a window of staging takes the next stretch when all of the old is in the store (staging's I1).
+    /// P2: a window of staging takes the next stretch when all of the old is in the store
+    /// (staging's I1).
     WindowInUse,
     /// P4: data is compared with its checksum when it is read.
     DataChecksum,

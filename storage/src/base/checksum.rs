@@ -1,7 +1,8 @@
 //! Checksums: crc32 over a block's bytes, and a keyed crc32 for what replay trusts.
 //!
-//! A guest chooses the bytes of its blocks, so a header's checksum must not be one that a guest can compute: it starts
-//! from a seed made of the store's secret and the epoch in which it was written (DESIGN, "On disk").
+//! A guest chooses the bytes of its blocks, so a header's checksum must not be one that a guest can
+//! compute: it starts from a seed made of the store's secret and the epoch in which it was written
+//! (DESIGN, "On disk").
 
 use crate::base::BLOCK_BYTES;
 

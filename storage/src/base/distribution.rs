@@ -35,7 +35,8 @@ impl<const N: usize> Counting<N> {
     }
 
     pub(crate) fn distribution(&self) -> Distribution {
-        let counts = self.counts.iter().chain([&self.beyond]).map(|count| count.load(Relaxed)).collect();
+        let counts =
+            self.counts.iter().chain([&self.beyond]).map(|count| count.load(Relaxed)).collect();
         Distribution { bounds: self.bounds, counts, sum: self.sum.load(Relaxed) }
     }
 }

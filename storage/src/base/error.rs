@@ -5,7 +5,8 @@ use std::{error, fmt, io};
 /// What an error means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// No room for new data. Nothing was lost; reads, trims and deletes go on, and writes succeed again after them.
+    /// No room for new data. Nothing was lost; reads, trims and deletes go on, and writes succeed
+    /// again after them.
     NoSpace,
     /// The range lies beyond the end of the volume. Nothing was done.
     OutOfRange,
@@ -19,7 +20,8 @@ pub enum Kind {
     Corrupt,
     /// The device refused this one read. The store goes on.
     Io,
-    /// A log write or sync failed earlier: no write or flush succeeds until the server restarts. Reads go on.
+    /// A log write or sync failed earlier: no write or flush succeeds until the server restarts.
+    /// Reads go on.
     Latched,
     /// Recovery found acknowledged data damaged: the store serves reads only.
     ReadOnly,

@@ -11,14 +11,14 @@ use std::sync::{
 pub enum Health {
     /// All is well.
     Ready,
-    /// The file system below the store has no room for what is to be written, for this reason. What was written waits, and
-    /// goes on when there is room; reads go on.
+    /// The file system below the store has no room for what is to be written, for this reason. What
+    /// was written waits, and goes on when there is room; reads go on.
     Starved(String),
-    /// A log write or sync failed, or a start could not write what it has to, for this reason. Reads go on; nothing more is
-    /// written until a restart.
+    /// A log write or sync failed, or a start could not write what it has to, for this reason.
+    /// Reads go on; nothing more is written until a restart.
     Latched(String),
-    /// Recovery found acknowledged data damaged, or what leads to it, as told. Reads go on, and may find what is older than it
-    /// should be; nothing is written, nothing is cut off.
+    /// Recovery found acknowledged data damaged, or what leads to it, as told. Reads go on, and may
+    /// find what is older than it should be; nothing is written, nothing is cut off.
     Corrupt(String),
 }
 
@@ -57,7 +57,9 @@ impl HealthCell {
         match self.get() {
             Health::Corrupt(reason) => Error::new(Kind::ReadOnly, reason),
             Health::Latched(reason) => Error::new(Kind::Latched, reason),
-            Health::Ready | Health::Starved(_) => Error::new(Kind::Latched, "the store does not take writes"),
+            Health::Ready | Health::Starved(_) => {
+                Error::new(Kind::Latched, "the store does not take writes")
+            }
         }
     }
 
@@ -65,7 +67,10 @@ impl HealthCell {
     pub(crate) fn latch(&self, reason: &str) {
         let mut health = self.health.lock().expect("no panics under this lock");
         if matches!(*health, Health::Ready | Health::Starved(_)) {
-            tracing::error!(reason, "the store is latched: no write or flush succeeds until a restart");
+            tracing::error!(
+                reason,
+                "the store is latched: no write or flush succeeds until a restart"
+            );
             *health = Health::Latched(reason.to_owned());
             self.stopped.store(true, Release);
         }
@@ -85,7 +90,10 @@ impl HealthCell {
         self.waiting.fetch_add(1, AcqRel);
         let mut health = self.health.lock().expect("no panics under this lock");
         if *health == Health::Ready {
-            tracing::error!(reason, "the file system below the store is full: writes wait until it has room");
+            tracing::error!(
+                reason,
+                "the file system below the store is full: writes wait until it has room"
+            );
             *health = Health::Starved(reason.to_owned());
         }
     }

@@ -2,7 +2,10 @@
 
 mod address;
 pub(crate) mod bitmap;
-#[cfg_attr(not(feature = "blindness"), allow(unreachable_pub, reason = "it is exported with the feature"))]
+#[cfg_attr(
+    not(feature = "blindness"),
+    allow(unreachable_pub, reason = "it is exported with the feature")
+)]
 mod blindness;
 pub(crate) mod checksum;
 mod distribution;

@@ -6,8 +6,8 @@ pub const ATTRIBUTES_BYTES_MAX: usize = 2048;
 /// How a volume uses what all volumes share (DESIGN section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Most bytes of memory that clean blocks which this volume brought into the cache may take, within the cache's own
-    /// size.
+    /// Most bytes of memory that clean blocks which this volume brought into the cache may take,
+    /// within the cache's own size.
     pub cache_bytes: u64,
     /// Most bytes accepted but not yet in the store file.
     pub buffer_bytes: u64,

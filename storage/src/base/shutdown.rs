@@ -1,4 +1,5 @@
-//! That the store is being closed: what works in the background ends at its next step instead of finishing.
+//! That the store is being closed: what works in the background ends at its next step instead of
+//! finishing.
 
 use crate::base::{Error, Kind, Result};
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -36,6 +37,10 @@ impl Shutdown {
     /// # Errors
     /// [`Kind::Latched`] from then on.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.has_begun() { Err(Error::new(Kind::Latched, "the store is being closed")) } else { Ok(()) }
+        if self.has_begun() {
+            Err(Error::new(Kind::Latched, "the store is being closed"))
+        } else {
+            Ok(())
+        }
     }
 }

@@ -20,7 +20,12 @@ impl Account {
     pub(crate) fn new(cap_bytes: u64, usage: Arc<Usage>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Relaxed);
-        Arc::new(Self { number, cap_bytes: AtomicU64::new(cap_bytes), bytes: AtomicU64::new(0), usage })
+        Arc::new(Self {
+            number,
+            cap_bytes: AtomicU64::new(cap_bytes),
+            bytes: AtomicU64::new(0),
+            usage,
+        })
     }
 
     /// What its entries are found by.

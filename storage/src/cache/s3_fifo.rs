@@ -6,15 +6,18 @@
 //!                and brings it straight into main if it comes back soon
 //! ```
 //!
-//! Two of them exist: blocks of data, and nodes of the map. Both are keyed by address, and because an address names the
-//! same bytes for ever, an entry is never stale and a block that a thousand forks share is held once.
+//! Two of them exist: blocks of data, and nodes of the map. Both are keyed by address, and because
+//! an address names the same bytes for ever, an entry is never stale and a block that a thousand
+//! forks share is held once.
 //!
 //! I1  The entries and what they take beside their content never take more than the budget.
-//! I2  The entries that an account brought in never take more than its cap: who is at it gives up one of its own.
-//! I3  A guess (read ahead) takes the place of other guesses and of what was read once, never of what was used again.
+//! I2  The entries that an account brought in never take more than its cap: who is at it gives up
+//!     one of its own.
+//! I3  A guess (read ahead) takes the place of other guesses and of what was read once, never of
+//!     what was used again.
 //!
-//! Source: Yang et al., "FIFO queues are all you need for cache eviction" (S3-FIFO), SOSP 2023. One pass over a large
-//! volume goes through the small queue alone.
+//! Source: Yang et al., "FIFO queues are all you need for cache eviction" (S3-FIFO), SOSP 2023. One
+//! pass over a large volume goes through the small queue alone.
 
 use super::{account::Account, shard::Shard};
 use crate::{
@@ -27,8 +30,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 const SHARDS: usize = 16;
 
-/// What an entry takes beside its content: its place in table and queues, a remembered key, the counter of those who hold
-/// it, the allocator's heads (counted on a 64-bit machine, rounded up).
+/// What an entry takes beside its content: its place in table and queues, a remembered key, the
+/// counter of those who hold it, the allocator's heads (counted on a 64-bit machine, rounded up).
 pub(super) const ENTRY_BYTES: usize = 192;
 
 /// Why something comes into the cache.
@@ -50,7 +53,10 @@ impl<V> Cache<V> {
     /// A cache of at most `bytes_max`.
     pub(crate) fn new(bytes_max: u64) -> Self {
         let shard_bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX) / SHARDS;
-        Self { shards: std::array::from_fn(|_| Mutex::new(Shard::new(shard_bytes_max))), shard_bytes_max }
+        Self {
+            shards: std::array::from_fn(|_| Mutex::new(Shard::new(shard_bytes_max))),
+            shard_bytes_max,
+        }
     }
 
     /// Most bytes that it may hold.
@@ -81,8 +87,8 @@ impl<V> Cache<V> {
         self.shard(key).contains(key.raw())
     }
 
-    /// Puts an entry in whose content takes `bytes`. It is left out where the account's cap, or what is worth more, leaves it
-    /// no room; then `make` is not called.
+    /// Puts an entry in whose content takes `bytes`. It is left out where the account's cap, or
+    /// what is worth more, leaves it no room; then `make` is not called.
     pub(crate) fn insert(
         &self,
         key: Address,

@@ -128,7 +128,8 @@ impl<V> Shard<V> {
     pub(super) fn get(&mut self, key: u64) -> Option<&V> {
         let entry = &mut self.entries[*self.index.get(&key)?];
         if std::mem::take(&mut entry.is_guess) {
-            // Somebody wanted it once, which is what every block in the small queue can say of itself.
+            // Somebody wanted it once, which is what every block in the small queue can say of
+            // itself.
             if let Some(owner) = &entry.owner {
                 owner
                     .usage
@@ -160,10 +161,12 @@ impl<V> Shard<V> {
         newcomer: Newcomer,
     ) {
         let is_guess = newcomer == Newcomer::Guess;
-        let place = if self.ghost_index.contains(&key) && !is_guess { Place::Main } else { Place::Small };
+        let place =
+            if self.ghost_index.contains(&key) && !is_guess { Place::Main } else { Place::Small };
         let number = owner.as_ref().map(|owner| owner.number());
         let bytes = u32::try_from(bytes).expect("an entry is below 4 GiB");
-        let entry = Entry { key, value, bytes, uses: 0, is_guess, place, owner, links: Default::default() };
+        let entry =
+            Entry { key, value, bytes, uses: 0, is_guess, place, owner, links: Default::default() };
         let at = self.entries.insert(entry);
         self.index.insert(key, at);
         self.enqueue(at, place);
@@ -292,7 +295,10 @@ impl<V> Shard<V> {
         for (queue, place) in [(self.small, Place::Small), (self.main, Place::Main)] {
             let here = walk(queue.list, Chain::Queue);
             assert!(here.iter().all(|at| self.entries[*at].place == place));
-            assert_eq!(here.iter().map(|at| self.entries[*at].bytes as usize).sum::<usize>(), queue.bytes);
+            assert_eq!(
+                here.iter().map(|at| self.entries[*at].bytes as usize).sum::<usize>(),
+                queue.bytes
+            );
             queued += here.len();
         }
         assert_eq!((queued, self.index.len()), (self.entries.len(), self.entries.len()));

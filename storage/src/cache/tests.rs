@@ -89,7 +89,10 @@ fn an_account_gives_up_what_it_does_not_use() {
     let account = Account::new(200 * WHOLE as u64, Arc::default());
     for i in 0..3000 {
         cache.insert(key(i), BYTES, Some(&account), Newcomer::Wanted, || i);
-        assert!(cache.get(key(i % 50), |_| ()).is_some(), "{i}: the first fifty are used all the time");
+        assert!(
+            cache.get(key(i % 50), |_| ()).is_some(),
+            "{i}: the first fifty are used all the time"
+        );
     }
 }
 
@@ -102,7 +105,8 @@ fn guesses_take_no_place_of_what_is_used_again() {
         (0..900).for_each(|i| read(&cache, i));
     }
     let before: Vec<_> = (0..900).filter(|i| cache.contains(key(*i))).collect();
-    (20_000..60_000).for_each(|i| cache.insert(key(i), BYTES, Some(&account), Newcomer::Guess, || i));
+    (20_000..60_000)
+        .for_each(|i| cache.insert(key(i), BYTES, Some(&account), Newcomer::Guess, || i));
     assert!(before.iter().all(|i| cache.contains(key(*i))), "all that was used is there");
     assert!(usage.prefetch_wasted_bytes.load(Relaxed) > 30_000 * BYTES as u64);
     assert_eq!(usage.prefetch_used_bytes.load(Relaxed), 0);

@@ -1,8 +1,8 @@
-//! The catalog in memory: the volumes and snapshots of a store, its entries, by id; and the log records that change which
-//! there are.
+//! The catalog in memory: the volumes and snapshots of a store, its entries, by id; and the log
+//! records that change which there are.
 //!
-//! I1  A change is logged and made under the one lock around [`Catalog`], so a checkpoint that takes all entries under it
-//!     has exactly the changes below [`Catalog::applied`].
+//! I1  A change is logged and made under the one lock around [`Catalog`], so a checkpoint that
+//!     takes all entries under it has exactly the changes below [`Catalog::applied`].
 //! I2  A entry's number is never used twice: when they are used up, no entry is made any more.
 
 use crate::{
@@ -77,7 +77,12 @@ impl From<Error> for NotChanged {
 }
 
 impl Catalog {
-    pub(crate) fn new(entries: Vec<Volume>, shared: &[FamilyEntry], next: u32, applied: Lsn) -> Self {
+    pub(crate) fn new(
+        entries: Vec<Volume>,
+        shared: &[FamilyEntry],
+        next: u32,
+        applied: Lsn,
+    ) -> Self {
         let mut all = Self {
             by_id: BTreeMap::new(),
             by_number: BTreeMap::new(),
@@ -107,9 +112,8 @@ impl Catalog {
 
     /// The families that share something.
     pub(crate) fn shared(&self) -> Vec<FamilyEntry> {
-        let entry = |(family, Family { shared_blocks, .. }): (&VolumeNumber, &Family)| FamilyEntry {
-            family: *family,
-            shared_blocks: *shared_blocks,
+        let entry = |(family, Family { shared_blocks, .. }): (&VolumeNumber, &Family)| {
+            FamilyEntry { family: *family, shared_blocks: *shared_blocks }
         };
         self.families.iter().map(entry).filter(|family| family.shared_blocks > 0).collect()
     }
@@ -145,7 +149,9 @@ impl Catalog {
     /// [`Kind::NotFound`].
     pub(crate) fn entry(&self, id: Uuid) -> Result<Volume> {
         let found = self.by_id.get(&id).cloned();
-        found.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no volume or snapshot {id}")))
+        found.ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("there is no volume or snapshot {id}"))
+        })
     }
 
     /// The volume of that id.
@@ -162,10 +168,14 @@ impl Catalog {
     /// # Errors
     /// [`Kind::NotFound`].
     pub(crate) fn snapshot(&self, volume: &Volume, id: Uuid) -> Result<Volume> {
-        let found =
-            self.by_id.get(&id).filter(|entry| entry.inner.snapshot_of == Some(volume.inner.number)).cloned();
-        found
-            .ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} has no snapshot {id}", volume.id())))
+        let found = self
+            .by_id
+            .get(&id)
+            .filter(|entry| entry.inner.snapshot_of == Some(volume.inner.number))
+            .cloned();
+        found.ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("volume {} has no snapshot {id}", volume.id()))
+        })
     }
 
     /// The snapshots of a volume, in the order in which they were made.
@@ -180,7 +190,10 @@ impl Catalog {
     /// [`Kind::Exists`]; [`Kind::NoSpace`] when there is no number any more (I2).
     pub(crate) fn next_number(&self, id: Uuid) -> Result<VolumeNumber> {
         if self.by_id.contains_key(&id) {
-            return Err(Error::new(Kind::Exists, format!("there is a volume or snapshot {id} already")));
+            return Err(Error::new(
+                Kind::Exists,
+                format!("there is a volume or snapshot {id} already"),
+            ));
         }
         if self.next == u32::MAX {
             let text = "the store has used all its four billion numbers for volumes and snapshots: \
@@ -197,14 +210,19 @@ impl Catalog {
         entry
     }
 
-    /// Lets go of a entry and, with a volume, of its snapshots, whose locks it takes. Handles that are still held find them gone.
+    /// Lets go of a entry and, with a volume, of its snapshots, whose locks it takes. Handles that
+    /// are still held find them gone.
     pub(crate) fn remove(&mut self, number: VolumeNumber) -> Removed {
         let snapshots = self.snapshots.remove(&number).unwrap_or_default();
-        let ids = snapshots.into_iter().chain([number]).filter_map(|number| self.by_number.remove(&number));
+        let ids = snapshots
+            .into_iter()
+            .chain([number])
+            .filter_map(|number| self.by_number.remove(&number));
         let gone: Vec<_> = ids.filter_map(|id| self.by_id.remove(&id)).collect();
         let (mut removed, mut families) = (Removed::default(), BTreeSet::new());
         for entry in gone {
-            if let Some(others) = entry.inner.snapshot_of.and_then(|of| self.snapshots.get_mut(&of)) {
+            if let Some(others) = entry.inner.snapshot_of.and_then(|of| self.snapshots.get_mut(&of))
+            {
                 others.remove(&entry.inner.number);
             }
             let mut state = entry.inner.lock();
@@ -225,7 +243,8 @@ impl Catalog {
                     self.families.remove(&number);
                 }
                 1 => {
-                    // The last one shares with none: what it has is its own, and what it has not is garbage.
+                    // The last one shares with none: what it has is its own, and what it has not is
+                    // garbage.
                     let last = family.members.first().and_then(|last| self.by_number.get(last));
                     let last = last.and_then(|id| self.by_id.get(id));
                     let own = last.map_or(0, |last| last.inner.lock().tree.be_alone());
@@ -278,7 +297,8 @@ mod tests {
 
     #[test]
     fn no_entry_is_made_when_the_numbers_are_used_up() {
-        let with_next = |next| Catalog::new(Vec::new(), &[], next, Lsn(1)).next_number(Uuid::from_u128(1));
+        let with_next =
+            |next| Catalog::new(Vec::new(), &[], next, Lsn(1)).next_number(Uuid::from_u128(1));
         assert_eq!(with_next(u32::MAX - 1).expect("the last number"), VolumeNumber(u32::MAX - 1));
         let refused = with_next(u32::MAX).expect_err("it would be given twice");
         assert_eq!(refused.kind(), Kind::NoSpace);

@@ -31,7 +31,8 @@ impl Volumes {
         self.lock().all().cloned().collect()
     }
 
-    /// Changes the catalog, under its lock, as soon as the log has room for the record; waits until that is durable.
+    /// Changes the catalog, under its lock, as soon as the log has room for the record; waits until
+    /// that is durable.
     pub(crate) async fn change<T>(
         &self,
         mut change: impl FnMut(&mut Catalog) -> Result<T, NotChanged>,

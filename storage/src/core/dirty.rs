@@ -4,8 +4,9 @@ use crate::base::Progress;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use tokio::sync::Notify;
 
-/// A changed node's bytes in memory, for the metadata budget: a leaf written at random has up to 256 runs of 16 bytes, in a
-/// list with room for more, and 1 KiB of checksums; an inner node has 256 children.
+/// A changed node's bytes in memory, for the metadata budget: a leaf written at random has up to
+/// 256 runs of 16 bytes, in a list with room for more, and 1 KiB of checksums; an inner node has
+/// 256 children.
 const NODE_MEMORY_BYTES: u64 = 8192;
 
 /// Counts changed nodes, and stands between the writers that change them and the checkpointer.

@@ -1,4 +1,5 @@
-//! What all volumes of a store share: the disk, the log, and what changes in memory until it is on disk.
+//! What all volumes of a store share: the disk, the log, and what changes in memory until it is on
+//! disk.
 
 use super::{DirtyNodes, ReadPins, ReclaimDemand, Space};
 use crate::{
@@ -23,7 +24,8 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// An operation has changed nodes of a map. What they were on disk is garbage with the next checkpoint.
+    /// An operation has changed nodes of a map. What they were on disk is garbage with the next
+    /// checkpoint.
     pub(crate) fn note_touched(&self, touched: Touched) {
         if touched.dirtied > 0 {
             self.reclaim.add_garbage(touched.dirtied);
@@ -32,11 +34,13 @@ impl Engine {
         self.space.add_maps(touched.added_blocks);
     }
 
-    /// Nodes that may be dirty: the budget of memory, and no more than the next checkpoint surely finds room for. A store
-    /// that fills up with changed maps in memory could not write them any more, and so never free anything.
+    /// Nodes that may be dirty: the budget of memory, and no more than the next checkpoint surely
+    /// finds room for. A store that fills up with changed maps in memory could not write them any
+    /// more, and so never free anything.
     fn dirty_max(&self) -> u64 {
         let segments = &self.disk.segments;
-        // A node takes two blocks at most; the other half is left to the catalog and to the checkpoint after.
+        // A node takes two blocks at most; the other half is left to the catalog and to the
+        // checkpoint after.
         let room = u64::from(segments.usable()) * u64::from(segments.geometry.segment_blocks) / 4;
         self.dirty.max().min(room)
     }
@@ -57,8 +61,8 @@ impl Engine {
         self.dirty.wait_while(|| self.is_too_dirty() && !is_over()).await;
     }
 
-    /// Segments that moved blocks can have: a checkpoint must find room for what is dirty, or else what was moved never
-    /// frees the old places.
+    /// Segments that moved blocks can have: a checkpoint must find room for what is dirty, or else
+    /// what was moved never frees the old places.
     pub(crate) fn room_to_move(&self) -> u32 {
         let segments = &self.disk.segments;
         let blocks = 2 * self.dirty.count_with_taken() + self.space.catalog_blocks();
@@ -80,7 +84,8 @@ impl Engine {
         self.disk.segments.used_blocks().saturating_sub(alive)
     }
 
-    /// Bytes of garbage that are worth a mark: an eighth of what is in use, and at least four segments.
+    /// Bytes of garbage that are worth a mark: an eighth of what is in use, and at least four
+    /// segments.
     pub(crate) fn is_garbage_due(&self) -> bool {
         let geometry = &self.disk.segments.geometry;
         let used = u64::from(geometry.slots - self.disk.segments.free()) * geometry.segment_bytes();
@@ -88,8 +93,8 @@ impl Engine {
         garbage >= (used / 8).max(4 * geometry.segment_bytes())
     }
 
-    /// Free segments below which reclaim works as fast as it can, and writers are slowed to what it frees: the free-space
-    /// watermark.
+    /// Free segments below which reclaim works as fast as it can, and writers are slowed to what it
+    /// frees: the free-space watermark.
     pub(crate) fn low_room(&self) -> u32 {
         (self.disk.segments.geometry.slots / 32).clamp(2, 64)
     }
@@ -104,7 +109,8 @@ impl Engine {
         self.disk.segments.room(Need::Data) >= 2 * self.low_room()
     }
 
-    /// Lets the log send its batches at the end of this thread's turns, as long as the guard is held.
+    /// Lets the log send its batches at the end of this thread's turns, as long as the guard is
+    /// held.
     pub(crate) fn attach_runtime(&self) -> TurnEnd {
         let log = Arc::clone(&self.log);
         runtime::on_turn_end(Rc::new(move || log.pump()))

@@ -1,10 +1,11 @@
 //! Read pins: a slot is reused only when the operations that may be reading it are over.
 //!
-//! Each operation holds the current pin. [`ReadPins::quiesce`] replaces it and waits until no operation holds that one, or
-//! one that an earlier call replaced. Operations that begin later do not make it wait.
+//! Each operation holds the current pin. [`ReadPins::quiesce`] replaces it and waits until no
+//! operation holds that one, or one that an earlier call replaced. Operations that begin later do
+//! not make it wait.
 //!
-//! An operation that mostly needs no pin may take it when it turns out that it does, unless the pin was replaced since the
-//! operation looked into the map.
+//! An operation that mostly needs no pin may take it when it turns out that it does, unless the pin
+//! was replaced since the operation looked into the map.
 
 use crate::base::{Blindness, Progress, is_blind_to};
 use sandstone_ring::runtime;

@@ -12,8 +12,8 @@ use std::{
 };
 use tokio::sync::{Notify, futures::Notified};
 
-/// Time without progress after which a writer gives up. What is in the way for a while may be gone then: checkpoints that
-/// others wrote, reads under way.
+/// Time without progress after which a writer gives up. What is in the way for a while may be gone
+/// then: checkpoints that others wrote, reads under way.
 const NO_PROGRESS_TIME_MAX: Duration = Duration::from_secs(30);
 /// Pause between two rounds of which the first made no progress.
 const NO_PROGRESS_PAUSE: Duration = Duration::from_millis(20);
@@ -30,7 +30,8 @@ pub(crate) enum RoundResult {
 /// What writers left behind, and the rounds that they wait for.
 #[derive(Debug)]
 pub(crate) struct ReclaimDemand {
-    /// Blocks that were overwritten, trimmed or deleted since the last mark; a hint, the mark counts.
+    /// Blocks that were overwritten, trimmed or deleted since the last mark; a hint, the mark
+    /// counts.
     garbage_blocks: AtomicU64,
     /// A writer waits for the round of this number.
     rounds_wanted: AtomicU64,
@@ -125,7 +126,8 @@ impl ReclaimDemand {
 }
 
 impl Engine {
-    /// A writer found no segment for that: waits until there is one, as long as rounds of reclaim make progress.
+    /// A writer found no segment for that: waits until there is one, as long as rounds of reclaim
+    /// make progress.
     ///
     /// # Errors
     /// [`Kind::NoSpace`] when they make none.
@@ -139,8 +141,12 @@ impl Engine {
                 return Ok(());
             }
             self.shutdown.check()?;
-            if no_progress_since.is_some_and(|since| runtime::now() - since >= NO_PROGRESS_TIME_MAX) {
-                return Err(Error::new(Kind::NoSpace, "the store is full, and nothing in it can be freed"));
+            if no_progress_since.is_some_and(|since| runtime::now() - since >= NO_PROGRESS_TIME_MAX)
+            {
+                return Err(Error::new(
+                    Kind::NoSpace,
+                    "the store is full, and nothing in it can be freed",
+                ));
             }
             let round = self.reclaim.want_round();
             freed.await;
@@ -156,8 +162,9 @@ impl Engine {
         }
     }
 
-    /// A writer was told that the store has no room for new blocks: waits until what lives was counted again, unless that
-    /// cannot tell anything new. `waited` says whether it has waited before.
+    /// A writer was told that the store has no room for new blocks: waits until what lives was
+    /// counted again, unless that cannot tell anything new. `waited` says whether it has waited
+    /// before.
     ///
     /// # Errors
     /// [`Kind::NoSpace`].

@@ -6,18 +6,21 @@
 //!      working room ─┴─ what the log, checkpoints and reclaim need to go on
 //! ```
 //!
-//! A store is full when what *lives* reaches the usable size, wherever the log happens to be: an overwrite needs no new
-//! room, so it always goes, and waits for reclaim where the log has none.
+//! A store is full when what *lives* reaches the usable size, wherever the log happens to be: an
+//! overwrite needs no new room, so it always goes, and waits for reclaim where the log has none.
 //!
-//! I1  `live` is never less than what the maps reach. Each map counts the blocks that are its own by the birthday rule
-//!     (`map/tree.rs`), and each family those that its lines may share; the sum is exact where nothing is shared.
+//! I1  `live` is never less than what the maps reach. Each map counts the blocks that are its own
+//!     by the birthday rule (`map/tree.rs`), and each family those that its lines may share; the
+//!     sum is exact where nothing is shared.
 //! I2  What it is too much, the mark finds: it counts again, line by line and family by family.
-//! I3  New blocks are admitted before they are logged, and all of one request's together: one that is refused has changed
-//!     nothing.
-//! I4  Below the usable size reclaim always has room to work in: the working room is never promised to anybody.
+//! I3  New blocks are admitted before they are logged, and all of one request's together: one that
+//!     is refused has changed nothing.
+//! I4  Below the usable size reclaim always has room to work in: the working room is never promised
+//!     to anybody.
 //!
-//! Maps and catalogs live too. They have a part of the working room ([`MAPS_PART`]), which is enough where volumes hold data
-//! in any order; what they take beyond it (a thousand forks with a block each) counts like data.
+//! Maps and catalogs live too. They have a part of the working room ([`MAPS_PART`]), which is
+//! enough where volumes hold data in any order; what they take beyond it (a thousand forks with a
+//! block each) counts like data.
 //!
 //! Units: blocks. Source: DESIGN section 3, "Reclaim".
 
@@ -31,8 +34,8 @@ use std::{
     time::Duration,
 };
 
-/// Part of the slots that maps and catalogs may take before they count as data: a full leaf is a block a MiB (0.4 %), and a
-/// checkpoint writes the new one before the old one is free.
+/// Part of the slots that maps and catalogs may take before they count as data: a full leaf is a
+/// block a MiB (0.4 %), and a checkpoint writes the new one before the old one is free.
 const MAPS_PART: u64 = 100;
 
 /// Fill levels, in per cent of the usable size, of which the log is told once each.
@@ -59,7 +62,8 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// Of a store that was just opened: so many data blocks live, by its catalog and log, and so many blocks may be maps.
+    /// Of a store that was just opened: so many data blocks live, by its catalog and log, and so
+    /// many blocks may be maps.
     pub(crate) fn new(live: u64, maps: u64) -> Self {
         Self { live: AtomicU64::new(live), maps: AtomicU64::new(maps), ..Self::default() }
     }
@@ -96,7 +100,8 @@ impl Space {
         all.saturating_sub(self.maps_free.load(Relaxed))
     }
 
-    /// Lets so many new blocks in, if there is room for all of them. Whoever was let in calls [`Self::settle`].
+    /// Lets so many new blocks in, if there is room for all of them. Whoever was let in calls
+    /// [`Self::settle`].
     pub(crate) fn admit(&self, blocks: u64) -> bool {
         let usable = self.usable_blocks();
         let fits = |live: u64| live.checked_add(blocks).filter(|live| *live <= usable);
@@ -152,7 +157,11 @@ impl Space {
                 usable_mib = mib(usable),
                 "the store is {} % full{}",
                 LEVELS[reached - 1],
-                if reached == LEVELS.len() { ": new blocks are refused, overwrites go on" } else { "" }
+                if reached == LEVELS.len() {
+                    ": new blocks are refused, overwrites go on"
+                } else {
+                    ""
+                }
             );
             self.level.store(reached as u8, Relaxed);
         } else if told > 0 && percent + LEVEL_SLACK < LEVELS[told - 1] {
@@ -166,10 +175,11 @@ impl Space {
     }
 }
 
-/// Slows writers to what reclaim frees while the log's room is short, so that they crawl before they stop.
+/// Slows writers to what reclaim frees while the log's room is short, so that they crawl before
+/// they stop.
 ///
-/// A virtual clock: each write moves it on by what it takes at the present rate, and waits until then. Writers wait in the
-/// order in which they came.
+/// A virtual clock: each write moves it on by what it takes at the present rate, and waits until
+/// then. Writers wait in the order in which they came.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     /// Blocks a second that the log may take; 0 for as many as there are.

@@ -42,8 +42,9 @@ pub(crate) struct Disk {
     pub(crate) corrupt: AtomicU64,
 }
 
-/// The nodes that an operation works with: those in the cache, and those that it had to read. It holds the latter until
-/// it is done, or else one that needs more of them than the cache can keep would read them over and over.
+/// The nodes that an operation works with: those in the cache, and those that it had to read. It
+/// holds the latter until it is done, or else one that needs more of them than the cache can keep
+/// would read them over and over.
 pub(crate) struct NodesInHand<'a> {
     disk: &'a Disk,
     /// By address.
@@ -102,7 +103,10 @@ impl Disk {
                 Err(_) if !second_try => second_try = true,
                 Err(malformed) => {
                     self.corrupt.fetch_add(1, Relaxed);
-                    return Err(Error::corrupt(format!("map node at {:?}: {}", node.address, malformed.0)));
+                    return Err(Error::corrupt(format!(
+                        "map node at {:?}: {}",
+                        node.address, malformed.0
+                    )));
                 }
             }
         }
@@ -123,12 +127,15 @@ impl Disk {
         let mut bytes = aligned(blocks as usize * BLOCK_BYTES);
         for (offset, blocks) in stretches {
             let len = blocks as usize * BLOCK_BYTES;
-            bytes.extend_from_slice(&self.file.read(offset, aligned(len), len).await.map_err(context)?);
+            bytes.extend_from_slice(
+                &self.file.read(offset, aligned(len), len).await.map_err(context)?,
+            );
         }
         Ok(bytes)
     }
 
-    /// Reads data blocks from disk, checks them, and puts them into the cache if `fill` says so. Hold a read pin.
+    /// Reads data blocks from disk, checks them, and puts them into the cache if `fill` says so.
+    /// Hold a read pin.
     ///
     /// # Errors
     /// [`crate::Kind::Io`]; [`crate::Kind::Corrupt`] when the bytes are not what was written, twice.
@@ -150,8 +157,12 @@ impl Disk {
                 None => {
                     let data = bytes.freeze();
                     match fill {
-                        Fill::Cache(account) => self.cache_blocks(address, &data, account, Newcomer::Wanted),
-                        Fill::Guess(account) => self.cache_blocks(address, &data, account, Newcomer::Guess),
+                        Fill::Cache(account) => {
+                            self.cache_blocks(address, &data, account, Newcomer::Wanted)
+                        }
+                        Fill::Guess(account) => {
+                            self.cache_blocks(address, &data, account, Newcomer::Guess)
+                        }
                         Fill::Bypass => {}
                     }
                     return Ok(data);
@@ -161,14 +172,16 @@ impl Disk {
                     self.corrupt.fetch_add(1, Relaxed);
                     let at = address.plus(i as u32);
                     tracing::error!(address = ?at, "a block is not what was written there");
-                    return Err(Error::corrupt(format!("the block at {at:?} is not what was written there")));
+                    return Err(Error::corrupt(format!(
+                        "the block at {at:?} is not what was written there"
+                    )));
                 }
             }
         }
     }
 
-    /// Which of these blocks, counted from the first, are not what was written there or cannot be read, now and once more.
-    /// Passes the caches by. Hold a read pin.
+    /// Which of these blocks, counted from the first, are not what was written there or cannot be
+    /// read, now and once more. Passes the caches by. Hold a read pin.
     pub(crate) async fn find_corrupt(&self, address: Address, checksums: &[u32]) -> Vec<u32> {
         let is_corrupt = |block: &[u8], i: u32| checksum::block(block) != checksums[i as usize];
         let blocks = u32::try_from(checksums.len()).expect("a run is within a segment");

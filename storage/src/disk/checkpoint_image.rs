@@ -9,8 +9,8 @@ use super::{
 use crate::{
     base::{Address, Error, Result, SEGMENT_BLOCKS_MAX, SegmentId, Slot, bitmap},
     format::{
-        CatalogRef, Geometry, Piece, SegmentEntry, SegmentKind, SegmentPlace, StoredCatalog, Superblock,
-        decode_chunk,
+        CatalogRef, Geometry, Piece, SegmentEntry, SegmentKind, SegmentPlace, StoredCatalog,
+        Superblock, decode_chunk,
     },
 };
 use sandstone_ring::File;
@@ -40,8 +40,8 @@ impl CheckpointImage {
         }
     }
 
-    /// Those of the newest superblock; where its catalog cannot be read, those of the one before, whose log goes on to what
-    /// the newest has (I6).
+    /// Those of the newest superblock; where its catalog cannot be read, those of the one before,
+    /// whose log goes on to what the newest has (I6).
     ///
     /// # Errors
     /// [`crate::Kind::Corrupt`] when no catalog can be read.
@@ -56,12 +56,16 @@ impl CheckpointImage {
             Err(error) => error,
         };
         let older = slots.iter().filter_map(SuperblockSlot::superblock);
-        let older = older.filter(|s| s.generation != newest.generation && s.identity == newest.identity);
+        let older =
+            older.filter(|s| s.generation != newest.generation && s.identity == newest.identity);
         for superblock in older {
             if let Ok(books) = Self::of(file, superblock.clone()).await {
-                let what =
-                    format!("{error}; the one of generation {} is read instead", superblock.generation);
-                let damage = Some(damage.map_or(what.clone(), |damage| format!("{damage}; {what}")));
+                let what = format!(
+                    "{error}; the one of generation {} is read instead",
+                    superblock.generation
+                );
+                let damage =
+                    Some(damage.map_or(what.clone(), |damage| format!("{damage}; {what}")));
                 return Ok(Self { damage, ..books });
             }
         }
@@ -90,8 +94,8 @@ impl CheckpointImage {
     }
 }
 
-/// What is wrong on disk with the superblock's slots, of which the newest is this one, and with its catalog: what a start
-/// would rely on, and a running store reads never again.
+/// What is wrong on disk with the superblock's slots, of which the newest is this one, and with its
+/// catalog: what a start would rely on, and a running store reads never again.
 pub(crate) async fn checkpoint_damage(file: &File, superblock: &Superblock) -> Option<String> {
     let slots = read_superblock_slots(file).await;
     match choose(&slots) {
@@ -100,7 +104,9 @@ pub(crate) async fn checkpoint_damage(file: &File, superblock: &Superblock) -> O
         Ok(Counts::This(newest, None)) => {
             return Some(format!("the newest superblock is of generation {}", newest.generation));
         }
-        Ok(Counts::None | Counts::HalfMade) => return Some("the superblock's slots are blank".to_owned()),
+        Ok(Counts::None | Counts::HalfMade) => {
+            return Some("the superblock's slots are blank".to_owned());
+        }
         Err(error) => return Some(error.to_string()),
     }
     match CheckpointImage::of(file, superblock.clone()).await {
@@ -109,7 +115,8 @@ pub(crate) async fn checkpoint_damage(file: &File, superblock: &Superblock) -> O
     }
 }
 
-/// The catalog whose first chunk is there, with whatever it says of segments, and where its chunks lie.
+/// The catalog whose first chunk is there, with whatever it says of segments, and where its chunks
+/// lie.
 async fn decode_catalog(
     file: &File,
     geometry: &Geometry,
@@ -119,7 +126,11 @@ async fn decode_catalog(
     let mut places = HashSet::new();
     while let Some(at) = next {
         let inside = at.slot.0 < geometry.slots
-            && at.address.block().checked_add(at.blocks).is_some_and(|end| end <= geometry.segment_blocks);
+            && at
+                .address
+                .block()
+                .checked_add(at.blocks)
+                .is_some_and(|end| end <= geometry.segment_blocks);
         if !inside {
             return Err(Error::corrupt("the catalog: a chunk lies outside the store"));
         }
@@ -127,9 +138,10 @@ async fn decode_catalog(
             return Err(Error::corrupt("the catalog: its chunks lead in a circle"));
         }
         let blocks =
-            salvage::read_blocks(file, geometry.offset(at.slot, at.address.block()), at.blocks).await;
-        let (following, payload) =
-            decode_chunk(&at, &blocks).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
+            salvage::read_blocks(file, geometry.offset(at.slot, at.address.block()), at.blocks)
+                .await;
+        let (following, payload) = decode_chunk(&at, &blocks)
+            .map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
         bytes.extend_from_slice(&payload);
         chunks.push(at);
         next = following;
@@ -137,13 +149,17 @@ async fn decode_catalog(
     if first.is_none() {
         return Ok((StoredCatalog::default(), chunks));
     }
-    let catalog =
-        StoredCatalog::decode(&bytes).map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
+    let catalog = StoredCatalog::decode(&bytes)
+        .map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
     Ok((catalog, chunks))
 }
 
-/// The segments that are nowhere in the store, or where another is: their places among the entries, and what is wrong.
-pub(crate) fn misplaced(entries: &[SegmentEntry], geometry: &Geometry) -> Vec<(usize, &'static str)> {
+/// The segments that are nowhere in the store, or where another is: their places among the entries,
+/// and what is wrong.
+pub(crate) fn misplaced(
+    entries: &[SegmentEntry],
+    geometry: &Geometry,
+) -> Vec<(usize, &'static str)> {
     let (mut ids, mut slots) = (HashSet::new(), HashSet::new());
     let hosts: HashSet<(SegmentId, Slot)> = entries
         .iter()
@@ -168,7 +184,9 @@ pub(crate) fn misplaced(entries: &[SegmentEntry], geometry: &Geometry) -> Vec<(u
             return Some("a segment is there twice");
         }
         match &entry.place {
-            SegmentPlace::Own(slot) if slot.0 >= geometry.slots => Some("a segment lies outside the store"),
+            SegmentPlace::Own(slot) if slot.0 >= geometry.slots => {
+                Some("a segment lies outside the store")
+            }
             SegmentPlace::Own(slot) if !slots.insert(*slot) => Some("two segments are in one slot"),
             SegmentPlace::Moved(pieces) if !pieces.iter().all(fits) => {
                 Some("a segment was moved to where nothing can be")
@@ -188,8 +206,11 @@ mod tests {
     #[test]
     fn segments_are_each_in_a_place_of_their_own() {
         let geometry = Geometry::with_segments((1 << 20) + 12 * (64 << 12), 64);
-        let own =
-            |id, kind, slot| SegmentEntry { id: SegmentId(id), kind, place: SegmentPlace::Own(Slot(slot)) };
+        let own = |id, kind, slot| SegmentEntry {
+            id: SegmentId(id),
+            kind,
+            place: SegmentPlace::Own(Slot(slot)),
+        };
         let moved = |id, words: &[u64]| {
             let live = Bitmap::new(words.into());
             let piece = Piece { into: SegmentId(2), slot: Slot(1), first: 0, live };

@@ -1,4 +1,5 @@
-//! The store file: its segments and slots, reads by address, superblock and catalog, and waiting for space below it.
+//! The store file: its segments and slots, reads by address, superblock and catalog, and waiting
+//! for space below it.
 
 mod checked_reads;
 mod checkpoint_image;
@@ -12,9 +13,10 @@ pub(crate) use checked_reads::{Disk, Fill, NodesInHand};
 pub(crate) use checkpoint_image::{CheckpointImage, checkpoint_damage, misplaced};
 pub(crate) use demand::{Demand, Demanded};
 pub(crate) use segments::{
-    Container, Move, Need, PREPARED_KEPT, Readiness, Retired, Segments, SlotBacking, SlotPreparation, Taken,
-    Writing,
+    Container, Move, Need, PREPARED_KEPT, Readiness, Retired, Segments, SlotBacking,
+    SlotPreparation, Taken, Writing,
 };
 pub(crate) use superblock_slots::{
-    Content, Counts, SuperblockSlot, choose, put_superblock, read_superblock_slots, write_superblock,
+    Content, Counts, SuperblockSlot, choose, put_superblock, read_superblock_slots,
+    write_superblock,
 };

@@ -6,30 +6,35 @@
 //!             take ─► used ─(nothing alive, or moved)─► retired ─(checkpoint durable)─► prepared, gapped ─punch─► raw
 //! ```
 //!
-//! One whose dead runs were punched out before is *partial* until it is allocated or punched as a whole. A slot that has not
-//! all of its blocks in the file is as good as none where the file system cannot give it some (`below.rs`).
+//! One whose dead runs were punched out before is *partial* until it is allocated or punched as a
+//! whole. A slot that has not all of its blocks in the file is as good as none where the file
+//! system cannot give it some (`below.rs`).
 //!
-//! A slot that is free when the store is opened is *unknown*: it may be any of the first three, until the slot pool looks at it
-//! or a thorough reclaim punches it. A slot that was not prepared when it was taken comes back *gapped*: a segment leaves out
-//! blocks here and there.
+//! A slot that is free when the store is opened is *unknown*: it may be any of the first three,
+//! until the slot pool looks at it or a thorough reclaim punches it. A slot that was not prepared
+//! when it was taken comes back *gapped*: a segment leaves out blocks here and there.
 //!
-//! A sparse segment is *moved*: what is alive in it goes into a segment of moved blocks, and look-ups by its addresses are
-//! led there. It has no slot any more; its number and its addresses stay.
+//! A sparse segment is *moved*: what is alive in it goes into a segment of moved blocks, and
+//! look-ups by its addresses are led there. It has no slot any more; its number and its addresses
+//! stay.
 //!
 //! I1  A segment number is never used twice; a slot is.
-//! I2  A slot leaves *used* only after a checkpoint that does not refer to its segment is durable, and after the reads
-//!     that began before have ended.
-//! I3  The last [`Segments::reserve`] free slots are kept for what makes room again: the last two of them for records without
-//!     data (trims, deletions) and for checkpoints, so that moving blocks never takes what these need; and the last one for
-//!     checkpoints alone, without which nothing comes back.
+//! I2  A slot leaves *used* only after a checkpoint that does not refer to its segment is durable,
+//!     and after the reads that began before have ended.
+//! I3  The last [`Segments::reserve`] free slots are kept for what makes room again: the last two
+//!     of them for records without data (trims, deletions) and for checkpoints, so that moving
+//!     blocks never takes what these need; and the last one for checkpoints alone, without which
+//!     nothing comes back.
 //! I4  A segment of moved blocks lives as long as one of those that were moved into it.
 //!
-//! I5  A prepared slot has all of its blocks written and synced. So a write into it changes no metadata of the file system, and
-//!     what was written there survives a crash of the host without a sync (`io/placement.rs`).
+//! I5  A prepared slot has all of its blocks written and synced. So a write into it changes no
+//!     metadata of the file system, and what was written there survives a crash of the host without
+//!     a sync (`io/placement.rs`).
 //!
-//! Nor does the ring need a thread of its own for such a write, or a sync wait for the file system's journal. (Measured on ext4,
-//! 8 KiB at depth 1: 42 µs into a prepared slot, 48 into an allocated one, 93 into a raw one, and 205 µs written through.) So
-//! prepared slots are kept for the log; `slot_pool.rs` sees to it that there are some.
+//! Nor does the ring need a thread of its own for such a write, or a sync wait for the file
+//! system's journal. (Measured on ext4, 8 KiB at depth 1: 42 µs into a prepared slot, 48 into an
+//! allocated one, 93 into a raw one, and 205 µs written through.) So prepared slots are kept for
+//! the log; `slot_pool.rs` sees to it that there are some.
 
 use crate::{
     base::{Address, Bitmap, Blindness, SegmentId, Slot, bitmap, is_blind_to},
@@ -69,7 +74,8 @@ pub(crate) enum Need {
 /// How a new segment will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writing {
-    /// Piece by piece, each of which is acknowledged when it is in the store: what prepared slots are for.
+    /// Piece by piece, each of which is acknowledged when it is in the store: what prepared slots
+    /// are for.
     Awaited,
     /// As a whole, and a sync comes before it counts.
     Streamed,
@@ -78,8 +84,8 @@ pub(crate) enum Writing {
 /// Prepared slots that are kept from segments which gain nothing by them, for the log.
 pub(crate) const PREPARED_KEPT: usize = 2;
 
-/// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the log's next one, and four of
-/// reserve.
+/// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the
+/// log's next one, and four of reserve.
 const WORKING_SLOTS: u64 = 14;
 /// When a new segment will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +147,8 @@ impl Retired {
     }
 }
 
-/// What takes up a slot, and the segments whose blocks are in it: itself, or those that were moved into it.
+/// What takes up a slot, and the segments whose blocks are in it: itself, or those that were moved
+/// into it.
 #[derive(Clone, Debug)]
 pub(crate) struct Container {
     pub(crate) id: SegmentId,
@@ -217,8 +224,8 @@ impl Segments {
         state.next = state.next.max(SegmentId(entry.id.0 + 1));
     }
 
-    /// Slots that are kept back from data (I3). At least four, so that records can have two: the log leaves one that they
-    /// filled for the other, and only then can the first be found dead.
+    /// Slots that are kept back from data (I3). At least four, so that records can have two: the
+    /// log leaves one that they filled for the other, and only then can the first be found dead.
     pub(crate) fn reserve(&self) -> u32 {
         (self.geometry.slots / 8).clamp(4, 6).min(self.geometry.slots / 2)
     }
@@ -244,18 +251,21 @@ impl Segments {
         u64::from(self.reachable()) * u64::from(self.geometry.segment_blocks)
     }
 
-    /// Blocks that may live in the store. The others are the working room: the reserve, open segments, maps, and what is dead
-    /// among what is alive until reclaim has parted them. It is 6.7 % of the slots, and at least eight of them.
+    /// Blocks that may live in the store. The others are the working room: the reserve, open
+    /// segments, maps, and what is dead among what is alive until reclaim has parted them. It is
+    /// 6.7 % of the slots, and at least eight of them.
     pub(crate) fn usable_blocks(&self) -> u64 {
         let reachable = u64::from(self.reachable());
         let working = (reachable * 67 / 1000).max(WORKING_SLOTS.min(reachable / 2));
         (reachable - working) * u64::from(self.geometry.segment_blocks)
     }
 
-    /// Blocks of the segments of nodes: as many as there can be of maps and catalogs, but for those that were moved.
+    /// Blocks of the segments of nodes: as many as there can be of maps and catalogs, but for those
+    /// that were moved.
     pub(crate) fn node_blocks(&self) -> u64 {
         let nodes = |s: &&Segment| s.kind == SegmentKind::Node;
-        self.lock().table.values().filter(nodes).count() as u64 * u64::from(self.geometry.segment_blocks)
+        self.lock().table.values().filter(nodes).count() as u64
+            * u64::from(self.geometry.segment_blocks)
     }
 
     /// Blocks of the slots that are used.
@@ -325,7 +335,8 @@ impl Segments {
         self.take_for(kind, need, writing, Use::Now)
     }
 
-    /// A fresh segment for the log to go on in later; `None` when there is no room for data. No checkpoint names it before
+    /// A fresh segment for the log to go on in later; `None` when there is no room for data. No
+    /// checkpoint names it before
     /// [`Self::enter`], so that it is free after a start that finds that the log never came there.
     pub(crate) fn claim_ahead(&self) -> Option<Taken> {
         self.take_for(SegmentKind::Log, Need::Data, Writing::Awaited, Use::Later)
@@ -350,7 +361,8 @@ impl Segments {
         }
     }
 
-    /// The slot of the segment that the log has claimed, if that may have blocks in the file, which nothing needs yet.
+    /// The slot of the segment that the log has claimed, if that may have blocks in the file, which
+    /// nothing needs yet.
     pub(crate) fn claimed_surplus(&self, id: SegmentId) -> Option<Slot> {
         match self.lock().table.get(&id) {
             Some(Segment { place: SegmentPlace::Own(slot), claimed: Some(was), .. })
@@ -364,7 +376,8 @@ impl Segments {
 
     /// The slot of the segment that the log has claimed has no blocks in the file any more.
     pub(crate) fn claimed_is_raw(&self, id: SegmentId) {
-        if let Some(Segment { claimed: Some(was), readiness, .. }) = self.lock().table.get_mut(&id) {
+        if let Some(Segment { claimed: Some(was), readiness, .. }) = self.lock().table.get_mut(&id)
+        {
             *was = SlotState::Raw;
             *readiness = Readiness::Unready;
         }
@@ -375,7 +388,13 @@ impl Segments {
         self.lock().table.values().filter(|segment| segment.claimed.is_some()).count() as u64
     }
 
-    fn take_for(&self, kind: SegmentKind, need: Need, writing: Writing, usage: Use) -> Option<Taken> {
+    fn take_for(
+        &self,
+        kind: SegmentKind,
+        need: Need,
+        writing: Writing,
+        usage: Use,
+    ) -> Option<Taken> {
         use SlotState::{Allocated, Gapped, Partial, Prepared, Raw, Unknown};
         let mut state = self.lock();
         if !self.has_room(need) {
@@ -400,7 +419,9 @@ impl Segments {
         let place = SegmentPlace::Own(slot);
         self.place_of.insert(id.0, place.clone());
         let claimed = (usage == Use::Later).then_some(was);
-        state.table.insert(id, Segment { place, kind, sealed: false, readiness, punched: 0, claimed });
+        state
+            .table
+            .insert(id, Segment { place, kind, sealed: false, readiness, punched: 0, claimed });
         Some(Taken { id, slot, readiness })
     }
 
@@ -438,9 +459,13 @@ impl Segments {
         self.lock().table.get(&id).is_some_and(|segment| !segment.sealed)
     }
 
-    /// Where in the store `blocks` blocks (at least one) are: byte offset and number of blocks of each stretch, in order;
-    /// `None` when there is no such segment, or it has not all of them.
-    pub(crate) fn stretches(&self, address: Address, blocks: u32) -> Option<SmallVec<[(u64, u32); 1]>> {
+    /// Where in the store `blocks` blocks (at least one) are: byte offset and number of blocks of
+    /// each stretch, in order; `None` when there is no such segment, or it has not all of them.
+    pub(crate) fn stretches(
+        &self,
+        address: Address,
+        blocks: u32,
+    ) -> Option<SmallVec<[(u64, u32); 1]>> {
         let (mut block, mut found) = (address.block(), SmallVec::new());
         let end = block.checked_add(blocks).filter(|end| *end <= self.geometry.segment_blocks)?;
         match &*self.place_of.get(&address.segment().0)? {
@@ -449,7 +474,10 @@ impl Segments {
                 while block < end {
                     let piece = pieces.iter().find(|piece| piece.live.run(block, 1) == 1)?;
                     let run = piece.live.run(block, end - block);
-                    found.push((self.geometry.offset(piece.slot, piece.first + piece.live.rank(block)), run));
+                    found.push((
+                        self.geometry.offset(piece.slot, piece.first + piece.live.rank(block)),
+                        run,
+                    ));
                     block += run;
                 }
             }
@@ -457,7 +485,8 @@ impl Segments {
         Some(found)
     }
 
-    /// Which blocks of a segment a segment of moved blocks holds; `None` where it has all of them itself.
+    /// Which blocks of a segment a segment of moved blocks holds; `None` where it has all of them
+    /// itself.
     pub(crate) fn held_by(&self, id: SegmentId, container: SegmentId) -> Option<Bitmap> {
         match &*self.place_of.get(&id.0)? {
             SegmentPlace::Own(_) => None,
@@ -480,16 +509,19 @@ impl Segments {
         state.next = state.next.max(next);
     }
 
-    /// The segments that a checkpoint names: all but the retired ones and the one that the log has claimed.
+    /// The segments that a checkpoint names: all but the retired ones and the one that the log has
+    /// claimed.
     pub(crate) fn entries(&self, retired: &Retired) -> Vec<SegmentEntry> {
         let state = self.lock();
-        let is_named =
-            |(id, s): &(&SegmentId, &Segment)| !retired.segments.contains(id) && s.claimed.is_none();
+        let is_named = |(id, s): &(&SegmentId, &Segment)| {
+            !retired.segments.contains(id) && s.claimed.is_none()
+        };
         let kept = state.table.iter().filter(is_named);
         kept.map(|(id, s)| SegmentEntry { id: *id, kind: s.kind, place: s.place.clone() }).collect()
     }
 
-    /// Segments whose addresses may be looked through for dead ones: sealed, not yet retired, with addresses in use.
+    /// Segments whose addresses may be looked through for dead ones: sealed, not yet retired, with
+    /// addresses in use.
     pub(crate) fn candidates(&self) -> Vec<SegmentId> {
         let state = self.lock();
         let judged = |id: &SegmentId, s: &Segment| {
@@ -510,8 +542,9 @@ impl Segments {
                 (SegmentPlace::Moved(pieces), _) => {
                     let into: BTreeSet<_> = pieces.iter().map(|piece| piece.into).collect();
                     // One that still takes blocks would be emptied into itself.
-                    let sealed =
-                        into.into_iter().filter(|host| state.table.get(host).is_some_and(|h| h.sealed));
+                    let sealed = into
+                        .into_iter()
+                        .filter(|host| state.table.get(host).is_some_and(|h| h.sealed));
                     sealed.for_each(|host| residents.entry(host).or_default().push(*id));
                 }
                 (SegmentPlace::Own(_), SegmentKind::Log | SegmentKind::Node) => {
@@ -523,15 +556,16 @@ impl Segments {
         residents.into_iter().map(|(id, residents)| Container { id, residents }).collect()
     }
 
-    /// Nothing in these segments is alive; they are free once a checkpoint that began later is durable.
+    /// Nothing in these segments is alive; they are free once a checkpoint that began later is
+    /// durable.
     pub(crate) fn retire(&self, dead: &[SegmentId]) {
         let mut state = self.lock();
         state.retired.segments.extend(dead);
         state.retire_empty();
     }
 
-    /// Look-ups of these blocks are led to their new places from now on. Where they were is free once a checkpoint that
-    /// began later is durable, if nothing else is there.
+    /// Look-ups of these blocks are led to their new places from now on. Where they were is free
+    /// once a checkpoint that began later is durable, if nothing else is there.
     pub(crate) fn move_to(&self, moves: Vec<Move>) {
         let mut state = self.lock();
         let State { table, retired, .. } = &mut *state;
@@ -543,7 +577,9 @@ impl Segments {
                     retired.slots.insert(*slot, was);
                     Vec::new()
                 }
-                SegmentPlace::Moved(all) => all.iter().filter(|p| p.into != from).cloned().collect(),
+                SegmentPlace::Moved(all) => {
+                    all.iter().filter(|p| p.into != from).cloned().collect()
+                }
             };
             segment.place = SegmentPlace::Moved(stay.into_iter().chain(pieces).collect());
             self.place_of.insert(id.0, segment.place.clone());
@@ -559,8 +595,9 @@ impl Segments {
     /// Slots that will be free when what is retired now is released.
     pub(crate) fn retired_slots(&self) -> u32 {
         let state = self.lock();
-        let owns =
-            |id: &&SegmentId| matches!(state.table.get(id).map(|s| &s.place), Some(SegmentPlace::Own(_)));
+        let owns = |id: &&SegmentId| {
+            matches!(state.table.get(id).map(|s| &s.place), Some(SegmentPlace::Own(_)))
+        };
         let count = state.retired.slots.len() + state.retired.segments.iter().filter(owns).count();
         u32::try_from(count).expect("slots are 32 bits")
     }
@@ -583,8 +620,8 @@ impl Segments {
         }
     }
 
-    /// Dead runs of a segment that are worth punching, if it has a slot of its own and more is dead in it than was punched:
-    /// byte offset and length of each. They count as punched.
+    /// Dead runs of a segment that are worth punching, if it has a slot of its own and more is dead
+    /// in it than was punched: byte offset and length of each. They count as punched.
     pub(crate) fn punch(&self, id: SegmentId, gaps: &[(u32, u32)]) -> Vec<(u64, u64)> {
         let mut state = self.lock();
         if state.retired.segments.contains(&id) {
@@ -595,18 +632,22 @@ impl Segments {
             Some(Segment { place: SegmentPlace::Own(slot), punched, .. }) if dead > *punched => {
                 *punched = dead;
                 let bytes = |len: u32| u64::from(len) * crate::base::BLOCK_BYTES as u64;
-                gaps.iter().map(|(from, len)| (self.geometry.offset(*slot, *from), bytes(*len))).collect()
+                gaps.iter()
+                    .map(|(from, len)| (self.geometry.offset(*slot, *from), bytes(*len)))
+                    .collect()
             }
             _ => Vec::new(),
         }
     }
 
-    /// A slot to allocate or prepare, if fewer than `ahead` are as far as that: those first that may have most of it done. It
-    /// counts as used until [`Self::give_back`].
+    /// A slot to allocate or prepare, if fewer than `ahead` are as far as that: those first that
+    /// may have most of it done. It counts as used until [`Self::give_back`].
     pub(crate) fn take_to(&self, goal: SlotPreparation, ahead: usize) -> Option<Slot> {
         use SlotState::{Allocated, Gapped, Partial, Raw, Unknown};
         match goal {
-            SlotPreparation::Prepared => self.take_from(&[Gapped, Allocated, Partial, Raw, Unknown], ahead),
+            SlotPreparation::Prepared => {
+                self.take_from(&[Gapped, Allocated, Partial, Raw, Unknown], ahead)
+            }
             SlotPreparation::Allocated => self.take_from(&[Partial, Raw, Unknown], ahead),
             SlotPreparation::Punched | SlotPreparation::Partly => None,
         }
@@ -619,13 +660,15 @@ impl Segments {
         if self.is_scarce() || self.prepared() >= ahead {
             return None;
         }
-        let at = [Gapped, Unknown].iter().find_map(|s| state.slots.iter().position(|is| is == s))?;
+        let at =
+            [Gapped, Unknown].iter().find_map(|s| state.slots.iter().position(|is| is == s))?;
         Some(self.claim(&mut state, at))
     }
 
     fn take_from(&self, from: &[SlotState], ahead: usize) -> Option<Slot> {
         let mut state = self.lock();
-        let done = state.slots.iter().filter(|s| **s != SlotState::Used && !from.contains(s)).count();
+        let done =
+            state.slots.iter().filter(|s| **s != SlotState::Used && !from.contains(s)).count();
         if self.is_scarce() || done >= ahead {
             return None;
         }
@@ -633,19 +676,22 @@ impl Segments {
         Some(self.claim(&mut state, at))
     }
 
-    /// A free slot to give back to the file system, if more than `keep` have blocks in it: the last one, so that the
-    /// front of the file is used, and a prepared one only where there is no other. Those of which it is unknown come last,
-    /// where none is to be kept.
+    /// A free slot to give back to the file system, if more than `keep` have blocks in it: the last
+    /// one, so that the front of the file is used, and a prepared one only where there is no other.
+    /// Those of which it is unknown come last, where none is to be kept.
     pub(crate) fn take_surplus(&self, keep: usize) -> Option<(Slot, SlotBacking)> {
         let mut state = self.lock();
         let has_blocks = |s: &SlotState| {
-            matches!(s, SlotState::Partial | SlotState::Allocated | SlotState::Gapped | SlotState::Prepared)
+            matches!(
+                s,
+                SlotState::Partial | SlotState::Allocated | SlotState::Gapped | SlotState::Prepared
+            )
         };
         if self.backing.load(Relaxed) < u32::MAX
             && let Some(at) = state.slots.iter().rposition(|s| *s == SlotState::Partial)
         {
-            // The blocks that it has left count for nothing until the file system has them back. As it counts for nothing
-            // either, nobody finds less room meanwhile.
+            // The blocks that it has left count for nothing until the file system has them back. As
+            // it counts for nothing either, nobody finds less room meanwhile.
             self.turn(&mut state, at, SlotState::Used);
             return Some((Slot(at as u32), SlotBacking::Blocks));
         }
@@ -658,8 +704,11 @@ impl Segments {
             let at = at.or_else(|| state.slots.iter().rposition(has_blocks))?;
             return Some((self.claim(&mut state, at), SlotBacking::Blocks));
         }
-        let unknown =
-            if keep == 0 { state.slots.iter().rposition(|s| *s == SlotState::Unknown) } else { None };
+        let unknown = if keep == 0 {
+            state.slots.iter().rposition(|s| *s == SlotState::Unknown)
+        } else {
+            None
+        };
         unknown.map(|at| (self.claim(&mut state, at), SlotBacking::Unknown))
     }
 
@@ -668,8 +717,9 @@ impl Segments {
         self.usable() <= self.reserve() + 1
     }
 
-    /// Takes a free slot. What the file system can back is one less then, until it is asked again, unless it has backed
-    /// that one: whoever gets slots ready takes of it too, or they would count twice until the next look.
+    /// Takes a free slot. What the file system can back is one less then, until it is asked again,
+    /// unless it has backed that one: whoever gets slots ready takes of it too, or they would count
+    /// twice until the next look.
     fn claim(&self, state: &mut State, at: usize) -> Slot {
         if !state.slots[at].is_backed() {
             // Of what it has no limit for, none is ever missing.
@@ -704,9 +754,9 @@ impl State {
                 SegmentPlace::Own(_) => Vec::new(),
             })
             .collect();
-        let empty = table
-            .iter()
-            .filter(|(id, s)| s.kind == SegmentKind::Forwarded && s.sealed && !inhabited.contains(id));
+        let empty = table.iter().filter(|(id, s)| {
+            s.kind == SegmentKind::Forwarded && s.sealed && !inhabited.contains(id)
+        });
         retired.segments.extend(empty.map(|(id, _)| *id));
     }
 }

@@ -1,9 +1,10 @@
 //! The file system below the store, which may be smaller than the store is allowed to become.
 //!
-//! I1  A store counts as free only what the file system can back. So it is full, with all that a full store still can do,
-//!     before a write fails for want of blocks.
-//! I2  Where one fails all the same, because others took the room, it waits and is tried again: nothing of it was
-//!     acknowledged, and it is the same bytes for the same place. (A failed sync is another matter, and is not.)
+//! I1  A store counts as free only what the file system can back. So it is full, with all that a
+//!     full store still can do, before a write fails for want of blocks.
+//! I2  Where one fails all the same, because others took the room, it waits and is tried again:
+//!     nothing of it was acknowledged, and it is the same bytes for the same place. (A failed sync
+//!     is another matter, and is not.)
 
 use crate::base::HealthCell;
 use sandstone_ring::{File, WriteBuf, WriteMode, runtime};
@@ -15,7 +16,12 @@ const RETRY: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The device's; "no space left" when nobody waits any more.
-pub(crate) async fn write(file: &File, health: &HealthCell, offset: u64, data: WriteBuf) -> io::Result<()> {
+pub(crate) async fn write(
+    file: &File,
+    health: &HealthCell,
+    offset: u64,
+    data: WriteBuf,
+) -> io::Result<()> {
     write_as(WriteMode::Plain, file, health, offset, data).await
 }
 

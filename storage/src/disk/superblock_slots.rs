@@ -1,9 +1,11 @@
 //! The superblock's slots: which of them counts, whether they are damaged, and writing them.
 //!
-//! I1  A slot is never torn: what counts of it is one sector. So one that cannot be read, or holds what does not belong there,
-//!     is damage, and may have been the newer one. Then the other serves, for reading only.
-//! I2  A superblock counts as written when it was synced, and read again: what it frees is reused only then, so a disk that
-//!     has lost the write, or put it elsewhere, is found out while all that the one before names is still there.
+//! I1  A slot is never torn: what counts of it is one sector. So one that cannot be read, or holds
+//!     what does not belong there, is damage, and may have been the newer one. Then the other
+//!     serves, for reading only.
+//! I2  A superblock counts as written when it was synced, and read again: what it frees is reused
+//!     only then, so a disk that has lost the write, or put it elsewhere, is found out while all
+//!     that the one before names is still there.
 
 use super::space_wait;
 use crate::{
@@ -99,7 +101,8 @@ pub(crate) async fn read_superblock_slots(file: &File) -> Vec<SuperblockSlot> {
     slots
 }
 
-/// Reads a slot; once more where that fails; and where it fails again its first sector, which is all that counts.
+/// Reads a slot; once more where that fails; and where it fails again its first sector, which is
+/// all that counts.
 async fn read_slot(file: &File, number: u64) -> io::Result<Vec<u8>> {
     let offset = superblock_offset(number);
     let mut failed = None;
@@ -128,7 +131,10 @@ pub(crate) fn choose(slots: &[SuperblockSlot]) -> Result<Counts> {
             return Ok(Counts::None);
         }
         let what: Vec<_> = slots.iter().filter_map(SuperblockSlot::damage).collect();
-        return Err(Error::corrupt(format!("this is no store that can be read: {}", what.join("; "))));
+        return Err(Error::corrupt(format!(
+            "this is no store that can be read: {}",
+            what.join("; ")
+        )));
     };
     if let [SuperblockSlot { content: Content::Superblock(first), .. }, second] = slots
         && first.generation == 0
@@ -163,11 +169,13 @@ fn damage(slots: &[SuperblockSlot], newest: &Superblock) -> Option<String> {
     ))
 }
 
-/// Writes a superblock into its slot, and waits until it counts: it is written, `sync` has covered it, and the disk gives it
-/// back (I2). While the file system has no room, the write waits as [`super::space_wait`] does.
+/// Writes a superblock into its slot, and waits until it counts: it is written, `sync` has covered
+/// it, and the disk gives it back (I2). While the file system has no room, the write waits as
+/// [`super::space_wait`] does.
 ///
 /// # Errors
-/// The device's, those of `sync`, and [`crate::Kind::Corrupt`] where the disk does not have the superblock then.
+/// The device's, those of `sync`, and [`crate::Kind::Corrupt`] where the disk does not have the
+/// superblock then.
 pub(crate) async fn write_superblock(
     file: &File,
     health: &HealthCell,
@@ -183,7 +191,11 @@ pub(crate) async fn write_superblock(
 ///
 /// # Errors
 /// The device's.
-pub(crate) async fn put_superblock(file: &File, health: &HealthCell, superblock: &Superblock) -> Result<()> {
+pub(crate) async fn put_superblock(
+    file: &File,
+    health: &HealthCell,
+    superblock: &Superblock,
+) -> Result<()> {
     let mut block = aligned(BLOCK_BYTES);
     block.extend_from_slice(&superblock.encode());
     let offset = superblock_offset(superblock.slot());
@@ -201,7 +213,8 @@ async fn read_back(file: &File, superblock: &Superblock) -> Result<()> {
     }
     for _ in 0..2 {
         let block = read_slot(file, superblock.slot()).await;
-        let block = block.map_err(|e| Error::io("reading the superblock that was just written", e))?;
+        let block =
+            block.map_err(|e| Error::io("reading the superblock that was just written", e))?;
         if Superblock::decode(&block).as_ref() == Ok(superblock) {
             return Ok(());
         }

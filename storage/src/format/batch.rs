@@ -5,10 +5,13 @@
 //!                  head 32 B + payload (crc32 per block, or a catalog entry)
 //! ```
 //!
-//! I1  LSNs of a chain of batches have no gap: `first_lsn` of a batch is the previous one's plus its records.
-//! I2  Epochs along the chain never decrease, so a batch that an earlier start left further on is not taken.
-//! I3  A record carries its own keyed checksum over its LSN, so the open batch in staging, whose header is not sealed,
-//!     is read up to its last committed record, and a stale record in the same place is not.
+//! I1  LSNs of a chain of batches have no gap: `first_lsn` of a batch is the previous one's plus
+//!     its records.
+//! I2  Epochs along the chain never decrease, so a batch that an earlier start left further on is
+//!     not taken.
+//! I3  A record carries its own keyed checksum over its LSN, so the open batch in staging, whose
+//!     header is not sealed, is read up to its last committed record, and a stale record in the
+//!     same place is not.
 
 use super::{Identity, Malformed, VERSION};
 use crate::base::{Address, BLOCK_BYTES, Lsn, SegmentId, Slot, VolumeNumber};
@@ -39,7 +42,8 @@ pub(crate) struct BatchHeader {
     pub(crate) records: u16,
     /// Bytes of records after the header.
     pub(crate) records_bytes: u16,
-    /// Where the log goes on behind this segment; `None` while the store has no room for another one.
+    /// Where the log goes on behind this segment; `None` while the store has no room for another
+    /// one.
     pub(crate) next: Option<(SegmentId, Slot)>,
     /// Generation of the newest superblock that was synced when the header was sealed.
     pub(crate) generation: u64,
@@ -78,7 +82,8 @@ impl BatchHeader {
         out
     }
 
-    /// The header's bytes while the batch is open in staging: no checksum, the records speak for themselves (I3).
+    /// The header's bytes while the batch is open in staging: no checksum, the records speak for
+    /// themselves (I3).
     pub(crate) fn open(&self, identity: &Identity) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_BYTES);
         self.encode(identity, &mut out);
@@ -104,8 +109,9 @@ impl BatchHeader {
         Ok(header)
     }
 
-    /// Reads the header of a batch that may not be sealed; only its place and its first LSN can be believed, and they
-    /// only with the records behind them: what else is told when it is sealed is missing. Gives the rest of the block too.
+    /// Reads the header of a batch that may not be sealed; only its place and its first LSN can be
+    /// believed, and they only with the records behind them: what else is told when it is sealed is
+    /// missing. Gives the rest of the block too.
     pub(crate) fn decode_open<'a>(
         identity: &Identity,
         block: &'a [u8],
@@ -151,7 +157,8 @@ impl BatchHeader {
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecordKind {
-    /// `count` blocks of the volume hold the data blocks from `data_offset` on; the payload is their checksums.
+    /// `count` blocks of the volume hold the data blocks from `data_offset` on; the payload is
+    /// their checksums.
     Data,
     /// `count` blocks are a hole.
     Hole,
@@ -161,7 +168,8 @@ pub(crate) enum RecordKind {
     VolumePut,
     /// The volume or snapshot is gone, and with a volume its snapshots.
     VolumeDelete,
-    /// A volume or snapshot begins as a copy of this one; it has the number, size, settings and attributes of the payload.
+    /// A volume or snapshot begins as a copy of this one; it has the number, size, settings and
+    /// attributes of the payload.
     Fork,
     /// The volume is what its snapshot of the payload's number is, in content and size.
     Restore,
@@ -231,7 +239,8 @@ impl RecordHead {
     }
 }
 
-/// Walks the records of a header block or of a footer's batch; ends at the first that is not committed.
+/// Walks the records of a header block or of a footer's batch; ends at the first that is not
+/// committed.
 pub(crate) struct Records<'a> {
     identity: Identity,
     epoch: u32,
@@ -274,12 +283,16 @@ impl<'a> Records<'a> {
         let stored = b.try_get_u32_le()?;
         let payload = b.get(..payload_bytes).ok_or(Malformed("a record's payload does not fit"))?;
         let checked = &bytes[..RECORD_HEAD_BYTES - 4];
-        if self.identity.secret.keyed(self.epoch, &[&self.lsn.0.to_le_bytes(), checked, payload]) != stored {
+        if self.identity.secret.keyed(self.epoch, &[&self.lsn.0.to_le_bytes(), checked, payload])
+            != stored
+        {
             return Err(Malformed("a record's checksum does not match"));
         }
         let range_ok = head.block.checked_add(head.count).is_some_and(|end| end <= 1 << 32);
         let fits = match kind {
-            RecordKind::Data => range_ok && head.count > 0 && payload_bytes as u64 == head.count * 4,
+            RecordKind::Data => {
+                range_ok && head.count > 0 && payload_bytes as u64 == head.count * 4
+            }
             RecordKind::Hole | RecordKind::Zero => range_ok && head.count > 0 && payload_bytes == 0,
             RecordKind::VolumePut | RecordKind::VolumeDelete | RecordKind::Fork => true,
             RecordKind::Restore => payload_bytes == 4,
@@ -310,11 +323,19 @@ impl Record<'_> {
 
     /// All checksums of a data record.
     pub(crate) fn checksums(&self) -> Vec<u32> {
-        self.payload.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("four bytes"))).collect()
+        self.payload
+            .chunks_exact(4)
+            .map(|c| u32::from_le_bytes(c.try_into().expect("four bytes")))
+            .collect()
     }
 
-    /// Address of a data record's first block, given where its batch's header stands; for others the header's own.
-    pub(crate) fn address(&self, segment: SegmentId, header_block: u32) -> Result<Address, Malformed> {
+    /// Address of a data record's first block, given where its batch's header stands; for others
+    /// the header's own.
+    pub(crate) fn address(
+        &self,
+        segment: SegmentId,
+        header_block: u32,
+    ) -> Result<Address, Malformed> {
         if self.head.kind != RecordKind::Data {
             return Ok(Address::new(segment, header_block));
         }

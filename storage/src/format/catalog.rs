@@ -1,13 +1,13 @@
 //! The catalog: which volumes and snapshots there are, and which segments the store's slots hold.
 //!
-//! It is written whole with each checkpoint, as a chain of chunks in node segments, the last chunk first, so that each
-//! chunk can carry the place and the checksum of the next.
+//! It is written whole with each checkpoint, as a chain of chunks in node segments, the last chunk
+//! first, so that each chunk can carry the place and the checksum of the next.
 
 use super::Malformed;
 use super::node::{NodeRef, StoredChild};
 use crate::base::{
-    Address, BLOCK_BYTES, Bitmap, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Settings, Slot, VOLUME_BYTES_MAX,
-    VolumeNumber, blocks_for, checksum,
+    Address, BLOCK_BYTES, Bitmap, Lsn, SEGMENT_BLOCKS_MAX, SegmentId, Settings, Slot,
+    VOLUME_BYTES_MAX, VolumeNumber, blocks_for, checksum,
 };
 use bytes::{Buf, BufMut};
 use std::sync::Arc;
@@ -18,7 +18,8 @@ const CHUNK_HEADER_BYTES: usize = 32;
 /// Bytes of a volume entry without its attributes, and its root.
 const VOLUME_BYTES: usize = 60 + 48;
 
-/// Where a catalog chunk lies. It carries the slot, because the table of slots is what the catalog is about.
+/// Where a catalog chunk lies. It carries the slot, because the table of slots is what the catalog
+/// is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CatalogRef {
     pub(crate) address: Address,
@@ -67,8 +68,12 @@ pub(crate) fn decode_chunk(
     let payload = blocks
         .get(CHUNK_HEADER_BYTES..CHUNK_HEADER_BYTES + len)
         .ok_or(Malformed("a catalog chunk is short"))?;
-    let next =
-        Address::from_raw(address).map(|address| CatalogRef { address, slot, blocks: blocks_next, checksum });
+    let next = Address::from_raw(address).map(|address| CatalogRef {
+        address,
+        slot,
+        blocks: blocks_next,
+        checksum,
+    });
     Ok((next, payload.to_vec()))
 }
 
@@ -77,7 +82,8 @@ pub(crate) fn decode_chunk(
 pub(crate) struct VolumeMeta {
     pub(crate) number: VolumeNumber,
     pub(crate) id: Uuid,
-    /// The volume that all its ancestors come from, itself if it has none. Blocks are shared within a family only.
+    /// The volume that all its ancestors come from, itself if it has none. Blocks are shared within
+    /// a family only.
     pub(crate) family: VolumeNumber,
     /// The volume that this is a snapshot of.
     pub(crate) snapshot_of: Option<VolumeNumber>,
@@ -130,14 +136,15 @@ impl VolumeMeta {
     }
 }
 
-/// Which blocks of a map no other map can have, told by the birthday rule: an address is younger than the last point at
-/// which the map was copied, or became a copy, so nobody else has ever seen it.
+/// Which blocks of a map no other map can have, told by the birthday rule: an address is younger
+/// than the last point at which the map was copied, or became a copy, so nobody else has ever seen
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Birthday {
     /// Blocks at addresses from this raw one on are the map's alone; 0 where it shares with nobody.
     pub(crate) shared_below: u64,
-    /// Data blocks of the map at such addresses, at most: after a whole subtree was dropped whose blocks nobody looked at,
-    /// some of them may be gone, until the next mark counts.
+    /// Data blocks of the map at such addresses, at most: after a whole subtree was dropped whose
+    /// blocks nobody looked at, some of them may be gone, until the next mark counts.
     pub(crate) own_blocks: u64,
 }
 
@@ -221,7 +228,8 @@ pub(crate) struct StoredCatalog {
 impl StoredCatalog {
     /// The catalog's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        // Room for all of it: of ten thousand volumes it is megabytes, which growing would copy again and again.
+        // Room for all of it: of ten thousand volumes it is megabytes, which growing would copy
+        // again and again.
         let volume_bytes = |v: &VolumeEntry| VOLUME_BYTES + v.meta.attributes.len();
         let segment_bytes = |s: &SegmentEntry| match &s.place {
             SegmentPlace::Own(_) => 16,
@@ -298,12 +306,14 @@ impl StoredCatalog {
             let _reserved = b.try_get_u16_le()?;
             let (checksum, address) = (b.try_get_u32_le()?, b.try_get_u64_le()?);
             let mapped = b.try_get_u64_le()?;
-            let birthday = Birthday { shared_below: b.try_get_u64_le()?, own_blocks: b.try_get_u64_le()? };
+            let birthday =
+                Birthday { shared_below: b.try_get_u64_le()?, own_blocks: b.try_get_u64_le()? };
             let root = match tag {
                 0 => None,
                 1 => Some(StoredChild::Zero),
                 2 => Some(StoredChild::Node(NodeRef {
-                    address: Address::from_raw(address).ok_or(Malformed("a root has no address"))?,
+                    address: Address::from_raw(address)
+                        .ok_or(Malformed("a root has no address"))?,
                     checksum,
                     blocks,
                     mapped: 0,
@@ -337,7 +347,8 @@ impl StoredCatalog {
                 for _ in 0..number {
                     let (into, slot) = (SegmentId(b.try_get_u64_le()?), Slot(b.try_get_u32_le()?));
                     let first = b.try_get_u32_le()?;
-                    let words: Result<Box<[u64]>, _> = (0..words).map(|_| b.try_get_u64_le()).collect();
+                    let words: Result<Box<[u64]>, _> =
+                        (0..words).map(|_| b.try_get_u64_le()).collect();
                     pieces.push(Piece { into, slot, first, live: Bitmap::new(words?) });
                 }
                 SegmentPlace::Moved(pieces.into())

@@ -1,13 +1,15 @@
-//! The segment footer: all records of a sealed segment in one place, so that replay reads it instead of every header.
+//! The segment footer: all records of a sealed segment in one place, so that replay reads it
+//! instead of every header.
 //!
 //! ```text
 //!   … batches |  (gap)  | batch entry 24 B, its records | … | zero | trailer 128 B |
 //!             fill      the footer is aligned to the segment's end ─────────────────┘
 //! ```
 //!
-//! The footer is written in log order behind the batches it repeats, so nothing is acknowledged behind it before it is
-//! in the store. It may survive a power loss that one of its batches did not: replay uses it only for a segment that
-//! is known to be synced as a whole, and walks the headers otherwise.
+//! The footer is written in log order behind the batches it repeats, so nothing is acknowledged
+//! behind it before it is in the store. It may survive a power loss that one of its batches did
+//! not: replay uses it only for a segment that is known to be synced as a whole, and walks the
+//! headers otherwise.
 
 use super::{Identity, Malformed, VERSION};
 use crate::base::{BLOCK_BYTES, Lsn, SegmentId, Slot, blocks_for};
@@ -39,7 +41,13 @@ impl FooterBatch {
     }
 
     /// Appends the batch to a footer's content.
-    pub(crate) fn encode(block: u32, epoch: u32, first_lsn: Lsn, records: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn encode(
+        block: u32,
+        epoch: u32,
+        first_lsn: Lsn,
+        records: &[u8],
+        out: &mut Vec<u8>,
+    ) {
         out.put_u32_le(block);
         out.put_u32_le(epoch);
         out.put_u64_le(first_lsn.0);
@@ -101,8 +109,9 @@ impl Trailer {
 
     /// Reads the trailer from a segment's last block.
     pub(crate) fn decode(identity: &Identity, last_block: &[u8]) -> Result<Self, Malformed> {
-        let bytes =
-            last_block.get(BLOCK_BYTES - TRAILER_BYTES..BLOCK_BYTES).ok_or(Malformed("a block is short"))?;
+        let bytes = last_block
+            .get(BLOCK_BYTES - TRAILER_BYTES..BLOCK_BYTES)
+            .ok_or(Malformed("a block is short"))?;
         let mut b = bytes;
         if b.get_u32_le() != MAGIC || b.get_u16_le() != VERSION || b.get_u16_le() != 0 {
             return Err(Malformed("there is no segment footer"));
@@ -130,7 +139,8 @@ impl Trailer {
             synced: Lsn(b.get_u64_le()),
             generation: b.get_u64_le(),
         };
-        if identity.secret.keyed(epoch, &[&bytes[..CHECKED_BYTES]]) != (&bytes[CHECKED_BYTES..]).get_u32_le()
+        if identity.secret.keyed(epoch, &[&bytes[..CHECKED_BYTES]])
+            != (&bytes[CHECKED_BYTES..]).get_u32_le()
         {
             return Err(Malformed("the footer's checksum does not match"));
         }
@@ -146,7 +156,8 @@ pub(crate) struct Footer {
 }
 
 impl Footer {
-    /// The footer's blocks for content of batch entries; `trailer`'s content fields are filled in here.
+    /// The footer's blocks for content of batch entries; `trailer`'s content fields are filled in
+    /// here.
     pub(crate) fn encode(identity: &Identity, mut trailer: Trailer, content: &[u8]) -> Vec<u8> {
         trailer.content_bytes = u32::try_from(content.len()).expect("below a segment");
         trailer.content_checksum = identity.secret.keyed(trailer.epoch, &[content]);
@@ -159,8 +170,13 @@ impl Footer {
     }
 
     /// Reads a footer's blocks, whose trailer was read before.
-    pub(crate) fn decode(identity: &Identity, trailer: Trailer, blocks: &[u8]) -> Result<Self, Malformed> {
-        let content = blocks.get(..trailer.content_bytes as usize).ok_or(Malformed("the footer is short"))?;
+    pub(crate) fn decode(
+        identity: &Identity,
+        trailer: Trailer,
+        blocks: &[u8],
+    ) -> Result<Self, Malformed> {
+        let content =
+            blocks.get(..trailer.content_bytes as usize).ok_or(Malformed("the footer is short"))?;
         if identity.secret.keyed(trailer.epoch, &[content]) != trailer.content_checksum {
             return Err(Malformed("the footer's content does not match its checksum"));
         }

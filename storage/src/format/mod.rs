@@ -1,6 +1,8 @@
-//! What lies on disk, byte by byte. `FORMAT.md` is the table for people; `tests.rs` holds the golden bytes.
+//! What lies on disk, byte by byte. `FORMAT.md` is the table for people; `tests.rs` holds the
+//! golden bytes.
 //!
-//! Little-endian throughout. Decoders take bytes of any content: they answer [`Malformed`], they never panic.
+//! Little-endian throughout. Decoders take bytes of any content: they answer [`Malformed`], they
+//! never panic.
 
 mod batch;
 mod catalog;
@@ -14,13 +16,16 @@ pub(crate) use batch::{
     BatchHeader, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, Record, RecordHead, RecordKind, Records,
 };
 pub(crate) use catalog::{
-    Birthday, CatalogRef, FamilyEntry, Piece, SegmentEntry, SegmentKind, SegmentPlace, StoredCatalog,
-    StoredMap, VolumeEntry, VolumeMeta, chunk_blocks, decode_chunk, encode_chunk,
+    Birthday, CatalogRef, FamilyEntry, Piece, SegmentEntry, SegmentKind, SegmentPlace,
+    StoredCatalog, StoredMap, VolumeEntry, VolumeMeta, chunk_blocks, decode_chunk, encode_chunk,
 };
 pub(crate) use footer::{Footer, FooterBatch, Trailer, footer_blocks};
-pub(crate) use node::{NodeRef, RunState, StoredChild, StoredNode, decode_node, encode_inner, encode_leaf};
+pub(crate) use node::{
+    NodeRef, RunState, StoredChild, StoredNode, decode_node, encode_inner, encode_leaf,
+};
 pub(crate) use superblock::{
-    Claim, Geometry, ReplayStart, SECTOR_BYTES, SLOTS_MAX, SUPERBLOCK_SLOTS, Superblock, superblock_offset,
+    Claim, Geometry, ReplayStart, SECTOR_BYTES, SLOTS_MAX, SUPERBLOCK_SLOTS, Superblock,
+    superblock_offset,
 };
 
 use bytes::TryGetError;

@@ -5,12 +5,13 @@
 //!   leaf:   entries × { start 1, len-1 1, state+address 8 }, then a crc32 for each data block, in order
 //!   inner:  entries × { index 1, tag 1, address 8, crc32 4, mapped 4 }
 //! ```
-//! A node takes one block, an inner node with many children two. Its checksum stands with its parent. What a node is in
-//! memory is the map's subject; here it is entries in their order.
+//! A node takes one block, an inner node with many children two. Its checksum stands with its
+//! parent. What a node is in memory is the map's subject; here it is entries in their order.
 
 use super::Malformed;
 use crate::base::{
-    Address, BLOCK_BYTES, Blindness, LEAF_BLOCKS, SEGMENT_BLOCKS_MAX, blocks_for, checksum, is_blind_to,
+    Address, BLOCK_BYTES, Blindness, LEAF_BLOCKS, SEGMENT_BLOCKS_MAX, blocks_for, checksum,
+    is_blind_to,
 };
 use bytes::{Buf, BufMut};
 
@@ -103,7 +104,8 @@ fn end(mut out: Vec<u8>, entries: u16) -> (Vec<u8>, u32) {
     (out, crc)
 }
 
-/// A leaf's block and its checksum: runs in order, each with its first block, and the checksum of each block of data.
+/// A leaf's block and its checksum: runs in order, each with its first block, and the checksum of
+/// each block of data.
 pub(crate) fn encode_leaf(
     runs: impl Iterator<Item = (u8, u16, RunState)> + Clone,
     checksum: impl Fn(u8) -> u32,
@@ -126,7 +128,8 @@ pub(crate) fn encode_leaf(
     end(out, entries)
 }
 
-/// An inner node's blocks and their checksum: children that are not empty, in order, each with its place.
+/// An inner node's blocks and their checksum: children that are not empty, in order, each with its
+/// place.
 pub(crate) fn encode_inner(
     level: u32,
     children: impl Iterator<Item = (usize, StoredChild)>,
@@ -152,7 +155,11 @@ pub(crate) fn encode_inner(
 ///
 /// # Errors
 /// When they are not the bytes that its parent vouches for, or (a bug, not damage) make no sense.
-pub(crate) fn decode_node(home: &NodeRef, level: u32, blocks: &[u8]) -> Result<StoredNode, Malformed> {
+pub(crate) fn decode_node(
+    home: &NodeRef,
+    level: u32,
+    blocks: &[u8],
+) -> Result<StoredNode, Malformed> {
     if checksum::plain(blocks) != home.checksum && !is_blind_to(Blindness::NodeChecksum) {
         return Err(Malformed("a map node's checksum does not match"));
     }

@@ -1,12 +1,14 @@
 //! The superblock: who the store is, and where reading it begins.
 //!
-//! Two slots are written in turn; the newest valid one counts. All that counts is in the first sector of its slot, with its
-//! own checksum. A sector is written whole or not at all, so a crash leaves the old superblock of a slot or the new one, and
-//! one that cannot be read is damage. It may have been the newer one, whose checkpoint gave slots away that the other still
-//! names.
+//! Two slots are written in turn; the newest valid one counts. All that counts is in the first
+//! sector of its slot, with its own checksum. A sector is written whole or not at all, so a crash
+//! leaves the old superblock of a slot or the new one, and one that cannot be read is damage. It
+//! may have been the newer one, whose checkpoint gave slots away that the other still names.
 
 use super::{CatalogRef, Identity, Malformed, VERSION};
-use crate::base::{Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, Secret, SegmentId, Slot, checksum};
+use crate::base::{
+    Address, BLOCK_BYTES, Lsn, SEGMENT_BLOCKS_MAX, Secret, SegmentId, Slot, checksum,
+};
 use bytes::{Buf, BufMut};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTN\x01");
@@ -29,8 +31,8 @@ const STAGING_BLOCKS: u32 = 3 * WINDOW_BLOCKS_MAX;
 /// Number of superblock slots.
 pub(crate) const SUPERBLOCK_SLOTS: u64 = 2;
 
-/// Most segments of a store: a PiB of 64 MiB each, the largest that can be configured. Each costs a few bytes of memory, so a
-/// count that is only written there must not be believed.
+/// Most segments of a store: a PiB of 64 MiB each, the largest that can be configured. Each costs a
+/// few bytes of memory, so a count that is only written there must not be believed.
 pub(crate) const SLOTS_MAX: u32 = 1 << 24;
 
 /// Byte offset of a superblock slot: far enough apart that one bad stretch does not take both.
@@ -54,23 +56,27 @@ impl Geometry {
     /// Byte offset of the first slot.
     pub(crate) const SLOTS_AT: u64 = 1 << 20;
 
-    /// Measures for a store of `size_bytes`: at least a thousand segments of 2 to 64 MiB, so that those which are open, and those
-    /// that are kept for what makes room, are a small part of it.
+    /// Measures for a store of `size_bytes`: at least a thousand segments of 2 to 64 MiB, so that
+    /// those which are open, and those that are kept for what makes room, are a small part of it.
     pub(crate) fn standard(size_bytes: u64) -> Self {
         let wanted = size_bytes / SEGMENTS_LEAST / BLOCK_BYTES as u64;
         let wanted = wanted.clamp(u64::from(SEGMENT_BLOCKS_LEAST), u64::from(SEGMENT_BLOCKS_MAX));
         Self::with_segments(size_bytes, 1 << wanted.ilog2())
     }
 
-    /// Measures with other segments. Windows are as large as a segment, and at most 16 MiB; in tiny segments, which tests have,
-    /// a quarter of them.
+    /// Measures with other segments. Windows are as large as a segment, and at most 16 MiB; in tiny
+    /// segments, which tests have, a quarter of them.
     pub(crate) fn with_segments(size_bytes: u64, segment_blocks: u32) -> Self {
         let segment_bytes = u64::from(segment_blocks) * BLOCK_BYTES as u64;
         let slots = size_bytes.saturating_sub(Self::SLOTS_AT) / segment_bytes;
         let is_tiny = segment_blocks < SEGMENT_BLOCKS_LEAST;
         Self {
             segment_blocks,
-            window_blocks: if is_tiny { segment_blocks / 4 } else { segment_blocks.min(WINDOW_BLOCKS_MAX) },
+            window_blocks: if is_tiny {
+                segment_blocks / 4
+            } else {
+                segment_blocks.min(WINDOW_BLOCKS_MAX)
+            },
             slots: u32::try_from(slots).unwrap_or(u32::MAX).min(SLOTS_MAX),
         }
     }
@@ -93,8 +99,13 @@ impl Geometry {
 
     /// Byte offset of a block in a slot.
     pub(crate) fn offset(&self, slot: Slot, block: u32) -> u64 {
-        assert!(slot.0 < self.slots && block < self.segment_blocks, "{slot:?} {block} outside the store");
-        Self::SLOTS_AT + u64::from(slot.0) * self.segment_bytes() + u64::from(block) * BLOCK_BYTES as u64
+        assert!(
+            slot.0 < self.slots && block < self.segment_blocks,
+            "{slot:?} {block} outside the store"
+        );
+        Self::SLOTS_AT
+            + u64::from(slot.0) * self.segment_bytes()
+            + u64::from(block) * BLOCK_BYTES as u64
     }
 
     /// Bytes of the whole store.
@@ -103,7 +114,8 @@ impl Geometry {
     }
 
     fn check(&self) -> Result<(), Malformed> {
-        let whole = self.window_blocks > 1 && self.segment_blocks.is_multiple_of(self.window_blocks);
+        let whole =
+            self.window_blocks > 1 && self.segment_blocks.is_multiple_of(self.window_blocks);
         let small = self.segment_blocks < self.window_blocks;
         let slots = (1..=SLOTS_MAX).contains(&self.slots);
         if !whole || small || self.segment_blocks > SEGMENT_BLOCKS_MAX || !slots {
@@ -124,8 +136,8 @@ pub(crate) struct ReplayStart {
     pub(crate) previous: Lsn,
 }
 
-/// Where the log goes on when it leaves a segment. It is settled before the segment's first batch is sealed, and every batch
-/// says it, so that a lost footer does not hide what comes behind.
+/// Where the log goes on when it leaves a segment. It is settled before the segment's first batch
+/// is sealed, and every batch says it, so that a lost footer does not hide what comes behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     /// The segment that it leaves.
@@ -153,9 +165,11 @@ pub(crate) struct Superblock {
     pub(crate) catalog: Option<CatalogRef>,
     /// The same once more, because without one the whole store is lost.
     pub(crate) catalog_copy: Option<CatalogRef>,
-    /// The server that wrote it was closing the store: the checkpoint holds everything, and nothing was staged any more.
+    /// The server that wrote it was closing the store: the checkpoint holds everything, and nothing
+    /// was staged any more.
     pub(crate) closed: bool,
-    /// Of the segment that the log was in: at the replay start, or with the superblock of a start at the log's end.
+    /// Of the segment that the log was in: at the replay start, or with the superblock of a start
+    /// at the log's end.
     pub(crate) claim: Claim,
 }
 
@@ -217,7 +231,8 @@ impl Superblock {
             return Err(Malformed("there is no superblock"));
         }
         let version = b.get_u32_le();
-        let fits = |bytes: usize| checksum::plain(&block[..bytes]) == (&block[bytes..]).get_u32_le();
+        let fits =
+            |bytes: usize| checksum::plain(&block[..bytes]) == (&block[bytes..]).get_u32_le();
         if version != u32::from(VERSION) && (fits(CHECKED_BYTES) || fits(CHECKED_BYTES_TO_4)) {
             return Err(Malformed("the store is of another version"));
         }
@@ -232,8 +247,11 @@ impl Superblock {
         b.copy_to_slice(&mut store);
         b.copy_to_slice(&mut secret);
         let generation = b.get_u64_le();
-        let geometry =
-            Geometry { segment_blocks: b.get_u32_le(), window_blocks: b.get_u32_le(), slots: b.get_u32_le() };
+        let geometry = Geometry {
+            segment_blocks: b.get_u32_le(),
+            window_blocks: b.get_u32_le(),
+            slots: b.get_u32_le(),
+        };
         geometry.check()?;
         let next_volume = b.get_u32_le();
         let replay = ReplayStart {
@@ -250,13 +268,19 @@ impl Superblock {
         let closed = match b.get_u32_le() {
             0 => false,
             1 => true,
-            _ => return Err(Malformed("the superblock is neither of an open nor of a closed store")),
+            _ => {
+                return Err(Malformed("the superblock is neither of an open nor of a closed store"));
+            }
         };
         let of = SegmentId(b.get_u64_le());
         let (next, next_slot) = (SegmentId(b.get_u64_le()), Slot(b.get_u32_le()));
         let catalog_copy = get_catalog(&mut b);
-        let inside = |slot: Slot, block: u32| slot.0 < geometry.slots && block <= geometry.segment_blocks;
-        if !inside(replay.slot, replay.block) || !inside(node_tail.1, node_tail.2) || !inside(next_slot, 0) {
+        let inside =
+            |slot: Slot, block: u32| slot.0 < geometry.slots && block <= geometry.segment_blocks;
+        if !inside(replay.slot, replay.block)
+            || !inside(node_tail.1, node_tail.2)
+            || !inside(next_slot, 0)
+        {
             return Err(Malformed("the superblock points outside the store"));
         }
         Ok(Self {
@@ -303,7 +327,10 @@ mod tests {
             block.put_u32_le(version);
             block.resize(CHECKED_BYTES_TO_4, 0);
             block.put_u32_le(checksum::plain(&block));
-            assert_eq!(Superblock::decode(&block), Err(Malformed("the store is of another version")));
+            assert_eq!(
+                Superblock::decode(&block),
+                Err(Malformed("the store is of another version"))
+            );
         }
     }
 }

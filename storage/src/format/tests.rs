@@ -1,13 +1,17 @@
 //! Golden bytes of everything on disk, one field a line.
 //!
-//! A change of these bytes is a change of the format: it needs another version, FORMAT.md, and a test that the old one is
-//! still read, or refused with a reason. The numbers here and the tables there are the same.
+//! A change of these bytes is a change of the format: it needs another version, FORMAT.md, and a
+//! test that the old one is still read, or refused with a reason. The numbers here and the tables
+//! there are the same.
 
 mod foreign;
 
 use super::*;
 use crate::{
-    base::{Address, BLOCK_BYTES, Bitmap, Lsn, Secret, SegmentId, Settings, Slot, VolumeNumber, checksum},
+    base::{
+        Address, BLOCK_BYTES, Bitmap, Lsn, Secret, SegmentId, Settings, Slot, VolumeNumber,
+        checksum,
+    },
     log::{Leftover, Staging},
     map::{Child, Inner, Leaf, Node, NodeBody, decode_node, encode_node},
 };
@@ -84,7 +88,8 @@ fn superblock() -> Superblock {
 fn more_segments_than_a_store_can_have_are_not_believed() {
     let with = |slots| {
         let geometry = Geometry { slots, ..superblock().geometry };
-        Superblock::decode(&Superblock { geometry, ..superblock() }.encode()).map(|read| read.geometry.slots)
+        Superblock::decode(&Superblock { geometry, ..superblock() }.encode())
+            .map(|read| read.geometry.slots)
     };
     assert_eq!(with(SLOTS_MAX), Ok(SLOTS_MAX));
     assert!(with(SLOTS_MAX + 1).is_err() && with(u32::MAX).is_err() && with(0).is_err());
@@ -133,7 +138,10 @@ fn superblock_is_laid_out_as_told() {
     golden.resize(BLOCK_BYTES, 0); // 512: nothing that counts
     assert_bytes(&superblock().encode(), &golden);
     assert_eq!(Superblock::decode(&golden), Ok(superblock()));
-    assert_eq!((superblock_offset(0), superblock_offset(1), Geometry::SLOTS_AT), (0, 65_536, 1_048_576));
+    assert_eq!(
+        (superblock_offset(0), superblock_offset(1), Geometry::SLOTS_AT),
+        (0, 65_536, 1_048_576)
+    );
 }
 
 fn header() -> BatchHeader {
@@ -224,7 +232,8 @@ fn batch_header_and_records_are_laid_out_as_told() {
         [0x0d, 0, 0, 0],                                    // 72: its slot
         [0, 0, 0, 0],                                       // 76: reserved
         [0x0f, 0x0e, 0, 0, 0, 0, 0, 0],                     // 80: generation of the superblock
-                                                            // 88: crc32, zero while it is open; then 4 reserved
+                                                            // 88: crc32, zero while it is open;
+                                                            // then 4 reserved
     ];
     assert_bytes(&header().open(&IDENTITY), &open);
     let mut sealed = open.clone();
@@ -377,10 +386,16 @@ fn map_nodes_are_laid_out_as_told() {
     assert_bytes(&bytes, &golden_leaf);
     assert_eq!(checksum.to_le_bytes(), crc(&golden_leaf));
     let read = decode_node(&home(&bytes), 0, &bytes).expect("a leaf");
-    assert!(matches!((read.body(), leaf().body()), (NodeBody::Leaf(a), NodeBody::Leaf(b)) if a == b));
+    assert!(
+        matches!((read.body(), leaf().body()), (NodeBody::Leaf(a), NodeBody::Leaf(b)) if a == b)
+    );
 
-    let below =
-        NodeRef { address: Address::new(SegmentId(2), 5), checksum: 0x1112_1314, blocks: 2, mapped: 0x15 };
+    let below = NodeRef {
+        address: Address::new(SegmentId(2), 5),
+        checksum: 0x1112_1314,
+        blocks: 2,
+        mapped: 0x15,
+    };
     let node = inner(&[(1, Child::Zero), (255, Child::Stored(below))]);
     let golden_inner = golden![BLOCK_BYTES;
         *b"SSI1",                                           // 0: magic
@@ -429,14 +444,23 @@ fn meta() -> VolumeMeta {
         family: VolumeNumber(0x0103),
         snapshot_of: Some(VolumeNumber(0x0104)),
         size_bytes: 0x0300_0000,
-        settings: Settings { cache_bytes: 0x04, buffer_bytes: 0x05, prefetch_mib: 0x06, writeback: true },
+        settings: Settings {
+            cache_bytes: 0x04,
+            buffer_bytes: 0x05,
+            prefetch_mib: 0x06,
+            writeback: true,
+        },
         attributes: Arc::new([0x41, 0x42, 0x43]),
     }
 }
 
 fn catalog() -> StoredCatalog {
-    let root =
-        NodeRef { address: Address::new(SegmentId(2), 5), checksum: 0x1112_1314, blocks: 2, mapped: 0 };
+    let root = NodeRef {
+        address: Address::new(SegmentId(2), 5),
+        checksum: 0x1112_1314,
+        blocks: 2,
+        mapped: 0,
+    };
     StoredCatalog {
         applied: Lsn(0x0809),
         volumes: vec![VolumeEntry {
@@ -579,5 +603,8 @@ fn staging_header_is_laid_out_as_told() {
     assert!(opens(&IDENTITY, [0x62; 16], 0x0102));
     assert!(!opens(&IDENTITY, [0x63; 16], 0x0102), "another boot");
     assert!(!opens(&IDENTITY, [0x62; 16], 0x0101), "another start");
-    assert!(!opens(&Identity { store: [0x52; 16], ..IDENTITY }, [0x62; 16], 0x0102), "another store");
+    assert!(
+        !opens(&Identity { store: [0x52; 16], ..IDENTITY }, [0x62; 16], 0x0102),
+        "another store"
+    );
 }

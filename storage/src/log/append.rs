@@ -5,20 +5,24 @@
 //! ```
 //!
 //! I1  LSNs and addresses are given under one lock, so they grow together.
-//! I2  A batch is acknowledged when it and all batches before it are in the store: an acknowledged write never sits
-//!     behind a hole.
+//! I2  A batch is acknowledged when it and all batches before it are in the store: an acknowledged
+//!     write never sits behind a hole.
 //! I3  A sync covers what was acknowledged when it began, nothing later.
-//! I4  After a failed write or sync nothing is acknowledged any more: the log is latched, and not retried, because a
-//!     kernel may report success for the sync after a failed one (DESIGN section 3).
-//! I5  Where the log goes on behind a segment is settled before the segment's first batch is sealed, and stands in each of
-//!     them, wherever the store has room for another segment by then. So recovery needs no footer to go on there.
-//! I6  What is acknowledged is in the store in such a way that a crash of the host does not take it: written to a slot that was
-//!     ready for that, or through (`io/placement.rs`). That goes for footers too, which lead to what comes behind them.
+//! I4  After a failed write or sync nothing is acknowledged any more: the log is latched, and not
+//!     retried, because a kernel may report success for the sync after a failed one (DESIGN section
+//!     3).
+//! I5  Where the log goes on behind a segment is settled before the segment's first batch is
+//!     sealed, and stands in each of them, wherever the store has room for another segment by then.
+//!     So recovery needs no footer to go on there.
+//! I6  What is acknowledged is in the store in such a way that a crash of the host does not take
+//!     it: written to a slot that was ready for that, or through (`io/placement.rs`). That goes for
+//!     footers too, which lead to what comes behind them.
 //!
-//! Batches go out when the device has nothing of ours to do, so that a lone write does not wait and many writes share
-//! one device write; beside a batch of many the next one gathers first ([`GATHER_RECORDS`]). Workers call [`Log::pump`] at the
-//! end of each turn; a completed write calls it too. A batch that nobody waits for, because all that is in it was acknowledged
-//! from staging, lingers for more to come ([`LINGER`]).
+//! Batches go out when the device has nothing of ours to do, so that a lone write does not wait and
+//! many writes share one device write; beside a batch of many the next one gathers first
+//! ([`GATHER_RECORDS`]). Workers call [`Log::pump`] at the end of each turn; a completed write
+//! calls it too. A batch that nobody waits for, because all that is in it was acknowledged from
+//! staging, lingers for more to come ([`LINGER`]).
 //!
 //! Lock order: a volume's state, then the log's, then windows and segments.
 
@@ -30,8 +34,8 @@ use super::{
 };
 use crate::{
     base::{
-        Address, BLOCK_BYTES, Blindness, Counting, HealthCell, Lsn, Result, SegmentId, Slot, VolumeNumber,
-        is_blind_to,
+        Address, BLOCK_BYTES, Blindness, Counting, HealthCell, Lsn, Result, SegmentId, Slot,
+        VolumeNumber, is_blind_to,
     },
     disk::{Need, Readiness, Segments, Taken},
     format::{Identity, RECORD_HEAD_BYTES, RecordHead, RecordKind, ReplayStart, Trailer},
@@ -47,33 +51,38 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Device writes of batches under way at once. With one, a second connection's lone write waits for the first's; with
-/// many, batches stay small and each costs a header block.
+/// Device writes of batches under way at once. With one, a second connection's lone write waits for
+/// the first's; with many, batches stay small and each costs a header block.
 const WRITES_MAX: u32 = 2;
 
-/// Longest time that writes are acknowledged from staging while an older one is not in the store: what a crash of the host
-/// takes of a volume with write-back, at most.
+/// Longest time that writes are acknowledged from staging while an older one is not in the store:
+/// what a crash of the host takes of a volume with write-back, at most.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
 
-/// How long a batch that nobody waits for takes more in. With one device write for each acknowledged write of a lone client,
-/// its processor would do little else; so short that little is in staging alone when the host dies.
+/// How long a batch that nobody waits for takes more in. With one device write for each
+/// acknowledged write of a lone client, its processor would do little else; so short that little is
+/// in staging alone when the host dies.
 pub(super) const LINGER: Duration = Duration::from_millis(2);
 
-/// With so many blocks it lingers no longer: the device is at its best, and whoever writes next to it waits for little.
+/// With so many blocks it lingers no longer: the device is at its best, and whoever writes next to
+/// it waits for little.
 const LINGER_BLOCKS: u32 = 64;
 
-/// A batch with so many blocks of data takes no more. The device gets at most [`WRITES_MAX`] batches at once, so this bounds
-/// what a read waits for that comes behind them, and it is large enough that their headers cost nothing: a megabyte.
+/// A batch with so many blocks of data takes no more. The device gets at most [`WRITES_MAX`]
+/// batches at once, so this bounds what a read waits for that comes behind them, and it is large
+/// enough that their headers cost nothing: a megabyte.
 pub(super) const BATCH_BLOCKS: u32 = 256;
 
-/// Batches of so many bytes, on average, are written through nearly as fast as a slot is prepared for them; so the slots of a log
-/// that streams are not. (Measured on ext4, 1 MiB: 830 MB/s through against 1,600 to allocated slots, each byte of which would be
-/// written twice to have them prepared. Of 8 KiB, it is 21 MB/s against 96.)
+/// Batches of so many bytes, on average, are written through nearly as fast as a slot is prepared
+/// for them; so the slots of a log that streams are not. (Measured on ext4, 1 MiB: 830 MB/s through
+/// against 1,600 to allocated slots, each byte of which would be written twice to have them
+/// prepared. Of 8 KiB, it is 21 MB/s against 96.)
 pub(crate) const STREAM_BATCH_BYTES: u64 = 128 << 10;
 
-/// While a batch of half as many writes or more is under way, the next one gathers so many. Where many are waited for at once,
-/// all of them but the first few would go in small batches otherwise, each with a header block and a device write. Lone writes
-/// of a few clients do not wait for each other.
+/// While a batch of half as many writes or more is under way, the next one gathers so many. Where
+/// many are waited for at once, all of them but the first few would go in small batches otherwise,
+/// each with a header block and a device write. Lone writes of a few clients do not wait for each
+/// other.
 const GATHER_RECORDS: u16 = 16;
 
 /// Most blocks that one data record carries, so that three fit a header.
@@ -112,7 +121,8 @@ pub(crate) enum Refused {
     Stopped,
 }
 
-/// Bounds of the buckets of device writes, in bytes: from a lone block with its header to a whole window.
+/// Bounds of the buckets of device writes, in bytes: from a lone block with its header to a whole
+/// window.
 const BATCH_BOUNDS: [u64; 8] =
     [8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20];
 /// Bounds of the buckets of those who share a sync.
@@ -208,7 +218,8 @@ pub(super) struct State {
     /// `first_lsn` of the batch before the open one.
     pub(super) previous: Lsn,
     pub(super) segment: Segment,
-    /// Where the log goes on behind it. A batch of it, or the superblock, has told that whenever no batch is open.
+    /// Where the log goes on behind it. A batch of it, or the superblock, has told that whenever no
+    /// batch is open.
     pub(super) claim: Option<Taken>,
     /// The log does not come there yet, because the slot is being given back to the file system.
     pub(super) is_claim_lent: bool,
@@ -236,7 +247,8 @@ pub(crate) struct Log {
     pub(super) health: Arc<HealthCell>,
     /// Every record below is in the store.
     pub(super) written: AtomicU64,
-    /// When the oldest batch that is not in the store was opened, in microseconds; `u64::MAX` when all are.
+    /// When the oldest batch that is not in the store was opened, in microseconds; `u64::MAX` when
+    /// all are.
     pub(super) unwritten_since_us: AtomicU64,
     /// Records whose place is taken but which are not filled in yet, in all batches.
     pub(super) leases: AtomicU32,
@@ -353,8 +365,8 @@ impl Log {
         Lsn(self.written.load(Acquire))
     }
 
-    /// Blocks at the front of a segment of the log that are in the store. Of what was open when the log was latched nobody
-    /// knows.
+    /// Blocks at the front of a segment of the log that are in the store. Of what was open when the
+    /// log was latched nobody knows.
     pub(crate) fn written_blocks(&self, id: SegmentId) -> u32 {
         if self.health.is_stopped() && self.segments.is_open(id) {
             return 0;
@@ -384,16 +396,22 @@ impl Log {
         (since < u64::MAX).then(|| Duration::from_micros(since))
     }
 
-    /// Whether every record that was given a place is filled in: then what is in staging survives the process.
+    /// Whether every record that was given a place is filled in: then what is in staging survives
+    /// the process.
     pub(crate) fn all_committed(&self) -> bool {
         self.leases.load(Acquire) == 0
     }
 
-    /// Gives a record its place and fills it in. Call it under the lock of the volume whose map it will change.
+    /// Gives a record its place and fills it in. Call it under the lock of the volume whose map it
+    /// will change.
     ///
     /// # Errors
     /// Nothing was logged then.
-    pub(crate) fn append(&self, record: Append<'_>, gauge: Option<&Arc<Gauge>>) -> Result<Appended, Refused> {
+    pub(crate) fn append(
+        &self,
+        record: Append<'_>,
+        gauge: Option<&Arc<Gauge>>,
+    ) -> Result<Appended, Refused> {
         if self.health.is_stopped() {
             return Err(Refused::Stopped);
         }
@@ -458,7 +476,9 @@ fn mode_of(file: &File, readiness: Readiness) -> WriteMode {
         _ if is_blind_to(Blindness::WriteThrough) => WriteMode::Plain,
         (Placement::Device, _) | (Placement::InPlace(_), Readiness::Ready) => WriteMode::Plain,
         (Placement::InPlace(_), Readiness::Unready)
-        | (Placement::Moving(_) | Placement::Buffered(_) | Placement::Memory(_), _) => WriteMode::Through,
+        | (Placement::Moving(_) | Placement::Buffered(_) | Placement::Memory(_), _) => {
+            WriteMode::Through
+        }
     }
 }
 
@@ -487,7 +507,8 @@ impl Open {
 }
 
 impl State {
-    /// Whether the open batch is better off with more in it, for which what is under way leaves it the time.
+    /// Whether the open batch is better off with more in it, for which what is under way leaves it
+    /// the time.
     pub(super) fn is_gathering(&self) -> bool {
         let has_many = |entry: &Entry| match entry {
             Entry::Batch { open, stage: Stage::Writing, .. } => open.records >= GATHER_RECORDS / 2,

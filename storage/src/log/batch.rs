@@ -17,8 +17,8 @@ const ON_ITS_WAY: u8 = 0;
 const WRITTEN: u8 = 1;
 const FAILED: u8 = 2;
 
-/// What a volume, or an attachment with a buffer of its own, has in staging that is not in the store yet: the measure of
-/// `buffer_size`.
+/// What a volume, or an attachment with a buffer of its own, has in staging that is not in the
+/// store yet: the measure of `buffer_size`.
 #[derive(Debug)]
 pub(crate) struct Gauge {
     unwritten_bytes: AtomicU64,
@@ -29,7 +29,11 @@ pub(crate) struct Gauge {
 
 impl Gauge {
     pub(crate) fn new(usage: &Arc<Usage>) -> Arc<Self> {
-        Arc::new(Self { unwritten_bytes: AtomicU64::new(0), room: Notify::new(), usage: Arc::clone(usage) })
+        Arc::new(Self {
+            unwritten_bytes: AtomicU64::new(0),
+            room: Notify::new(),
+            usage: Arc::clone(usage),
+        })
     }
 
     pub(crate) fn unwritten_bytes(&self) -> u64 {
@@ -132,7 +136,8 @@ impl Batch {
         self.is_awaited.load(Acquire)
     }
 
-    /// Waits until this batch and all before it are in the store. Dropping the future changes nothing.
+    /// Waits until this batch and all before it are in the store. Dropping the future changes
+    /// nothing.
     ///
     /// # Errors
     /// [`Kind::Latched`] when writing failed.

@@ -1,11 +1,12 @@
 //! Fairness between volumes that write at the same time.
 //!
-//! The log acknowledges in order, so a write waits for all that stands before it: of one volume that writes flat
-//! out that would be all of its queue, up to its `buffer_size` or what fits into staging. So while several volumes write,
-//! the log takes in no more than what keeps the device busy, and one with little in it goes before one with much.
+//! The log acknowledges in order, so a write waits for all that stands before it: of one volume
+//! that writes flat out that would be all of its queue, up to its `buffer_size` or what fits into
+//! staging. So while several volumes write, the log takes in no more than what keeps the device
+//! busy, and one with little in it goes before one with much.
 //!
-//! And a batch with a write of a volume that has little there goes to the device beside those that are under way, instead of
-//! after one of them.
+//! And a batch with a write of a volume that has little there goes to the device beside those that
+//! are under way, instead of after one of them.
 //!
 //! A volume that writes alone is not held back.
 
@@ -13,15 +14,16 @@ use super::append::{Log, State};
 use crate::base::VolumeNumber;
 use std::sync::atomic::Ordering::*;
 
-/// What all volumes together may have in the log before it is in the store, while several write: two device writes that are
-/// large enough to keep a fast disk at its best, and no longer than a lone write can bear to wait for.
+/// What all volumes together may have in the log before it is in the store, while several write:
+/// two device writes that are large enough to keep a fast disk at its best, and no longer than a
+/// lone write can bear to wait for.
 const SHARED_BYTES_MAX: u64 = 128 << 10;
 
 /// What each volume may have there in any case.
 const OWN_BYTES: u64 = 32 << 10;
 
-/// A volume counts as writing until so many batches after its last data. Batches and not time, because a busy log sends
-/// out thousands a second, and an idle one delays no write.
+/// A volume counts as writing until so many batches after its last data. Batches and not time,
+/// because a busy log sends out thousands a second, and an idle one delays no write.
 const SHARED_BATCHES: u64 = 1024;
 
 /// The volume that has much in the log.
@@ -33,7 +35,8 @@ pub(super) struct Heavy {
 }
 
 impl Log {
-    /// That volume's data, which had so many bytes in the log before, was given a place in the open batch.
+    /// That volume's data, which had so many bytes in the log before, was given a place in the open
+    /// batch.
     pub(super) fn note_writer(&self, state: &mut State, volume: VolumeNumber, own_bytes: u64) {
         let batches = self.counters.batches.load(Relaxed);
         let last = state.last_writer.replace(volume);

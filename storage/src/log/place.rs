@@ -1,18 +1,19 @@
 //! Where a record goes: into the open batch, the next window, the next segment.
 //!
-//! All of it happens under the log's lock, and nothing of it waits: what is in the way is told to the caller.
+//! All of it happens under the log's lock, and nothing of it waits: what is in the way is told to
+//! the caller.
 
 use super::append::{
-    Append, BATCH_BLOCKS, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, STREAM_BATCH_BYTES, Segment,
-    Stage, State,
+    Append, BATCH_BLOCKS, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, STREAM_BATCH_BYTES,
+    Segment, Stage, State,
 };
 use super::batch::Batch;
 use crate::{
     base::{BLOCK_BYTES, Blindness, Lsn, SegmentId, Slot, is_blind_to},
     disk::{Need, Readiness, Writing},
     format::{
-        BatchHeader, Footer, FooterBatch, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, RecordKind, SegmentKind,
-        Trailer, footer_blocks,
+        BatchHeader, Footer, FooterBatch, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, RecordKind,
+        SegmentKind, Trailer, footer_blocks,
     },
 };
 use sandstone_ring::WriteMode;
@@ -46,9 +47,11 @@ impl Log {
         loop {
             if let Some(open) = &state.open {
                 let header_room = HEADER_RECORDS_BYTES - open.records_bytes;
-                // A record without data makes the footer longer too, which must not grow into the last batch.
+                // A record without data makes the footer longer too, which must not grow into the
+                // last batch.
                 let data_room = self.data_room(state, open, least);
-                let has_room = header_room >= least && data_room.is_some_and(|room| room >= offered.min(1));
+                let has_room =
+                    header_room >= least && data_room.is_some_and(|room| room >= offered.min(1));
                 if has_room && open.data_blocks < BATCH_BLOCKS {
                     break;
                 }
@@ -59,8 +62,10 @@ impl Log {
         }
         let room = {
             let open = state.open.as_ref().expect("opened above");
-            let sums = (HEADER_RECORDS_BYTES - open.records_bytes - RECORD_HEAD_BYTES - fixed_bytes) / 4;
-            // Each checksum is also a part of the footer, whose room is counted for the whole record at once.
+            let sums =
+                (HEADER_RECORDS_BYTES - open.records_bytes - RECORD_HEAD_BYTES - fixed_bytes) / 4;
+            // Each checksum is also a part of the footer, whose room is counted for the whole
+            // record at once.
             let record = RECORD_HEAD_BYTES + fixed_bytes + offered as usize * 4;
             self.data_room(state, open, record).unwrap_or(0).min(sums as u32)
         };
@@ -81,15 +86,19 @@ impl Log {
         Ok(Place { lsn, batch, data_offset, blocks, at })
     }
 
-    /// Blocks of data that the open batch can still take, if a record of `record_bytes` comes with them; `None` when the
-    /// footer has no room for the record itself.
+    /// Blocks of data that the open batch can still take, if a record of `record_bytes` comes with
+    /// them; `None` when the footer has no room for the record itself.
     fn data_room(&self, state: &State, open: &Open, record_bytes: usize) -> Option<u32> {
         let geometry = &self.segments.geometry;
         let next = open.batch.block + 1 + open.data_blocks;
-        let window_end =
-            open.batch.block / geometry.window_blocks * geometry.window_blocks + geometry.window_blocks;
+        let window_end = open.batch.block / geometry.window_blocks * geometry.window_blocks
+            + geometry.window_blocks;
         let footer = footer_blocks(state.segment.footer_bytes + record_bytes);
-        geometry.segment_blocks.checked_sub(footer)?.checked_sub(next).map(|room| room.min(window_end - next))
+        geometry
+            .segment_blocks
+            .checked_sub(footer)?
+            .checked_sub(next)
+            .map(|room| room.min(window_end - next))
     }
 
     /// Closes the open batch: it takes no more records.
@@ -102,7 +111,8 @@ impl Log {
         state.under_way.push_back(Entry::Batch { open, footer, stage: Stage::Closed });
     }
 
-    /// Opens a batch with room for a record of `record_bytes` and `data_blocks`, in the next window or segment if need be.
+    /// Opens a batch with room for a record of `record_bytes` and `data_blocks`, in the next window
+    /// or segment if need be.
     fn open_batch(
         &self,
         state: &mut State,
@@ -120,8 +130,8 @@ impl Log {
             && self.segments.offers_prepared()
             && state.claim.is_some_and(|claim| claim.readiness == Readiness::Ready)
         {
-            // In the rest of this segment each small batch would wait for the file system's journal. What is left of it is not
-            // written, and its slot comes back with the others.
+            // In the rest of this segment each small batch would wait for the file system's
+            // journal. What is left of it is not written, and its slot comes back with the others.
             match self.next_segment(state, need) {
                 Ok(()) => block = 0,
                 Err(Refused::NoSpace(_)) => {}
@@ -129,7 +139,9 @@ impl Log {
             }
         }
         // A footer never outgrows half a window, so that the last window has room for batches.
-        if block + 1 + data_blocks + footer > geometry.segment_blocks || footer > geometry.window_blocks / 2 {
+        if block + 1 + data_blocks + footer > geometry.segment_blocks
+            || footer > geometry.window_blocks / 2
+        {
             self.next_segment(state, need)?;
             block = 0;
         }
@@ -171,14 +183,16 @@ impl Log {
         Ok(())
     }
 
-    /// Claims the segment behind this one, or another one whose slot is ready where this one's is not. The batch that is about
-    /// to be opened tells it.
+    /// Claims the segment behind this one, or another one whose slot is ready where this one's is
+    /// not. The batch that is about to be opened tells it.
     fn settle_claim(&self, state: &mut State) {
         if state.is_claim_lent {
             return;
         }
         match state.claim {
-            Some(claim) if claim.readiness == Readiness::Unready && self.segments.prepared() > 0 => {
+            Some(claim)
+                if claim.readiness == Readiness::Unready && self.segments.prepared() > 0 =>
+            {
                 if let Some(better) = self.segments.claim_ahead() {
                     self.segments.give_up(claim.id);
                     state.claim = Some(better);
@@ -189,8 +203,8 @@ impl Log {
         }
     }
 
-    /// Lends the slot of the claimed segment, if it may have blocks in the file, to whoever gives them back. The log does not
-    /// come there before [`Self::return_claim`].
+    /// Lends the slot of the claimed segment, if it may have blocks in the file, to whoever gives
+    /// them back. The log does not come there before [`Self::return_claim`].
     pub(crate) fn lend_claim(&self) -> Option<Slot> {
         let mut state = self.lock();
         let id = state.claim?.id;
@@ -211,7 +225,8 @@ impl Log {
         self.room.notify_waiters();
     }
 
-    /// Whether the log gains by going on in a prepared slot: where it writes through, and not in large pieces.
+    /// Whether the log gains by going on in a prepared slot: where it writes through, and not in
+    /// large pieces.
     fn is_better_left(&self, segment: &Segment) -> bool {
         let bytes = u64::from(segment.fill) * BLOCK_BYTES as u64;
         segment.mode == WriteMode::Through
@@ -220,8 +235,8 @@ impl Log {
             && bytes < u64::from(segment.batches) * STREAM_BATCH_BYTES
     }
 
-    /// Goes on in a fresh segment, so that what is dead in this one can be found. Gives the one that it leaves, if there
-    /// was something in it and room for another.
+    /// Goes on in a fresh segment, so that what is dead in this one can be found. Gives the one
+    /// that it leaves, if there was something in it and room for another.
     pub(crate) fn leave_segment(self: &Arc<Self>) -> Option<SegmentId> {
         if self.health.is_stopped() {
             return None;
@@ -236,7 +251,8 @@ impl Log {
 
     /// The window that holds `block` of the current segment; opened if it is not yet.
     fn window(&self, state: &mut State, block: u32) -> Result<usize, Refused> {
-        let start = block / self.segments.geometry.window_blocks * self.segments.geometry.window_blocks;
+        let start =
+            block / self.segments.geometry.window_blocks * self.segments.geometry.window_blocks;
         let wanted = (state.segment.id, start);
         if let Some(found) = state.held.iter().position(|h| *h == Some(wanted)) {
             return Ok(found);
@@ -294,8 +310,9 @@ impl Log {
             mode: self.mode(next.readiness),
             batches: 0,
         };
-        // Staged at once, still without what it repeats: what is acknowledged from the next segment's staging is found
-        // only by way of it. The whole footer goes out from a buffer of its own, so that this one is never half replaced.
+        // Staged at once, still without what it repeats: what is acknowledged from the next
+        // segment's staging is found only by way of it. The whole footer goes out from a buffer of
+        // its own, so that this one is never half replaced.
         let staged = Footer::encode(&self.identity, trailer, &[]);
         let range = self.staging.range(window, geometry.segment_blocks - 1, 1);
         if !is_blind_to(Blindness::StagedTrailer) {

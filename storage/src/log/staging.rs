@@ -4,17 +4,21 @@
 //!   | header block | window 0 | window 1 | … |     a window is an image of a segment, or of a part of one
 //! ```
 //!
-//! A batch is put together at the very place in a window that it will have in its segment, and written from there.
-//! So the address of a block tells where it is staged, what is staged is read without bookkeeping a block, and recovery
-//! completes the log by looking in the window where the store has nothing yet.
+//! A batch is put together at the very place in a window that it will have in its segment, and
+//! written from there. So the address of a block tells where it is staged, what is staged is read
+//! without bookkeeping a block, and recovery completes the log by looking in the window where the
+//! store has nothing yet.
 //!
-//! The trailer that names the next segment is staged when the log goes on there, before anything else is.
+//! The trailer that names the next segment is staged when the log goes on there, before anything
+//! else is.
 //!
-//! I1  A window holds one stretch of one segment. It takes the next only when all batches of the old are in the store.
-//! I2  Each range has one writer, who got it from the log; readers come by the map, where a range appears only after
-//!     it was filled.
-//! I3  The file outlives the process. It says which boot and which store it belongs to, and which start of it, and is believed
-//!     only by them: the start after that one. Another start may have had its staging buffer elsewhere meanwhile.
+//! I1  A window holds one stretch of one segment. It takes the next only when all batches of the
+//!     old are in the store.
+//! I2  Each range has one writer, who got it from the log; readers come by the map, where a range
+//!     appears only after it was filled.
+//! I3  The file outlives the process. It says which boot and which store it belongs to, and which
+//!     start of it, and is believed only by them: the start after that one. Another start may have
+//!     had its staging buffer elsewhere meanwhile.
 
 use crate::{
     base::{Address, BLOCK_BYTES, SegmentId},
@@ -55,7 +59,8 @@ impl Held {
 #[derive(Debug, Default)]
 struct Window {
     held: RwLock<Option<Held>>,
-    /// Raw address of the first block that it has room for; tells without the lock which windows need not be looked at.
+    /// Raw address of the first block that it has room for; tells without the lock which windows
+    /// need not be looked at.
     first: AtomicU64,
 }
 
@@ -92,7 +97,8 @@ impl Staging {
         Self::unused(memory, geometry)
     }
 
-    /// For a store that is open for reading only: nothing will be staged, and what lies there stays.
+    /// For a store that is open for reading only: nothing will be staged, and what lies there
+    /// stays.
     pub(crate) fn unused(memory: Arc<SharedMemory>, geometry: Geometry) -> Self {
         assert!(memory.len_bytes() >= Self::file_bytes(&geometry));
         let windows = std::iter::repeat_with(Window::default).take(geometry.windows()).collect();
@@ -103,8 +109,8 @@ impl Staging {
         self.geometry.window_blocks as usize * BLOCK_BYTES
     }
 
-    /// Gives the window to the stretch of `segment` that begins at `start`; blocks below `from` are not staged.
-    /// Keeping I1 is the log's part.
+    /// Gives the window to the stretch of `segment` that begins at `start`; blocks below `from` are
+    /// not staged. Keeping I1 is the log's part.
     pub(crate) fn open_window(&self, window: usize, segment: SegmentId, start: u32, from: u32) {
         let at = &self.windows[window];
         let mut held = at.held.write().expect("no panics under this lock");
@@ -150,7 +156,8 @@ impl Staging {
         })
     }
 
-    /// Appends staged blocks to `out`: as many as are there from `address` on, at most `blocks`. Gives the number.
+    /// Appends staged blocks to `out`: as many as are there from `address` on, at most `blocks`.
+    /// Gives the number.
     pub(crate) fn read(&self, address: Address, blocks: u32, out: &mut BytesMut) -> u32 {
         for (i, window) in self.holding(address) {
             // Held while copying, so that the window does not change hands underneath.
@@ -167,7 +174,8 @@ impl Staging {
     }
 }
 
-/// Whether a staging file that begins like this belongs to this store, this boot, and the start of that epoch (I3).
+/// Whether a staging file that begins like this belongs to this store, this boot, and the start of
+/// that epoch (I3).
 ///
 /// # Errors
 /// The reason why it does not.
@@ -199,7 +207,8 @@ pub(crate) struct Leftover {
 }
 
 impl Leftover {
-    /// Takes the file's content if it belongs to this store, this boot, and the last start, of that epoch (I3).
+    /// Takes the file's content if it belongs to this store, this boot, and the last start, of that
+    /// epoch (I3).
     ///
     /// # Errors
     /// The reason why it does not.
@@ -219,8 +228,8 @@ impl Leftover {
         Ok(Self { memory, geometry })
     }
 
-    /// What window `window` holds where `blocks` from `block` of a segment would be staged. The range must not leave the
-    /// window.
+    /// What window `window` holds where `blocks` from `block` of a segment would be staged. The
+    /// range must not leave the window.
     pub(crate) fn read(&self, window: usize, block: u32, blocks: u32) -> Vec<u8> {
         let in_window = block % self.geometry.window_blocks;
         assert!(in_window + blocks <= self.geometry.window_blocks);

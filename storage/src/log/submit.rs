@@ -10,8 +10,8 @@ use sandstone_ring::{WriteBuf, WriteMode, aligned, runtime};
 use std::sync::{Arc, Mutex, atomic::Ordering::*};
 
 impl Log {
-    /// Ends the open batch and says where the log goes on: all records before lie before that place; and where it goes on
-    /// behind that segment.
+    /// Ends the open batch and says where the log goes on: all records before lie before that
+    /// place; and where it goes on behind that segment.
     pub(crate) fn cut(self: &Arc<Self>) -> (ReplayStart, Claim) {
         let mut state = self.lock();
         Self::close(&mut state);
@@ -42,7 +42,8 @@ impl Log {
         self.pump();
     }
 
-    /// Closes the open batch if the device is to have it now; else sees to it that somebody comes back for it.
+    /// Closes the open batch if the device is to have it now; else sees to it that somebody comes
+    /// back for it.
     fn close_if_due(self: &Arc<Self>, state: &mut State) {
         let Some(open) = &mut state.open else { return };
         if open.is_due() {
@@ -59,8 +60,8 @@ impl Log {
         }
     }
 
-    /// Seals and writes closed batches whose records are all filled in, and footers whose batches are all sealed, as many as
-    /// may be under way at once.
+    /// Seals and writes closed batches whose records are all filled in, and footers whose batches
+    /// are all sealed, as many as may be under way at once.
     pub(super) fn submit(self: &Arc<Self>, state: &mut State) {
         let mut all_sealed = true;
         for i in 0..state.under_way.len() {
@@ -112,7 +113,8 @@ impl Log {
             }
             let log = Arc::clone(self);
             runtime::spawn(async move {
-                let result = space_wait::write_as(mode, &log.file, &log.health, offset, buffer).await;
+                let result =
+                    space_wait::write_as(mode, &log.file, &log.health, offset, buffer).await;
                 log.completed(key, result);
             });
         }
@@ -141,7 +143,11 @@ impl Log {
         FooterBatch::encode(batch.block, self.epoch, batch.first_lsn, &records, &mut footer);
     }
 
-    fn completed(self: &Arc<Self>, (segment, block): (SegmentId, u32), result: std::io::Result<()>) {
+    fn completed(
+        self: &Arc<Self>,
+        (segment, block): (SegmentId, u32),
+        result: std::io::Result<()>,
+    ) {
         if let Err(error) = &result {
             self.health.latch(&format!("a write to the log failed: {error}"));
         }
@@ -159,7 +165,9 @@ impl Log {
                         open.batch.finish(result.is_ok());
                     }
                 }
-                Entry::Footer { trailer, stage, .. } if (trailer.segment, u32::MAX) == (segment, block) => {
+                Entry::Footer { trailer, stage, .. }
+                    if (trailer.segment, u32::MAX) == (segment, block) =>
+                {
                     *stage = Stage::Written;
                 }
                 Entry::Batch { .. } | Entry::Footer { .. } => {}
@@ -172,7 +180,8 @@ impl Log {
                     let bytes = u64::from(open.data_blocks) * BLOCK_BYTES as u64;
                     self.unwritten_bytes.fetch_sub(bytes, Relaxed);
                     if good {
-                        self.written.store(open.batch.first_lsn.0 + u64::from(open.records), Release);
+                        self.written
+                            .store(open.batch.first_lsn.0 + u64::from(open.records), Release);
                     }
                     finished.push(open.batch);
                 }
@@ -187,7 +196,8 @@ impl Log {
         finished.iter().for_each(|batch| batch.finish(good));
         for trailer in sealed {
             self.segments.seal(trailer.segment);
-            // Bounds what recovery has to verify: no more than about what staging holds is not known to be synced.
+            // Bounds what recovery has to verify: no more than about what staging holds is not
+            // known to be synced.
             let geometry = &self.segments.geometry;
             let (blocks, staged) = (u64::from(geometry.segment_blocks), geometry.staging_blocks());
             if self.sealed_blocks.fetch_add(blocks, Relaxed) + blocks < staged {
@@ -216,7 +226,9 @@ impl Log {
                     Entry::Batch { open, .. } if holds(open) => Some(Arc::clone(&open.batch)),
                     Entry::Batch { .. } | Entry::Footer { .. } => None,
                 });
-                closed.or_else(|| state.open.as_ref().filter(|o| holds(o)).map(|o| Arc::clone(&o.batch)))
+                closed.or_else(|| {
+                    state.open.as_ref().filter(|o| holds(o)).map(|o| Arc::clone(&o.batch))
+                })
             };
             match batch {
                 Some(batch) => {

@@ -1,7 +1,7 @@
 //! Group commit of syncs: whoever waits for the device shares one `fdatasync`.
 //!
-//! A request is served by the first sync that *begins* after everything it covers is in the store; one that is already
-//! under way may have passed the device before that, so it does not count.
+//! A request is served by the first sync that *begins* after everything it covers is in the store;
+//! one that is already under way may have passed the device before that, so it does not count.
 
 use super::append::Log;
 use crate::base::{Blindness, Error, Kind, Lsn, Progress, Result, is_blind_to};
@@ -63,7 +63,8 @@ impl Drop for Running {
 }
 
 impl Log {
-    /// Waits until every record below `lsn` is on stable storage. Dropping the future abandons the wait alone.
+    /// Waits until every record below `lsn` is on stable storage. Dropping the future abandons the
+    /// wait alone.
     ///
     /// # Errors
     /// [`Kind::Latched`] when a write or sync failed, now or earlier.
@@ -92,7 +93,8 @@ impl Log {
         &self.syncs.under_way
     }
 
-    /// Waits for a sync that begins now or later, even when every record is synced: for what was written beside the log.
+    /// Waits for a sync that begins now or later, even when every record is synced: for what was
+    /// written beside the log.
     ///
     /// # Errors
     /// [`Kind::Latched`].
@@ -115,8 +117,9 @@ impl Log {
         }
     }
 
-    /// Begins a sync, unless one is under way. It runs in a task of its own, because its failure must be seen even when
-    /// nobody waits for it any more; and alone, because a kernel tells a failure to one of two that run together.
+    /// Begins a sync, unless one is under way. It runs in a task of its own, because its failure
+    /// must be seen even when nobody waits for it any more; and alone, because a kernel tells a
+    /// failure to one of two that run together.
     fn begin_sync(self: &Arc<Self>) {
         if std::mem::replace(&mut self.syncs.turns().running, true) {
             return;
@@ -131,7 +134,8 @@ impl Log {
                 let _under_way = log.syncs.under_way.begin();
                 log.file.sync().await
             };
-            let covered = if is_blind_to(Blindness::SyncCoverage) { log.written() } else { covered };
+            let covered =
+                if is_blind_to(Blindness::SyncCoverage) { log.written() } else { covered };
             log.counters.syncs.fetch_add(1, Relaxed);
             log.counters.sync_sharing.add(served);
             match result {

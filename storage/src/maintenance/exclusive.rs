@@ -1,11 +1,12 @@
 //! What deletion would give back: the data that no other volume or snapshot holds.
 //!
-//! Blocks are shared within a family only, and only at the same place of the volumes, because they are shared by copying
-//! maps. So the maps of a family are walked side by side: where all that have something have the same node, the walk goes no
-//! further; where they differ, the walk goes down, and in the leaves single addresses are compared.
+//! Blocks are shared within a family only, and only at the same place of the volumes, because they
+//! are shared by copying maps. So the maps of a family are walked side by side: where all that have
+//! something have the same node, the walk goes no further; where they differ, the walk goes down,
+//! and in the leaves single addresses are compared.
 //!
-//! I1  A volume is deleted together with its snapshots, so what it gives back is what only it and they hold; what a
-//!     snapshot gives back is what it alone holds.
+//! I1  A volume is deleted together with its snapshots, so what it gives back is what only it and
+//!     they hold; what a snapshot gives back is what it alone holds.
 //!
 //! Maps themselves are not counted: they take a block or two a MiB.
 
@@ -25,7 +26,8 @@ use uuid::Uuid;
 
 /// Nodes read at once.
 const LOADS_MAX: usize = 64;
-/// Nodes after which the walk lets others have the thread: about a millisecond where all are in memory. A guess, not tuned.
+/// Nodes after which the walk lets others have the thread: about a millisecond where all are in
+/// memory. A guess, not tuned.
 const NODES_AT_ONCE: usize = 256;
 
 /// The last answers, by family, and what they were answers about.
@@ -95,8 +97,8 @@ impl ExclusiveBytes {
         Self { volumes, answers: Mutex::default() }
     }
 
-    /// Bytes of data that deleting it would give back, by id, for all volumes and snapshots; or for those of one's family,
-    /// none where there is no such one.
+    /// Bytes of data that deleting it would give back, by id, for all volumes and snapshots; or for
+    /// those of one's family, none where there is no such one.
     ///
     /// # Errors
     /// [`crate::Kind::Io`], [`crate::Kind::Corrupt`] when a map cannot be read.
@@ -111,7 +113,10 @@ impl ExclusiveBytes {
         for (family, entries) in families {
             let blocks = self.exclusive_of(family, &entries).await?;
             for entry in entries {
-                out.insert(entry.id, blocks.get(&entry.number).copied().unwrap_or(0) * BLOCK_BYTES as u64);
+                out.insert(
+                    entry.id,
+                    blocks.get(&entry.number).copied().unwrap_or(0) * BLOCK_BYTES as u64,
+                );
             }
         }
         Ok(out)
@@ -149,9 +154,11 @@ impl ExclusiveBytes {
         if let [entry] = entries {
             return Ok(Arc::new(HashMap::from([(entry.number, entry.tree.mapped_blocks())])));
         }
-        let versions: Vec<Version> = entries.iter().map(|entry| (entry.number, entry.applied)).collect();
-        let known =
-            |all: &Answers| all.get(&family).filter(|(of, _)| *of == versions).map(|(_, b)| Arc::clone(b));
+        let versions: Vec<Version> =
+            entries.iter().map(|entry| (entry.number, entry.applied)).collect();
+        let known = |all: &Answers| {
+            all.get(&family).filter(|(of, _)| *of == versions).map(|(_, b)| Arc::clone(b))
+        };
         if let Some(blocks) = known(&self.answers()) {
             return Ok(blocks);
         }
@@ -170,7 +177,8 @@ async fn walk(disk: &Disk, entries: &[Entry]) -> Result<Blocks> {
         let holders = Holders { entry: Holder::One(entry.number), volume: Holder::One(volume) };
         roots.add(entry.tree.root(), entry.tree.mapped_blocks(), holders);
     }
-    let snapshots: HashMap<_, _> = entries.iter().map(|l| (l.number, l.snapshot_of.is_some())).collect();
+    let snapshots: HashMap<_, _> =
+        entries.iter().map(|l| (l.number, l.snapshot_of.is_some())).collect();
     let mut count = |holders: Holders, blocks: u64| {
         // A snapshot's own; a volume's with its snapshots.
         if let Holder::One(entry) = holders.entry
@@ -210,14 +218,19 @@ async fn walk(disk: &Disk, entries: &[Entry]) -> Result<Blocks> {
                 }
             }
         }
-        stack.extend(below.into_iter().map(|g| (level - 1, g.finish())).filter(|(_, g)| !g.is_empty()));
+        stack.extend(
+            below.into_iter().map(|g| (level - 1, g.finish())).filter(|(_, g)| !g.is_empty()),
+        );
     }
     Ok(found)
 }
 
 fn count_leaves(groups: &[Group], nodes: &[Arc<Node>], count: &mut impl FnMut(Holders, u64)) {
-    let leaves: Vec<_> =
-        groups.iter().zip(nodes).map(|(g, node)| (g.holders, cells(&g.child, Some(node)))).collect();
+    let leaves: Vec<_> = groups
+        .iter()
+        .zip(nodes)
+        .map(|(g, node)| (g.holders, cells(&g.child, Some(node))))
+        .collect();
     let mut at: Vec<(Address, Holders)> = Vec::with_capacity(leaves.len());
     for block in 0..LEAF_BLOCKS as usize {
         at.extend(leaves.iter().filter_map(|(holders, cells)| match cells[block] {

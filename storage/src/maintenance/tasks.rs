@@ -76,21 +76,25 @@ impl Maintenance {
         self.ended.notify_one();
     }
 
-    /// Writes a checkpoint, if anything changed since the last one. Where it would take the room that reclaim needs for its
-    /// own, which frees what they leave behind, that goes first.
+    /// Writes a checkpoint, if anything changed since the last one. Where it would take the room
+    /// that reclaim needs for its own, which frees what they leave behind, that goes first.
     ///
     /// # Errors
     /// Those of [`Checkpointer::write_if_changed`].
     pub(crate) async fn checkpoint(&self) -> Result<()> {
         let engine = &self.volumes.engine;
-        // Only then does a checkpoint wait for a round: whichever comes first would take the room of the other.
+        // Only then does a checkpoint wait for a round: whichever comes first would take the room
+        // of the other.
         if engine.is_room_for_checkpoints_short() && !engine.shutdown.has_begun() {
             match self.reclaimer.round(Effort::Needed).await {
                 Ok(_) => {}
                 // Another one would take what is left for that of reclaim.
                 Err(error) if error.kind() == Kind::NoSpace => return Err(error),
-                // A map that cannot be read, which is told elsewhere, does not keep a checkpoint from being written.
-                Err(error) => tracing::debug!(%error, "a round of reclaim before a checkpoint failed"),
+                // A map that cannot be read, which is told elsewhere, does not keep a checkpoint
+                // from being written.
+                Err(error) => {
+                    tracing::debug!(%error, "a round of reclaim before a checkpoint failed")
+                }
             }
         }
         self.checkpointer.write_if_changed().await

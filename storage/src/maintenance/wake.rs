@@ -8,7 +8,8 @@ use std::{pin::pin, sync::atomic::Ordering::Relaxed, time::Duration};
 /// How often a task looks around when nothing wakes it.
 pub(super) const TICK: Duration = Duration::from_millis(200);
 
-/// Waits for the first of three, and gives what stands for it: the store's shutdown, a call, a time.
+/// Waits for the first of three, and gives what stands for it: the store's shutdown, a call, a
+/// time.
 pub(super) async fn first_of<E>(
     (shutdown, is_shutdown): (impl Future<Output = ()>, E),
     (call, is_call): (impl Future<Output = ()>, E),

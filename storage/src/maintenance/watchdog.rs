@@ -1,7 +1,7 @@
 //! What goes on without getting on: who waits for what, and for how long.
 //!
-//! What may hang notes that it is under way, and each step that it gets on by. Another thread looks, so that
-//! what hangs need not say so itself.
+//! What may hang notes that it is under way, and each step that it gets on by. Another thread
+//! looks, so that what hangs need not say so itself.
 
 use super::{reclaim::ReclaimPhase, tasks::Maintenance};
 use crate::base::Health;
@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-/// After this long without a step what is under way counts as stalled. Longer than a disk takes that tries a bad sector
-/// again and again, or a path of two fails over.
+/// After this long without a step what is under way counts as stalled. Longer than a disk takes
+/// that tries a bad sector again and again, or a path of two fails over.
 pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 /// Something that is under way and does not get on.
@@ -54,7 +54,10 @@ impl fmt::Display for Stall {
                 write!(f, "a checkpoint has waited for the device or the log for {seconds} s")
             }
             StallKind::WriterForCheckpoint => {
-                write!(f, "writers have waited for a checkpoint that does not get on for {seconds} s")
+                write!(
+                    f,
+                    "writers have waited for a checkpoint that does not get on for {seconds} s"
+                )
             }
             StallKind::WriterForReclaim(phase) => {
                 let doing = match phase {
@@ -87,8 +90,8 @@ pub(crate) struct Watchdog {
 }
 
 impl Maintenance {
-    /// What is under way and has not got on for [`STALLED_AFTER`], causes before effects. None while [`Health`] has a reason
-    /// why nothing goes on. May be asked on any thread.
+    /// What is under way and has not got on for [`STALLED_AFTER`], causes before effects. None
+    /// while [`Health`] has a reason why nothing goes on. May be asked on any thread.
     pub(crate) fn stalls(&self) -> Vec<Stall> {
         let (engine, now) = (&*self.volumes.engine, runtime::clock());
         let excused_us = &self.watchdog.excused_us;
@@ -98,8 +101,11 @@ impl Maintenance {
         }
         let excused = Duration::from_micros(excused_us.load(Relaxed));
         let (checkpoint, reclaim) = (self.checkpointer.progress(), self.reclaimer.work_progress());
-        let for_checkpoint =
-            engine.dirty.waiting().waits_since().map(|at| at.max(checkpoint.moved()).max(reclaim.moved()));
+        let for_checkpoint = engine
+            .dirty
+            .waiting()
+            .waits_since()
+            .map(|at| at.max(checkpoint.moved()).max(reclaim.moved()));
         let phase = self.reclaimer.phase();
         let step = match phase {
             ReclaimPhase::Checkpointing => reclaim.moved().max(checkpoint.moved()),
@@ -108,7 +114,9 @@ impl Maintenance {
         let for_reclaim = engine.reclaim.waiting().waits_since().map(|at| at.max(step));
         let reclaiming = match engine.pins.quiescing.waits_since() {
             // It begins a little after the last step of reclaim.
-            Some(since) if now.saturating_sub(since) >= STALLED_AFTER / 2 => StallKind::WriterForReads,
+            Some(since) if now.saturating_sub(since) >= STALLED_AFTER / 2 => {
+                StallKind::WriterForReads
+            }
             _ => StallKind::WriterForReclaim(phase),
         };
         [
@@ -119,7 +127,9 @@ impl Maintenance {
             (reclaiming, for_reclaim),
         ]
         .into_iter()
-        .filter_map(|(kind, since)| Some(Stall { kind, lasts: now.saturating_sub(since?.max(excused)) }))
+        .filter_map(|(kind, since)| {
+            Some(Stall { kind, lasts: now.saturating_sub(since?.max(excused)) })
+        })
         .filter(|stall| stall.lasts >= STALLED_AFTER)
         .collect()
     }

@@ -1,6 +1,7 @@
 //! Two maps side by side: what differs between a volume and its snapshot.
 //!
-//! What both hold together is passed over without being looked at, so the cost follows what changed, not the size.
+//! What both hold together is passed over without being looked at, so the cost follows what
+//! changed, not the size.
 
 use super::{
     node::{Child, Node, NodeBody},
@@ -48,8 +49,9 @@ pub(crate) enum Comparison {
 }
 
 impl Tree {
-    /// Tells `each` in order how the blocks from `start` on compare with those of `older`. What was told before a missing
-    /// node is right. Blocks that were written anew with the same bytes differ.
+    /// Tells `each` in order how the blocks from `start` on compare with those of `older`. What was
+    /// told before a missing node is right. Blocks that were written anew with the same bytes
+    /// differ.
     pub(crate) fn compare(
         &self,
         older: &Tree,
@@ -83,7 +85,8 @@ fn compare(
         return Ok(compare_leaves(&new, &old, start as usize, len as usize, each));
     }
     for (i, from, len) in parts(level, start, len) {
-        let (new, old) = (below(newer, new_node.as_deref(), i), below(older, old_node.as_deref(), i));
+        let (new, old) =
+            (below(newer, new_node.as_deref(), i), below(older, old_node.as_deref(), i));
         if compare(new, old, nodes, level - 1, from, len, each)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -138,7 +141,10 @@ fn compare_leaves(
         if newer[i] == older[i] { Comparison::Same } else { Comparison::Differs(newer[i]) }
     };
     let alike = |a: Comparison, b: Comparison| match (a, b) {
-        (Comparison::Differs(Some(RunState::Data(_))), Comparison::Differs(Some(RunState::Data(_)))) => true,
+        (
+            Comparison::Differs(Some(RunState::Data(_))),
+            Comparison::Differs(Some(RunState::Data(_))),
+        ) => true,
         _ => a == b,
     };
     let (mut at, end) = (start, start + len);

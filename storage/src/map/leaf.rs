@@ -34,7 +34,8 @@ impl Run {
     }
 }
 
-/// Runs in order, none overlapping, neighbours joined where they continue each other; checksums of the data blocks.
+/// Runs in order, none overlapping, neighbours joined where they continue each other; checksums of
+/// the data blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Leaf {
     runs: Vec<Run>,
@@ -45,7 +46,10 @@ pub(crate) struct Leaf {
 impl Leaf {
     /// A leaf that is one zero run.
     pub(crate) fn zero() -> Self {
-        Self { runs: vec![Run { start: 0, len: LEAF_BLOCKS as u16, state: RunState::Zero }], checksums: None }
+        Self {
+            runs: vec![Run { start: 0, len: LEAF_BLOCKS as u16, state: RunState::Zero }],
+            checksums: None,
+        }
     }
 
     /// The runs in order.
@@ -60,11 +64,22 @@ impl Leaf {
 
     /// Number of data blocks.
     pub(crate) fn data_blocks(&self) -> u64 {
-        self.runs.iter().filter(|r| matches!(r.state, RunState::Data(_))).map(|r| u64::from(r.len)).sum()
+        self.runs
+            .iter()
+            .filter(|r| matches!(r.state, RunState::Data(_)))
+            .map(|r| u64::from(r.len))
+            .sum()
     }
 
-    /// Makes `len` blocks from `start` on what `state` says (`None`: a hole). Gives the change in data blocks.
-    pub(crate) fn replace(&mut self, start: u8, len: u16, state: Option<RunState>, checksums: &[u32]) -> i64 {
+    /// Makes `len` blocks from `start` on what `state` says (`None`: a hole). Gives the change in
+    /// data blocks.
+    pub(crate) fn replace(
+        &mut self,
+        start: u8,
+        len: u16,
+        state: Option<RunState>,
+        checksums: &[u32],
+    ) -> i64 {
         let (from, to) = (u16::from(start), u16::from(start) + len);
         assert!(len > 0 && usize::from(to) <= BLOCKS);
         let first = self.first_behind(from);
@@ -72,7 +87,8 @@ impl Leaf {
             && let Some(run) = self.runs.get_mut(first)
             && (run.start, run.len) == (start, len)
         {
-            // The run as it stands gets another state: what most writes of a leaf that is written at random are.
+            // The run as it stands gets another state: what most writes of a leaf that is written
+            // at random are.
             let removed = if matches!(run.state, RunState::Data(_)) { i64::from(len) } else { 0 };
             run.state = state;
             self.join(first.saturating_sub(1), first + 2);
@@ -106,8 +122,15 @@ impl Leaf {
         self.set_checksums(from, to, state, checksums) - removed
     }
 
-    /// Sets the checksums of blocks, which are zero where there is no data. Gives the number of data blocks among them.
-    fn set_checksums(&mut self, from: u16, to: u16, state: Option<RunState>, checksums: &[u32]) -> i64 {
+    /// Sets the checksums of blocks, which are zero where there is no data. Gives the number of
+    /// data blocks among them.
+    fn set_checksums(
+        &mut self,
+        from: u16,
+        to: u16,
+        state: Option<RunState>,
+        checksums: &[u32],
+    ) -> i64 {
         let blocks = usize::from(from)..usize::from(to);
         if let Some(RunState::Data(_)) = state {
             assert_eq!(checksums.len(), blocks.len());
@@ -145,7 +168,8 @@ impl Leaf {
         }
     }
 
-    /// Calls `each` with the address and the number of blocks of each stretch of data among `len` blocks from `start` on.
+    /// Calls `each` with the address and the number of blocks of each stretch of data among `len`
+    /// blocks from `start` on.
     pub(crate) fn each_data(&self, start: u8, len: u16, mut each: impl FnMut(Address, u64)) {
         let (from, to) = (u16::from(start), u16::from(start) + len);
         for run in &self.runs[self.first_behind(from)..] {
@@ -159,7 +183,8 @@ impl Leaf {
         }
     }
 
-    /// Calls `each(start, len, state)` for the blocks from `start` on, in order, holes included, until it says stop.
+    /// Calls `each(start, len, state)` for the blocks from `start` on, in order, holes included,
+    /// until it says stop.
     pub(crate) fn lookup(
         &self,
         start: u8,
@@ -194,7 +219,10 @@ mod tests {
     impl Leaf {
         fn self_check(&self) -> bool {
             self.runs.iter().all(|r| r.len > 0 && usize::from(r.end()) <= BLOCKS)
-                && self.runs.windows(2).all(|w| w[0].end() <= u16::from(w[1].start) && !w[0].continues(&w[1]))
+                && self
+                    .runs
+                    .windows(2)
+                    .all(|w| w[0].end() <= u16::from(w[1].start) && !w[0].continues(&w[1]))
         }
     }
 

@@ -4,15 +4,18 @@
 //!   root ─ 256 × 64 GiB ─ 256 × 256 MiB ─ 256 × 1 MiB (leaf) ─ 256 blocks as runs, one crc32 each
 //! ```
 //!
-//! I1  A node's range follows from its position; there are no splits, no rebalancing and no key compares.
-//! I2  Nodes are shared. A write copies the nodes on its path that others hold too, and never changes what they see.
+//! I1  A node's range follows from its position; there are no splits, no rebalancing and no key
+//!     compares.
+//! I2  Nodes are shared. A write copies the nodes on its path that others hold too, and never
+//!     changes what they see.
 //! I3  A node with a `home` is on disk byte for byte; the first change takes the home away.
-//! I4  What a node on disk looks like is vouched for by its parent (address and checksum), never by itself.
+//! I4  What a node on disk looks like is vouched for by its parent (address and checksum), never by
+//!     itself.
 //!
-//! A write needs its path and the leaves it covers in part to be in memory. Where they are not, the operation changes
-//! nothing and names the missing node; the caller loads it and asks again. (The design's first idea was a delta that
-//! is merged later. It reads the same leaf, only after the write instead of before it, and every count of blocks would
-//! be a guess until then.)
+//! A write needs its path and the leaves it covers in part to be in memory. Where they are not, the
+//! operation changes nothing and names the missing node; the caller loads it and asks again. (The
+//! design's first idea was a delta that is merged later. It reads the same leaf, only after the
+//! write instead of before it, and every count of blocks would be a guess until then.)
 //!
 //! Source: DESIGN section 3, "Map".
 
@@ -27,6 +30,6 @@ pub(crate) use leaf::Leaf;
 pub(crate) use node::{Child, Inner, Node, NodeBody};
 pub(crate) use stored::{VolumeImage, decode_node, encode_node};
 pub(crate) use tree::{
-    Mapping, MappingState, Missing, NewState, Nodes, ROOT_LEVEL, ReplaceMode, Touched, Tree, node_blocks,
-    node_disk_blocks_max,
+    Mapping, MappingState, Missing, NewState, Nodes, ROOT_LEVEL, ReplaceMode, Touched, Tree,
+    node_blocks, node_disk_blocks_max,
 };

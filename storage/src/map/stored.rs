@@ -7,7 +7,9 @@ use super::{
 };
 use crate::{
     base::Lsn,
-    format::{self, Malformed, NodeRef, StoredChild, StoredMap, StoredNode, VolumeEntry, VolumeMeta},
+    format::{
+        self, Malformed, NodeRef, StoredChild, StoredMap, StoredNode, VolumeEntry, VolumeMeta,
+    },
 };
 
 /// The node's blocks and their checksum. All children must have a home.
@@ -20,7 +22,10 @@ pub(crate) fn encode_node(node: &Node, level: u32) -> (Vec<u8>, u32) {
         }
         NodeBody::Inner(inner) => {
             let children = inner.children.iter().enumerate();
-            format::encode_inner(level, children.filter_map(|(i, child)| Some((i, child.stored()?))))
+            format::encode_inner(
+                level,
+                children.filter_map(|(i, child)| Some((i, child.stored()?))),
+            )
         }
     }
 }
@@ -39,7 +44,8 @@ pub(crate) fn decode_node(home: &NodeRef, level: u32, blocks: &[u8]) -> Result<N
             NodeBody::Leaf(leaf)
         }
         StoredNode::Inner(stored) => {
-            let mut inner = Inner { children: Box::new(std::array::from_fn(|_| Child::Empty)), mapped: 0 };
+            let mut inner =
+                Inner { children: Box::new(std::array::from_fn(|_| Child::Empty)), mapped: 0 };
             for (index, child) in stored {
                 let child = Child::from(child);
                 inner.mapped += child.mapped();

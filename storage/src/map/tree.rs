@@ -22,7 +22,8 @@ fn child_blocks(level: u32) -> u64 {
     LEAF_BLOCKS << (8 * (level - 1))
 }
 
-/// Nodes that are on disk and in memory. The bounded cache is one; so is what the checkpoint has just written.
+/// Nodes that are on disk and in memory. The bounded cache is one; so is what the checkpoint has
+/// just written.
 pub(crate) trait Nodes {
     /// The node, if it is in memory.
     fn get(&self, node: &NodeRef) -> Option<Arc<Node>>;
@@ -100,7 +101,8 @@ pub(crate) struct Tree {
 pub(crate) struct Touched {
     /// Nodes that became dirty.
     pub(crate) dirtied: u64,
-    /// Blocks that the maps will take more for it, at most: a node that was the map's alone takes its own place.
+    /// Blocks that the maps will take more for it, at most: a node that was the map's alone takes
+    /// its own place.
     pub(crate) added_blocks: u64,
 }
 
@@ -117,7 +119,8 @@ impl Change {
         Self { shared_below, touched: Touched::default(), own_removed: 0 }
     }
 
-    /// A node becomes dirty that has `blocks` at most. `was_own` says that it takes the place of one that nobody else has.
+    /// A node becomes dirty that has `blocks` at most. `was_own` says that it takes the place of
+    /// one that nobody else has.
     fn touch(&mut self, level: u32, was_own: bool) {
         self.touched.dirtied += 1;
         self.touched.added_blocks += if was_own { 0 } else { node_disk_blocks_max(level) };
@@ -125,7 +128,8 @@ impl Change {
 
     /// A leaf's run of data is removed.
     fn remove(&mut self, address: Address, blocks: u64) {
-        self.own_removed += (address.raw() + blocks).saturating_sub(address.raw().max(self.shared_below));
+        self.own_removed +=
+            (address.raw() + blocks).saturating_sub(address.raw().max(self.shared_below));
     }
 
     /// All below a child is removed.
@@ -138,9 +142,8 @@ impl Change {
             Child::Empty | Child::Zero | Child::Stored(_) => None,
         };
         match leaf {
-            Some(leaf) => {
-                leaf.each_data(0, LEAF_BLOCKS as u16, |address, blocks| self.remove(address, blocks))
-            }
+            Some(leaf) => leaf
+                .each_data(0, LEAF_BLOCKS as u16, |address, blocks| self.remove(address, blocks)),
             None if self.shared_below == 0 => self.own_removed += child.mapped(),
             // Of those it is unknown: until the mark counts, they count as there.
             None => {}
@@ -149,7 +152,8 @@ impl Change {
 }
 
 impl Tree {
-    /// A tree from its root, the number of data blocks below it, and those of them that are its own.
+    /// A tree from its root, the number of data blocks below it, and those of them that are its
+    /// own.
     pub(crate) fn from_root(root: Child, mapped: u64, birthday: Birthday) -> Self {
         Self { root, mapped, birthday, guesses: 0, clipped: 0 }
     }
@@ -159,16 +163,20 @@ impl Tree {
         self.birthday
     }
 
-    /// A copy that begins where the log stands at `point`, for a snapshot or fork: from here on neither has blocks of its
-    /// own. Gives the copy, and the blocks that were this map's alone and may be shared now.
+    /// A copy that begins where the log stands at `point`, for a snapshot or fork: from here on
+    /// neither has blocks of its own. Gives the copy, and the blocks that were this map's alone and
+    /// may be shared now.
     pub(crate) fn branch(&mut self, point: Address) -> (Tree, u64) {
-        let shared =
-            std::mem::replace(&mut self.birthday, Birthday { shared_below: point.raw(), own_blocks: 0 });
+        let shared = std::mem::replace(
+            &mut self.birthday,
+            Birthday { shared_below: point.raw(), own_blocks: 0 },
+        );
         self.guesses += 1;
         (self.clone(), shared.own_blocks)
     }
 
-    /// Becomes what `other` is, at `point` of the log. Gives the blocks that were this map's alone, and are nobody's now.
+    /// Becomes what `other` is, at `point` of the log. Gives the blocks that were this map's alone,
+    /// and are nobody's now.
     pub(crate) fn become_copy_of(&mut self, other: &Tree, point: Address) -> u64 {
         let gone = self.birthday.own_blocks;
         let birthday = Birthday { shared_below: point.raw(), own_blocks: 0 };
@@ -176,16 +184,19 @@ impl Tree {
         gone
     }
 
-    /// Nobody is left that could share with it. Gives how many more of its blocks are its own than before.
+    /// Nobody is left that could share with it. Gives how many more of its blocks are its own than
+    /// before.
     pub(crate) fn be_alone(&mut self) -> u64 {
-        let before =
-            std::mem::replace(&mut self.birthday, Birthday { shared_below: 0, own_blocks: self.mapped });
+        let before = std::mem::replace(
+            &mut self.birthday,
+            Birthday { shared_below: 0, own_blocks: self.mapped },
+        );
         self.guesses += 1;
         self.mapped - before.own_blocks
     }
 
-    /// The mark has counted `own_blocks` of its own in this map as it was at `then`. Gives how many fewer count now; none
-    /// where nobody knows how many of those are among what changed since.
+    /// The mark has counted `own_blocks` of its own in this map as it was at `then`. Gives how many
+    /// fewer count now; none where nobody knows how many of those are among what changed since.
     pub(crate) fn recount(&mut self, then: &Tree, own_blocks: u64) -> u64 {
         if self.guesses != then.guesses {
             return 0;
@@ -206,7 +217,8 @@ impl Tree {
         let mut own = 0;
         let done = self.visit(nodes, start, len, &mut |blocks, state, _| {
             if let Some(RunState::Data(address)) = state {
-                own += (address.raw() + blocks).saturating_sub(address.raw().max(self.birthday.shared_below));
+                own += (address.raw() + blocks)
+                    .saturating_sub(address.raw().max(self.birthday.shared_below));
             }
             ControlFlow::Continue(())
         });
@@ -223,8 +235,9 @@ impl Tree {
         self.mapped
     }
 
-    /// Tells `each` what the blocks from `start` on are, in order: number of blocks, state (`None`: a hole), and for
-    /// data the leaf with its checksums and the block in it. What was told before a missing node is right.
+    /// Tells `each` what the blocks from `start` on are, in order: number of blocks, state (`None`:
+    /// a hole), and for data the leaf with its checksums and the block in it. What was told before
+    /// a missing node is right.
     pub(crate) fn visit(
         &self,
         nodes: &impl Nodes,
@@ -250,7 +263,10 @@ impl Tree {
                 (Some(RunState::Zero), _) => MappingState::Zero,
                 (Some(RunState::Data(address)), Some((leaf, at))) => {
                     let at = u64::from(at);
-                    MappingState::Data(address, (at..at + blocks).map(|i| leaf.checksum(i as u8)).collect())
+                    MappingState::Data(
+                        address,
+                        (at..at + blocks).map(|i| leaf.checksum(i as u8)).collect(),
+                    )
                 }
                 (Some(RunState::Data(_)), None) => unreachable!("data stands in leaves"),
             };
@@ -260,8 +276,9 @@ impl Tree {
         done.map(|_| ())
     }
 
-    /// Gets ready for [`Self::replace_prepared`] of this range: the nodes on its path are held by the tree from now on,
-    /// and count as changed. Adds what it touched, also when a node is missing.
+    /// Gets ready for [`Self::replace_prepared`] of this range: the nodes on its path are held by
+    /// the tree from now on, and count as changed. Adds what it touched, also when a node is
+    /// missing.
     pub(crate) fn prepare(
         &mut self,
         nodes: &impl Nodes,
@@ -281,7 +298,12 @@ impl Tree {
     ///
     /// # Panics
     /// If it, or a part of it, is not prepared.
-    pub(crate) fn replace_prepared(&mut self, start: u64, len: u64, state: NewState<'_>) -> Touched {
+    pub(crate) fn replace_prepared(
+        &mut self,
+        start: u64,
+        len: u64,
+        state: NewState<'_>,
+    ) -> Touched {
         struct AllInHand;
         impl Nodes for AllInHand {
             fn get(&self, _node: &NodeRef) -> Option<Arc<Node>> {
@@ -304,7 +326,13 @@ impl Tree {
         Ok(self.replace_ensured(nodes, start, len, state))
     }
 
-    fn replace_ensured(&mut self, nodes: &impl Nodes, start: u64, len: u64, state: NewState<'_>) -> Touched {
+    fn replace_ensured(
+        &mut self,
+        nodes: &impl Nodes,
+        start: u64,
+        len: u64,
+        state: NewState<'_>,
+    ) -> Touched {
         if len == TREE_BLOCKS && !matches!(state, NewState::Data(..)) {
             // A root on disk does not know its count, the volume does.
             self.root = if matches!(state, NewState::Hole) { Child::Empty } else { Child::Zero };
@@ -329,13 +357,14 @@ impl Tree {
         change.touched
     }
 
-    /// All nodes that [`Self::replace`] of this range would have to wait for, as far as they can be told now: what lies
-    /// below a missing node shows only once that is read.
+    /// All nodes that [`Self::replace`] of this range would have to wait for, as far as they can be
+    /// told now: what lies below a missing node shows only once that is read.
     pub(crate) fn missing(&self, nodes: &impl Nodes, start: u64, len: u64) -> Option<Missing> {
         ensure(&self.root, nodes, ROOT_LEVEL, start, len).err()
     }
 
-    /// After a checkpoint: lets go of the nodes that are on disk now, so that only the cache holds them.
+    /// After a checkpoint: lets go of the nodes that are on disk now, so that only the cache holds
+    /// them.
     pub(crate) fn prune(&mut self) {
         prune(&mut self.root);
     }
@@ -431,8 +460,8 @@ pub(super) fn parts(level: u32, start: u64, len: u64) -> impl Iterator<Item = (u
     })
 }
 
-/// Blocks of the store that a node at `level` takes, at most: a leaf with 256 runs fits one, an inner node with 256 children
-/// does not (FORMAT.md).
+/// Blocks of the store that a node at `level` takes, at most: a leaf with 256 runs fits one, an
+/// inner node with 256 children does not (FORMAT.md).
 pub(crate) fn node_disk_blocks_max(level: u32) -> u64 {
     if level == 0 { 1 } else { 2 }
 }
@@ -442,7 +471,13 @@ pub(crate) fn node_blocks(level: u32) -> u64 {
     if level == 0 { LEAF_BLOCKS } else { child_blocks(level) * 256 }
 }
 
-fn ensure(child: &Child, nodes: &impl Nodes, level: u32, start: u64, len: u64) -> Result<(), Missing> {
+fn ensure(
+    child: &Child,
+    nodes: &impl Nodes,
+    level: u32,
+    start: u64,
+    len: u64,
+) -> Result<(), Missing> {
     if len == node_blocks(level) {
         return Ok(());
     }
@@ -469,7 +504,8 @@ fn own<'a>(
     level: u32,
     change: &mut Change,
 ) -> Result<&'a mut NodeBody, Missing> {
-    // The addresses of nodes do not tell their age as those of data do: a segment of nodes may be newer than the log's next.
+    // The addresses of nodes do not tell their age as those of data do: a segment of nodes may be
+    // newer than the log's next.
     let is_own = |change: &Change| change.shared_below == 0;
     let mut was_own = false;
     let fresh = match child {
@@ -532,7 +568,9 @@ fn replace(
     }
     match own(child, nodes, level, change).expect("ensured before") {
         NodeBody::Leaf(leaf) => {
-            leaf.each_data(start as u8, len as u16, |address, blocks| change.remove(address, blocks));
+            leaf.each_data(start as u8, len as u16, |address, blocks| {
+                change.remove(address, blocks)
+            });
             replace_leaf(leaf, start, len, state)
         }
         NodeBody::Inner(inner) => {
@@ -549,7 +587,8 @@ fn replace(
                     change,
                 );
             }
-            inner.mapped = inner.mapped.checked_add_signed(delta).expect("the count follows the map");
+            inner.mapped =
+                inner.mapped.checked_add_signed(delta).expect("the count follows the map");
             delta
         }
     }
@@ -558,7 +597,9 @@ fn replace(
 fn replace_leaf(leaf: &mut Leaf, start: u64, len: u64, state: NewState<'_>) -> i64 {
     let (start, len) = (start as u8, len as u16);
     match state {
-        NewState::Data(address, sums) => leaf.replace(start, len, Some(RunState::Data(address)), sums),
+        NewState::Data(address, sums) => {
+            leaf.replace(start, len, Some(RunState::Data(address)), sums)
+        }
         NewState::Zero => leaf.replace(start, len, Some(RunState::Zero), &[]),
         NewState::Hole => leaf.replace(start, len, None, &[]),
     }
@@ -570,7 +611,8 @@ fn prune(child: &mut Child) {
         *child = Child::Stored(home);
         return;
     }
-    // A node without a home that others hold too will be written by the next checkpoint; pruned then.
+    // A node without a home that others hold too will be written by the next checkpoint; pruned
+    // then.
     if let Some(node) = Arc::get_mut(node)
         && let NodeBody::Inner(inner) = node.body_mut()
     {

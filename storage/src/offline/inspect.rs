@@ -1,13 +1,14 @@
 //! What lies in a stopped store, field by field, by the names that FORMAT.md has for them.
 //!
-//! It shows what is there and judges nothing, which is the check's part. The store's secret is left out.
+//! It shows what is there and judges nothing, which is the check's part. The store's secret is left
+//! out.
 
 use crate::{
     base::{Error, Kind, Result, SegmentId, Slot},
     disk::{self, Content, Retired, SuperblockSlot, salvage},
     format::{
-        BatchHeader, CatalogRef, RecordHead, RecordKind, Records, SegmentEntry, SegmentKind, SegmentPlace,
-        StoredChild, Superblock, VERSION, VolumeEntry,
+        BatchHeader, CatalogRef, RecordHead, RecordKind, Records, SegmentEntry, SegmentKind,
+        SegmentPlace, StoredChild, Superblock, VERSION, VolumeEntry,
     },
     offline::StoppedStore,
     recovery::Found,
@@ -75,8 +76,8 @@ impl StoppedStore {
         ])
     }
 
-    /// What an acknowledged write is worth here when the host crashes, and the free slots: how many have all of their blocks
-    /// written, and how many none.
+    /// What an acknowledged write is worth here when the host crashes, and the free slots: how many
+    /// have all of their blocks written, and how many none.
     fn file_row(&self, found: &Found, segments: &[SegmentEntry]) -> Row {
         let geometry = found.superblock.geometry;
         let own = |entry: &SegmentEntry| match entry.place {
@@ -100,8 +101,8 @@ impl StoppedStore {
         ]
     }
 
-    /// Tells `each` the records of a segment of the log, or of all that the next start would replay, as far as they are in
-    /// the store and not in staging alone.
+    /// Tells `each` the records of a segment of the log, or of all that the next start would
+    /// replay, as far as they are in the store and not in staging alone.
     ///
     /// # Errors
     /// As [`Self::check`]; [`Kind::NotFound`] for what is no segment of the log.
@@ -114,14 +115,18 @@ impl StoppedStore {
         let found = self.examine(metadata_bytes).await?;
         let replay = found.superblock.replay;
         let log =
-            found.disk.segments.entries(&Retired::default()).into_iter().filter_map(|entry| match entry {
-                SegmentEntry { id, kind: SegmentKind::Log, place: SegmentPlace::Own(slot) } => {
-                    Some((id, slot))
+            found.disk.segments.entries(&Retired::default()).into_iter().filter_map(|entry| {
+                match entry {
+                    SegmentEntry { id, kind: SegmentKind::Log, place: SegmentPlace::Own(slot) } => {
+                        Some((id, slot))
+                    }
+                    _ => None,
                 }
-                _ => None,
             });
         let wanted: Vec<_> = match segment {
-            Some(number) => log.filter(|(id, _)| id.0 == number).map(|(id, slot)| (id, slot, 0)).collect(),
+            Some(number) => {
+                log.filter(|(id, _)| id.0 == number).map(|(id, slot)| (id, slot, 0)).collect()
+            }
             None => log
                 .filter(|(id, _)| *id >= replay.segment)
                 .map(|(id, slot)| (id, slot, if id == replay.segment { replay.block } else { 0 }))
@@ -142,7 +147,13 @@ impl StoppedStore {
 }
 
 /// Follows the headers of a segment, as the format says that they are to be found.
-async fn records(found: &Found, segment: SegmentId, slot: Slot, from: u32, each: &mut impl FnMut(Row)) {
+async fn records(
+    found: &Found,
+    segment: SegmentId,
+    slot: Slot,
+    from: u32,
+    each: &mut impl FnMut(Row),
+) {
     let (geometry, identity) = (found.superblock.geometry, &found.superblock.identity);
     let mut block = from;
     while block < geometry.segment_blocks {
@@ -233,9 +244,10 @@ fn superblock_row(superblock: &Superblock) -> Row {
     row.push(("closed", text(if superblock.closed { "yes" } else { "no" })));
     row.push(("claim: the segment that the log leaves", number(superblock.claim.of.0)));
     match superblock.claim.next {
-        Some((segment, slot)) => {
-            row.extend([("claim: the next segment", number(segment.0)), ("claim: its slot", number(slot.0))])
-        }
+        Some((segment, slot)) => row.extend([
+            ("claim: the next segment", number(segment.0)),
+            ("claim: its slot", number(slot.0)),
+        ]),
         None => row.push(("claim: the next segment", Field::Absent)),
     }
     row
@@ -270,10 +282,16 @@ fn volume_row(VolumeEntry { meta, applied, map }: &VolumeEntry) -> Row {
             ("root: blocks", number(root.blocks)),
             ("root: crc32", checksum(root.checksum)),
         ],
-        Some(StoredChild::Zero) => {
-            [("root", text("zero")), ("root: blocks", Field::Absent), ("root: crc32", Field::Absent)]
-        }
-        None => [("root", text("holes")), ("root: blocks", Field::Absent), ("root: crc32", Field::Absent)],
+        Some(StoredChild::Zero) => [
+            ("root", text("zero")),
+            ("root: blocks", Field::Absent),
+            ("root: crc32", Field::Absent),
+        ],
+        None => [
+            ("root", text("holes")),
+            ("root: blocks", Field::Absent),
+            ("root: crc32", Field::Absent),
+        ],
     });
     row.push(("root: data blocks", number(map.mapped)));
     row
@@ -290,7 +308,11 @@ fn segment_row(entry: &SegmentEntry, found: &Found) -> Row {
             let told = |piece: &crate::format::Piece| {
                 format!("{}:{}+{}", piece.into.0, piece.first, piece.live.count())
             };
-            (Field::Absent, Field::Absent, text(pieces.iter().map(told).collect::<Vec<_>>().join(" ")))
+            (
+                Field::Absent,
+                Field::Absent,
+                text(pieces.iter().map(told).collect::<Vec<_>>().join(" ")),
+            )
         }
     };
     let kind = match entry.kind {

@@ -26,7 +26,8 @@ enum Left {
 }
 
 impl StoppedStore {
-    /// Locks the store at `path` and opens it for reading alone. `staging_dir` is the one that its server is given.
+    /// Locks the store at `path` and opens it for reading alone. `staging_dir` is the one that its
+    /// server is given.
     ///
     /// # Errors
     /// [`Kind::Io`]: it is not there, may not be read, or a server has it.

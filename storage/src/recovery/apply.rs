@@ -12,7 +12,8 @@ use std::{
     sync::Arc,
 };
 
-/// Records applied together: the nodes that they need are read at once, and held until they are applied.
+/// Records applied together: the nodes that they need are read at once, and held until they are
+/// applied.
 const RECORDS_MAX: usize = 256;
 
 /// The volumes as the catalog has them, on their way to what the log says.
@@ -111,7 +112,8 @@ impl Volumes {
 
     /// The volumes, all of which have everything below `end`.
     pub(super) fn finish(self, end: Lsn) -> Replayed {
-        let volumes = self.by_number.into_values().map(|v| VolumeImage { applied: v.applied.max(end), ..v });
+        let volumes =
+            self.by_number.into_values().map(|v| VolumeImage { applied: v.applied.max(end), ..v });
         let entry = |(family, Family { shared_blocks, .. })| FamilyEntry { family, shared_blocks };
         let families = self.families.into_iter().map(entry);
         Replayed {
@@ -122,8 +124,8 @@ impl Volumes {
         }
     }
 
-    /// Applies records in order. What the catalog holds already is skipped; a record of a volume that was deleted later
-    /// finds none and is skipped too.
+    /// Applies records in order. What the catalog holds already is skipped; a record of a volume
+    /// that was deleted later finds none and is skipped too.
     pub(super) async fn apply(&mut self, records: &[Located<'_>]) -> Result<()> {
         let disk = Arc::clone(&self.disk);
         for records in records.chunks(RECORDS_MAX) {
@@ -136,9 +138,13 @@ impl Volumes {
         Ok(())
     }
 
-    /// Reads the nodes that these records will change, many at a time: one after the other they would make recovery as
-    /// slow as the disk's latency.
-    async fn preload(&mut self, records: &[Located<'_>], nodes: &mut NodesInHand<'_>) -> Result<()> {
+    /// Reads the nodes that these records will change, many at a time: one after the other they
+    /// would make recovery as slow as the disk's latency.
+    async fn preload(
+        &mut self,
+        records: &[Located<'_>],
+        nodes: &mut NodesInHand<'_>,
+    ) -> Result<()> {
         loop {
             let mut missing = BTreeMap::new();
             for Located { record, .. } in records {
@@ -177,11 +183,18 @@ impl Volumes {
         false
     }
 
-    async fn apply_one(&mut self, located: &Located<'_>, nodes: &mut NodesInHand<'_>) -> Result<()> {
+    async fn apply_one(
+        &mut self,
+        located: &Located<'_>,
+        nodes: &mut NodesInHand<'_>,
+    ) -> Result<()> {
         let Located { record, address } = located;
         let head = record.head;
         let new = match head.kind {
-            RecordKind::VolumePut | RecordKind::VolumeDelete | RecordKind::Fork | RecordKind::Restore => {
+            RecordKind::VolumePut
+            | RecordKind::VolumeDelete
+            | RecordKind::Fork
+            | RecordKind::Restore => {
                 return self.apply_catalog(record, *address);
             }
             RecordKind::Data => None,
@@ -203,7 +216,8 @@ impl Volumes {
                 }
                 Err(missing) => {
                     if !self.load(missing, nodes).await {
-                        // The store is for reading only then, and whoever reads there meets the same node.
+                        // The store is for reading only then, and whoever reads there meets the
+                        // same node.
                         return Ok(());
                     }
                 }

@@ -1,7 +1,7 @@
 //! What a start would find, without a byte of the store written.
 //!
-//! It goes the way of [`super::recover`] to the end of the log. Where that would complete the log from staging, this
-//! notes what it would have taken; where that would write, this is done.
+//! It goes the way of [`super::recover`] to the end of the log. Where that would complete the log
+//! from staging, this notes what it would have taken; where that would write, this is done.
 
 use super::{
     apply::{Replayed, Volumes},
@@ -11,7 +11,9 @@ use super::{
 use crate::{
     base::{Address, Error, Kind, Lsn, Result},
     disk::{CheckpointImage, Counts, Disk, choose, misplaced, read_superblock_slots},
-    format::{CatalogRef, FamilyEntry, ReplayStart, SegmentEntry, StoredCatalog, Superblock, VolumeEntry},
+    format::{
+        CatalogRef, FamilyEntry, ReplayStart, SegmentEntry, StoredCatalog, Superblock, VolumeEntry,
+    },
     log::Leftover,
     map::VolumeImage,
 };
@@ -49,7 +51,8 @@ pub(crate) struct Found {
     pub(crate) left: Vec<Left>,
     /// What is wrong with the superblock's slots.
     pub(crate) slots_damage: Option<String>,
-    /// Why superblock and catalog may not be the newest ones: that, or that the newest catalog cannot be read.
+    /// Why superblock and catalog may not be the newest ones: that, or that the newest catalog
+    /// cannot be read.
     pub(crate) old: Option<String>,
     /// Why the log could not be followed to its end.
     pub(crate) damage: Option<Error>,
@@ -68,7 +71,9 @@ pub(crate) async fn examine(
     let slots = read_superblock_slots(file).await;
     let (newest, slots_damage) = match choose(&slots)? {
         Counts::This(newest, damage) => (*newest, damage),
-        Counts::None | Counts::HalfMade => return Err(Error::new(Kind::NotFound, "there is no store")),
+        Counts::None | Counts::HalfMade => {
+            return Err(Error::new(Kind::NotFound, "there is no store"));
+        }
     };
     let CheckpointImage { superblock, catalog, chunks, copy_damage, damage: old } =
         CheckpointImage::read(file, &slots, newest, slots_damage.clone()).await?;

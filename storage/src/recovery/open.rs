@@ -1,4 +1,5 @@
-//! Opening the store at a path: its file, its lock, and the files that its staging buffer may be in.
+//! Opening the store at a path: its file, its lock, and the files that its staging buffer may be
+//! in.
 
 use super::{
     options::{Parts, StoreOptions},
@@ -20,8 +21,8 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
     use std::os::unix::fs::FileTypeExt;
     let what = |doing: &str| format!("{doing} {}", options.path.display());
     let wanted = Geometry::standard(options.size_bytes);
-    let file =
-        File::open(&options.path, Some(wanted.store_bytes())).map_err(|e| Error::io(what("opening"), e))?;
+    let file = File::open(&options.path, Some(wanted.store_bytes()))
+        .map_err(|e| Error::io(what("opening"), e))?;
     // A block device is as large as it is.
     let device = std::fs::metadata(&options.path).is_ok_and(|m| m.file_type().is_block_device());
     let size_bytes = if device { file.len_bytes() } else { options.size_bytes };
@@ -68,7 +69,8 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
     }
 }
 
-/// The kernel's id of this boot; all zero where it tells none, which is then the same boot for ever.
+/// The kernel's id of this boot; all zero where it tells none, which is then the same boot for
+/// ever.
 pub(crate) fn boot_id() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().parse::<uuid::Uuid>().map(uuid::Uuid::into_bytes).unwrap_or_default()

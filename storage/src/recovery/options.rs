@@ -10,7 +10,8 @@ pub struct StoreOptions {
     pub path: PathBuf,
     /// Bytes of a new store. An older one grows to it, and never shrinks.
     pub size_bytes: u64,
-    /// Directory of shared memory for the staging buffer; the store's own directory when there is no room in it.
+    /// Directory of shared memory for the staging buffer; the store's own directory when there is
+    /// no room in it.
     pub staging_dir: PathBuf,
     /// Most bytes of data in the cache.
     pub cache_bytes: u64,
@@ -18,7 +19,8 @@ pub struct StoreOptions {
     pub metadata_bytes: u64,
     /// Bytes a second that reclaim may read and write while nobody waits for it.
     pub reclaim_rate: u64,
-    /// Bytes a second that the scrub may read; 0 for none but when somebody asks, and then as many as there are.
+    /// Bytes a second that the scrub may read; 0 for none but when somebody asks, and then as many
+    /// as there are.
     pub scrub_rate: u64,
 }
 
@@ -52,8 +54,8 @@ pub struct RecoveryReport {
 pub enum StagingFate {
     /// It was replayed, or there was none: nothing that was acknowledged is missing.
     Kept,
-    /// The last server did not close the store, and its staging buffer was gone, as after a crash of the host: the last
-    /// writes to volumes with write-back may be.
+    /// The last server did not close the store, and its staging buffer was gone, as after a crash
+    /// of the host: the last writes to volumes with write-back may be.
     Lost,
 }
 
@@ -74,6 +76,7 @@ pub struct Parts {
     pub metadata_bytes: u64,
     /// Bytes a second that reclaim may read and write while nobody waits for it.
     pub reclaim_rate: u64,
-    /// Bytes a second that the scrub may read; 0 for none but when somebody asks, and then as many as there are.
+    /// Bytes a second that the scrub may read; 0 for none but when somebody asks, and then as many
+    /// as there are.
     pub scrub_rate: u64,
 }

@@ -1,15 +1,16 @@
-//! Staging files whose store is gone: its directory was removed after the server had died. Each would keep 48 MiB of shared
-//! memory until the host's next boot.
+//! Staging files whose store is gone: its directory was removed after the server had died. Each
+//! would keep 48 MiB of shared memory until the host's next boot.
 //!
-//! So a staging file tells where its store is, and each start looks at those of its own user. Removing one too many loses
-//! acknowledged writes, so a store counts as gone only if
+//! So a staging file tells where its store is, and each start looks at those of its own user.
+//! Removing one too many loses acknowledged writes, so a store counts as gone only if
 //!
 //! I1  nobody holds the lock of its staging file, and
-//! I2  its path leads, in the same mount namespace, to no file, while the file system that it was on is still there; or to a
-//!     store of another id.
+//! I2  its path leads, in the same mount namespace, to no file, while the file system that it was
+//!     on is still there; or to a store of another id.
 //!
-//! What cannot be told is left alone: block devices, which come and go, and files of a version that tells nothing. A store that
-//! is moved after its server was killed counts as gone where it was; it has to be started once before, or closed.
+//! What cannot be told is left alone: block devices, which come and go, and files of a version that
+//! tells nothing. A store that is moved after its server was killed counts as gone where it was; it
+//! has to be started once before, or closed.
 
 use super::private::{self, Access, own_user};
 use crate::format::SUPERBLOCK_SLOTS;
@@ -31,7 +32,8 @@ use std::{
 };
 use uuid::Uuid;
 
-/// Where a staging file tells it: behind what recovery reads, in the same block. Source: FORMAT.md, "Staging file".
+/// Where a staging file tells it: behind what recovery reads, in the same block. Source: FORMAT.md,
+/// "Staging file".
 const HOME_AT: usize = 64;
 /// Bytes before the path.
 const HEAD_BYTES: usize = 24;
@@ -133,7 +135,8 @@ fn is_on(path: &Path, device: u64) -> bool {
     fs::metadata(path).is_ok_and(|found| found.dev() == device)
 }
 
-/// Whether the nearest directory above a missing file is on the file system that the file was on. Else that may be back later.
+/// Whether the nearest directory above a missing file is on the file system that the file was on.
+/// Else that may be back later.
 fn is_mounted_above(path: &Path, device: u64) -> bool {
     let nearest = path.ancestors().skip(1).find_map(|above| fs::metadata(above).ok());
     nearest.is_some_and(|above| above.dev() == device)
@@ -159,7 +162,8 @@ fn stores_at(path: &Path) -> io::Result<Vec<[u8; 16]>> {
     Ok(there)
 }
 
-/// Removes all staging files in these directories that are this user's and whose store is gone, but for that of `own`.
+/// Removes all staging files in these directories that are this user's and whose store is gone, but
+/// for that of `own`.
 pub(super) fn remove_all(directories: &[PathBuf], own: &[u8; 16]) {
     for directory in directories {
         // Where it cannot be read there is nothing to be found.
@@ -180,7 +184,9 @@ fn remove_orphan(path: &Path, store: &[u8; 16]) {
     }
     let home = Home::decode(&told);
     // In this order: a server that has begun meanwhile has the lock. Keeps I1.
-    if !matches!(private::try_lock(&file), Ok(true)) || !home.has_lost(store) || !private::is_at(&file, path)
+    if !matches!(private::try_lock(&file), Ok(true))
+        || !home.has_lost(store)
+        || !private::is_at(&file, path)
     {
         return;
     }
@@ -204,7 +210,8 @@ mod tests {
     const BOOT: [u8; 16] = [3; 16];
     const BYTES: usize = 2 * BLOCK_BYTES;
 
-    /// A directory for staging, and a store in a directory of its own whose server left a staging file.
+    /// A directory for staging, and a store in a directory of its own whose server left a staging
+    /// file.
     fn left() -> (tempfile::TempDir, PathBuf, PathBuf, PathBuf) {
         let home = tempfile::tempdir().unwrap();
         let (shared, data) = (home.path().join("shm"), home.path().join("data"));
@@ -257,8 +264,9 @@ mod tests {
         fs::write(&path, "").unwrap();
         let Home::Known { device, namespace, .. } = Home::of(&path) else { panic!("it is there") };
         let missing = home.path().join("away/store");
-        let known =
-            |device, namespace| Home::Known { path: missing.clone(), device, namespace }.has_lost(&OTHER);
+        let known = |device, namespace| {
+            Home::Known { path: missing.clone(), device, namespace }.has_lost(&OTHER)
+        };
         assert!(known(device, namespace));
         assert!(!known(device + 1, namespace), "its file system is not mounted");
         assert!(!known(device, namespace + 1), "the path is meant elsewhere");
@@ -268,7 +276,8 @@ mod tests {
 
     #[test]
     fn what_is_told_reads_back_and_what_is_torn_tells_nothing() {
-        let home = Home::Known { path: "/srv/größe/store".into(), device: 5, namespace: u64::MAX };
+        let home =
+            Home::Known { path: "/srv/größe/store".into(), device: 5, namespace: u64::MAX };
         let told = home.encode();
         assert_eq!(told.len(), BLOCK_BYTES - HOME_AT);
         assert_eq!(Home::decode(&told), home);
@@ -289,7 +298,9 @@ mod tests {
     #[test]
     fn only_staging_files_are_looked_at() {
         assert_eq!(store_of(OsStr::new(&name_of(&OTHER))), Some(OTHER));
-        for name in ["sandstone-.staging", "sandstone-x.staging", "other", "sandstone-1.staging.bak"] {
+        for name in
+            ["sandstone-.staging", "sandstone-x.staging", "other", "sandstone-1.staging.bak"]
+        {
             assert_eq!(store_of(OsStr::new(name)), None, "{name}");
         }
     }

@@ -1,10 +1,11 @@
 //! Files in directories that are everyone's, as shared memory's is.
 //!
-//! What lies there under our name may be a pipe, a device, a link to a file of ours, or a file whose owner reads along and
-//! cuts it off while we have it mapped. So before any of them is opened, and once more after it:
+//! What lies there under our name may be a pipe, a device, a link to a file of ours, or a file
+//! whose owner reads along and cuts it off while we have it mapped. So before any of them is
+//! opened, and once more after it:
 //!
-//! I1  It is a regular file with one name, of a trusted owner, which nobody else may open. Then nobody else can make it
-//!     shorter either, and a mapping of it never ends in a bus error.
+//! I1  It is a regular file with one name, of a trusted owner, which nobody else may open. Then
+//!     nobody else can make it shorter either, and a mapping of it never ends in a bus error.
 //! I2  Opening neither follows a link, nor waits, nor touches what is no file.
 
 use rustix::{
@@ -126,7 +127,10 @@ mod tests {
     fn only_a_file_of_ones_own_is_opened() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        assert_eq!(open(&path, Access::Read, &[own_user()]).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            open(&path, Access::Read, &[own_user()]).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
         create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(create(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
@@ -148,7 +152,8 @@ mod tests {
     #[test]
     fn links_pipes_and_directories_are_not_opened_and_nothing_waits() {
         let directory = tempfile::tempdir().unwrap();
-        let [link, pipe, dangling] = ["link", "pipe", "dangling"].map(|name| directory.path().join(name));
+        let [link, pipe, dangling] =
+            ["link", "pipe", "dangling"].map(|name| directory.path().join(name));
         let target = directory.path().join("target");
         create(&target).unwrap();
         symlink(&target, &link).unwrap();

@@ -1,27 +1,31 @@
-//! Opening a store: superblock, catalog, then the log behind the checkpoint, then the staging buffer behind the log.
+//! Opening a store: superblock, catalog, then the log behind the checkpoint, then the staging
+//! buffer behind the log.
 //!
 //! ```text
 //!   superblock ► catalog ► footers of sealed segments … ► headers of the last segment … ► staging ► ready
 //! ```
 //!
-//! I1  The log ends at the first place where neither the store nor staging has the next batch. What lies further on was
-//!     never acknowledged, because acknowledgements leave in log order.
-//! I2  If that place lies below an LSN that a superblock, footer or header says was synced, then it is not the end but
-//!     damage: the store is opened for reading only, and nothing is cut off.
-//! I3  Data is checked against its record where the record is not known to be synced; a batch whose data did not all
-//!     arrive is as good as missing, even though its header did.
-//! I4  Before anybody is served, what staging had is in the store, and what the store had of the log that is not known to be
-//!     synced is written once more, because what can be read after a failed sync may be nowhere but in a cache; the trailer
-//!     block of the open segment is cleared (it may be left from a log that was longer); and after a sync of all that the
-//!     superblock with the new epoch is synced. It says that what comes from here on is of that epoch or later, and new
-//!     segments get numbers that no older log can have used. Otherwise a later recovery could take an older end of the log
-//!     for its continuation.
-//! I5  A superblock slot that cannot be read is damage, and so is a log that leads to where a newer one has been, or that
-//!     knows of a newer superblock than there is: then what is read may be old, and where writes would go may have been given
-//!     to others. The store is opened for reading only.
-//! I6  No sector that cannot be read keeps the store from being opened: a block of it counts as one with a wrong checksum.
-//!     Without a superblock or a catalog there is nothing to open. So there are two slots, and two copies of the catalog; and
-//!     where both are damaged there may still be the one before.
+//! I1  The log ends at the first place where neither the store nor staging has the next batch. What
+//!     lies further on was never acknowledged, because acknowledgements leave in log order.
+//! I2  If that place lies below an LSN that a superblock, footer or header says was synced, then it
+//!     is not the end but damage: the store is opened for reading only, and nothing is cut off.
+//! I3  Data is checked against its record where the record is not known to be synced; a batch whose
+//!     data did not all arrive is as good as missing, even though its header did.
+//! I4  Before anybody is served, what staging had is in the store, and what the store had of the
+//!     log that is not known to be synced is written once more, because what can be read after a
+//!     failed sync may be nowhere but in a cache; the trailer block of the open segment is cleared
+//!     (it may be left from a log that was longer); and after a sync of all that the superblock
+//!     with the new epoch is synced. It says that what comes from here on is of that epoch or
+//!     later, and new segments get numbers that no older log can have used. Otherwise a later
+//!     recovery could take an older end of the log for its continuation.
+//! I5  A superblock slot that cannot be read is damage, and so is a log that leads to where a newer
+//!     one has been, or that knows of a newer superblock than there is: then what is read may be
+//!     old, and where writes would go may have been given to others. The store is opened for
+//!     reading only.
+//! I6  No sector that cannot be read keeps the store from being opened: a block of it counts as one
+//!     with a wrong checksum. Without a superblock or a catalog there is nothing to open. So there
+//!     are two slots, and two copies of the catalog; and where both are damaged there may still be
+//!     the one before.
 
 use super::{
     apply::{Replayed, Volumes},
@@ -31,14 +35,14 @@ use super::{
 };
 use crate::{
     base::{
-        BLOCK_BYTES, Blindness, Error, Health, HealthCell, Kind, Lsn, Result, Secret, SegmentId, Shutdown,
-        Usage, is_blind_to,
+        BLOCK_BYTES, Blindness, Error, Health, HealthCell, Kind, Lsn, Result, Secret, SegmentId,
+        Shutdown, Usage, is_blind_to,
     },
     cache::Cache,
     core::{DirtyNodes, Engine, ReadPins, ReclaimDemand, Space},
     disk::{
-        CheckpointImage, Counts, Demand, Disk, Need, Readiness, Segments, Taken, Writing, choose, misplaced,
-        put_superblock, read_superblock_slots, salvage, write_superblock,
+        CheckpointImage, Counts, Demand, Disk, Need, Readiness, Segments, Taken, Writing, choose,
+        misplaced, put_superblock, read_superblock_slots, salvage, write_superblock,
     },
     format::{
         Claim, FamilyEntry, Geometry, Identity, ReplayStart, SLOTS_MAX, SegmentEntry, SegmentKind,
@@ -65,8 +69,8 @@ pub(crate) struct Recovered {
     pub(crate) staging_file: Option<StagingFile>,
 }
 
-/// Opens or makes the store in `parts.file`. `staging` gives the memory for the store of this superblock, at least as many
-/// bytes as it says, and whether it was there before.
+/// Opens or makes the store in `parts.file`. `staging` gives the memory for the store of this
+/// superblock, at least as many bytes as it says, and whether it was there before.
 pub(crate) async fn recover(
     parts: Parts,
     staging: impl FnOnce(&Superblock, usize) -> std::io::Result<(Arc<SharedMemory>, bool)>,
@@ -108,7 +112,10 @@ pub(crate) async fn recover(
     let identity = superblock.identity;
     let staging_bytes = Staging::file_bytes(&superblock.geometry);
     let (memory, existed) = staging(&superblock, staging_bytes).map_err(|e| {
-        Error::io("no room for the staging buffer: set [store] staging to a directory that has it", e)
+        Error::io(
+            "no room for the staging buffer: set [store] staging to a directory that has it",
+            e,
+        )
     })?;
     let opened = existed.then(|| {
         let memory = Arc::clone(&memory);
@@ -120,7 +127,8 @@ pub(crate) async fn recover(
 
     let (was_closed, has_leftover) = (superblock.closed, leftover.is_some());
     let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
-    // Where the superblock may be an old one, what it says of places may be, too: nothing is put there (I5).
+    // Where the superblock may be an old one, what it says of places may be, too: nothing is put
+    // there (I5).
     let (leftover, completion) = match damage {
         None => (leftover, Completion::InStore),
         Some(_) => (None, Completion::Noted),
@@ -137,7 +145,8 @@ pub(crate) async fn recover(
     if end.is_incomplete
         && let Some(error) = end.unwritable.take()
     {
-        // What was acknowledged is in staging, and nobody would be shown it: better to wait for room than to go without.
+        // What was acknowledged is in staging, and nobody would be shown it: better to wait for
+        // room than to go without.
         return Err(Error::io("completing the log from the staging buffer", error));
     }
     let readiness = readiness_of(&file, &superblock.geometry, end.at);
@@ -151,10 +160,16 @@ pub(crate) async fn recover(
     match &health {
         Health::Ready => segments.unseal(end.at.segment),
         Health::Latched(why) => {
-            tracing::error!(why, "the store cannot be got ready for writing; it is open for reading only");
+            tracing::error!(
+                why,
+                "the store cannot be got ready for writing; it is open for reading only"
+            );
         }
         Health::Corrupt(why) | Health::Starved(why) => {
-            tracing::error!(why, "acknowledged data is damaged; the store is open for reading only");
+            tracing::error!(
+                why,
+                "acknowledged data is damaged; the store is open for reading only"
+            );
         }
     }
     let health = Arc::new(HealthCell::new(health));
@@ -260,8 +275,8 @@ pub(super) fn disk_of(
     })
 }
 
-/// Whether plain writes into what is left of the log's segment will survive the host, once what was written so far is synced, as
-/// `settle` does.
+/// Whether plain writes into what is left of the log's segment will survive the host, once what was
+/// written so far is synced, as `settle` does.
 fn readiness_of(file: &File, geometry: &Geometry, at: ReplayStart) -> Readiness {
     let start = geometry.offset(at.slot, 0);
     let rest = start + u64::from(at.block) * BLOCK_BYTES as u64..start + geometry.segment_bytes();
@@ -297,8 +312,9 @@ async fn settle(
     next.generation += 1;
     next.closed = false;
     next.synced = at.lsn;
-    // An end of the log that was not found may have used numbers up: one for each slot, because a slot is freed only by a
-    // checkpoint, whose superblock says how far it got, and one for each that was claimed in place of another.
+    // An end of the log that was not found may have used numbers up: one for each slot, because a
+    // slot is freed only by a checkpoint, whose superblock says how far it got, and one for each
+    // that was claimed in place of another.
     segments.skip_to(SegmentId(superblock.next_segment.0 + 2 * u64::from(geometry.slots)));
     // What the log had claimed before is free again, and this says so.
     let claimed = segments.claim_ahead();
@@ -337,13 +353,20 @@ async fn make(file: &File, geometry: Geometry) -> Result<Superblock> {
     store.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     secret.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     let segments = Segments::new(geometry, &[], SegmentId(1));
-    let first = segments.take(SegmentKind::Log, Need::Data, Writing::Streamed).expect("all slots are free");
+    let first =
+        segments.take(SegmentKind::Log, Need::Data, Writing::Streamed).expect("all slots are free");
     let superblock = Superblock {
         identity: Identity { store, secret: Secret(secret) },
         geometry,
         generation: 1,
         epoch: 0,
-        replay: ReplayStart { segment: first.id, slot: first.slot, block: 0, lsn: Lsn(1), previous: Lsn(0) },
+        replay: ReplayStart {
+            segment: first.id,
+            slot: first.slot,
+            block: 0,
+            lsn: Lsn(1),
+            previous: Lsn(0),
+        },
         synced: Lsn(1),
         next_segment: segments.next(),
         next_volume: 1,
@@ -365,7 +388,8 @@ async fn grow(file: &File, superblock: &mut Superblock, wanted: Geometry) -> Res
     if want > have {
         let slots = (want - Geometry::SLOTS_AT) / superblock.geometry.segment_bytes();
         superblock.geometry.slots = u32::try_from(slots).unwrap_or(u32::MAX).min(SLOTS_MAX);
-        file.set_len(superblock.geometry.store_bytes()).map_err(|e| Error::io("growing the store", e))?;
+        file.set_len(superblock.geometry.store_bytes())
+            .map_err(|e| Error::io("growing the store", e))?;
     }
     Ok(())
 }

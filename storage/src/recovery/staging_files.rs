@@ -1,12 +1,13 @@
 //! Where a store's staging file is: in shared memory, or beside the store where that had no room.
 //!
-//! The directory may be everyone's, so a file there is taken only if it is this server's alone (`private.rs`). Whatever
-//! else has its name is left alone, told, and the other directory is used.
+//! The directory may be everyone's, so a file there is taken only if it is this server's alone
+//! (`private.rs`). Whatever else has its name is left alone, told, and the other directory is used.
 //!
 //! I1  A staging file is locked for as long as a server uses it.
-//! I2  It goes when its store is closed, because then it holds nothing that the store does not have.
-//! I3  That of a server which died is kept for the next start. Only when the store itself is gone may any server remove it:
-//!     see `orphan.rs`.
+//! I2  It goes when its store is closed, because then it holds nothing that the store does not
+//!     have.
+//! I3  That of a server which died is kept for the next start. Only when the store itself is gone
+//!     may any server remove it: see `orphan.rs`.
 
 use super::orphan::{self, Home};
 use super::private::{self, Access, own_user};
@@ -22,7 +23,8 @@ use std::{
     time::Duration,
 };
 
-/// How long the last server of this store may still be letting go of its file: it gives the store's lock back first. A guess.
+/// How long the last server of this store may still be letting go of its file: it gives the store's
+/// lock back first. A guess.
 const LOCK_TRIES: u32 = 500;
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -76,7 +78,8 @@ impl StagingFiles {
 
     /// Who may have made a staging file of this store: its own user could spoil the store itself.
     fn owners(&self) -> Vec<u32> {
-        let of_store = fs::metadata(&self.path).ok().filter(fs::Metadata::is_file).map(|found| found.uid());
+        let of_store =
+            fs::metadata(&self.path).ok().filter(fs::Metadata::is_file).map(|found| found.uid());
         [Some(own_user()), of_store].into_iter().flatten().collect()
     }
 
@@ -108,8 +111,9 @@ impl StagingFiles {
         })
     }
 
-    /// Maps the file that the start of that epoch, in this boot, left, wherever that found room; else a new one in the first
-    /// directory that has room. Removes those of stores that are gone before, which may be what takes the room.
+    /// Maps the file that the start of that epoch, in this boot, left, wherever that found room;
+    /// else a new one in the first directory that has room. Removes those of stores that are gone
+    /// before, which may be what takes the room.
     ///
     /// # Errors
     /// Those of the file system, above all "no space left" in both directories.
@@ -134,7 +138,8 @@ impl StagingFiles {
         })
     }
 
-    /// A copy of what the start of that epoch, in this boot, left, if there is something; the file stays as it is.
+    /// A copy of what the start of that epoch, in this boot, left, if there is something; the file
+    /// stays as it is.
     ///
     /// # Errors
     /// When it is there and cannot be read.
@@ -145,7 +150,9 @@ impl StagingFiles {
         epoch: u32,
         bytes: usize,
     ) -> io::Result<Option<Arc<SharedMemory>>> {
-        let Some((_, file)) = self.left(Access::Read, store, boot, epoch, bytes) else { return Ok(None) };
+        let Some((_, file)) = self.left(Access::Read, store, boot, epoch, bytes) else {
+            return Ok(None);
+        };
         let mut content = vec![0; bytes];
         file.read_exact_at(&mut content, 0)?;
         Ok(Some(Arc::new(SharedMemory::holding(&content)?)))
@@ -293,8 +300,8 @@ mod tests {
         assert!(!home.path().join("staging").exists(), "{error}");
     }
 
-    /// The directory is changed, and changed back, and the server crashes each time: what the start before the last left is
-    /// not what the last one left, although it is of this boot.
+    /// The directory is changed, and changed back, and the server crashes each time: what the start
+    /// before the last left is not what the last one left, although it is of this boot.
     #[test]
     fn what_an_older_start_left_elsewhere_is_not_taken_for_what_the_last_one_left() {
         let home = tempfile::tempdir().unwrap();
@@ -311,10 +318,14 @@ mod tests {
         let stale = in_shm.open(&STORE, &[1; 16], 5, bytes()).unwrap();
         assert!(!stale.existed, "the file is there, and nobody's");
         drop(stale);
-        // What the last one left is found beside the store too, behind an older one in the preferred directory.
+        // What the last one left is found beside the store too, behind an older one in the
+        // preferred directory.
         let back = StagingFiles::beside(&other.join("store"), &shm);
         let mut left = [0; 12];
-        back.read(&STORE, &[1; 16], 5, bytes()).unwrap().expect("the last one's").copy_out(5000, &mut left);
+        back.read(&STORE, &[1; 16], 5, bytes())
+            .unwrap()
+            .expect("the last one's")
+            .copy_out(5000, &mut left);
         assert_eq!(&left, b"acknowledged");
     }
 }

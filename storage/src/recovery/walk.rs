@@ -2,11 +2,13 @@
 
 use super::apply::{Located, Volumes};
 use crate::{
-    base::{Address, BLOCK_BYTES, Blindness, Error, Lsn, Result, SegmentId, Slot, checksum, is_blind_to},
+    base::{
+        Address, BLOCK_BYTES, Blindness, Error, Lsn, Result, SegmentId, Slot, checksum, is_blind_to,
+    },
     disk::{Disk, salvage},
     format::{
-        BatchHeader, Footer, FooterBatch, Identity, Malformed, Record, RecordKind, Records, ReplayStart,
-        SegmentEntry, SegmentKind, SegmentPlace, Superblock, Trailer, footer_blocks,
+        BatchHeader, Footer, FooterBatch, Identity, Malformed, Record, RecordKind, Records,
+        ReplayStart, SegmentEntry, SegmentKind, SegmentPlace, Superblock, Trailer, footer_blocks,
     },
     log::Leftover,
 };
@@ -67,7 +69,8 @@ pub(super) struct Walk<'a> {
     completion: Completion,
     /// Every record below is known to have been synced.
     synced: Lsn,
-    /// A superblock of this generation was synced, as the log knows. Of the one that was read that is not known.
+    /// A superblock of this generation was synced, as the log knows. Of the one that was read that
+    /// is not known.
     generation: u64,
     superblock: &'a Superblock,
     /// Where the log goes on behind this segment, as its last batch or the superblock has it.
@@ -81,8 +84,9 @@ pub(super) struct Walk<'a> {
     end: End,
 }
 
-/// What the superblock says of age: records from `lsn` on were written in `epoch` or later. Older ones there are an end
-/// of the log that an earlier start did not find, and that must not come back once the store went on without it.
+/// What the superblock says of age: records from `lsn` on were written in `epoch` or later. Older
+/// ones there are an end of the log that an earlier start did not find, and that must not come back
+/// once the store went on without it.
 #[derive(Clone, Copy, Debug)]
 struct Fence {
     lsn: Lsn,
@@ -186,14 +190,16 @@ impl<'a> Walk<'a> {
             }
         }
         loop {
-            // The footers ended at a segment without one; it may have been completed from staging, and so on.
+            // The footers ended at a segment without one; it may have been completed from staging,
+            // and so on.
             while self.walk_segment(volumes).await? {}
             let known = self.synced;
             self.look_behind_end().await;
             if self.synced == known {
                 return self.check_end().await;
             }
-            // A batch that is known to be synced is taken with whatever its data is by now: reading that tells.
+            // A batch that is known to be synced is taken with whatever its data is by now: reading
+            // that tells.
         }
     }
 
@@ -225,8 +231,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What is where the segment should be in which the log ends, if it is not that: what was there can be given to others
-    /// only by a newer superblock than this one.
+    /// What is where the segment should be in which the log ends, if it is not that: what was there
+    /// can be given to others only by a newer superblock than this one.
     async fn stranger_in_place(&self) -> Option<String> {
         let at = self.end.at;
         let begins = self.blocks(at.slot, 0, 1).await;
@@ -246,7 +252,8 @@ impl<'a> Walk<'a> {
         while first < at.block {
             let blocks = self.blocks(at.slot, first, READ_BLOCKS.min(at.block - first)).await;
             let is_own = |block: &[u8]| {
-                BatchHeader::decode(self.identity, block).is_ok_and(|header| header.segment == at.segment)
+                BatchHeader::decode(self.identity, block)
+                    .is_ok_and(|header| header.segment == at.segment)
             };
             if blocks.chunks_exact(BLOCK_BYTES).any(is_own) {
                 return None;
@@ -256,13 +263,14 @@ impl<'a> Walk<'a> {
         Some("nothing of it is".to_owned())
     }
 
-    /// Takes note of what headers behind the end say was synced. Their places are not the chain's word, but their
-    /// checksums are keyed, and what one says stays true for ever: what was synced is in every later log, even where
-    /// the header itself is from an end that was lost.
+    /// Takes note of what headers behind the end say was synced. Their places are not the chain's
+    /// word, but their checksums are keyed, and what one says stays true for ever: what was synced
+    /// is in every later log, even where the header itself is from an end that was lost.
     async fn look_behind_end(&mut self) {
         let geometry = self.disk.segments.geometry;
         let at = self.end.at;
-        // This one, and those behind it, where their trailers lead there, and where it was settled that the log would go on.
+        // This one, and those behind it, where their trailers lead there, and where it was settled
+        // that the log would go on.
         let mut ways = vec![(at.segment, at.slot, at.block)];
         ways.extend(self.claim().map(|(segment, slot)| (segment, slot, 0)));
         let mut seen = HashSet::new();
@@ -278,15 +286,18 @@ impl<'a> Walk<'a> {
             let next = claimed.into_iter().chain(trailer.map(|trailer| trailer.next));
             ways.extend(next.map(|(segment, slot)| (segment, slot, 0)));
         }
-        // The last block of a log's segment is blank or a trailer. If it is neither, then perhaps the trailer was damaged
-        // that told the next segment, which could be any.
+        // The last block of a log's segment is blank or a trailer. If it is neither, then perhaps
+        // the trailer was damaged that told the next segment, which could be any.
         let last = self.blocks(at.slot, geometry.segment_blocks - 1, 1).await;
         if last.iter().all(|b| *b == 0) || Trailer::decode(self.identity, &last).is_ok() {
             return;
         }
         self.meet_strangers().await;
-        let behind = self.strangers.iter().flatten().filter(|(_, header)| header.first_lsn >= at.lsn);
-        for (slot, segment) in behind.map(|(slot, header)| (*slot, header.segment)).collect::<Vec<_>>() {
+        let behind =
+            self.strangers.iter().flatten().filter(|(_, header)| header.first_lsn >= at.lsn);
+        for (slot, segment) in
+            behind.map(|(slot, header)| (*slot, header.segment)).collect::<Vec<_>>()
+        {
             self.note(slot, segment, 0).await;
         }
     }
@@ -297,7 +308,8 @@ impl<'a> Walk<'a> {
             return;
         }
         let segments = &self.disk.segments;
-        let slots: Vec<_> = (0..segments.geometry.slots).map(Slot).filter(|s| segments.is_free(*s)).collect();
+        let slots: Vec<_> =
+            (0..segments.geometry.slots).map(Slot).filter(|s| segments.is_free(*s)).collect();
         let mut strangers = Vec::new();
         for slots in slots.chunks(LOADS_MAX) {
             let firsts = join_all(slots.iter().map(|slot| self.blocks(*slot, 0, 1))).await;
@@ -310,8 +322,14 @@ impl<'a> Walk<'a> {
         self.strangers = Some(strangers);
     }
 
-    /// Takes note of what the headers of a segment from `block` on say was synced. Gives where they say that the log goes on.
-    async fn note(&mut self, slot: Slot, segment: SegmentId, mut block: u32) -> Vec<(SegmentId, Slot)> {
+    /// Takes note of what the headers of a segment from `block` on say was synced. Gives where they
+    /// say that the log goes on.
+    async fn note(
+        &mut self,
+        slot: Slot,
+        segment: SegmentId,
+        mut block: u32,
+    ) -> Vec<(SegmentId, Slot)> {
         let geometry = self.disk.segments.geometry;
         let mut claimed = Vec::new();
         while block < geometry.segment_blocks {
@@ -342,12 +360,13 @@ impl<'a> Walk<'a> {
     /// Where the log goes on behind this segment, if a footer does not tell.
     fn claim(&self) -> Option<(SegmentId, Slot)> {
         let slots = self.disk.segments.geometry.slots;
-        let fits = |(segment, slot): &(SegmentId, Slot)| *segment > self.end.at.segment && slot.0 < slots;
+        let fits =
+            |(segment, slot): &(SegmentId, Slot)| *segment > self.end.at.segment && slot.0 < slots;
         self.claim.filter(fits).filter(|_| !is_blind_to(Blindness::NextSegment))
     }
 
-    /// The footers from the replay start on, to the first segment without a valid one. They tell how far the log was
-    /// synced before anything is replayed.
+    /// The footers from the replay start on, to the first segment without a valid one. They tell
+    /// how far the log was synced before anything is replayed.
     async fn footers(&mut self) -> Vec<Option<Footer>> {
         let mut footers = Vec::new();
         let (mut segment, mut slot) = (self.end.at.segment, self.end.at.slot);
@@ -367,7 +386,8 @@ impl<'a> Walk<'a> {
     async fn stored_trailer(&self, segment: SegmentId, slot: Slot) -> Option<Trailer> {
         let geometry = self.disk.segments.geometry;
         let block = self.blocks(slot, geometry.segment_blocks - 1, 1).await;
-        let fits = |t: &Trailer| t.segment == segment && t.next.0 > segment && t.next.1.0 < geometry.slots;
+        let fits =
+            |t: &Trailer| t.segment == segment && t.next.0 > segment && t.next.1.0 < geometry.slots;
         Trailer::decode(self.identity, &block).ok().filter(fits)
     }
 
@@ -389,7 +409,8 @@ impl<'a> Walk<'a> {
             if batch.first_lsn != expected || !self.is_young_enough(batch.first_lsn, batch.epoch) {
                 return false;
             }
-            let mut records = Records::new(self.identity, batch.epoch, batch.first_lsn, &batch.records);
+            let mut records =
+                Records::new(self.identity, batch.epoch, batch.first_lsn, &batch.records);
             expected = expected.plus(records.by_ref().count() as u64);
             if records.consumed() != batch.records.len() {
                 return false;
@@ -400,13 +421,15 @@ impl<'a> Walk<'a> {
 
     async fn apply_footer(&mut self, footer: &Footer, volumes: &mut Volumes) -> Result<()> {
         let segment = footer.trailer.segment;
-        let mut batches: Vec<_> = footer.batches.iter().filter(|b| b.block >= self.end.at.block).collect();
+        let mut batches: Vec<_> =
+            footer.batches.iter().filter(|b| b.block >= self.end.at.block).collect();
         batches.sort_by_key(|b| b.first_lsn);
         // Some thousand records at a time, so that the nodes they need are read together.
         for batches in batches.chunks(64) {
             let mut located = Vec::new();
             for batch in batches {
-                let records = Records::new(self.identity, batch.epoch, batch.first_lsn, &batch.records);
+                let records =
+                    Records::new(self.identity, batch.epoch, batch.first_lsn, &batch.records);
                 self.locate_all(records, segment, batch.block, &mut located)?;
                 self.epoch = self.epoch.max(batch.epoch);
             }
@@ -435,18 +458,28 @@ impl<'a> Walk<'a> {
                     let last = record.head.count - 1;
                     point = located.address.plus(last as u32);
                 }
-                // Higher than what stands before it, no higher than what comes behind: see `Logged::point`.
-                _ => located.address = Address::from_raw(point.raw() + 1).expect("it follows an address"),
+                // Higher than what stands before it, no higher than what comes behind: see
+                // `Logged::point`.
+                _ => {
+                    located.address =
+                        Address::from_raw(point.raw() + 1).expect("it follows an address")
+                }
             }
             out.push(located);
         }
         Ok(())
     }
 
-    fn locate<'r>(&self, record: Record<'r>, segment: SegmentId, header: u32) -> Result<Located<'r>> {
+    fn locate<'r>(
+        &self,
+        record: Record<'r>,
+        segment: SegmentId,
+        header: u32,
+    ) -> Result<Located<'r>> {
         let geometry = self.disk.segments.geometry;
-        let beyond =
-            |why: Malformed| Error::corrupt(format!("segment {} block {header}: {}", segment.0, why.0));
+        let beyond = |why: Malformed| {
+            Error::corrupt(format!("segment {} block {header}: {}", segment.0, why.0))
+        };
         let address = record.address(segment, header).map_err(beyond)?;
         if u64::from(address.block()) + record.head.count > u64::from(geometry.segment_blocks)
             && record.head.kind == RecordKind::Data
@@ -464,13 +497,19 @@ impl<'a> Walk<'a> {
         let left = Left { segment: trailer.segment, slot: self.end.at.slot, next_lsn, next };
         self.end.left.push(left);
         self.claim = self.superblock.claim.next.filter(|_| self.superblock.claim.of == segment);
-        self.end.at =
-            ReplayStart { segment, slot, block: 0, lsn: trailer.next_lsn, previous: trailer.previous };
+        self.end.at = ReplayStart {
+            segment,
+            slot,
+            block: 0,
+            lsn: trailer.next_lsn,
+            previous: trailer.previous,
+        };
         self.end.footer.clear();
         self.end.footer_from = 0;
     }
 
-    /// Follows the headers of the segment where the log stands. Whether it went on into another segment.
+    /// Follows the headers of the segment where the log stands. Whether it went on into another
+    /// segment.
     async fn walk_segment(&mut self, volumes: &mut Volumes) -> Result<bool> {
         let geometry = self.disk.segments.geometry;
         let mut ahead = Ahead { first: 0, bytes: Vec::new() };
@@ -492,14 +531,19 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let Some(trailer) = self.lost_trailer().await else { return Ok(false) };
-            tracing::warn!(segment = trailer.segment.0, next = trailer.next.0.0, "a footer was lost");
+            tracing::warn!(
+                segment = trailer.segment.0,
+                next = trailer.next.0.0,
+                "a footer was lost"
+            );
             self.enter_next(&trailer);
             return Ok(true);
         }
     }
 
-    /// What the trailer of this segment would say, if the log goes on elsewhere although there is none: where it was settled
-    /// that it would, or, where the store had no room to settle that, in any slot. It is put in its place.
+    /// What the trailer of this segment would say, if the log goes on elsewhere although there is
+    /// none: where it was settled that it would, or, where the store had no room to settle that, in
+    /// any slot. It is put in its place.
     async fn lost_trailer(&mut self) -> Option<Trailer> {
         let at = self.end.at;
         let mut candidates = Vec::new();
@@ -507,9 +551,11 @@ impl<'a> Walk<'a> {
             Some((segment, slot)) => {
                 let first = self.blocks(slot, 0, 1).await;
                 let header = BatchHeader::decode(self.identity, &first).ok();
-                candidates.extend(header.filter(|header| header.segment == segment).map(|h| (slot, h)));
+                candidates
+                    .extend(header.filter(|header| header.segment == segment).map(|h| (slot, h)));
             }
-            // Of what a closed store, or one that was never started, has not settled nothing was written.
+            // Of what a closed store, or one that was never started, has not settled nothing was
+            // written.
             None if at.block == 0 || self.superblock.closed || self.superblock.epoch == 0 => {}
             None if is_blind_to(Blindness::NextSegment) => {}
             None => {
@@ -546,7 +592,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Puts it into the store, without the batches that a footer repeats; [`Self::covers`] finds that out.
+    /// Puts it into the store, without the batches that a footer repeats; [`Self::covers`] finds
+    /// that out.
     async fn put_trailer(&mut self, trailer: Trailer) {
         let last = self.disk.segments.geometry.segment_blocks - 1;
         let block = Footer::encode(self.identity, trailer, &[]);
@@ -577,7 +624,8 @@ impl<'a> Walk<'a> {
         let last = geometry.segment_blocks - 1;
         for window in 0..geometry.windows() {
             let Some(leftover) = &self.leftover else { break };
-            let Ok(trailer) = Trailer::decode(self.identity, &leftover.read(window, last, 1)) else {
+            let Ok(trailer) = Trailer::decode(self.identity, &leftover.read(window, last, 1))
+            else {
                 continue;
             };
             // One from before the last start is in the store since then, or was not to be believed.
@@ -621,8 +669,10 @@ impl<'a> Walk<'a> {
         self.end.at.previous = header.first_lsn;
         self.epoch = header.epoch;
         self.note_header(&header);
-        // What was claimed before the last start is free since then; the superblock has what is claimed instead.
-        let is_void = self.superblock.claim.of == header.segment && header.epoch < self.superblock.epoch;
+        // What was claimed before the last start is free since then; the superblock has what is
+        // claimed instead.
+        let is_void =
+            self.superblock.claim.of == header.segment && header.epoch < self.superblock.epoch;
         if !is_void {
             self.claim = header.next.or(self.claim);
         }
@@ -640,7 +690,8 @@ impl<'a> Walk<'a> {
     }
 
     fn is_young_enough(&self, first_lsn: Lsn, epoch: u32) -> bool {
-        let young = epoch >= self.epoch && (first_lsn < self.fence.lsn || epoch >= self.fence.epoch);
+        let young =
+            epoch >= self.epoch && (first_lsn < self.fence.lsn || epoch >= self.fence.epoch);
         young || is_blind_to(Blindness::Fence)
     }
 
@@ -666,7 +717,8 @@ impl<'a> Walk<'a> {
         if header.first_lsn.plus(u64::from(header.records)) > self.synced {
             let data = self.read_ahead(ahead, block + 1, header.data_blocks).await;
             let mut all = Records::new(self.identity, header.epoch, header.first_lsn, &records);
-            if !all.all(|record| data_matches(&record, data)) && !is_blind_to(Blindness::ReplayData) {
+            if !all.all(|record| data_matches(&record, data)) && !is_blind_to(Blindness::ReplayData)
+            {
                 return None;
             }
             if self.completion == Completion::InStore && !is_blind_to(Blindness::WrittenAgain) {
@@ -699,20 +751,24 @@ impl<'a> Walk<'a> {
         let range = held(ahead);
         if block < range.start || block + blocks > range.end {
             let rest = self.disk.segments.geometry.segment_blocks - block;
-            ahead.bytes = self.blocks(self.end.at.slot, block, blocks.max(READ_BLOCKS).min(rest)).await;
+            ahead.bytes =
+                self.blocks(self.end.at.slot, block, blocks.max(READ_BLOCKS).min(rest)).await;
             ahead.first = block;
         }
         let from = (block - ahead.first) as usize * BLOCK_BYTES;
         &ahead.bytes[from..from + blocks as usize * BLOCK_BYTES]
     }
 
-    /// The batch at `block` in staging: its records up to the last that was committed. It is completed.
+    /// The batch at `block` in staging: its records up to the last that was committed. It is
+    /// completed.
     async fn staged(&mut self, block: u32) -> Option<Batch> {
         let leftover = self.leftover.as_ref()?;
         let rest = self.window_rest(block);
         for window in 0..self.disk.segments.geometry.windows() {
             let header_block = leftover.read(window, block, 1);
-            let Ok((open, bytes)) = BatchHeader::decode_open(self.identity, &header_block) else { continue };
+            let Ok((open, bytes)) = BatchHeader::decode_open(self.identity, &header_block) else {
+                continue;
+            };
             if !self.goes_on(&open, block) {
                 continue;
             }
@@ -754,8 +810,8 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// Puts what only staging had, or what was lost, into the store, if it may. It is synced before the store is ready
-    /// (recovery's I4).
+    /// Puts what only staging had, or what was lost, into the store, if it may. It is synced before
+    /// the store is ready (recovery's I4).
     async fn complete(&mut self, slot: Slot, block: u32, bytes: &[u8]) {
         match self.completion {
             Completion::InStore => {
@@ -783,7 +839,9 @@ fn data_matches(record: &Record<'_>, data: &[u8]) -> bool {
     }
     let first = record.head.data_offset as usize;
     let end = first as u64 + record.head.count;
-    let Some(blocks) = data.get(first * BLOCK_BYTES..end as usize * BLOCK_BYTES) else { return false };
+    let Some(blocks) = data.get(first * BLOCK_BYTES..end as usize * BLOCK_BYTES) else {
+        return false;
+    };
     blocks
         .chunks_exact(BLOCK_BYTES)
         .enumerate()

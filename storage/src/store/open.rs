@@ -41,8 +41,9 @@ impl Store {
         Ok(Self::start(recovered))
     }
 
-    /// Opens a store on parts that the caller brings, as simulations do. `staging` is asked for shared memory: given the
-    /// store's id and the bytes needed, it answers with the memory and whether it has what an earlier server left.
+    /// Opens a store on parts that the caller brings, as simulations do. `staging` is asked for
+    /// shared memory: given the store's id and the bytes needed, it answers with the memory and
+    /// whether it has what an earlier server left.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -67,20 +68,31 @@ impl Store {
             staging_file,
         } = recovered;
         let engine = Arc::new(engine);
-        let open =
-            |image: VolumeImage| Volume::new(Arc::clone(&engine), image.meta, image.tree, image.applied);
-        let catalog = Catalog::new(volumes.into_iter().map(open).collect(), &families, next_volume, applied);
+        let open = |image: VolumeImage| {
+            Volume::new(Arc::clone(&engine), image.meta, image.tree, image.applied)
+        };
+        let catalog =
+            Catalog::new(volumes.into_iter().map(open).collect(), &families, next_volume, applied);
         engine.measure_backing();
         let volumes = Arc::new(Volumes::new(engine, catalog));
         let epoch = superblock.epoch;
         let maintenance = Arc::new(Maintenance::new(Arc::clone(&volumes), superblock, rates));
         let running = Arc::clone(&maintenance);
         runtime::spawn(async move { running.run().await });
-        (Self(Arc::new(Open { volumes, maintenance, epoch, staging_file: Mutex::new(staging_file) })), report)
+        (
+            Self(Arc::new(Open {
+                volumes,
+                maintenance,
+                epoch,
+                staging_file: Mutex::new(staging_file),
+            })),
+            report,
+        )
     }
 
-    /// Lets the log send its batches at the end of this thread's turns, as long as the guard is held. Call it once on
-    /// each runtime's thread that uses the store's volumes; the one that opened the store is attached already.
+    /// Lets the log send its batches at the end of this thread's turns, as long as the guard is
+    /// held. Call it once on each runtime's thread that uses the store's volumes; the one that
+    /// opened the store is attached already.
     pub fn attach_runtime(&self) -> TurnEnd {
         self.0.volumes.engine.attach_runtime()
     }
@@ -99,12 +111,13 @@ impl Store {
         to_its_end(async move { maintenance.checkpoint().await }).await
     }
 
-    /// Gives back all space that nothing refers to: whole segments, by moving what is alive in sparse ones, and long dead
-    /// runs to the file system. Within the I/O budget, unless a writer waits.
+    /// Gives back all space that nothing refers to: whole segments, by moving what is alive in
+    /// sparse ones, and long dead runs to the file system. Within the I/O budget, unless a writer
+    /// waits.
     ///
     /// # Errors
-    /// As [`Self::checkpoint`]; [`Kind::Corrupt`] when a map cannot be read; [`Kind::Latched`] when the store is closed
-    /// meanwhile. What was given back until then is.
+    /// As [`Self::checkpoint`]; [`Kind::Corrupt`] when a map cannot be read; [`Kind::Latched`] when
+    /// the store is closed meanwhile. What was given back until then is.
     pub async fn reclaim(&self) -> Result<()> {
         let maintenance = Arc::clone(&self.0.maintenance);
         to_its_end(async move { maintenance.reclaimer.reclaim_all(Effort::Thorough).await }).await
@@ -115,8 +128,8 @@ impl Store {
         self.0.maintenance.reclaimer.progress()
     }
 
-    /// Has all maps and data read and compared in the background, within the I/O budget; at once, unless that is under way
-    /// anyway.
+    /// Has all maps and data read and compared in the background, within the I/O budget; at once,
+    /// unless that is under way anyway.
     pub fn start_scrub(&self) {
         self.0.maintenance.scrubber.start();
     }
@@ -126,8 +139,8 @@ impl Store {
         self.0.maintenance.scrubber.progress()
     }
 
-    /// Bytes of data that deleting it would give back, by id, for all volumes and snapshots; or for those of one's family,
-    /// none where there is no such one.
+    /// Bytes of data that deleting it would give back, by id, for all volumes and snapshots; or for
+    /// those of one's family, none where there is no such one.
     ///
     /// # Errors
     /// [`Kind::Io`], [`Kind::Corrupt`] when a map cannot be read.
@@ -135,14 +148,14 @@ impl Store {
         self.0.maintenance.exclusive.of(of).await
     }
 
-    /// What is under way and has not got on for [`crate::STALLED_AFTER`], causes before effects. None while [`Self::health`]
-    /// has a reason why nothing goes on. May be asked on any thread.
+    /// What is under way and has not got on for [`crate::STALLED_AFTER`], causes before effects.
+    /// None while [`Self::health`] has a reason why nothing goes on. May be asked on any thread.
     pub fn stalls(&self) -> Vec<Stall> {
         self.0.maintenance.stalls()
     }
 
-    /// Ends the background work, a reclaim too, writes a last checkpoint, and lets go of the store. Nothing may be writing
-    /// any more.
+    /// Ends the background work, a reclaim too, writes a last checkpoint, and lets go of the store.
+    /// Nothing may be writing any more.
     ///
     /// # Errors
     /// As [`Self::checkpoint`]; nothing acknowledged is lost then, the next start replays it.
@@ -165,13 +178,15 @@ impl Store {
     }
 }
 
-/// Runs `work` in a task of its own: a checkpoint given up half way would leave nodes that count as written and are not,
-/// and a superblock of which nobody knows whether it counts.
+/// Runs `work` in a task of its own: a checkpoint given up half way would leave nodes that count as
+/// written and are not, and a superblock of which nobody knows whether it counts.
 async fn to_its_end(work: impl Future<Output = Result<()>> + 'static) -> Result<()> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     runtime::spawn(async move {
         // Nobody may be waiting any more.
         let _gone = sender.send(work.await);
     });
-    receiver.await.unwrap_or_else(|_| Err(Error::new(Kind::Latched, "the store's thread has ended")))
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(Error::new(Kind::Latched, "the store's thread has ended")))
 }

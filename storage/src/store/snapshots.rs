@@ -1,9 +1,10 @@
 //! Snapshots, forks and restore: a copy of a volume's root under its lock, and one record.
 //!
-//! I1  The record is logged and the root is copied under the source's lock, so the copy holds every write that was
-//!     acknowledged before, from all connections; and replay, which meets the records in the same order, makes the same.
-//! I2  Nothing of it costs more for a large volume than for a small one, or for a deep lineage than for a flat one: a
-//!     copy is a map like any other and knows nothing of where it came from.
+//! I1  The record is logged and the root is copied under the source's lock, so the copy holds every
+//!     write that was acknowledged before, from all connections; and replay, which meets the
+//!     records in the same order, makes the same.
+//! I2  Nothing of it costs more for a large volume than for a small one, or for a deep lineage than
+//!     for a flat one: a copy is a map like any other and knows nothing of where it came from.
 
 use super::{
     open::Store,
@@ -32,12 +33,18 @@ pub struct ForkSpec {
 }
 
 impl Store {
-    /// Makes a snapshot of a volume, with an id and the caller's bytes. It never changes, and is durable when this returns.
+    /// Makes a snapshot of a volume, with an id and the caller's bytes. It never changes, and is
+    /// durable when this returns.
     ///
     /// # Errors
     /// [`crate::Kind::NotFound`], [`crate::Kind::Exists`], [`crate::Kind::Invalid`], [`crate::Kind::NoSpace`]: nothing was done. [`crate::Kind::Latched`],
     /// [`crate::Kind::ReadOnly`]: see [`Self::health`].
-    pub async fn create_snapshot(&self, volume: Uuid, id: Uuid, attributes: Vec<u8>) -> Result<Volume> {
+    pub async fn create_snapshot(
+        &self,
+        volume: Uuid,
+        id: Uuid,
+        attributes: Vec<u8>,
+    ) -> Result<Volume> {
         check_attributes(&attributes)?;
         let attributes: Arc<[u8]> = attributes.into();
         self.0.volumes.engine.check_room().await?;
@@ -45,14 +52,19 @@ impl Store {
             let source = catalog.volume(volume)?;
             let meta = |source: &VolumeMeta| {
                 let snapshot_of = Some(source.number);
-                Ok(VolumeMeta { snapshot_of, attributes: Arc::clone(&attributes), ..source.clone() })
+                Ok(VolumeMeta {
+                    snapshot_of,
+                    attributes: Arc::clone(&attributes),
+                    ..source.clone()
+                })
             };
             self.branch(catalog, &source, id, meta)
         };
         self.0.volumes.change(snapshot).await
     }
 
-    /// Makes a volume that begins as a copy of a volume or snapshot. It is durable when this returns.
+    /// Makes a volume that begins as a copy of a volume or snapshot. It is durable when this
+    /// returns.
     ///
     /// # Errors
     /// As [`Self::create_snapshot`]; [`crate::Kind::Invalid`] also for a smaller size.
@@ -65,7 +77,10 @@ impl Store {
             let meta = |source: &VolumeMeta| {
                 Ok(VolumeMeta {
                     snapshot_of: None,
-                    size_bytes: grown(source.size_bytes, spec.size_bytes.unwrap_or(source.size_bytes))?,
+                    size_bytes: grown(
+                        source.size_bytes,
+                        spec.size_bytes.unwrap_or(source.size_bytes),
+                    )?,
                     settings: spec.settings.unwrap_or(source.settings),
                     attributes: Arc::clone(&attributes),
                     ..source.clone()
@@ -96,8 +111,9 @@ impl Store {
         Ok(catalog.add(Volume::new(Arc::clone(engine), meta, tree, logged.behind)))
     }
 
-    /// Makes a volume what its snapshot is, in content and size; its settings and attributes stay. It is durable when this
-    /// returns. Clients that hold the volume see it change under them: cut them off first.
+    /// Makes a volume what its snapshot is, in content and size; its settings and attributes stay.
+    /// It is durable when this returns. Clients that hold the volume see it change under them: cut
+    /// them off first.
     ///
     /// # Errors
     /// [`crate::Kind::NotFound`] when the volume has no such snapshot: nothing was done. [`crate::Kind::Latched`],
@@ -110,7 +126,8 @@ impl Store {
             // The catalog's lock is held, so nobody else holds two of these.
             let (mut state, from) = (volume.inner.lock(), snapshot.inner.lock());
             let payload = snapshot.inner.number.0.to_le_bytes();
-            let logged = catalog.log(&engine.log, volume.inner.number, RecordKind::Restore, &payload)?;
+            let logged =
+                catalog.log(&engine.log, volume.inner.number, RecordKind::Restore, &payload)?;
             engine.reclaim.add_garbage(state.tree.mapped_blocks());
             let gone = state.tree.become_copy_of(&from.tree, logged.point);
             engine.space.add(-i128::from(gone));
@@ -122,7 +139,8 @@ impl Store {
         self.0.volumes.change(restore).await
     }
 
-    /// Deletes a snapshot of a volume; `false` when it has none of that id. The volume and all forks stay as they are.
+    /// Deletes a snapshot of a volume; `false` when it has none of that id. The volume and all
+    /// forks stay as they are.
     ///
     /// # Errors
     /// As [`Self::delete_volume`].
@@ -153,7 +171,8 @@ impl Store {
     /// All snapshots of all volumes, each with its volume's id, in no order.
     pub fn all_snapshots(&self) -> Vec<(Uuid, Volume)> {
         let catalog = self.0.volumes.lock();
-        let volumes: HashMap<_, _> = catalog.all().map(|entry| (entry.inner.number, entry.id())).collect();
+        let volumes: HashMap<_, _> =
+            catalog.all().map(|entry| (entry.inner.number, entry.id())).collect();
         let of = |entry: &Volume| Some((*volumes.get(&entry.inner.snapshot_of?)?, entry.clone()));
         catalog.all().filter_map(of).collect()
     }

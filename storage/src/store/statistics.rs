@@ -10,10 +10,11 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 pub struct StoreStats {
     /// Bytes that segments can take.
     pub capacity_bytes: u64,
-    /// Bytes of data that may live in it: `capacity_bytes` without what is held back for the log, maps, checkpoints and
-    /// reclaim, and without what the file system below cannot back.
+    /// Bytes of data that may live in it: `capacity_bytes` without what is held back for the log,
+    /// maps, checkpoints and reclaim, and without what the file system below cannot back.
     pub usable_bytes: u64,
-    /// Bytes of data that live: what volumes and snapshots have, shared blocks once. At most: a mark counts exactly.
+    /// Bytes of data that live: what volumes and snapshots have, shared blocks once. At most: a
+    /// mark counts exactly.
     pub used_bytes: u64,
     /// Bytes of new data that writers may still store.
     pub free_bytes: u64,
@@ -45,11 +46,14 @@ pub struct StoreStats {
     pub checkpoint_time: Duration,
     /// Bytes of maps and catalogs that they wrote.
     pub checkpoint_bytes: u64,
-    /// Of the device writes of the log, those that were written through, because no slot was ready for them.
+    /// Of the device writes of the log, those that were written through, because no slot was ready
+    /// for them.
     pub written_through: u64,
-    /// Bytes of free slots that are ready for the log. None is counted where that makes no difference, as on a block device.
+    /// Bytes of free slots that are ready for the log. None is counted where that makes no
+    /// difference, as on a block device.
     pub ready_bytes: u64,
-    /// What an acknowledged write is worth when the host crashes, and why the log is written through where it always is.
+    /// What an acknowledged write is worth when the host crashes, and why the log is written
+    /// through where it always is.
     pub placement: Placement,
     /// Zeroes written since the start to get slots ready, in bytes.
     pub prepared_bytes: u64,
@@ -89,7 +93,13 @@ impl Store {
             log_batches: counters.batches.load(Relaxed),
             log_bytes: counters.bytes.load(Relaxed),
             batch_bytes: counters.batch_bytes.distribution(),
-            buffered_bytes: self.0.volumes.all().iter().map(|entry| entry.stats().buffered_bytes).sum(),
+            buffered_bytes: self
+                .0
+                .volumes
+                .all()
+                .iter()
+                .map(|entry| entry.stats().buffered_bytes)
+                .sum(),
             syncs: counters.syncs.load(Relaxed),
             sync_requests: counters.sync_requests.load(Relaxed),
             sync_sharing: counters.sync_sharing.distribution(),

@@ -70,7 +70,13 @@ impl Store {
 
     /// All volumes, in no order.
     pub fn volumes(&self) -> Vec<Volume> {
-        self.0.volumes.lock().all().filter(|entry| entry.inner.snapshot_of.is_none()).cloned().collect()
+        self.0
+            .volumes
+            .lock()
+            .all()
+            .filter(|entry| entry.inner.snapshot_of.is_none())
+            .cloned()
+            .collect()
     }
 
     /// Changes a volume. The change is durable when this returns.
@@ -92,7 +98,12 @@ impl Store {
             if let Some(attributes) = &change.attributes {
                 meta.attributes = attributes.as_slice().into();
             }
-            catalog.log_meta(&self.0.volumes.engine.log, meta.number, RecordKind::VolumePut, &meta)?;
+            catalog.log_meta(
+                &self.0.volumes.engine.log,
+                meta.number,
+                RecordKind::VolumePut,
+                &meta,
+            )?;
             state.meta = meta;
             volume.inner.publish(&state);
             drop(state);
@@ -102,14 +113,17 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes a volume and its snapshots; `false` when there was none. Its forks live on. It is durable when this
-    /// returns; the space that nobody else holds comes back in the background.
+    /// Deletes a volume and its snapshots; `false` when there was none. Its forks live on. It is
+    /// durable when this returns; the space that nobody else holds comes back in the background.
     ///
     /// # Errors
     /// [`Kind::Latched`], [`Kind::ReadOnly`]: see [`Self::health`]. Never for want of space.
     pub async fn delete_volume(&self, id: Uuid) -> Result<bool> {
-        let found =
-            self.0.volumes.change(|catalog| self.0.volumes.delete(catalog, &catalog.volume(id)?)).await;
+        let found = self
+            .0
+            .volumes
+            .change(|catalog| self.0.volumes.delete(catalog, &catalog.volume(id)?))
+            .await;
         unless_missing(found)
     }
 }
@@ -135,14 +149,20 @@ fn check_size(size_bytes: u64) -> Result<()> {
 pub(crate) fn grown(have: u64, wanted: u64) -> Result<u64> {
     check_size(wanted)?;
     if wanted < have {
-        return Err(Error::new(Kind::Invalid, format!("a volume cannot shrink (it has {have} bytes)")));
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("a volume cannot shrink (it has {have} bytes)"),
+        ));
     }
     Ok(wanted)
 }
 
 pub(crate) fn check_attributes(attributes: &[u8]) -> Result<()> {
     if attributes.len() > ATTRIBUTES_BYTES_MAX {
-        let text = format!("{} bytes of attributes are more than {ATTRIBUTES_BYTES_MAX}", attributes.len());
+        let text = format!(
+            "{} bytes of attributes are more than {ATTRIBUTES_BYTES_MAX}",
+            attributes.len()
+        );
         return Err(Error::new(Kind::Invalid, text));
     }
     Ok(())

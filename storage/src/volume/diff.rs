@@ -30,9 +30,10 @@ pub struct Changes {
 }
 
 impl Volume {
-    /// What differs in `len` bytes from `offset` on from `older`, a volume or snapshot of the same family: at most
-    /// `entries_max` changes (at least one), so it may end before the range does; ask again from where it ended. Reads
-    /// no data. Beyond the end of `older` what is there differs. Whole blocks, but for the range's own ends.
+    /// What differs in `len` bytes from `offset` on from `older`, a volume or snapshot of the same
+    /// family: at most `entries_max` changes (at least one), so it may end before the range does;
+    /// ask again from where it ended. Reads no data. Beyond the end of `older` what is there
+    /// differs. Whole blocks, but for the range's own ends.
     ///
     /// # Errors
     /// [`Kind::OutOfRange`]; [`Kind::NotFound`] when one of the two was deleted; [`Kind::Invalid`] for another family;
@@ -62,27 +63,30 @@ impl Volume {
         let (mut at, end) = (offset / block_bytes, (offset + len).div_ceil(block_bytes));
         while len > 0 && at < end {
             let (start, mut full) = (at, false);
-            let compared = newer.compare(&older, &nodes, start, end - start, &mut |blocks, comparison| {
-                if let Comparison::Differs(state) = comparison {
-                    let state = match state {
-                        Some(RunState::Data(_)) => ExtentState::Data,
-                        Some(RunState::Zero) => ExtentState::Zero,
-                        None => ExtentState::Hole,
-                    };
-                    let (from, len_bytes) = (at * block_bytes, blocks * block_bytes);
-                    full = changes.len() == entries_max.max(1);
-                    match changes.last_mut() {
-                        Some(last) if last.state == state && last.offset + last.len_bytes == from => {
-                            last.len_bytes += len_bytes;
-                            full = false;
+            let compared =
+                newer.compare(&older, &nodes, start, end - start, &mut |blocks, comparison| {
+                    if let Comparison::Differs(state) = comparison {
+                        let state = match state {
+                            Some(RunState::Data(_)) => ExtentState::Data,
+                            Some(RunState::Zero) => ExtentState::Zero,
+                            None => ExtentState::Hole,
+                        };
+                        let (from, len_bytes) = (at * block_bytes, blocks * block_bytes);
+                        full = changes.len() == entries_max.max(1);
+                        match changes.last_mut() {
+                            Some(last)
+                                if last.state == state && last.offset + last.len_bytes == from =>
+                            {
+                                last.len_bytes += len_bytes;
+                                full = false;
+                            }
+                            _ if full => return ControlFlow::Break(()),
+                            _ => changes.push(Change { offset: from, len_bytes, state }),
                         }
-                        _ if full => return ControlFlow::Break(()),
-                        _ => changes.push(Change { offset: from, len_bytes, state }),
                     }
-                }
-                at += blocks;
-                ControlFlow::Continue(())
-            });
+                    at += blocks;
+                    ControlFlow::Continue(())
+                });
             match compared {
                 Ok(_) if full => break,
                 Ok(_) => {}

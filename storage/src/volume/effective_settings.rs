@@ -1,7 +1,8 @@
-//! The four settings as one handle of a volume has them: what it overrides, and the buffer and cache share that it uses.
+//! The four settings as one handle of a volume has them: what it overrides, and the buffer and
+//! cache share that it uses.
 //!
-//! The data path asks here; what is not overridden is read from the volume each time, so a change at run time reaches
-//! everybody at once.
+//! The data path asks here; what is not overridden is read from the volume each time, so a change
+//! at run time reaches everybody at once.
 
 use crate::{
     base::{Settings, SettingsOverride, Usage},
@@ -36,8 +37,11 @@ impl EffectiveSettings {
             Some(cap) => Account::new(cap, Arc::clone(usage)),
             None => Arc::clone(&self.account),
         };
-        let gauge =
-            if overrides.buffer_bytes.is_some() { Gauge::new(usage) } else { Arc::clone(&self.gauge) };
+        let gauge = if overrides.buffer_bytes.is_some() {
+            Gauge::new(usage)
+        } else {
+            Arc::clone(&self.gauge)
+        };
         Self { overrides, account, gauge }
     }
 }
@@ -50,14 +54,21 @@ impl Volume {
 
     /// MiB to read ahead.
     pub(crate) fn prefetch_mib(&self) -> u32 {
-        self.effective.overrides.prefetch_mib.unwrap_or_else(|| self.inner.prefetch_mib.load(Relaxed))
+        self.effective
+            .overrides
+            .prefetch_mib
+            .unwrap_or_else(|| self.inner.prefetch_mib.load(Relaxed))
     }
 
     fn buffer_bytes(&self) -> u64 {
-        self.effective.overrides.buffer_bytes.unwrap_or_else(|| self.inner.buffer_bytes.load(Relaxed))
+        self.effective
+            .overrides
+            .buffer_bytes
+            .unwrap_or_else(|| self.inner.buffer_bytes.load(Relaxed))
     }
 
-    /// Waits while more is in staging than `buffer_size` allows, or than others who write leave room for.
+    /// Waits while more is in staging than `buffer_size` allows, or than others who write leave
+    /// room for.
     pub(crate) async fn wait_buffer(&self) {
         while self.is_full() && !self.inner.engine.health.is_stopped() {
             let room = self.effective.gauge.room.notified();

@@ -2,7 +2,8 @@
 
 use crate::{
     base::{
-        BLOCK_BYTES, Error, Kind, Lsn, Result, Settings, SettingsOverride, Usage, VolumeNumber, VolumeStats,
+        BLOCK_BYTES, Error, Kind, Lsn, Result, Settings, SettingsOverride, Usage, VolumeNumber,
+        VolumeStats,
     },
     core::Engine,
     format::VolumeMeta,
@@ -72,8 +73,9 @@ impl Volume {
         Self { inner: Arc::new(inner), effective }
     }
 
-    /// A handle of the same volume with settings of its own. It and its clones share a buffer and a share of the cache of
-    /// their own where those are overridden. What is not overridden follows the volume, also when that changes.
+    /// A handle of the same volume with settings of its own. It and its clones share a buffer and a
+    /// share of the cache of their own where those are overridden. What is not overridden follows
+    /// the volume, also when that changes.
     pub fn with_override(&self, overrides: SettingsOverride) -> Self {
         let effective = self.inner.effective.overridden(overrides, &self.inner.usage);
         Self { inner: Arc::clone(&self.inner), effective: Arc::new(effective) }

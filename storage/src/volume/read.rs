@@ -14,8 +14,9 @@ use futures_util::future::try_join_all;
 use smallvec::SmallVec;
 use std::{ops::ControlFlow, sync::atomic::Ordering::Relaxed};
 
-/// Requests of this many bytes are streams: they do not fill the cache. Filling it costs a third of a core at the rate
-/// of a fast disk (measured with perf: 29 of 100 samples), and a stream is seldom read twice. A guess, not tuned.
+/// Requests of this many bytes are streams: they do not fill the cache. Filling it costs a third of
+/// a core at the rate of a fast disk (measured with perf: 29 of 100 samples), and a stream is
+/// seldom read twice. A guess, not tuned.
 const STREAM_BYTES: u32 = 128 << 10;
 
 /// Most bytes that are brought into the cache at a time.
@@ -120,13 +121,17 @@ impl Volume {
         self.complete(found, offset, len).await
     }
 
-    /// Reads what was not in memory, and cuts all of it to what was asked for. Hold a read pin, since before the map was
-    /// asked.
+    /// Reads what was not in memory, and cuts all of it to what was asked for. Hold a read pin,
+    /// since before the map was asked.
     async fn complete(&self, found: Found, offset: u64, len: u32) -> Result<Vec<Piece>> {
         let Found { mut pieces, misses, hits, demanded: _held } = found;
         self.count(hits, misses.iter().map(|miss| miss.checksums.len()).sum());
         if !misses.is_empty() {
-            let fill = if len >= STREAM_BYTES { Fill::Bypass } else { Fill::Cache(&self.effective.account) };
+            let fill = if len >= STREAM_BYTES {
+                Fill::Bypass
+            } else {
+                Fill::Cache(&self.effective.account)
+            };
             for (miss, data) in misses.iter().zip(self.fetch(&misses, fill).await?) {
                 pieces[miss.piece] = Piece::Data(data);
             }
@@ -135,8 +140,9 @@ impl Volume {
         Ok(pieces)
     }
 
-    /// Begins the same at once, where all that it needs of the map is in `nodes`; else `None`, and nothing was done. What is all
-    /// in memory needs no read pin: it is found under its address or not at all, and an address is never reused.
+    /// Begins the same at once, where all that it needs of the map is in `nodes`; else `None`, and
+    /// nothing was done. What is all in memory needs no read pin: it is found under its address or
+    /// not at all, and an address is never reused.
     pub(crate) fn read_now(&self, nodes: &impl Nodes, offset: u64, len: u32) -> Option<BegunRead> {
         let volume = &*self.inner;
         if len == 0 || volume.check_range(offset, u64::from(len)).is_err() {
@@ -161,12 +167,17 @@ impl Volume {
         Some(BegunRead::Done(found.pieces))
     }
 
-    /// What the range is, as extents: at most `entries_max` (at least one), so they may end before the range does.
-    /// Touches no data.
+    /// What the range is, as extents: at most `entries_max` (at least one), so they may end before
+    /// the range does. Touches no data.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub async fn block_status(&self, offset: u64, len: u64, entries_max: usize) -> Result<Vec<Extent>> {
+    pub async fn block_status(
+        &self,
+        offset: u64,
+        len: u64,
+        entries_max: usize,
+    ) -> Result<Vec<Extent>> {
         let volume = &*self.inner;
         volume.check_range(offset, len)?;
         let block_bytes = BLOCK_BYTES as u64;
@@ -230,7 +241,8 @@ impl Volume {
         Ok(())
     }
 
-    /// Brings into the cache what of a range (at most [`FETCH_BYTES`]) is in no memory. Gives the bytes that were read.
+    /// Brings into the cache what of a range (at most [`FETCH_BYTES`]) is in no memory. Gives the
+    /// bytes that were read.
     pub(crate) async fn bring_in(&self, offset: u64, len: u64, fill: Fill<'_>) -> Result<u64> {
         let (volume, block_bytes) = (&*self.inner, BLOCK_BYTES as u64);
         let (first, end) = (offset / block_bytes, (offset + len).div_ceil(block_bytes));
@@ -240,7 +252,9 @@ impl Volume {
             if let MappingState::Data(address, checksums) = state {
                 for (i, sum) in checksums.iter().enumerate() {
                     let here = address.plus(i as u32);
-                    if !volume.engine.log.staging.holds(here) && !volume.engine.disk.blocks.contains(here) {
+                    if !volume.engine.log.staging.holds(here)
+                        && !volume.engine.disk.blocks.contains(here)
+                    {
                         let last = misses.last_mut();
                         if !last.is_some_and(|last: &mut Miss| last.extend(here, *sum)) {
                             misses.push(Miss::new(0, here, *sum));
@@ -257,7 +271,10 @@ impl Volume {
     async fn fetch(&self, misses: &[Miss], fill: Fill<'_>) -> Result<SmallVec<[Bytes; 1]>> {
         let disk = &self.inner.engine.disk;
         if let [miss] = misses {
-            return Ok(SmallVec::from_elem(disk.read_data(miss.address, &miss.checksums, fill).await?, 1));
+            return Ok(SmallVec::from_elem(
+                disk.read_data(miss.address, &miss.checksums, fill).await?,
+                1,
+            ));
         }
         let reads = misses.iter().map(|miss| disk.read_data(miss.address, &miss.checksums, fill));
         Ok(try_join_all(reads).await?.into())
@@ -317,8 +334,14 @@ impl Volume {
             if staged > 0 {
                 let data = copied.freeze();
                 if fills_cache {
-                    // Staging holds it for a while only, and what is read soon after it was written is read again.
-                    engine.disk.cache_blocks(here, &data, &self.effective.account, Newcomer::Wanted);
+                    // Staging holds it for a while only, and what is read soon after it was written
+                    // is read again.
+                    engine.disk.cache_blocks(
+                        here,
+                        &data,
+                        &self.effective.account,
+                        Newcomer::Wanted,
+                    );
                 }
                 pieces.push(Piece::Data(data));
                 *hits += staged as usize;
@@ -408,7 +431,8 @@ mod tests {
     #[test]
     fn pieces_are_cut_at_both_ends() {
         let data = Bytes::from(vec![7u8; 4096]);
-        let mut pieces = vec![Piece::Data(data.clone()), Piece::Zero { len: 4096 }, Piece::Data(data)];
+        let mut pieces =
+            vec![Piece::Data(data.clone()), Piece::Zero { len: 4096 }, Piece::Data(data)];
         trim_to(&mut pieces, 4000, 96 + 4096 + 5);
         assert_eq!(
             pieces,

@@ -1,15 +1,18 @@
-//! The reads of one connection: they show where it reads in sequence, and what comes next is read ahead (`prefetch`).
+//! The reads of one connection: they show where it reads in sequence, and what comes next is read
+//! ahead (`prefetch`).
 //!
 //! ```text
 //!   reads   |====|====|====|                      the third in a row makes a stream
 //!   fetch                  |~~~~ window: N MiB ~~~~|   in steps, one under way at a time
 //! ```
 //!
-//! I1  A stream is where reads follow each other; what is read elsewhere belongs to another stream or to none. A stream that
-//!     nobody goes on with gives its place up to the next, and its fetch ends at its next step.
-//! I2  What is fetched comes into the cache as a guess, which takes no place of anything that is used again.
-//! I3  A step begins only while nobody waits for a read of the disk, or after a few milliseconds (`Demand::wait_idle`), so that it delays nobody by
-//!     more than the step that is under way.
+//! I1  A stream is where reads follow each other; what is read elsewhere belongs to another stream
+//!     or to none. A stream that nobody goes on with gives its place up to the next, and its fetch
+//!     ends at its next step.
+//! I2  What is fetched comes into the cache as a guess, which takes no place of anything that is
+//!     used again.
+//! I3  A step begins only while nobody waits for a read of the disk, or after a few milliseconds
+//!     (`Demand::wait_idle`), so that it delays nobody by more than the step that is under way.
 //!
 //! It belongs to one thread, as its connection does.
 
@@ -25,7 +28,8 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 
-/// Streams of a connection that are told apart, at most. A guess: more than a file system reads at once for one process.
+/// Streams of a connection that are told apart, at most. A guess: more than a file system reads at
+/// once for one process.
 const STREAMS_MAX: usize = 8;
 /// Reads in a row that make a stream.
 const STREAM_READS: u32 = 3;
@@ -67,7 +71,8 @@ impl Readahead {
         Self { volume, memo: LeafMemo::default(), streams: RefCell::default() }
     }
 
-    /// Reads as [`Volume::read`] does, and has what comes next read ahead where the volume's `prefetch` says so.
+    /// Reads as [`Volume::read`] does, and has what comes next read ahead where the volume's
+    /// `prefetch` says so.
     ///
     /// # Errors
     /// As [`Volume::read`]. What fails ahead fails in silence: whoever reads it will be told.
@@ -79,8 +84,8 @@ impl Readahead {
         self.volume.read(offset, len).await
     }
 
-    /// Begins the same at once, where what it needs of the map is in memory and it is not much; else `None`, and nothing was
-    /// done.
+    /// Begins the same at once, where what it needs of the map is in memory and it is not much;
+    /// else `None`, and nothing was done.
     pub fn read_now(&self, offset: u64, len: u32) -> Option<BegunRead> {
         if len > NOW_BYTES_MAX {
             return None;
@@ -94,7 +99,8 @@ impl Readahead {
         Some(begun)
     }
 
-    /// Bytes to be ahead: as the knob says, and no more than may stay in the cache until they are read.
+    /// Bytes to be ahead: as the knob says, and no more than may stay in the cache until they are
+    /// read.
     fn window_bytes(&self) -> u64 {
         match self.volume.prefetch_mib() {
             0 => 0,
@@ -122,7 +128,8 @@ impl Readahead {
             let goal = (stream.next + window).min(self.volume.size_bytes());
             let fetch = stream.fetch.get_or_insert_with(|| Rc::new(Fetch::new(stream.next)));
             fetch.at.set(fetch.at.get().max(stream.next));
-            let step = step_bytes(window).min(self.volume.size_bytes().saturating_sub(fetch.at.get()));
+            let step =
+                step_bytes(window).min(self.volume.size_bytes().saturating_sub(fetch.at.get()));
             if step > 0 && goal.saturating_sub(fetch.at.get()) >= step {
                 fetch.goal.set(goal);
                 if !fetch.is_running.replace(true) {

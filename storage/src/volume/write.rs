@@ -4,20 +4,25 @@
 //!   payload ─checksum─► chunks ─lock─► log.append (copies into staging) ─► tree.replace ─unlock─► acknowledge
 //! ```
 //!
-//! I1  What one lock covers is one state for readers: a request appears whole, unless it is larger than staging.
-//! I2  The record comes before the change of the map, and both under the lock, so replay meets the same order.
-//! I3  A block that is written in part is read first, without the lock. Under the lock its mapping must still be the
-//!     one that was read; addresses are never reused, so "the same address" means "the same bytes". Otherwise again.
-//! I4  A range is checked against the size once more under the lock: what stood beyond the end after a restore would show
-//!     when the volume grows again.
+//! I1  What one lock covers is one state for readers: a request appears whole, unless it is larger
+//!     than staging.
+//! I2  The record comes before the change of the map, and both under the lock, so replay meets the
+//!     same order.
+//! I3  A block that is written in part is read first, without the lock. Under the lock its mapping
+//!     must still be the one that was read; addresses are never reused, so "the same address" means
+//!     "the same bytes". Otherwise again.
+//! I4  A range is checked against the size once more under the lock: what stood beyond the end
+//!     after a restore would show when the volume grows again.
 //!
-//! I5  The last block of a range that ends with the volume is whole as long as the volume has that size: when it has
-//!     grown, what stands behind the old end is not the range's.
+//! I5  The last block of a range that ends with the volume is whole as long as the volume has that
+//!     size: when it has grown, what stands behind the old end is not the range's.
 //!
 //! A write of zeroes becomes a hole: it takes a record, no data.
 
 use crate::{
-    base::{Address, BLOCK_BYTES, Blindness, Durability, Error, Kind, Result, checksum, is_blind_to},
+    base::{
+        Address, BLOCK_BYTES, Blindness, Durability, Error, Kind, Result, checksum, is_blind_to,
+    },
     disk::{Fill, Need, NodesInHand},
     format::RecordKind,
     log::{Append, Batch, Refused},
@@ -76,7 +81,8 @@ impl fmt::Debug for Unfinished {
 pub struct Receipt(Arc<Batch>);
 
 impl Receipt {
-    /// Whether both come into the store with the same write of the device, so that one wait is enough.
+    /// Whether both come into the store with the same write of the device, so that one wait is
+    /// enough.
     pub fn is_shared_with(&self, other: &Receipt) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -151,18 +157,24 @@ impl Volume {
     ///
     /// # Errors
     /// [`Kind::OutOfRange`], [`Kind::NotFound`], [`Kind::Invalid`] (a snapshot): nothing was done. [`Kind::NoSpace`]: a part may be written, nothing
-    /// else was lost. [`Kind::Latched`], [`Kind::ReadOnly`]: see the store's health. [`Kind::Io`], [`Kind::Corrupt`]:
-    /// the rest of a block that is written in part, or the map, could not be read.
+    /// else was lost. [`Kind::Latched`], [`Kind::ReadOnly`]: see the store's health. [`Kind::Io`],
+    /// [`Kind::Corrupt`]: the rest of a block that is written in part, or the map, could not be
+    /// read.
     pub async fn write(&self, offset: u64, data: Bytes, durability: Durability) -> Result<()> {
         self.write_parts(offset, vec![data], durability).await
     }
 
-    /// Writes what lies in several pieces of memory as one: each but the last ends at a border of the volume's blocks.
-    /// A piece's memory is free once the log has it.
+    /// Writes what lies in several pieces of memory as one: each but the last ends at a border of
+    /// the volume's blocks. A piece's memory is free once the log has it.
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub async fn write_parts(&self, offset: u64, parts: Vec<Bytes>, durability: Durability) -> Result<()> {
+    pub async fn write_parts(
+        &self,
+        offset: u64,
+        parts: Vec<Bytes>,
+        durability: Durability,
+    ) -> Result<()> {
         let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
         self.inner.check_range(offset, len)?;
         if len == 0 {
@@ -182,10 +194,18 @@ impl Volume {
         self.commit(chunks, None, durability).await
     }
 
-    /// The data, ready for the log: nothing else holds it then, so that its memory is free once the log has it.
-    async fn add_chunks(&self, offset: u64, data: Bytes, chunks: &mut VecDeque<Chunk>) -> Result<()> {
+    /// The data, ready for the log: nothing else holds it then, so that its memory is free once the
+    /// log has it.
+    async fn add_chunks(
+        &self,
+        offset: u64,
+        data: Bytes,
+        chunks: &mut VecDeque<Chunk>,
+    ) -> Result<()> {
         let edges = split(offset, data.len() as u64);
-        let part = |from: u64, len: u64| data.slice((from - offset) as usize..(from - offset + len) as usize);
+        let part = |from: u64, len: u64| {
+            data.slice((from - offset) as usize..(from - offset + len) as usize)
+        };
         if let Some((at, len)) = edges.head {
             chunks.push_back(self.edge(at, part(at, len)).await?);
         }
@@ -198,13 +218,17 @@ impl Volume {
         Ok(())
     }
 
-    /// Begins a write of whole blocks at once, where nothing stands in its way: it is logged when this returns. `None` where
-    /// anything does, or the range is not whole blocks or not the volume's: then nothing was done, and [`Self::write`] waits,
-    /// or says what is wrong. It needs no read pin, because it reads nothing from the disk.
+    /// Begins a write of whole blocks at once, where nothing stands in its way: it is logged when
+    /// this returns. `None` where anything does, or the range is not whole blocks or not the
+    /// volume's: then nothing was done, and [`Self::write`] waits, or says what is wrong. It needs
+    /// no read pin, because it reads nothing from the disk.
     pub fn write_now(&self, offset: u64, data: &Bytes) -> Option<Begun> {
         let (engine, block_bytes) = (&self.inner.engine, BLOCK_BYTES as u64);
         let is_whole = offset.is_multiple_of(block_bytes) && data.len().is_multiple_of(BLOCK_BYTES);
-        if !is_whole || data.is_empty() || self.inner.check_range(offset, data.len() as u64).is_err() {
+        if !is_whole
+            || data.is_empty()
+            || self.inner.check_range(offset, data.len() as u64).is_err()
+        {
             return None;
         }
         if self.is_full() || engine.is_too_dirty() || engine.space.throttle().is_on() {
@@ -218,12 +242,14 @@ impl Volume {
             (Ok(()), _) => Some(Begun::Done),
             (Err(_), None) => None,
             // Whatever is in the way will be met again.
-            (Err(_), last) => Some(Begun::Started(Unfinished { volume: self.clone(), chunks, last })),
+            (Err(_), last) => {
+                Some(Begun::Started(Unfinished { volume: self.clone(), chunks, last }))
+            }
         }
     }
 
-    /// Gives a range back: it reads as zeroes. Blocks that the range covers in part stay as they are, as the
-    /// specification allows. Costs what the extents cost, not the bytes.
+    /// Gives a range back: it reads as zeroes. Blocks that the range covers in part stay as they
+    /// are, as the specification allows. Costs what the extents cost, not the bytes.
     ///
     /// # Errors
     /// As [`Self::write`], but never [`Kind::NoSpace`].
@@ -234,7 +260,11 @@ impl Volume {
         let first = offset.div_ceil(block_bytes);
         // The last block of a volume of odd size is whole when the range reaches its end.
         let to_end = len > 0 && offset + len == self.size_bytes();
-        let end = if to_end { (offset + len).div_ceil(block_bytes) } else { (offset + len) / block_bytes };
+        let end = if to_end {
+            (offset + len).div_ceil(block_bytes)
+        } else {
+            (offset + len) / block_bytes
+        };
         if first < end {
             let content = Content::Range { count: end - first, kind: RecordKind::Hole };
             let ends_at = (end * block_bytes > offset + len).then_some(offset + len);
@@ -270,7 +300,12 @@ impl Volume {
                 Allocation::Reserve => RecordKind::Zero,
             };
             let content = Content::Range { count: len / BLOCK_BYTES as u64, kind };
-            chunks.push_back(Chunk { block: at / BLOCK_BYTES as u64, content, edge: None, ends_at: None });
+            chunks.push_back(Chunk {
+                block: at / BLOCK_BYTES as u64,
+                content,
+                edge: None,
+                ends_at: None,
+            });
         }
         if let Some((at, len)) = edges.tail {
             chunks.push_back(self.edge(at, zeroes(len)).await?);
@@ -279,7 +314,8 @@ impl Volume {
     }
 }
 
-/// A byte range as a part of a block, whole blocks, and a part of a block; each as offset and length.
+/// A byte range as a part of a block, whole blocks, and a part of a block; each as offset and
+/// length.
 struct Split {
     head: Option<(u64, u64)>,
     middle: Option<(u64, u64)>,
@@ -328,7 +364,8 @@ impl Volume {
     /// Reads the block around a part of it and puts the part over it.
     async fn edge(&self, offset: u64, patch: Bytes) -> Result<Chunk> {
         let (block, at) = (offset / BLOCK_BYTES as u64, (offset % BLOCK_BYTES as u64) as usize);
-        // Not held while the write waits for room: a checkpoint that makes room waits for those who read.
+        // Not held while the write waits for room: a checkpoint that makes room waits for those who
+        // read.
         let _pin = self.inner.engine.pins.pin();
         let mapping = self.inner.mappings(block, 1).await?;
         let seen = Seen::from(&mapping[0].state);
@@ -338,7 +375,13 @@ impl Volume {
             MappingState::Data(address, checksums) => {
                 let staged = self.inner.engine.log.staging.read(*address, 1, &mut bytes) == 1;
                 if !staged
-                    && self.inner.engine.disk.blocks.get(*address, |b| bytes.extend_from_slice(b)).is_none()
+                    && self
+                        .inner
+                        .engine
+                        .disk
+                        .blocks
+                        .get(*address, |b| bytes.extend_from_slice(b))
+                        .is_none()
                 {
                     bytes.extend_from_slice(
                         &self
@@ -358,7 +401,8 @@ impl Volume {
         Ok(Chunk { edge: Some(Edge { patch, at, seen }), ..chunk })
     }
 
-    /// Logs and maps the chunks, then waits for as much durability as was asked for, of what is in `last` too.
+    /// Logs and maps the chunks, then waits for as much durability as was asked for, of what is in
+    /// `last` too.
     async fn commit(
         &self,
         mut chunks: VecDeque<Chunk>,
@@ -413,8 +457,8 @@ impl Volume {
         }
     }
 
-    /// Whether what was just logged may be acknowledged while it is in staging alone: only when no other record is half
-    /// filled in does recovery reach it there.
+    /// Whether what was just logged may be acknowledged while it is in staging alone: only when no
+    /// other record is half filled in does recovery reach it there.
     fn may_acknowledge(&self) -> bool {
         let log = &self.inner.engine.log;
         self.writeback() && log.all_committed() && !log.is_behind()
@@ -434,7 +478,8 @@ impl Volume {
         }
         if chunks.iter().any(|chunk| chunk.end_bytes() > state.meta.size_bytes) {
             // I4
-            let error = Error::new(Kind::OutOfRange, "a restore has made the volume smaller meanwhile");
+            let error =
+                Error::new(Kind::OutOfRange, "a restore has made the volume smaller meanwhile");
             return Err(Stopped::Failed(error));
         }
         chunks.iter_mut().for_each(|chunk| chunk.fit(state.meta.size_bytes));
@@ -446,9 +491,14 @@ impl Volume {
         applied
     }
 
-    /// Has the store let the new blocks of all chunks in; gives how many it counts. Where it has room for all of them, nobody
-    /// looks which ones only take the place of others.
-    fn admit(&self, state: &State, chunks: &VecDeque<Chunk>, nodes: &impl Nodes) -> Result<u64, Stopped> {
+    /// Has the store let the new blocks of all chunks in; gives how many it counts. Where it has
+    /// room for all of them, nobody looks which ones only take the place of others.
+    fn admit(
+        &self,
+        state: &State,
+        chunks: &VecDeque<Chunk>,
+        nodes: &impl Nodes,
+    ) -> Result<u64, Stopped> {
         let space = &self.inner.engine.space;
         let blocks = chunks.iter().map(Chunk::data_blocks).sum();
         if space.admit(blocks) {
@@ -456,7 +506,8 @@ impl Volume {
         }
         let mut new = 0;
         for chunk in chunks.iter().filter(|chunk| chunk.data_blocks() > 0) {
-            let own = state.tree.own_in(nodes, chunk.block, chunk.blocks()).map_err(Stopped::Missing)?;
+            let own =
+                state.tree.own_in(nodes, chunk.block, chunk.blocks()).map_err(Stopped::Missing)?;
             new += chunk.blocks() - own;
         }
         if space.admit(new) { Ok(new) } else { Err(Stopped::Full) }
@@ -477,7 +528,8 @@ impl Volume {
                 Content::Range { .. } => ReplaceMode::Whole,
             };
             let mut touched = Touched::default();
-            let prepared = state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp, &mut touched);
+            let prepared =
+                state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp, &mut touched);
             self.inner.engine.note_touched(touched);
             prepared.map_err(Stopped::Missing)?;
             if let Some(edge) = &chunk.edge {
@@ -494,7 +546,8 @@ impl Volume {
             // Blocks that were mapped before and are not any more, or whose data is elsewhere now.
             let (added, spent) =
                 if matches!(chunk.content, Content::Data { .. }) { (done, 0) } else { (0, 1) };
-            // A record without data is garbage itself after the next checkpoint, about a header block.
+            // A record without data is garbage itself after the next checkpoint, about a header
+            // block.
             let garbage = spent + (mapped + added).saturating_sub(state.tree.mapped_blocks());
             self.inner.engine.reclaim.add_garbage(garbage);
             state.applied = lsn.plus(1);
@@ -517,7 +570,8 @@ impl Volume {
         let log = &self.inner.engine.log;
         let (appended, done) = match &chunk.content {
             Content::Data { data, checksums } => {
-                let record = Append::Data { volume: self.inner.number, block: chunk.block, data, checksums };
+                let record =
+                    Append::Data { volume: self.inner.number, block: chunk.block, data, checksums };
                 let appended = log.append(record, Some(&self.effective.gauge))?;
                 let done = u64::from(appended.blocks);
                 let new = NewState::Data(appended.address, &checksums[..appended.blocks as usize]);
@@ -572,7 +626,8 @@ impl Chunk {
         }
     }
 
-    /// Where the bytes end that it changes. Zeroes may reach beyond the volume's end in its last block.
+    /// Where the bytes end that it changes. Zeroes may reach beyond the volume's end in its last
+    /// block.
     fn end_bytes(&self) -> u64 {
         let start = self.block * BLOCK_BYTES as u64;
         match (&self.edge, &self.content) {
@@ -582,7 +637,8 @@ impl Chunk {
         }
     }
 
-    /// Leaves the last block out if it reaches beyond the end that it had in mind and the volume has another one. Keeps I5.
+    /// Leaves the last block out if it reaches beyond the end that it had in mind and the volume
+    /// has another one. Keeps I5.
     fn fit(&mut self, size_bytes: u64) {
         if let (Some(end), Content::Range { count, .. }) = (self.ends_at, &mut self.content)
             && end != size_bytes

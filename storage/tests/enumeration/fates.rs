@@ -18,7 +18,8 @@ pub(crate) enum Tears {
     All,
 }
 
-/// Each way in which these changes may have survived: every subset, and every subset with its last change torn.
+/// Each way in which these changes may have survived: every subset, and every subset with its last
+/// change torn.
 pub(crate) fn fates(changes: &[Unsynced], tears: Tears, random: &mut Random) -> Vec<Vec<Kept>> {
     let subsets: Vec<u64> = if changes.len() <= ALL_MAX {
         (0..1 << changes.len()).collect()
@@ -33,7 +34,8 @@ pub(crate) fn fates(changes: &[Unsynced], tears: Tears, random: &mut Random) -> 
             let sectors = changes[last].len_bytes / CELL;
             let mut cuts = vec![1, sectors / 2, sectors - 1];
             cuts.dedup();
-            let beginnings = cuts.into_iter().filter(|cut| (1..sectors).contains(cut)).map(Kept::Beginning);
+            let beginnings =
+                cuts.into_iter().filter(|cut| (1..sectors).contains(cut)).map(Kept::Beginning);
             // A write of a sector cannot be torn.
             let scattered = (sectors > 1).then(|| Kept::Sectors(random.next()));
             let mut torn: Vec<Kept> = beginnings.chain(scattered).collect();

@@ -1,4 +1,5 @@
-//! What the store ought to hold: lines as cells of a sector each, and the states that the log went through.
+//! What the store ought to hold: lines as cells of a sector each, and the states that the log went
+//! through.
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -8,7 +9,8 @@ use uuid::Uuid;
 pub(crate) const CELL: u64 = 512;
 pub(crate) const CELLS_A_BLOCK: u64 = crate::world::BLOCK / CELL;
 
-/// Volumes and snapshots with their cells. A cell is zero, or a word that tells who wrote it, where, and when.
+/// Volumes and snapshots with their cells. A cell is zero, or a word that tells who wrote it,
+/// where, and when.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Lines(pub(crate) BTreeMap<Uuid, Vec<u64>>);
 
@@ -36,7 +38,8 @@ pub(crate) fn word(line: Uuid, cell: u64, version: u64) -> u64 {
 }
 
 pub(crate) fn bytes_of(cells: &[u64]) -> Bytes {
-    let words = cells.iter().flat_map(|cell| std::iter::repeat_n(cell.to_le_bytes(), CELL as usize / 8));
+    let words =
+        cells.iter().flat_map(|cell| std::iter::repeat_n(cell.to_le_bytes(), CELL as usize / 8));
     words.flatten().collect::<Vec<_>>().into()
 }
 
@@ -71,11 +74,21 @@ impl Lines {
             match other.0.get(id) {
                 None => return format!("{} is missing", id.as_u128()),
                 Some(theirs) if theirs.len() != cells.len() => {
-                    return format!("{} has {} cells, not {}", id.as_u128(), theirs.len(), cells.len());
+                    return format!(
+                        "{} has {} cells, not {}",
+                        id.as_u128(),
+                        theirs.len(),
+                        cells.len()
+                    );
                 }
                 Some(theirs) => {
                     if let Some(i) = (0..cells.len()).find(|i| cells[*i] != theirs[*i]) {
-                        return format!("{} cell {i} is {:x}, not {:x}", id.as_u128(), theirs[i], cells[i]);
+                        return format!(
+                            "{} cell {i} is {:x}, not {:x}",
+                            id.as_u128(),
+                            theirs[i],
+                            cells[i]
+                        );
                     }
                 }
             }

@@ -7,7 +7,9 @@ use super::start::{FORK, MAIN, WRITEBACK};
 use crate::world::write_either_way;
 use futures_util::future::{Either, join, select};
 use sandstone_ring::runtime;
-use sandstone_storage::{Allocation, Durability, ForkSpec, Health, Kind, Store, Volume, VolumeChange};
+use sandstone_storage::{
+    Allocation, Durability, ForkSpec, Health, Kind, Store, Volume, VolumeChange,
+};
 use std::{
     pin::pin,
     sync::{Mutex, MutexGuard},
@@ -37,10 +39,11 @@ pub(crate) enum Operation {
     Delete,
     Resize,
     Checkpoint,
-    /// What the keeper does next by itself: a usual round of reclaim, which marks, sweeps, and finds what is sparse; or a
-    /// checkpoint, where nothing is to be had.
+    /// What the keeper does next by itself: a usual round of reclaim, which marks, sweeps, and
+    /// finds what is sparse; or a checkpoint, where nothing is to be had.
     Mark,
-    /// The keeper's rounds until one has forwarded what the one before found sparse, or there is none.
+    /// The keeper's rounds until one has forwarded what the one before found sparse, or there is
+    /// none.
     Forward,
     /// A thorough reclaim: rounds of all of it, and what is free is punched out of the file.
     Sweep,
@@ -72,7 +75,8 @@ impl Operation {
         Operation::Sweep,
     ];
 
-    /// Does it, as the `nth` of its run, and tells the timeline what it does before and what it has done after.
+    /// Does it, as the `nth` of its run, and tells the timeline what it does before and what it has
+    /// done after.
     ///
     /// # Errors
     /// Where the store does not do what it is asked.
@@ -84,12 +88,16 @@ impl Operation {
     ) -> Result<(), String> {
         let here = Doing { store, timeline, nth };
         match self {
-            Self::Write => here.write(MAIN, 2 * CELLS_A_BLOCK, 3 * CELLS_A_BLOCK, Durability::Volatile).await,
+            Self::Write => {
+                here.write(MAIN, 2 * CELLS_A_BLOCK, 3 * CELLS_A_BLOCK, Durability::Volatile).await
+            }
             Self::WriteLong => {
                 here.write(MAIN, CELLS_A_BLOCK, 20 * CELLS_A_BLOCK, Durability::Volatile).await
             }
             Self::WriteFua => here.write(MAIN, 13, 13, Durability::Fua).await,
-            Self::WriteBack => here.write(WRITEBACK, 8, 2 * CELLS_A_BLOCK, Durability::Volatile).await,
+            Self::WriteBack => {
+                here.write(WRITEBACK, 8, 2 * CELLS_A_BLOCK, Durability::Volatile).await
+            }
             Self::Together => here.together().await,
             Self::Trim => here.trim().await,
             Self::Zero => here.zero().await,
@@ -176,7 +184,8 @@ impl Doing<'_> {
         let before = records();
         let first = self.write(MAIN, 0, 2 * CELLS_A_BLOCK, Durability::Fua);
         let second = async {
-            // It comes behind the first in the log, some time after that was written, and before it is synced.
+            // It comes behind the first in the log, some time after that was written, and before it
+            // is synced.
             while records() == before && self.store.health() == Health::Ready {
                 runtime::sleep(Duration::from_micros(10)).await;
             }
@@ -207,8 +216,12 @@ impl Doing<'_> {
             self.timeline().fill(id, from, &vec![0; (end - from) as usize]);
         }
         let volume = self.volume(id)?;
-        let zero =
-            volume.write_zeroes(from * CELL, (end - from) * CELL, Allocation::Reserve, Durability::Volatile);
+        let zero = volume.write_zeroes(
+            from * CELL,
+            (end - from) * CELL,
+            Allocation::Reserve,
+            Durability::Volatile,
+        );
         zero.await.map_err(told)?;
         self.acknowledged(&volume, Durability::Volatile, self.begun())
     }
@@ -237,7 +250,11 @@ impl Doing<'_> {
         let made = self.store.create_snapshot(id, snapshot, Vec::new()).await.map_err(told)?;
         self.changed()?;
         let wrote = made.write(0, bytes_of(&[1]), Durability::Volatile).await.map_err(|e| e.kind());
-        if wrote == Err(Kind::Invalid) { Ok(()) } else { Err(format!("a snapshot was written: {wrote:?}")) }
+        if wrote == Err(Kind::Invalid) {
+            Ok(())
+        } else {
+            Err(format!("a snapshot was written: {wrote:?}"))
+        }
     }
 
     async fn fork(&self) -> Done {
@@ -253,7 +270,9 @@ impl Doing<'_> {
     async fn restore(&self) -> Done {
         let Some((id, _)) = self.target(MAIN) else { return Ok(()) };
         let of = |line: &&Uuid| is_snapshot(**line) && volume_of(**line) == id;
-        let Some(snapshot) = self.timeline().now().0.keys().find(of).copied() else { return Ok(()) };
+        let Some(snapshot) = self.timeline().now().0.keys().find(of).copied() else {
+            return Ok(());
+        };
         self.timeline().step(id, |lines| drop(lines.0.insert(id, lines.0[&snapshot].clone())));
         self.store.restore(id, snapshot).await.map_err(told)?;
         self.changed()

@@ -34,7 +34,8 @@ pub(crate) fn run(start: &Start, sequence: &[Operation], seed: u64) -> Result<Ru
     let timeline = Arc::new(Mutex::new(Timeline::new(start.lines.clone())));
     let moments = Arc::new(Mutex::new(Vec::new()));
     Runtime::simulated(seed).block_on(async {
-        let (store, _) = world.open().await.map_err(|error| format!("the start does not open: {error}"))?;
+        let (store, _) =
+            world.open().await.map_err(|error| format!("the start does not open: {error}"))?;
         let staging = world.staging().expect("an open store has it");
         let garbage = volume_id(GARBAGE);
         timeline.lock().expect("nobody panics with it").step(garbage, |lines| {
@@ -51,7 +52,8 @@ pub(crate) fn run(start: &Start, sequence: &[Operation], seed: u64) -> Result<Ru
             let (timeline, moments) = (Arc::clone(&timeline), Arc::clone(&moments));
             move |disk: &SimDisk| {
                 let floors = timeline.lock().expect("nobody panics with it").floors;
-                let moment = Moment { disk: disk.copy(), staging: Arc::new(Content::of(&staging)), floors };
+                let moment =
+                    Moment { disk: disk.copy(), staging: Arc::new(Content::of(&staging)), floors };
                 moments.lock().expect("nobody panics with it").push(moment);
             }
         };

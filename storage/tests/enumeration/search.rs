@@ -48,7 +48,10 @@ pub(crate) struct Search {
 }
 
 /// All sequences of so many of these operations.
-pub(crate) fn sequences(all: &[Operation], length: u32) -> impl Iterator<Item = Vec<Operation>> + '_ {
+pub(crate) fn sequences(
+    all: &[Operation],
+    length: u32,
+) -> impl Iterator<Item = Vec<Operation>> + '_ {
     (0..all.len().pow(length)).map(move |number| {
         (0..length).rev().map(|place| all[number / all.len().pow(place) % all.len()]).collect()
     })
@@ -69,7 +72,12 @@ impl Search {
     ///
     /// # Errors
     /// The first that is not as it should be.
-    pub(crate) fn go_through(&self, start: &Start, sequence: &[Operation], seed: u64) -> Result<(), String> {
+    pub(crate) fn go_through(
+        &self,
+        start: &Start,
+        sequence: &[Operation],
+        seed: u64,
+    ) -> Result<(), String> {
         let context = |why: String| format!("{sequence:?} with seed {seed}: {why}");
         let mut random = Random::new(seed);
         let Run { moments, states, .. } = run(start, sequence, seed).map_err(context)?;
@@ -82,41 +90,50 @@ impl Search {
             let Moment { disk, staging, floors } = moment;
             let changes = disk.unsynced();
             for fate in fates(&changes, tears, &mut random) {
-                // Where all that completed is there, it may as well have been the end of the host alone.
+                // Where all that completed is there, it may as well have been the end of the host
+                // alone.
                 let completed = changes.iter().zip(&fate).filter(|(change, _)| !change.in_flight);
                 let written = completed.clone().all(|(_, kept)| *kept == Kept::Whole);
-                let floor = if written { floors.written.max(floors.durable) } else { floors.durable };
+                let floor =
+                    if written { floors.written.max(floors.durable) } else { floors.durable };
                 let right = &states[floor..=floors.begun];
-                let (disk, question) = (disk.crash_keeping(&fate), hash(&hashes[floor..=floors.begun]));
-                let state = CrashState { disk, staging: None, right, question, right_without_power: right };
+                let (disk, question) =
+                    (disk.crash_keeping(&fate), hash(&hashes[floor..=floors.begun]));
+                let state =
+                    CrashState { disk, staging: None, right, question, right_without_power: right };
                 let context = |why| context(format!("power, {fate:?}: {why}"));
                 self.judge(state, &mut random).map_err(context)?;
             }
-            // The host dies, and the journal has nothing of what waits for it, or half. All of it is as if the power had failed
-            // and nothing that was completed been lost.
+            // The host dies, and the journal has nothing of what waits for it, or half. All of it
+            // is as if the power had failed and nothing that was completed been lost.
             let in_flight = changes.iter().filter(|change| change.in_flight).count();
             for kept in [Kept::Nothing, Kept::Whole] {
-                let unjournaled = disk.unjournaled() + if kept == Kept::Whole { in_flight } else { 0 };
+                let unjournaled =
+                    disk.unjournaled() + if kept == Kept::Whole { in_flight } else { 0 };
                 for journaled in [0, unjournaled / 2].into_iter().take(unjournaled.min(2)) {
                     let floor = floors.written.max(floors.durable);
                     let (right, question) =
                         (&states[floor..=floors.begun], hash(&hashes[floor..=floors.begun]));
                     let disk = disk.kill_host_keeping(&vec![kept; in_flight], journaled);
                     let right_without_power = &states[floors.durable..=floors.begun];
-                    let state = CrashState { disk, staging: None, right, question, right_without_power };
-                    let context =
-                        |why| context(format!("host, {kept:?}, {journaled} of {unjournaled}: {why}"));
+                    let state =
+                        CrashState { disk, staging: None, right, question, right_without_power };
+                    let context = |why| {
+                        context(format!("host, {kept:?}, {journaled} of {unjournaled}: {why}"))
+                    };
                     self.judge(state, &mut random).map_err(context)?;
                 }
             }
-            let in_flight: Vec<_> = changes.iter().filter(|change| change.in_flight).copied().collect();
+            let in_flight: Vec<_> =
+                changes.iter().filter(|change| change.in_flight).copied().collect();
             for fate in fates(&in_flight, tears, &mut random) {
                 let right = &states[floors.acknowledged..=floors.begun];
                 let right_without_power = &states[floors.durable..=floors.begun];
                 let (disk, staging) = (disk.kill_keeping(&fate), Some(staging.clone()));
                 let question = hash(&hashes[floors.acknowledged..=floors.begun]);
                 let state = CrashState { disk, staging, right, question, right_without_power };
-                self.judge(state, &mut random).map_err(|why| context(format!("process, {fate:?}: {why}")))?;
+                self.judge(state, &mut random)
+                    .map_err(|why| context(format!("process, {fate:?}: {why}")))?;
             }
         }
         Ok(())
@@ -132,7 +149,8 @@ impl Search {
             let right = std::slice::from_ref(&lines);
             let disk = disk.crash_keeping(&kept);
             let question = hash(&lines);
-            let again = CrashState { disk, staging: None, right, question, right_without_power: right };
+            let again =
+                CrashState { disk, staging: None, right, question, right_without_power: right };
             self.is_new(&again);
             again.judge(content).map_err(|why| format!("after it went on: {why}"))?;
         }
@@ -140,14 +158,17 @@ impl Search {
             for crashed in state.crashes_of_recovery(random)? {
                 if let Some(content) = self.is_new(&crashed) {
                     self.recoveries.fetch_add(1, Relaxed);
-                    crashed.judge(content).map_err(|why| format!("a crash in its recovery: {why}"))?;
+                    crashed
+                        .judge(content)
+                        .map_err(|why| format!("a crash in its recovery: {why}"))?;
                 }
             }
         }
         Ok(())
     }
 
-    /// The content of a state that was not judged yet by what is right. Counts it if no other had the content.
+    /// The content of a state that was not judged yet by what is right. Counts it if no other had
+    /// the content.
     fn is_new(&self, state: &CrashState<'_>) -> Option<u64> {
         let content = state.content();
         if self.contents.lock().expect("nobody panics with it").insert(content) {

@@ -28,20 +28,27 @@ pub(crate) struct Start {
 
 fn spec(number: u64, blocks: u64, writeback: bool) -> VolumeSpec {
     let settings = Settings { cache_bytes: 0, buffer_bytes: 1 << 20, prefetch_mib: 0, writeback };
-    VolumeSpec { id: volume_id(number), size_bytes: blocks * BLOCK, settings, attributes: Vec::new() }
+    VolumeSpec {
+        id: volume_id(number),
+        size_bytes: blocks * BLOCK,
+        settings,
+        attributes: Vec::new(),
+    }
 }
 
 async fn write(store: &Store, timeline: &mut Timeline, number: u64, block: u64, blocks: u64) {
     let (id, version) = (volume_id(number), timeline.version());
     let from = block * CELLS_A_BLOCK;
-    let cells: Vec<_> = (from..from + blocks * CELLS_A_BLOCK).map(|cell| word(id, cell, version)).collect();
+    let cells: Vec<_> =
+        (from..from + blocks * CELLS_A_BLOCK).map(|cell| word(id, cell, version)).collect();
     timeline.fill(id, from, &cells);
     let volume = store.volume(id).expect("it was made");
     volume.write(from * CELL, bytes_of(&cells), Durability::Volatile).await.expect("a write");
 }
 
 impl Start {
-    /// The log has `rest` blocks left in its segment, about, which were written and synced when its slot was prepared.
+    /// The log has `rest` blocks left in its segment, about, which were written and synced when its
+    /// slot was prepared.
     pub(crate) fn new(rest: u64) -> Self {
         Self::made_on(World::new(SHAPE, 1), rest)
     }
@@ -57,7 +64,9 @@ impl Start {
         let mut timeline = Timeline::new(Lines::default());
         Runtime::simulated(1).block_on(async {
             let (store, _) = world.open().await.expect("a new store");
-            for (number, blocks) in [(MAIN, MAIN_BLOCKS), (WRITEBACK, 8), (GARBAGE, 4 * MAIN_BLOCKS)] {
+            for (number, blocks) in
+                [(MAIN, MAIN_BLOCKS), (WRITEBACK, 8), (GARBAGE, 4 * MAIN_BLOCKS)]
+            {
                 let made = store.create_volume(spec(number, blocks, number == WRITEBACK)).await;
                 let id = made.expect("a volume").id();
                 timeline.step(id, |lines| {
@@ -72,7 +81,8 @@ impl Start {
             let (main, snapshot) = (volume_id(MAIN), snapshot_id(volume_id(MAIN), 1));
             store.create_snapshot(main, snapshot, Vec::new()).await.expect("a snapshot");
             let fork = volume_id(FORK);
-            let fork_spec = ForkSpec { id: fork, size_bytes: None, settings: None, attributes: Vec::new() };
+            let fork_spec =
+                ForkSpec { id: fork, size_bytes: None, settings: None, attributes: Vec::new() };
             store.create_fork(main, fork_spec).await.expect("a fork");
             timeline.step(main, |lines| {
                 let cells = lines.0[&main].clone();
@@ -81,7 +91,8 @@ impl Start {
             write(&store, &mut timeline, MAIN, 5, 4).await;
             store.checkpoint().await.expect("a checkpoint");
             write(&store, &mut timeline, FORK, 0, 2).await;
-            // To the beginning of a segment, and from there on to near its end, two blocks at a time.
+            // To the beginning of a segment, and from there on to near its end, two blocks at a
+            // time.
             let free = store.stats().free_segment_bytes;
             while store.stats().free_segment_bytes == free {
                 write(&store, &mut timeline, WRITEBACK, 0, 1).await;

@@ -1,7 +1,9 @@
 //! A crash state is opened and judged.
 
 use super::fates::{Tears, fates};
-use super::lines::{CELL, CELLS_A_BLOCK, Lines, bytes_of, cells_of, is_snapshot, volume_id, volume_of, word};
+use super::lines::{
+    CELL, CELLS_A_BLOCK, Lines, bytes_of, cells_of, is_snapshot, volume_id, volume_of, word,
+};
 use super::start::{FORK, MAIN, SHAPE};
 use crate::world::{BLOCK, Random, World, content_of, read, spec};
 use futures_util::future::{Either, select};
@@ -27,7 +29,8 @@ pub(crate) struct CrashState<'a> {
     pub(crate) right: &'a [Lines],
     /// A number for these.
     pub(crate) question: u64,
-    /// Those that are right where the power fails before the store is open: the process died first, which is no sync.
+    /// Those that are right where the power fails before the store is open: the process died first,
+    /// which is no sync.
     pub(crate) right_without_power: &'a [Lines],
 }
 
@@ -38,27 +41,35 @@ impl CrashState<'_> {
     }
 
     fn world(&self) -> World {
-        let held = |content: &Arc<Content>| Arc::new(SharedMemory::holding(&content.bytes).expect("memory"));
+        let held = |content: &Arc<Content>| {
+            Arc::new(SharedMemory::holding(&content.bytes).expect("memory"))
+        };
         let staging = self.staging.as_ref().map(held);
         World::on(self.disk.copy(), SHAPE, staging)
     }
 
-    /// Opens the store and holds all that is in it against what is right (P1, P2, P3, P5, P9); then goes on: a write, its
-    /// flush, its reading. Gives the disk then, and what must be there if all else is lost.
+    /// Opens the store and holds all that is in it against what is right (P1, P2, P3, P5, P9); then
+    /// goes on: a write, its flush, its reading. Gives the disk then, and what must be there if all
+    /// else is lost.
     ///
     /// # Errors
     /// What is wrong.
     pub(crate) fn judge(&self, seed: u64) -> Result<(SimDisk, Lines), String> {
         let world = self.world();
         let lines = in_time(seed, async {
-            let (store, _) = world.open().await.map_err(|error| format!("it does not open: {error}"))?;
+            let (store, _) =
+                world.open().await.map_err(|error| format!("it does not open: {error}"))?;
             if store.health() != Health::Ready {
                 return Err(format!("nothing was damaged, and yet: {:?}", store.health()));
             }
             let found = observe(&store).await?;
             if !self.right.contains(&found) {
-                let nearest = self.right.last().map(|right| right.difference(&found)).unwrap_or_default();
-                return Err(format!("no state of {} is this one; of the last, {nearest}", self.right.len()));
+                let nearest =
+                    self.right.last().map(|right| right.difference(&found)).unwrap_or_default();
+                return Err(format!(
+                    "no state of {} is this one; of the last, {nearest}",
+                    self.right.len()
+                ));
             }
             go_on(&store, found).await
         })?;
@@ -96,9 +107,14 @@ impl CrashState<'_> {
                 });
             }
             if staging.is_some() {
-                let in_flight: Vec<_> = changes.into_iter().filter(|change| change.in_flight).collect();
+                let in_flight: Vec<_> =
+                    changes.into_iter().filter(|change| change.in_flight).collect();
                 for fate in fates(&in_flight, Tears::One, random) {
-                    states.push(Self { disk: disk.kill_keeping(&fate), staging: staging.clone(), ..*self });
+                    states.push(Self {
+                        disk: disk.kill_keeping(&fate),
+                        staging: staging.clone(),
+                        ..*self
+                    });
                 }
             }
         }
@@ -124,7 +140,10 @@ pub(crate) fn hash<T: Hash + ?Sized>(of: &T) -> u64 {
 }
 
 /// Runs `work` in virtual time, and not for ever.
-pub(crate) fn in_time<T>(seed: u64, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+pub(crate) fn in_time<T>(
+    seed: u64,
+    work: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
     Runtime::simulated(seed).block_on(async {
         match select(pin!(work), pin!(runtime::sleep(PATIENCE))).await {
             Either::Left((done, _)) => done,
@@ -147,16 +166,21 @@ pub(crate) async fn observe(store: &Store) -> Result<Lines, String> {
         let name = line.id().as_u128();
         let bytes = read(&line, 0, line.size_bytes()).await;
         let bytes = bytes.map_err(|error| format!("{name} cannot be read: {error}"))?;
-        let used = bytes.chunks(BLOCK as usize).filter(|block| block.iter().any(|b| *b != 0)).count();
+        let used =
+            bytes.chunks(BLOCK as usize).filter(|block| block.iter().any(|b| *b != 0)).count();
         if line.used_bytes() != used as u64 * BLOCK {
-            return Err(format!("{name} says that it uses {} bytes, not {used} blocks", line.used_bytes()));
+            return Err(format!(
+                "{name} says that it uses {} bytes, not {used} blocks",
+                line.used_bytes()
+            ));
         }
         lines.0.insert(line.id(), cells_of(&bytes).map_err(|why| format!("{name}: {why}"))?);
     }
     Ok(lines)
 }
 
-/// Writes what a run would write next, so that it stands where something that was lost may have stood.
+/// Writes what a run would write next, so that it stands where something that was lost may have
+/// stood.
 async fn go_on(store: &Store, mut lines: Lines) -> Result<Lines, String> {
     const VERSION: u64 = 1 << 20;
     let told = |error: sandstone_storage::Error| format!("it does not go on: {error}");
@@ -171,7 +195,8 @@ async fn go_on(store: &Store, mut lines: Lines) -> Result<Lines, String> {
     };
     assert!(!is_snapshot(id));
     let from = 2 * CELLS_A_BLOCK;
-    let data: Vec<u64> = (from..from + 3 * CELLS_A_BLOCK).map(|cell| word(id, cell, VERSION)).collect();
+    let data: Vec<u64> =
+        (from..from + 3 * CELLS_A_BLOCK).map(|cell| word(id, cell, VERSION)).collect();
     let volume = store.volume(id).ok_or("the volume went away")?;
     volume.write(from * CELL, bytes_of(&data), Durability::Volatile).await.map_err(told)?;
     volume.flush().await.map_err(told)?;

@@ -1,5 +1,6 @@
-//! Requests at once, on ranges that may overlap, perhaps with a copy of the volume made among them. Each block must end
-//! as some order of them leaves it (a request may be cut where staging ends, so blocks are the unit).
+//! Requests at once, on ranges that may overlap, perhaps with a copy of the volume made among them.
+//! Each block must end as some order of them leaves it (a request may be cut where staging ends, so
+//! blocks are the unit).
 
 use crate::{
     family::Model,
@@ -21,7 +22,10 @@ fn orders(of: usize) -> Vec<Vec<usize>> {
         order.insert(at, of - 1);
         order
     };
-    orders(of - 1).iter().flat_map(|order| (0..of).map(|at| insert(order, at)).collect::<Vec<_>>()).collect()
+    orders(of - 1)
+        .iter()
+        .flat_map(|order| (0..of).map(|at| insert(order, at)).collect::<Vec<_>>())
+        .collect()
 }
 
 /// A block after some of the edits, in this order.
@@ -39,7 +43,13 @@ enum Origin {
     Between,
 }
 
-pub(crate) async fn at_once(store: &Store, model: &mut Model, id: Uuid, scale: &Scale, random: &mut Random) {
+pub(crate) async fn at_once(
+    store: &Store,
+    model: &mut Model,
+    id: Uuid,
+    scale: &Scale,
+    random: &mut Random,
+) {
     let volume = model.handle(store, id);
     let size = volume.size_bytes();
     let edits: Vec<_> = (0..2 + random.below(2)).map(|_| scale.edit(random, size)).collect();
@@ -116,7 +126,8 @@ pub(crate) async fn at_once(store: &Store, model: &mut Model, id: Uuid, scale: &
         blurred |= data(now) && rewritten.contains(&true) && rewritten.contains(&false);
         let fresh = if rewritten[0] { now.clone() } else { before.clone() };
         if let Some(then) = &then {
-            blurred |= data(&then[block - first]) && origins.iter().any(|origin| *origin != origins[0]);
+            blurred |=
+                data(&then[block - first]) && origins.iter().any(|origin| *origin != origins[0]);
             twin.plain.cells[block] = match origins[0] {
                 Origin::Before => before,
                 Origin::Final => fresh.clone(),

@@ -1,4 +1,5 @@
-//! All lines of a store as plain arrays, and what they say about each other by looking at every block.
+//! All lines of a store as plain arrays, and what they say about each other by looking at every
+//! block.
 
 use crate::{
     plain::{Cell, Plain, check},
@@ -26,7 +27,8 @@ pub(crate) struct Line {
 pub(crate) struct Model {
     pub(crate) lines: BTreeMap<Uuid, Line>,
     last: u128,
-    /// Families of which it is not known any more who shares what, because a block was perhaps written with what it held.
+    /// Families of which it is not known any more who shares what, because a block was perhaps
+    /// written with what it held.
     pub(crate) blurred: BTreeSet<Uuid>,
 }
 
@@ -77,7 +79,8 @@ impl Model {
         }
     }
 
-    /// What deletion of each line of a family would give back: of a volume with its snapshots, of a snapshot by itself.
+    /// What deletion of each line of a family would give back: of a volume with its snapshots, of a
+    /// snapshot by itself.
     pub(crate) fn exclusive(&self, family: Uuid) -> BTreeMap<Uuid, u64> {
         let mut holders: HashMap<(usize, *const Vec<u8>), Vec<Uuid>> = HashMap::new();
         let ids = self.ids(|line| line.family == family);
@@ -133,12 +136,17 @@ impl Model {
         let expected = changes(&new.plain, &old.plain, (offset, len), same);
         let (newer, older) = (self.handle(store, newer), self.handle(store, older));
         let end = offset + len;
-        let found = newer.changes_since(&older, offset, len, usize::MAX).await.expect("the changes");
+        let found =
+            newer.changes_since(&older, offset, len, usize::MAX).await.expect("the changes");
         assert_eq!(found.looked_to, end);
         if blurred {
             for change in &expected {
-                for at in (change.offset..change.offset + change.len_bytes).step_by(BLOCK as usize) {
-                    let told = found.changes.iter().any(|c| (c.offset..c.offset + c.len_bytes).contains(&at));
+                for at in (change.offset..change.offset + change.len_bytes).step_by(BLOCK as usize)
+                {
+                    let told = found
+                        .changes
+                        .iter()
+                        .any(|c| (c.offset..c.offset + c.len_bytes).contains(&at));
                     assert!(told, "nothing is told of what changed at {at}");
                 }
             }
@@ -147,8 +155,11 @@ impl Model {
         }
         let (mut at, mut pages) = (offset, Vec::new());
         while at < end {
-            let page = newer.changes_since(&older, at, end - at, entries_max).await.expect("a page");
-            assert!(page.changes.len() <= entries_max && page.looked_to > at && page.looked_to <= end);
+            let page =
+                newer.changes_since(&older, at, end - at, entries_max).await.expect("a page");
+            assert!(
+                page.changes.len() <= entries_max && page.looked_to > at && page.looked_to <= end
+            );
             at = page.looked_to;
             pages.extend(page.changes);
         }

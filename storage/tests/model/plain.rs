@@ -7,7 +7,8 @@ use std::{ops::Range, rc::Rc};
 
 static ZEROES: [u8; BLOCK as usize] = [0; BLOCK as usize];
 
-/// A block. Data is shared where one line was made from another, so whether it is still the same write can be told.
+/// A block. Data is shared where one line was made from another, so whether it is still the same
+/// write can be told.
 #[derive(Clone, Debug)]
 pub(crate) enum Cell {
     Hole,
@@ -75,10 +76,15 @@ impl Plain {
         (offset / BLOCK..end.div_ceil(BLOCK)).find(|block| {
             let (from, to) = (offset.max(block * BLOCK), end.min((block + 1) * BLOCK));
             let cell = &self.cells[*block as usize];
-            let expected = &cell.bytes()[(from - block * BLOCK) as usize..(to - block * BLOCK) as usize];
+            let expected =
+                &cell.bytes()[(from - block * BLOCK) as usize..(to - block * BLOCK) as usize];
             match piece {
-                Piece::Data(data) => data[(from - offset) as usize..(to - offset) as usize] != *expected,
-                Piece::Zero { .. } => matches!(cell, Cell::Data(_)) && expected.iter().any(|b| *b != 0),
+                Piece::Data(data) => {
+                    data[(from - offset) as usize..(to - offset) as usize] != *expected
+                }
+                Piece::Zero { .. } => {
+                    matches!(cell, Cell::Data(_)) && expected.iter().any(|b| *b != 0)
+                }
             }
         })
     }
@@ -122,7 +128,10 @@ async fn states(volume: &Volume, offset: u64, len: u64, entries_max: usize) -> V
         for extent in extents {
             at += extent.len_bytes;
             assert!(extent.len_bytes > 0 && (at == end || at.is_multiple_of(BLOCK)));
-            states.extend(std::iter::repeat_n(extent.state, extent.len_bytes.div_ceil(BLOCK) as usize));
+            states.extend(std::iter::repeat_n(
+                extent.state,
+                extent.len_bytes.div_ceil(BLOCK) as usize,
+            ));
         }
     }
     assert_eq!(at, end);
@@ -138,7 +147,11 @@ pub(crate) async fn found(volume: &Volume, blocks: Range<usize>) -> Vec<Cell> {
     let cell = |(bytes, state): (&[u8], ExtentState)| match state {
         ExtentState::Data => Cell::Data(Rc::new(bytes.to_vec())),
         ExtentState::Zero | ExtentState::Hole => {
-            assert!(bytes == ZEROES, "zeroes are told of {}, and something else is read", volume.id());
+            assert!(
+                bytes == ZEROES,
+                "zeroes are told of {}, and something else is read",
+                volume.id()
+            );
             if state == ExtentState::Zero { Cell::Zero } else { Cell::Hole }
         }
     };
@@ -184,7 +197,9 @@ impl Edit {
         unless_full(match &self.what {
             What::Write(data) => write_either_way(volume, offset, data.clone(), durability).await,
             What::Trim => volume.trim(offset, len, durability).await,
-            What::Zeroes(allocation) => volume.write_zeroes(offset, len, *allocation, durability).await,
+            What::Zeroes(allocation) => {
+                volume.write_zeroes(offset, len, *allocation, durability).await
+            }
         })
     }
 

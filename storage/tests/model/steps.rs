@@ -145,7 +145,10 @@ async fn send(volume: &Volume, model: &mut Model, edit: &Edit, durability: Durab
         if now.equals(cell) {
             blurred |= !after.is(cell) && now.equals(&after);
         } else {
-            assert!(now.equals(&after), "block {block} is neither what it was nor what was written");
+            assert!(
+                now.equals(&after),
+                "block {block} is neither what it was nor what was written"
+            );
             *cell = after;
         }
     }
@@ -189,7 +192,9 @@ async fn resize(store: &Store, model: &mut Model, id: Uuid, random: &mut Random)
 
 async fn snapshot(store: &Store, model: &mut Model, of: Uuid, random: &mut Random) {
     let (id, attributes) = (model.fresh_id(), vec![3; random.below(20) as usize]);
-    let Some(made) = copied(store.create_snapshot(of, id, attributes.clone()).await) else { return };
+    let Some(made) = copied(store.create_snapshot(of, id, attributes.clone()).await) else {
+        return;
+    };
     let line = model.lines[&of].clone();
     assert_eq!(made.used_bytes(), line.plain.used_bytes());
     model.lines.insert(id, Line { snapshot_of: Some(of), attributes, ..line });
@@ -198,7 +203,8 @@ async fn snapshot(store: &Store, model: &mut Model, of: Uuid, random: &mut Rando
 async fn fork(store: &Store, model: &mut Model, random: &mut Random) {
     let sources: Vec<_> = model.lines.keys().copied().collect();
     let (source, id) = (random.pick(&sources), model.fresh_id());
-    let mut line = Line { snapshot_of: None, attributes: vec![4; 9], ..model.lines[&source].clone() };
+    let mut line =
+        Line { snapshot_of: None, attributes: vec![4; 9], ..model.lines[&source].clone() };
     let mut spec = ForkSpec { attributes: line.attributes.clone(), ..Scale::fork_spec(id) };
     if random.one_in(3) {
         line.plain.grow(line.plain.size + random.below(100 * BLOCK));
@@ -230,7 +236,9 @@ async fn restore(store: &Store, model: &mut Model, id: Uuid, random: &mut Random
 
 async fn delete_snapshot(store: &Store, model: &mut Model, id: Uuid, random: &mut Random) {
     let strangers = model.ids(|line| line.snapshot_of != Some(id));
-    assert!(!store.delete_snapshot(id, random.pick(&strangers)).await.expect("it has none of that id"));
+    assert!(
+        !store.delete_snapshot(id, random.pick(&strangers)).await.expect("it has none of that id")
+    );
     let snapshots = model.snapshots_of(id);
     if snapshots.is_empty() {
         return;
@@ -286,7 +294,10 @@ async fn refusals(store: &Store, model: &mut Model, id: Uuid, scale: &Scale, ran
             kind(store.create_snapshot(snapshot, model.fresh_id(), Vec::new()).await),
             kind(store.create_fork(snapshot, Scale::fork_spec(id)).await),
         ] {
-            assert!(matches!(refused, Some(Kind::Invalid | Kind::NotFound | Kind::Exists)), "{refused:?}");
+            assert!(
+                matches!(refused, Some(Kind::Invalid | Kind::NotFound | Kind::Exists)),
+                "{refused:?}"
+            );
         }
         assert!(!store.delete_volume(snapshot).await.expect("no volume of that id"));
     }

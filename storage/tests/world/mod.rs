@@ -1,4 +1,5 @@
-//! What the simulations share: a disk, a staging memory, the ways in which a machine dies, and numbers from a seed.
+//! What the simulations share: a disk, a staging memory, the ways in which a machine dies, and
+//! numbers from a seed.
 
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
@@ -68,7 +69,8 @@ impl Random {
                 1 => out.resize(out.len() + BLOCK as usize, 0xa5),
                 _ => {
                     let word = self.next() | 1;
-                    (0..BLOCK / 8).for_each(|i| out.extend_from_slice(&(word ^ i << 40).to_le_bytes()));
+                    (0..BLOCK / 8)
+                        .for_each(|i| out.extend_from_slice(&(word ^ i << 40).to_le_bytes()));
                 }
             }
         }
@@ -132,7 +134,8 @@ pub(crate) fn content_of(memory: &SharedMemory) -> Vec<u8> {
 pub(crate) enum Death {
     /// kill -9: staging and all that was written stays.
     Process,
-    /// A panic of the kernel: staging is gone, and so is what the file system had not told its journal of.
+    /// A panic of the kernel: staging is gone, and so is what the file system had not told its
+    /// journal of.
     Host,
     /// What was not synced may be gone too.
     Power,
@@ -141,17 +144,26 @@ pub(crate) enum Death {
 impl World {
     pub(crate) fn new(shape: Shape, seed: u64) -> Self {
         let disk = SimDisk::new(shape.size_bytes(), seed);
-        Self { disk, shape, reclaim_rate: RECLAIM_RATE, scrub_rate: 0, staging: RefCell::new(None), boot: 1 }
+        Self {
+            disk,
+            shape,
+            reclaim_rate: RECLAIM_RATE,
+            scrub_rate: 0,
+            staging: RefCell::new(None),
+            boot: 1,
+        }
     }
 
-    /// A machine with its store on a block device, where the log never leaves a segment for one that is ready.
+    /// A machine with its store on a block device, where the log never leaves a segment for one
+    /// that is ready.
     pub(crate) fn on_device(shape: Shape, seed: u64) -> Self {
         let world = Self::new(shape, seed);
         world.disk.set_placement(Placement::Device);
         world
     }
 
-    /// A machine with what another one left: its disk, and its staging memory if it is the same one, not booted since.
+    /// A machine with what another one left: its disk, and its staging memory if it is the same
+    /// one, not booted since.
     pub(crate) fn on(disk: SimDisk, shape: Shape, staging: Option<Arc<SharedMemory>>) -> Self {
         let boot = 1;
         let staging = RefCell::new(staging);
@@ -170,7 +182,8 @@ impl World {
 
     /// Puts another one there, with that content, or none.
     pub(crate) fn replace_staging(&self, content: Option<&[u8]>) {
-        let memory = content.map(|content| Arc::new(SharedMemory::holding(content).expect("memory")));
+        let memory =
+            content.map(|content| Arc::new(SharedMemory::holding(content).expect("memory")));
         *self.staging.borrow_mut() = memory;
     }
 
@@ -203,7 +216,11 @@ impl World {
 
     /// The store as it lies there while no server has it.
     pub(crate) fn stopped(&self) -> StoppedStore {
-        StoppedStore::on(File::simulated(&self.disk), [self.boot; 16], self.staging.borrow().clone())
+        StoppedStore::on(
+            File::simulated(&self.disk),
+            [self.boot; 16],
+            self.staging.borrow().clone(),
+        )
     }
 
     /// The same disk, as it is now, in a machine that was switched on; this one stays as it is.
@@ -230,8 +247,8 @@ impl World {
     }
 }
 
-/// How thorough a suite is to be: quick by itself, whole where `SANDSTONE_PROOF` is set, as `tests/run` does, and for hours
-/// where `SANDSTONE_LONG` is.
+/// How thorough a suite is to be: quick by itself, whole where `SANDSTONE_PROOF` is set, as
+/// `tests/run` does, and for hours where `SANDSTONE_LONG` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
     Quick,
@@ -281,7 +298,8 @@ pub(crate) fn for_seeds(first: u64, count: u64, one: impl Fn(u64)) {
 }
 
 pub(crate) fn spec(id: Uuid, size_bytes: u64, writeback: bool) -> VolumeSpec {
-    let settings = Settings { cache_bytes: 1 << 20, buffer_bytes: 1 << 20, prefetch_mib: 0, writeback };
+    let settings =
+        Settings { cache_bytes: 1 << 20, buffer_bytes: 1 << 20, prefetch_mib: 0, writeback };
     VolumeSpec { id, size_bytes, settings, attributes: Vec::new() }
 }
 
@@ -329,8 +347,8 @@ pub(crate) async fn write(volume: &Volume, block: u64, data: &Bytes) {
     volume.write(block * BLOCK, data.clone(), Durability::Volatile).await.expect("a write");
 }
 
-/// Writes as a server does: at once where nothing is in the way, else with whatever has to be waited for. Which of them is
-/// tried is up to the place.
+/// Writes as a server does: at once where nothing is in the way, else with whatever has to be
+/// waited for. Which of them is tried is up to the place.
 pub(crate) async fn write_either_way(
     volume: &Volume,
     offset: u64,

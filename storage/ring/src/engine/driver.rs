@@ -43,7 +43,8 @@ impl Driver {
         }
     }
 
-    /// Takes an operation in. It owns its buffers and its file until its completion. `now` is virtual time.
+    /// Takes an operation in. It owns its buffers and its file until its completion. `now` is
+    /// virtual time.
     pub(crate) fn start(&mut self, op: Op, now: Duration) -> Key {
         match self {
             Driver::Uring(uring) => uring.start(op),
@@ -70,7 +71,8 @@ impl Driver {
         }
     }
 
-    /// Looks for completions without waiting, after a `submit`: cheap enough to be called in a loop.
+    /// Looks for completions without waiting, after a `submit`: cheap enough to be called in a
+    /// loop.
     pub(crate) fn spin(&mut self) -> Spun {
         match self {
             Driver::Uring(uring) => uring.spin(),
@@ -79,7 +81,8 @@ impl Driver {
         }
     }
 
-    /// Whether a file operation is in flight, so that a wait may be one for the disk. The ring knows.
+    /// Whether a file operation is in flight, so that a wait may be one for the disk. The ring
+    /// knows.
     pub(crate) fn has_file_ops(&self) -> bool {
         match self {
             Driver::Uring(uring) => uring.has_file_ops(),
@@ -87,8 +90,8 @@ impl Driver {
         }
     }
 
-    /// Does in place what was started, where that is one thing alone and its completion all there is to wait for. Whether it
-    /// was done. The thread pool has threads for it.
+    /// Does in place what was started, where that is one thing alone and its completion all there
+    /// is to wait for. Whether it was done. The thread pool has threads for it.
     pub(crate) fn wait_in_place(&mut self) -> bool {
         match self {
             Driver::Uring(uring) => uring.wait_in_place(),
@@ -112,8 +115,8 @@ impl Driver {
         }
     }
 
-    /// Hands over what was started and waits for a completion, a wake-up from another thread or the timeout, or
-    /// returns for no reason.
+    /// Hands over what was started and waits for a completion, a wake-up from another thread or the
+    /// timeout, or returns for no reason.
     pub(crate) fn park(&mut self, timeout: Option<Duration>) {
         match self {
             Driver::Uring(uring) => uring.park(timeout),
@@ -132,7 +135,8 @@ impl Driver {
         }
     }
 
-    /// Ends all socket operations and waits for the files', at most for `timeout`. Returns how many are left.
+    /// Ends all socket operations and waits for the files', at most for `timeout`. Returns how many
+    /// are left.
     pub(crate) fn drain(&mut self, timeout: Duration, out: &mut Reaped) -> usize {
         match self {
             Driver::Uring(uring) => uring.drain(timeout, out),

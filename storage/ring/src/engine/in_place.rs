@@ -1,25 +1,28 @@
-//! Operations done by a plain system call on the calling thread, which waits for them: all that the thread pool does, and
-//! of the ring's the one that is alone.
+//! Operations done by a plain system call on the calling thread, which waits for them: all that the
+//! thread pool does, and of the ring's the one that is alone.
 //!
-//! A ring hands work over. A sync is done by a thread of the kernel, the end of a direct write passes through another, and
-//! each tells the next with a wake-up, which between two processors of a virtual machine takes 10 µs to 50 µs: as long as a
-//! fast device. A thread that has nothing else to do waits anyway, so it may as well wait in the call itself.
-//! (What one request at a time takes: `tests/benchmarks/README.md`, the rows of depth 1.)
+//! A ring hands work over. A sync is done by a thread of the kernel, the end of a direct write
+//! passes through another, and each tells the next with a wake-up, which between two processors of
+//! a virtual machine takes 10 µs to 50 µs: as long as a fast device. A thread that has nothing else
+//! to do waits anyway, so it may as well wait in the call itself. (What one request at a time
+//! takes: `tests/benchmarks/README.md`, the rows of depth 1.)
 //!
 //! ```text
 //!   start ─► held ─┬─ the turn ends, nothing else was started and the thread would sleep ─► done in place
 //!                  └─ another file operation comes, or the thread has more to do ─────────► the ring
 //! ```
 //!
-//! I1  What is done in place is alone: no other file operation is in flight, nor was one begun in its turn.
+//! I1  What is done in place is alone: no other file operation is in flight, nor was one begun in
+//!     its turn.
 //! I2  It is small, so that more requests need not queue up behind it.
-//! I3  A thread that serves several things at a time leaves all to the ring for a while: when it was told so (`runtime::hint_concurrency`), or when the
-//!     device let the thread wait long, which counts double each time. So nobody waits behind a slow disk for what does not
-//!     need it.
-//! I4  Between two in place the thread has heard what the others want: a task that begins one after the other would keep
-//!     them waiting.
-//! I5  A thread that serves more than one client (`runtime::serve_one`) leaves all to the ring: a device may hang for
-//!     minutes, and the others would hang with it, whether or not they want anything of it.
+//! I3  A thread that serves several things at a time leaves all to the ring for a while: when it
+//!     was told so (`runtime::hint_concurrency`), or when the device let the thread wait long,
+//!     which counts double each time. So nobody waits behind a slow disk for what does not need it.
+//! I4  Between two in place the thread has heard what the others want: a task that begins one after
+//!     the other would keep them waiting.
+//! I5  A thread that serves more than one client (`runtime::serve_one`) leaves all to the ring: a
+//!     device may hang for minutes, and the others would hang with it, whether or not they want
+//!     anything of it.
 
 use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
@@ -30,8 +33,8 @@ use rustix::io::ReadWriteFlags;
 use crate::io::{FALLOC_FL_WRITE_ZEROES, Key, Op, WriteMode};
 use crate::memory::append_with;
 
-/// Most bytes of a read or write. A lone client's are 4 KiB, and a log batch with one such block 8 KiB; one that carries
-/// more requests is worth overlapping with the next.
+/// Most bytes of a read or write. A lone client's are 4 KiB, and a log batch with one such block 8
+/// KiB; one that carries more requests is worth overlapping with the next.
 const BYTES_MAX: usize = 16 << 10;
 /// An operation that took longer shows a device beside which a wake-up costs little.
 const LONG: Duration = Duration::from_millis(2);
@@ -61,7 +64,8 @@ pub(super) fn perform(op: &mut Op) -> io::Result<usize> {
         }
         Op::Sync { file } => Ok(rustix::fs::fdatasync(file.real()).map(|()| 0)?),
         Op::Allocate { file, offset, len } => {
-            Ok(rustix::fs::fallocate(file.real(), FallocateFlags::empty(), *offset, *len).map(|()| 0)?)
+            Ok(rustix::fs::fallocate(file.real(), FallocateFlags::empty(), *offset, *len)
+                .map(|()| 0)?)
         }
         Op::Zero { file, offset, len } => {
             let mode = FallocateFlags::from_bits_retain(FALLOC_FL_WRITE_ZEROES as u32);
@@ -71,7 +75,9 @@ pub(super) fn perform(op: &mut Op) -> io::Result<usize> {
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             Ok(rustix::fs::fallocate(file.real(), mode, *offset, *len).map(|()| 0)?)
         }
-        Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => unreachable!("sockets are not the pool's"),
+        Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => {
+            unreachable!("sockets are not the pool's")
+        }
     }
 }
 
@@ -153,7 +159,8 @@ impl InPlace {
 
     fn took(&mut self, time: Duration) {
         self.has_listened = false;
-        self.after_long = if time > LONG { (2 * self.after_long).clamp(BY_RING, BY_RING_MAX) } else { 0 };
+        self.after_long =
+            if time > LONG { (2 * self.after_long).clamp(BY_RING, BY_RING_MAX) } else { 0 };
         self.by_ring = self.by_ring.max(self.after_long);
     }
 
@@ -171,7 +178,13 @@ mod tests {
     fn write(bytes: usize) -> Op {
         let mut data = aligned(bytes);
         data.resize(bytes, 1);
-        Op::Write { file: file(), offset: 0, data: WriteBuf::Owned(data), skip: 0, mode: WriteMode::Plain }
+        Op::Write {
+            file: file(),
+            offset: 0,
+            data: WriteBuf::Owned(data),
+            skip: 0,
+            mode: WriteMode::Plain,
+        }
     }
 
     fn file() -> File {

@@ -8,7 +8,8 @@ use super::in_place::perform;
 use super::remote::Remote;
 use crate::io::{Key, Op};
 
-/// Most threads of one pool: enough to keep a disk busy while one of them sits in a sync. A guess, not tuned.
+/// Most threads of one pool: enough to keep a disk busy while one of them sits in a sync. A guess,
+/// not tuned.
 const THREADS_MAX: usize = 8;
 
 /// An operation come back from its thread.
@@ -18,8 +19,8 @@ pub(super) struct Finished {
     pub(super) result: io::Result<usize>,
 }
 
-/// Threads are started as they are needed and end with the pool, each after the operation it is in. An operation lives
-/// on the thread that does it, so nothing has to be waited for.
+/// Threads are started as they are needed and end with the pool, each after the operation it is in.
+/// An operation lives on the thread that does it, so nothing has to be waited for.
 pub(super) struct Pool {
     shared: Arc<Shared>,
     threads: usize,
@@ -46,8 +47,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pool {
     pub(super) fn new(remote: Arc<Remote>) -> Pool {
-        let shared =
-            Shared { work: Mutex::default(), wanted: Condvar::new(), finished: Mutex::default(), remote };
+        let shared = Shared {
+            work: Mutex::default(),
+            wanted: Condvar::new(),
+            finished: Mutex::default(),
+            remote,
+        };
         Pool { shared: Arc::new(shared), threads: 0 }
     }
 
@@ -59,7 +64,8 @@ impl Pool {
         self.shared.wanted.notify_one();
         if short_of_threads {
             let shared = Arc::clone(&self.shared);
-            let thread = std::thread::Builder::new().name("store-io".to_owned()).spawn(move || shared.run());
+            let thread =
+                std::thread::Builder::new().name("store-io".to_owned()).spawn(move || shared.run());
             match thread {
                 Ok(_detached) => self.threads += 1,
                 Err(error) if self.threads == 0 => self.shared.fail_all(&error),
@@ -107,7 +113,11 @@ impl Shared {
     fn fail_all(&self, error: &io::Error) {
         let queue = std::mem::take(&mut lock(&self.work).queue);
         for (key, op) in queue {
-            self.finish(Finished { key, op, result: Err(io::Error::new(error.kind(), error.to_string())) });
+            self.finish(Finished {
+                key,
+                op,
+                result: Err(io::Error::new(error.kind(), error.to_string())),
+            });
         }
     }
 

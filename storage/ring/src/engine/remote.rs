@@ -1,8 +1,9 @@
 //! The way into a runtime from other threads.
 //!
 //! I1  What is pushed before the queue closes is taken by the runtime's thread, or dropped there.
-//! I2  No wake-up is lost: the thread announces that it is about to wait, then looks at the queue under its lock. Who
-//!     pushed before that look is seen; who pushes after it finds the announcement and writes the eventfd.
+//! I2  No wake-up is lost: the thread announces that it is about to wait, then looks at the queue
+//!     under its lock. Who pushed before that look is seen; who pushes after it finds the
+//!     announcement and writes the eventfd.
 //! I3  The eventfd is written only after such an announcement, once: a busy thread is never called.
 
 use std::collections::VecDeque;
@@ -46,7 +47,10 @@ struct Queue {
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Queue").field("items", &self.items.len()).field("closed", &self.closed).finish()
+        f.debug_struct("Queue")
+            .field("items", &self.items.len())
+            .field("closed", &self.closed)
+            .finish()
     }
 }
 

@@ -54,7 +54,8 @@ impl Simulated {
         self.events.peek().map(|Reverse(event)| event.at)
     }
 
-    /// The process is gone: nothing completes any more, and the disk keeps what is in flight as just that.
+    /// The process is gone: nothing completes any more, and the disk keeps what is in flight as
+    /// just that.
     pub(crate) fn drain(&mut self, out: &mut Reaped) -> usize {
         for Reverse(event) in std::mem::take(&mut self.events) {
             self.table.complete(event.key, Err(rustix::io::Errno::CANCELED.into()), None, out);
@@ -71,6 +72,8 @@ fn disk(op: &Op) -> &SimDisk {
         | Op::Allocate { file, .. }
         | Op::Zero { file, .. }
         | Op::Punch { file, .. } => file.disk(),
-        Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => unreachable!("refused at the start"),
+        Op::Recv { .. } | Op::Send { .. } | Op::Watch { .. } => {
+            unreachable!("refused at the start")
+        }
     }
 }

@@ -1,12 +1,15 @@
-//! The engine for hosts that forbid io_uring: files on a pool of threads, sockets by trying, then waiting with epoll.
+//! The engine for hosts that forbid io_uring: files on a pool of threads, sockets by trying, then
+//! waiting with epoll.
 //!
-//! I1  A socket operation is tried at its start, so that a ready socket costs no epoll call; its result is kept until
-//!     the next reaping even so, because a task whose sockets are always ready must not keep the others from running.
+//! I1  A socket operation is tried at its start, so that a ready socket costs no epoll call; its
+//!     result is kept until the next reaping even so, because a task whose sockets are always ready
+//!     must not keep the others from running.
 //! I2  A socket is armed ONESHOT, for exactly the directions in which an operation waits.
-//! I3  An operation owns its socket while it waits, so a descriptor in `waiting` is open and cannot be another's.
+//! I3  An operation owns its socket while it waits, so a descriptor in `waiting` is open and cannot
+//!     be another's.
 //!
-//! epoll comes from rustix, whose interface is safe throughout; the portable `polling` crate asks its callers for
-//! `unsafe` at each registration, which this module is to do without.
+//! epoll comes from rustix, whose interface is safe throughout; the portable `polling` crate asks
+//! its callers for `unsafe` at each registration, which this module is to do without.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -136,7 +139,8 @@ impl Threads {
         self.found()
     }
 
-    /// Ends all socket operations and waits for those of files. What is left after the timeout is counted.
+    /// Ends all socket operations and waits for those of files. What is left after the timeout is
+    /// counted.
     pub(crate) fn drain(&mut self, timeout: Duration, out: &mut Reaped) -> usize {
         let keys = std::mem::take(&mut self.waiting).into_values().flat_map(Waiting::into_keys);
         self.ready.extend(keys.map(|key| (key, Err(Errno::CANCELED.into()))));
@@ -216,9 +220,11 @@ fn attempt(op: &mut Op) -> Option<io::Result<usize>> {
         }),
         Op::Send { socket, chunks, first, skip } => {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-            let slices: Vec<IoSlice<'_>> = window(chunks, *first, *skip).map(IoSlice::new).collect();
+            let slices: Vec<IoSlice<'_>> =
+                window(chunks, *first, *skip).map(IoSlice::new).collect();
             let mut nothing = SendAncillaryBuffer::default();
-            rustix::net::sendmsg(socket.as_fd(), &slices, &mut nothing, flags).map_err(io::Error::from)
+            rustix::net::sendmsg(socket.as_fd(), &slices, &mut nothing, flags)
+                .map_err(io::Error::from)
         }
         Op::Watch { socket } => {
             const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };

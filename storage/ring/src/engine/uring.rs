@@ -5,26 +5,35 @@
 //!                                              └───────── one io_uring_enter a turn submits all and waits ──┘
 //! ```
 //!
-//! I1  An operation is in the table, with its buffer and its file, before its entry is pushed, and leaves at its
-//!     completion (`table.rs`). So what the kernel borrows lives until the kernel gives it back, whoever drops what.
-//! I2  Pointers given to the kernel lead into heap memory that does not move with the table: a `BytesMut`'s, a
-//!     `Bytes`'s, a mapping's, or a boxed `Message`'s, one a slot, untouched until the slot's next send.
-//! I3  File operations in flight are bounded; what is above waits in its class's backlog in order of arrival. Those of
-//!     sockets are not: a socket has one receive, one send and one watch at a time, most receives never end, and a bound
-//!     would have clients that speak wait for clients that do not. Whoever opens sockets bounds them. More may complete
-//!     than the completion queue holds: the kernel keeps the rest (NODROP) and says so (`cq_overflow`).
-//! I4  The ring is dropped drained. Where that fails, what the kernel may still touch is leaked, and the log says so.
-//! I5  Entries are only pushed and entered from the thread that made the ring: `Uring` is not `Send`.
+//! I1  An operation is in the table, with its buffer and its file, before its entry is pushed, and
+//!     leaves at its completion (`table.rs`). So what the kernel borrows lives until the kernel
+//!     gives it back, whoever drops what.
+//! I2  Pointers given to the kernel lead into heap memory that does not move with the table: a
+//!     `BytesMut`'s, a `Bytes`'s, a mapping's, or a boxed `Message`'s, one a slot, untouched until
+//!     the slot's next send.
+//! I3  File operations in flight are bounded; what is above waits in its class's backlog in order
+//!     of arrival. Those of sockets are not: a socket has one receive, one send and one watch at a
+//!     time, most receives never end, and a bound would have clients that speak wait for clients
+//!     that do not. Whoever opens sockets bounds them. More may complete than the completion queue
+//!     holds: the kernel keeps the rest (NODROP) and says so (`cq_overflow`).
+//! I4  The ring is dropped drained. Where that fails, what the kernel may still touch is leaked,
+//!     and the log says so.
+//! I5  Entries are only pushed and entered from the thread that made the ring: `Uring` is not
+//!     `Send`.
 //!
-//! Flags: SINGLE_ISSUER with DEFER_TASKRUN (6.1: completions are made inside our own enter, never by interrupting us),
-//! else COOP_TASKRUN (5.19), else none. TASKRUN_FLAG lets the spin look at memory instead of entering. No SQPOLL (a
-//! kernel thread a worker), no IOPOLL (needs polled queues and excludes sockets).
+//! Flags: SINGLE_ISSUER with DEFER_TASKRUN (6.1: completions are made inside our own enter, never
+//! by interrupting us), else COOP_TASKRUN (5.19), else none. TASKRUN_FLAG lets the spin look at
+//! memory instead of entering. No SQPOLL (a kernel thread a worker), no IOPOLL (needs polled queues
+//! and excludes sockets).
 //!
-//! io_uring_enter may say EINTR (a signal: the executor goes round), ETIME (the timeout), EAGAIN (no memory for
-//! requests: nothing is lost, tried again next turn after a moment) and EBUSY (completions wait to be reaped first).
-//! Source: io_uring_enter(2), io_uring_setup(2).
+//! io_uring_enter may say EINTR (a signal: the executor goes round), ETIME (the timeout), EAGAIN
+//! (no memory for requests: nothing is lost, tried again next turn after a moment) and EBUSY
+//! (completions wait to be reaped first). Source: io_uring_enter(2), io_uring_setup(2).
 
-#![expect(unsafe_code, reason = "the kernel borrows buffers for as long as an operation is in flight")]
+#![expect(
+    unsafe_code,
+    reason = "the kernel borrows buffers for as long as an operation is in flight"
+)]
 
 use std::collections::VecDeque;
 use std::io;
@@ -42,14 +51,15 @@ use super::driver::Spun;
 use super::in_place::InPlace;
 use super::remote::Remote;
 use crate::io::{
-    CHUNKS_MAX, Class, FALLOC_FL_WRITE_ZEROES, Key, Op, OpTable, RealFile, Reaped, WriteMode, window,
+    CHUNKS_MAX, Class, FALLOC_FL_WRITE_ZEROES, Key, Op, OpTable, RealFile, Reaped, WriteMode,
+    window,
 };
 use crate::memory;
 
 /// Entries pushed between two enters; more simply means one enter more. A guess, not tuned.
 const SQ_ENTRIES: u32 = 256;
-/// With each so many entries queued a file operation goes out before the turn ends: the device need not idle while the thread
-/// takes in the rest of a burst.
+/// With each so many entries queued a file operation goes out before the turn ends: the device need
+/// not idle while the thread takes in the rest of a burst.
 const SUBMIT_EARLY: usize = 8;
 /// Completions the kernel can hand over at once without allocating. 16 bytes each.
 const CQ_ENTRIES: u32 = 16_384;
@@ -57,7 +67,8 @@ const CQ_ENTRIES: u32 = 16_384;
 const FILE_OPS_MAX: usize = 1024;
 /// Files the ring knows by number. A store is one; tests open several.
 const FILES_MAX: usize = 16;
-/// Most bytes of one read or write, below the kernel's own limit (2 GiB less a page). Longer ones come out short.
+/// Most bytes of one read or write, below the kernel's own limit (2 GiB less a page). Longer ones
+/// come out short.
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
 /// How long an enter that found no memory waits before the next turn.
 const REFUSED_PAUSE: Duration = Duration::from_millis(1);
@@ -168,7 +179,8 @@ impl Uring {
         }
     }
 
-    /// Does the operation in place that is alone, where nothing else is to be done meanwhile. Whether it was.
+    /// Does the operation in place that is alone, where nothing else is to be done meanwhile.
+    /// Whether it was.
     pub(crate) fn wait_in_place(&mut self) -> bool {
         let Some(key) = self.in_place.release() else { return false };
         if !self.in_place.has_listened() {
@@ -176,7 +188,11 @@ impl Uring {
         }
         let has_news = self.has_news();
         let sends = &self.queues[Class::Send as usize];
-        if has_news || sends.in_flight > 0 || !sends.backlog.is_empty() || self.in_place.is_crowded() {
+        if has_news
+            || sends.in_flight > 0
+            || !sends.backlog.is_empty()
+            || self.in_place.is_crowded()
+        {
             self.hand_over(key, Class::File);
             return false;
         }
@@ -253,7 +269,8 @@ impl Uring {
         self.release_held();
         self.pump();
         self.arm_wake();
-        // Room in flight and yet a backlog: an enter was refused. Its completions cannot be counted on to wake us.
+        // Room in flight and yet a backlog: an enter was refused. Its completions cannot be counted
+        // on to wake us.
         let refused = Class::ALL.iter().any(|class| {
             let queue = &self.queues[*class as usize];
             !queue.backlog.is_empty() && queue.in_flight < class.in_flight_max()
@@ -271,7 +288,8 @@ impl Uring {
         }
     }
 
-    /// Ends all socket operations and waits for those of files. What is left after the timeout is counted.
+    /// Ends all socket operations and waits for those of files. What is left after the timeout is
+    /// counted.
     pub(crate) fn drain(&mut self, timeout: Duration, out: &mut Reaped) -> usize {
         self.release_held();
         for class in Class::ALL.into_iter().filter(|class| class.is_socket()) {
@@ -295,7 +313,8 @@ impl Uring {
     fn push_cancels(&mut self) {
         let of_socket = |op: &Op| op.class().is_socket();
         let sockets = self.table.active_ops();
-        let sockets = sockets.filter(|(_, op)| op.is_some_and(of_socket)).map(|(key, _)| key.to_u64());
+        let sockets =
+            sockets.filter(|(_, op)| op.is_some_and(of_socket)).map(|(key, _)| key.to_u64());
         let targets: Vec<u64> =
             sockets.chain(self.wake_armed.then_some(WAKE)).take(SQ_ENTRIES as usize).collect();
         for target in targets {
@@ -326,8 +345,10 @@ impl Uring {
         let Some(eventfd) = self.remote.eventfd() else { return };
         if !self.wake_armed {
             let fd = types::Fd(eventfd.as_raw_fd());
-            let read = opcode::Read::new(fd, self.wake_count.as_mut_ptr(), 8).build().user_data(WAKE);
-            // The kernel writes into `wake_count`, which is boxed and freed only after this read has ended (I4).
+            let read =
+                opcode::Read::new(fd, self.wake_count.as_mut_ptr(), 8).build().user_data(WAKE);
+            // The kernel writes into `wake_count`, which is boxed and freed only after this read
+            // has ended (I4).
             self.wake_armed = self.push(&read);
         }
     }
@@ -347,8 +368,9 @@ impl Uring {
     }
 
     fn push(&mut self, entry: &Entry) -> bool {
-        // SAFETY: the pointers in an operation's entry lead into what the table (or `messages`, or `wake_count`) owns
-        // on the heap until the completion, and beyond a failed drain (I1, I2, I4).
+        // SAFETY: the pointers in an operation's entry lead into what the table (or `messages`, or
+        // `wake_count`) owns on the heap until the completion, and beyond a failed drain (I1, I2,
+        // I4).
         self.has_room() && unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
@@ -400,7 +422,10 @@ impl Uring {
                 let (fd, flags) = target(file.real());
                 let spare = buf.spare_capacity_mut();
                 let len = (*len).min(spare.len()).min(TRANSFER_BYTES_MAX) as u32;
-                opcode::Read::new(fd, spare.as_mut_ptr().cast(), len).offset(*offset).build().flags(flags)
+                opcode::Read::new(fd, spare.as_mut_ptr().cast(), len)
+                    .offset(*offset)
+                    .build()
+                    .flags(flags)
             }
             Op::Write { file, offset, data, skip, mode } => {
                 let (fd, flags) = target(file.real());
@@ -410,7 +435,8 @@ impl Uring {
                     WriteMode::Plain => 0,
                     WriteMode::Through => libc::RWF_DSYNC,
                 };
-                let write = opcode::Write::new(fd, data.as_ptr(), len).offset(*offset).rw_flags(rw_flags);
+                let write =
+                    opcode::Write::new(fd, data.as_ptr(), len).offset(*offset).rw_flags(rw_flags);
                 write.build().flags(flags)
             }
             Op::Sync { file } => {
@@ -434,7 +460,8 @@ impl Uring {
             Op::Recv { socket, buf } => {
                 let spare = buf.spare_capacity_mut();
                 let len = spare.len().min(TRANSFER_BYTES_MAX) as u32;
-                opcode::Recv::new(types::Fd(socket.raw_fd()), spare.as_mut_ptr().cast(), len).build()
+                opcode::Recv::new(types::Fd(socket.raw_fd()), spare.as_mut_ptr().cast(), len)
+                    .build()
             }
             Op::Watch { socket } => {
                 // RDHUP comes unasked.
@@ -443,7 +470,8 @@ impl Uring {
             }
             Op::Send { socket, chunks, first, skip } => {
                 let fd = types::Fd(socket.raw_fd());
-                // With WAITALL the kernel itself goes on after a partial send (5.19); an older one ends it short.
+                // With WAITALL the kernel itself goes on after a partial send (5.19); an older one
+                // ends it short.
                 let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
                 if chunks.len() - *first == 1 {
                     let chunk = &chunks[*first][*skip..];
@@ -486,12 +514,10 @@ impl Message {
 
     fn fill<'a>(&mut self, chunks: impl Iterator<Item = &'a [u8]>) {
         self.chunks.clear();
-        self.chunks.extend(
-            chunks.map(|chunk| libc::iovec {
-                iov_base: chunk.as_ptr().cast_mut().cast(),
-                iov_len: chunk.len(),
-            }),
-        );
+        self.chunks.extend(chunks.map(|chunk| libc::iovec {
+            iov_base: chunk.as_ptr().cast_mut().cast(),
+            iov_len: chunk.len(),
+        }));
         debug_assert!(self.chunks.len() <= CHUNKS_MAX);
         self.header.msg_iov = self.chunks.as_mut_ptr();
         self.header.msg_iovlen = self.chunks.len() as _;
@@ -506,28 +532,38 @@ fn finish(op: &mut Op, completion: &cqueue::Entry) -> io::Result<usize> {
     };
     match op {
         Op::Read { buf, .. } | Op::Recv { buf, .. } => {
-            // SAFETY: the kernel says that it has filled this many bytes of the spare capacity it was given, and the
-            // buffer was not touched in between, because the table had it.
+            // SAFETY: the kernel says that it has filled this many bytes of the spare capacity it
+            // was given, and the buffer was not touched in between, because the table had it.
             unsafe { memory::grow(buf, count) };
         }
-        Op::Write { .. } | Op::Sync { .. } | Op::Allocate { .. } | Op::Zero { .. } | Op::Punch { .. } => {}
+        Op::Write { .. }
+        | Op::Sync { .. }
+        | Op::Allocate { .. }
+        | Op::Zero { .. }
+        | Op::Punch { .. } => {}
         Op::Send { .. } | Op::Watch { .. } => {}
     }
     Ok(count)
 }
 
-/// The ring's number for a file, given on first use. `None` where the table is full of living files.
+/// The ring's number for a file, given on first use. `None` where the table is full of living
+/// files.
 ///
-/// The ring holds only a weak reference, since a store that was closed is to be gone; the kernel's own reference ends
-/// when the number is given to another.
-fn registered(files: &mut Vec<Weak<RealFile>>, ring: &IoUring, file: &Arc<RealFile>) -> Option<RawFd> {
+/// The ring holds only a weak reference, since a store that was closed is to be gone; the kernel's
+/// own reference ends when the number is given to another.
+fn registered(
+    files: &mut Vec<Weak<RealFile>>,
+    ring: &IoUring,
+    file: &Arc<RealFile>,
+) -> Option<RawFd> {
     let known = files.iter().position(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(file)));
     if let Some(number) = known {
         return Some(number as RawFd);
     }
     let dead = files.iter().position(|known| known.strong_count() == 0);
     let number = dead.unwrap_or(files.len());
-    if number == FILES_MAX || ring.submitter().register_files_update(number as u32, &[file.raw_fd()]).is_err()
+    if number == FILES_MAX
+        || ring.submitter().register_files_update(number as u32, &[file.raw_fd()]).is_err()
     {
         return None;
     }

@@ -1,9 +1,11 @@
 //! The store's file or block device, real or simulated: what is open, without the transfers.
 //!
-//! I1  The lock is taken on the very file description that the engines write through, so it lasts as long as any write
-//!     of a killed process may still land (measured: seconds after the process is gone).
-//! I2  Operations in flight keep the file, so it is closed and its lock given back only after the last of them. The
-//!     lock is given back by name, since a ring's table of files may hold the description for longer.
+//! I1  The lock is taken on the very file description that the engines write through, so it lasts
+//!     as long as any write of a killed process may still land (measured: seconds after the process
+//!     is gone).
+//! I2  Operations in flight keep the file, so it is closed and its lock given back only after the
+//!     last of them. The lock is given back by name, since a ring's table of files may hold the
+//!     description for longer.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -64,9 +66,9 @@ impl Drop for RealFile {
 }
 
 impl File {
-    /// Opens a file or block device for reading and writing past the page cache, or through it where the file system
-    /// does not offer that (see [`placement`]). With `create_len`, a file that is not there or empty is made that long
-    /// (sparse, mode 0600), durably.
+    /// Opens a file or block device for reading and writing past the page cache, or through it
+    /// where the file system does not offer that (see [`placement`]). With `create_len`, a file
+    /// that is not there or empty is made that long (sparse, mode 0600), durably.
     ///
     /// # Errors
     /// Those of open(2) and ftruncate(2).
@@ -102,7 +104,8 @@ impl File {
         check_type(Ok(metadata.clone()))?; // it may be another one by now
         rustix::fs::fcntl_setfl(&file, rustix::fs::fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
         let is_device = metadata.file_type().is_block_device();
-        let mut len = if is_device { rustix::fs::seek(&file, SeekFrom::End(0))? } else { metadata.len() };
+        let mut len =
+            if is_device { rustix::fs::seek(&file, SeekFrom::End(0))? } else { metadata.len() };
         if let Some(create_len) = create_len
             && len == 0
             && !is_device
@@ -184,8 +187,9 @@ impl File {
         }
     }
 
-    /// Bytes that the file system can still give to the file, without what it keeps for root; `None` where there is no
-    /// limit to tell, above all for a block device, which has all it will ever have.
+    /// Bytes that the file system can still give to the file, without what it keeps for root;
+    /// `None` where there is no limit to tell, above all for a block device, which has all it will
+    /// ever have.
     ///
     /// # Errors
     /// Those of fstatvfs(3).
@@ -232,8 +236,8 @@ impl File {
         }
     }
 
-    /// Tries once to take the exclusive lock on this file description. It is given back when the last clone and the
-    /// last operation in flight are gone.
+    /// Tries once to take the exclusive lock on this file description. It is given back when the
+    /// last clone and the last operation in flight are gone.
     pub(crate) fn try_lock(&self) -> rustix::io::Result<()> {
         match &self.0 {
             Kind::Real(file) => {
@@ -250,7 +254,9 @@ impl File {
 fn check_type(there: io::Result<std::fs::Metadata>) -> io::Result<()> {
     match there {
         Ok(metadata) if metadata.is_file() || metadata.file_type().is_block_device() => Ok(()),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device")),
+        Ok(_) => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"))
+        }
         Err(_) => Ok(()),
     }
 }

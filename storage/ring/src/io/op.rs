@@ -1,4 +1,5 @@
-//! One operation as the engines see it: what to do, and everything that must stay alive until it is done.
+//! One operation as the engines see it: what to do, and everything that must stay alive until it is
+//! done.
 
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use super::file::File;
 use super::socket_fd::SocketFd;
 use crate::memory::WriteBuf;
 
-/// An operation and all it owns: file or socket, and buffers. An engine does it once and reports the count; what is
-/// short is finished above, in `File` and `Socket`.
+/// An operation and all it owns: file or socket, and buffers. An engine does it once and reports
+/// the count; what is short is finished above, in `File` and `Socket`.
 #[derive(Debug)]
 pub(crate) enum Op {
     /// Appends up to `len` bytes from `offset` to `buf`.
@@ -54,16 +55,18 @@ pub enum OpKind {
 pub enum WriteMode {
     /// The device has the data. Where it lies may be known to the file system's memory alone.
     Plain,
-    /// The data is on stable storage, and so is what leads to it (`RWF_DSYNC`): a sync of this one write.
+    /// The data is on stable storage, and so is what leads to it (`RWF_DSYNC`): a sync of this one
+    /// write.
     Through,
 }
 
 /// Most chunks that one vectored send takes (Linux `UIO_MAXIOV`).
 pub(crate) const CHUNKS_MAX: usize = 1024;
 
-/// What decides how long an operation stays in flight: the device, what the peer sends, how it receives, or whether it is
-/// still there. Those of files are bounded, because a device has a queue; those of sockets are as many as there are
-/// sockets, so that silent peers keep neither the store nor others waiting.
+/// What decides how long an operation stays in flight: the device, what the peer sends, how it
+/// receives, or whether it is still there. Those of files are bounded, because a device has a
+/// queue; those of sockets are as many as there are sockets, so that silent peers keep neither the
+/// store nor others waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     File,
@@ -87,7 +90,9 @@ impl Op {
     /// The socket, of an operation that has one.
     pub(crate) fn socket(&self) -> Option<&Arc<SocketFd>> {
         match self {
-            Op::Recv { socket, .. } | Op::Send { socket, .. } | Op::Watch { socket } => Some(socket),
+            Op::Recv { socket, .. } | Op::Send { socket, .. } | Op::Watch { socket } => {
+                Some(socket)
+            }
             Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } => None,
             Op::Allocate { .. } | Op::Zero { .. } | Op::Punch { .. } => None,
         }

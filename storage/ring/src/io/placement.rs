@@ -1,19 +1,22 @@
 //! Where the blocks of the store are, and who must know that after a crash of the host.
 //!
-//! Direct I/O brings data past the page cache, but where it lies is told by the file system's metadata: that a block is
-//! allocated, that it counts as written and not as an unwritten extent, and in a file system that never overwrites, which block
-//! is the newest. Metadata waits in memory for the file system's journal, for five to thirty seconds or until a sync. (Measured
-//! on ext4 and XFS: of 64 such writes a crash of the host leaves none.)
+//! Direct I/O brings data past the page cache, but where it lies is told by the file system's
+//! metadata: that a block is allocated, that it counts as written and not as an unwritten extent,
+//! and in a file system that never overwrites, which block is the newest. Metadata waits in memory
+//! for the file system's journal, for five to thirty seconds or until a sync. (Measured on ext4 and
+//! XFS: of 64 such writes a crash of the host leaves none.)
 //!
-//! So a plain write survives the host only where it changes no metadata: on a block device, or over blocks that are allocated,
-//! written and synced, in a file system that overwrites them in place. Everything else is written through
-//! ([`WriteMode::Through`](super::WriteMode)).
+//! So a plain write survives the host only where it changes no metadata: on a block device, or over
+//! blocks that are allocated, written and synced, in a file system that overwrites them in place.
+//! Everything else is written through ([`WriteMode::Through`](super::WriteMode)).
 //!
-//! btrfs is not trusted to overwrite in place, not even in a file without copy-on-write: it moves the next write of each block
-//! after a snapshot of the subvolume, and during a scrub or a balance, and nobody is told.
+//! btrfs is not trusted to overwrite in place, not even in a file without copy-on-write: it moves
+//! the next write of each block after a snapshot of the subvolume, and during a scrub or a balance,
+//! and nobody is told.
 //!
-//! What is below the device (a loop device's file, a thin pool, a disk's own cache) counts as the device.
-//! Source: ioctl_fiemap, statx(2) on `STATX_DIOALIGN`, fallocate(2); fs/btrfs/inode.c on `can_nocow_extent`.
+//! What is below the device (a loop device's file, a thin pool, a disk's own cache) counts as the
+//! device. Source: ioctl_fiemap, statx(2) on `STATX_DIOALIGN`, fallocate(2); fs/btrfs/inode.c on
+//! `can_nocow_extent`.
 
 #![expect(unsafe_code, reason = "ioctls that rustix has no call for")]
 
@@ -41,11 +44,13 @@ const RAMFS: u64 = 0x8584_58f6;
 pub enum Placement {
     /// A block device: it is there.
     Device,
-    /// A file of this file system, which overwrites in place: it is there where the blocks were written and synced before.
+    /// A file of this file system, which overwrites in place: it is there where the blocks were
+    /// written and synced before.
     InPlace(&'static str),
     /// A file whose blocks may move with each write, for this reason: it is there after a sync.
     Moving(&'static str),
-    /// A file that is read and written through the page cache, for this reason: it is there after a sync.
+    /// A file that is read and written through the page cache, for this reason: it is there after a
+    /// sync.
     Buffered(&'static str),
     /// A file of this file system, which is in memory: nothing is there.
     Memory(&'static str),
@@ -64,7 +69,8 @@ impl Placement {
         }
     }
 
-    /// Whether plain writes into the right blocks are worth something, so that not all of them are written through.
+    /// Whether plain writes into the right blocks are worth something, so that not all of them are
+    /// written through.
     #[must_use]
     pub fn is_trusted(self) -> bool {
         match self {
@@ -102,7 +108,8 @@ pub(super) fn of_file(file: BorrowedFd<'_>, direct: bool) -> io::Result<Placemen
     if !direct {
         return Ok(Placement::Buffered("the file system offers no direct I/O"));
     }
-    // Some take O_DIRECT and go through the page cache even so: ext4 for journaled and for encrypted data.
+    // Some take O_DIRECT and go through the page cache even so: ext4 for journaled and for
+    // encrypted data.
     let told = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
     let tells = StatxFlags::from_bits_retain(told.stx_mask).contains(StatxFlags::DIOALIGN);
     if tells && told.stx_dio_offset_align == 0 {
@@ -110,18 +117,23 @@ pub(super) fn of_file(file: BorrowedFd<'_>, direct: bool) -> io::Result<Placemen
     }
     Ok(match magic {
         EXT4 if tells => Placement::InPlace("ext4"),
-        EXT4 => Placement::Moving("a kernel before Linux 6.1 does not tell whether ext4 journals data"),
-        XFS if is_on_realtime_device(file) => Placement::Moving("a realtime device of XFS may be zoned"),
+        EXT4 => {
+            Placement::Moving("a kernel before Linux 6.1 does not tell whether ext4 journals data")
+        }
+        XFS if is_on_realtime_device(file) => {
+            Placement::Moving("a realtime device of XFS may be zoned")
+        }
         XFS => Placement::InPlace("XFS"),
         BTRFS => Placement::Moving("btrfs may write each block to a new place"),
         _ => Placement::Moving("the file system is not known to overwrite blocks in place"),
     })
 }
 
-/// Keeps a new, still empty file of btrfs from being copied with each write. Only without btrfs's checksums is direct I/O direct
-/// there, and the store has its own.
+/// Keeps a new, still empty file of btrfs from being copied with each write. Only without btrfs's
+/// checksums is direct I/O direct there, and the store has its own.
 pub(super) fn prefer_in_place(file: BorrowedFd<'_>) {
-    let is_btrfs = rustix::fs::fstatfs(file).is_ok_and(|told| told.f_type as u64 & 0xffff_ffff == BTRFS);
+    let is_btrfs =
+        rustix::fs::fstatfs(file).is_ok_and(|told| told.f_type as u64 & 0xffff_ffff == BTRFS);
     if is_btrfs
         && let Err(error) = rustix::fs::ioctl_getflags(file)
             .and_then(|flags| rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW))
@@ -178,15 +190,16 @@ struct FiemapExtent {
     reserved: [u32; 3],
 }
 
-/// Flags of an extent whose blocks are not simply there, or are another file's too: UNKNOWN, DELALLOC, ENCODED, NOT_ALIGNED,
-/// DATA_INLINE, DATA_TAIL, UNWRITTEN, SHARED.
+/// Flags of an extent whose blocks are not simply there, or are another file's too: UNKNOWN,
+/// DELALLOC, ENCODED, NOT_ALIGNED, DATA_INLINE, DATA_TAIL, UNWRITTEN, SHARED.
 const NOT_SETTLED: u32 = 0x2 | 0x4 | 0x8 | 0x100 | 0x200 | 0x400 | 0x800 | 0x2000;
 
 /// What a range of a file has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// The parts, in order, that a write into would change metadata of the file system for: holes, unwritten extents, and what
-    /// is shared with a clone. What is not named was written, though perhaps not synced.
+    /// The parts, in order, that a write into would change metadata of the file system for: holes,
+    /// unwritten extents, and what is shared with a clone. What is not named was written, though
+    /// perhaps not synced.
     pub missing: Vec<Range<u64>>,
     /// There are no blocks at all.
     pub is_hole: bool,
@@ -214,7 +227,8 @@ pub(super) fn coverage(file: impl AsFd, range: Range<u64>) -> Coverage {
             reserved: 0,
             extents: [FiemapExtent::default(); EXTENTS],
         };
-        // SAFETY: the kernel reads the head and fills as many extents as the head says there is room for.
+        // SAFETY: the kernel reads the head and fills as many extents as the head says there is
+        // room for.
         let told = unsafe { ioctl::ioctl(&file, Updater::<FS_IOC_FIEMAP, Fiemap>::new(&mut map)) };
         match told {
             Ok(()) => {}
@@ -233,7 +247,8 @@ pub(super) fn coverage(file: impl AsFd, range: Range<u64>) -> Coverage {
             break;
         }
         // What the last ones of many cover is behind us, settled or not.
-        let seen = extents.last().map_or(range.end, |last| last.logical.saturating_add(last.length));
+        let seen =
+            extents.last().map_or(range.end, |last| last.logical.saturating_add(last.length));
         add(&mut missing, at..seen.min(range.end));
         at = at.max(seen);
     }
@@ -255,7 +270,8 @@ mod tests {
 
     const BLOCK: u64 = 4096;
 
-    /// A file in the build directory's file system, which tells extents where it is one of the usual ones.
+    /// A file in the build directory's file system, which tells extents where it is one of the
+    /// usual ones.
     fn file_with(parts: &[Range<u64>]) -> std::fs::File {
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
         file.set_len(1000 * BLOCK).expect("a length");
@@ -291,7 +307,8 @@ mod tests {
         let file = file_with(&(0..150).map(|i| 2 * i..2 * i + 1).collect::<Vec<_>>());
         let missing = coverage(&file, 0..300 * BLOCK).missing;
         if of_file(file.as_fd(), true).is_ok_and(|placement| placement.is_trusted()) {
-            let expected: Vec<_> = (0..150).map(|i| (2 * i + 1) * BLOCK..(2 * i + 2) * BLOCK).collect();
+            let expected: Vec<_> =
+                (0..150).map(|i| (2 * i + 1) * BLOCK..(2 * i + 2) * BLOCK).collect();
             assert_eq!(missing, expected);
         }
     }

@@ -7,12 +7,13 @@
 //!            Active (nobody waits) ──complete──► Vacant, what it owned goes to `Reaped::dropped`
 //! ```
 //!
-//! I1  An operation is in the table before the kernel hears of it, and stays until its completion. Only then does what
-//!     it owns (buffer, file) leave.
-//! I2  A key is a slot number plus the slot's generation, which moves on each time the slot is vacated: a completion
-//!     that comes twice, or a key kept too long, meets a panic and not another operation.
-//! I3  Nothing of the caller's (wakers, buffers) is woken or dropped in here. It is handed out in `Reaped`, for the
-//!     executor to deal with when it no longer holds the driver.
+//! I1  An operation is in the table before the kernel hears of it, and stays until its completion.
+//!     Only then does what it owns (buffer, file) leave.
+//! I2  A key is a slot number plus the slot's generation, which moves on each time the slot is
+//!     vacated: a completion that comes twice, or a key kept too long, meets a panic and not
+//!     another operation.
+//! I3  Nothing of the caller's (wakers, buffers) is woken or dropped in here. It is handed out in
+//!     `Reaped`, for the executor to deal with when it no longer holds the driver.
 
 use std::io;
 use std::task::{Poll, Waker};
@@ -130,7 +131,9 @@ impl OpTable {
         out: &mut Reaped,
     ) {
         let slot = self.slot(key);
-        let State::Active { op, waker, detached } = std::mem::replace(&mut slot.state, State::Vacant) else {
+        let State::Active { op, waker, detached } =
+            std::mem::replace(&mut slot.state, State::Vacant)
+        else {
             panic!("{key:?} completed twice");
         };
         let op = op.or(returned).expect("a completed operation comes back");
@@ -144,8 +147,13 @@ impl OpTable {
         }
     }
 
-    /// The result, where it is there; else `waker` is the one to wake. Also returns the waker it took the place of.
-    pub(crate) fn poll(&mut self, key: Key, waker: &Waker) -> (Poll<(io::Result<usize>, Op)>, Option<Waker>) {
+    /// The result, where it is there; else `waker` is the one to wake. Also returns the waker it
+    /// took the place of.
+    pub(crate) fn poll(
+        &mut self,
+        key: Key,
+        waker: &Waker,
+    ) -> (Poll<(io::Result<usize>, Op)>, Option<Waker>) {
         let slot = self.slot(key);
         match &mut slot.state {
             State::Active { waker: current, .. } => {
@@ -156,7 +164,8 @@ impl OpTable {
                 (Poll::Pending, replaced)
             }
             State::Done { .. } => {
-                let State::Done { op, result } = std::mem::replace(&mut slot.state, State::Vacant) else {
+                let State::Done { op, result } = std::mem::replace(&mut slot.state, State::Vacant)
+                else {
                     unreachable!("matched above");
                 };
                 self.vacate(key);
@@ -166,8 +175,8 @@ impl OpTable {
         }
     }
 
-    /// Forgets the caller. The operation goes on; its waker, or all of it where it had completed, is returned to be
-    /// dropped.
+    /// Forgets the caller. The operation goes on; its waker, or all of it where it had completed,
+    /// is returned to be dropped.
     pub(crate) fn detach(&mut self, key: Key) -> (Option<Waker>, Option<Op>) {
         let slot = self.slot(key);
         match &mut slot.state {
@@ -176,7 +185,8 @@ impl OpTable {
                 (waker.take(), None)
             }
             State::Done { .. } => {
-                let State::Done { op, .. } = std::mem::replace(&mut slot.state, State::Vacant) else {
+                let State::Done { op, .. } = std::mem::replace(&mut slot.state, State::Vacant)
+                else {
                     unreachable!("matched above");
                 };
                 self.vacate(key);

@@ -1,13 +1,15 @@
 //! Memory that the kernel reads and writes: aligned buffers and the shared staging mapping.
 //!
-//! I1  What [`aligned`] returns keeps its alignment for as long as nobody grows it past its capacity.
-//! I2  A range of a [`SharedMemory`] has one writer at a time, chosen by the log that hands the ranges out.
-//! I3  A range is read only after its writer has committed it, and the commit happened before the read, by a release and
-//!     an acquire (a mutex, a channel).
+//! I1  What [`aligned`] returns keeps its alignment for as long as nobody grows it past its
+//!     capacity.
+//! I2  A range of a [`SharedMemory`] has one writer at a time, chosen by the log that hands the
+//!     ranges out.
+//! I3  A range is read only after its writer has committed it, and the commit happened before the
+//!     read, by a release and an acquire (a mutex, a channel).
 //! I4  A range given to a write (`WriteBuf::Shared`) has no writer until that write has completed.
 //!
-//! The mapping itself lives in an `Arc`, which every operation on it holds until its completion, so no copy and no
-//! device access outlives it. Units: bytes.
+//! The mapping itself lives in an `Arc`, which every operation on it holds until its completion, so
+//! no copy and no device access outlives it. Units: bytes.
 
 #![expect(
     unsafe_code,
@@ -40,8 +42,9 @@ pub fn aligned(len: usize) -> BytesMut {
     if is_aligned(&buf) {
         return buf;
     }
-    // One page more than asked, and the front of it cut off up to the next boundary. The allocator's own alignment
-    // cannot be asked for, since `BytesMut` frees its memory as plain bytes.
+    // One page more than asked, and the front of it cut off up to the next boundary. The
+    // allocator's own alignment cannot be asked for, since `BytesMut` frees its memory as plain
+    // bytes.
     let mut buf = BytesMut::with_capacity(len + ALIGNMENT_BYTES);
     let pad = buf.as_ptr().align_offset(ALIGNMENT_BYTES);
     buf.put_bytes(0, pad);
@@ -50,7 +53,8 @@ pub fn aligned(len: usize) -> BytesMut {
     buf
 }
 
-/// Appends to `buf` what `fill` puts at the front of its spare capacity, of which it is shown at most `len_max` bytes.
+/// Appends to `buf` what `fill` puts at the front of its spare capacity, of which it is shown at
+/// most `len_max` bytes.
 ///
 /// `fill` returns the part it has initialised, so the count cannot be wrong.
 pub(crate) fn append_with<F>(buf: &mut BytesMut, len_max: usize, fill: F) -> io::Result<usize>
@@ -66,7 +70,8 @@ where
         filled_len == 0 || (filled_at == start && filled_len <= len_shown),
         "fill returned another slice"
     );
-    // SAFETY: `fill` handed back an initialised slice that begins where the spare capacity does and ends inside it.
+    // SAFETY: `fill` handed back an initialised slice that begins where the spare capacity does and
+    // ends inside it.
     unsafe { grow(buf, filled_len) };
     Ok(filled_len)
 }
@@ -81,19 +86,22 @@ pub(crate) unsafe fn grow(buf: &mut BytesMut, len: usize) {
     unsafe { buf.set_len(buf.len() + len) };
 }
 
-/// Memory shared by all threads, and where it is backed by a file also with the next process that maps the file.
+/// Memory shared by all threads, and where it is backed by a file also with the next process that
+/// maps the file.
 ///
-/// Writers and readers agree on ranges by themselves (I2 and I3 of the module), so nobody outside of the crate is given a
-/// safe way to write or to read; bounds are asserted here.
+/// Writers and readers agree on ranges by themselves (I2 and I3 of the module), so nobody outside
+/// of the crate is given a safe way to write or to read; bounds are asserted here.
 #[derive(Debug)]
 pub struct SharedMemory {
     map: Mapping,
 }
 
 impl SharedMemory {
-    /// Maps a file that nobody else can make shorter, `len` bytes long or empty; the latter is made that long.
+    /// Maps a file that nobody else can make shorter, `len` bytes long or empty; the latter is made
+    /// that long.
     ///
-    /// All of its space is taken here. A full /dev/shm is an error now rather than a bus error at the first touch.
+    /// All of its space is taken here. A full /dev/shm is an error now rather than a bus error at
+    /// the first touch.
     ///
     /// # Errors
     /// Those of the file system, above all "no space left".
@@ -154,8 +162,9 @@ impl SharedMemory {
     /// Where the range is not inside the mapping. So do all the others.
     pub fn copy_in(&self, offset: usize, data: &[u8]) {
         let to = self.pointer(offset, data.len());
-        // SAFETY: `pointer` checked the bounds; the caller is the range's one writer (I2), so nobody else touches it,
-        // and `data` cannot overlap it because no safe reference into the mapping outlives a call.
+        // SAFETY: `pointer` checked the bounds; the caller is the range's one writer (I2), so
+        // nobody else touches it, and `data` cannot overlap it because no safe reference into the
+        // mapping outlives a call.
         unsafe { to.copy_from_nonoverlapping(data.as_ptr(), data.len()) };
     }
 
@@ -173,9 +182,11 @@ impl SharedMemory {
 
     /// A committed range as a slice, to be used up before the caller returns to the log.
     fn slice(&self, range: &Range<usize>) -> &[u8] {
-        let len = range.end.checked_sub(range.start).expect("a range does not end before it begins");
+        let len =
+            range.end.checked_sub(range.start).expect("a range does not end before it begins");
         let from = self.pointer(range.start, len);
-        // SAFETY: in bounds; the range is committed (I3) and, where it is being written out, frozen until then (I4).
+        // SAFETY: in bounds; the range is committed (I3) and, where it is being written out, frozen
+        // until then (I4).
         unsafe { std::slice::from_raw_parts(from, len) }
     }
 
@@ -191,16 +202,19 @@ impl SharedMemory {
     }
 }
 
-/// Makes the file as long as its mapping and takes all of its space, in huge pages where there are such.
+/// Makes the file as long as its mapping and takes all of its space, in huge pages where there are
+/// such.
 fn take_space(file: &File, map: &Mapping, len_before: u64) -> io::Result<()> {
     use rustix::io::Errno;
     let len = map.len_bytes();
     if len_before < len as u64 {
         file.set_len(len as u64)?;
     }
-    let allocate =
-        |at: usize, len: usize| rustix::fs::fallocate(file, FallocateFlags::empty(), at as u64, len as u64);
-    // A huge page takes the place of small ones, so one of each is needed before; the others never come then.
+    let allocate = |at: usize, len: usize| {
+        rustix::fs::fallocate(file, FallocateFlags::empty(), at as u64, len as u64)
+    };
+    // A huge page takes the place of small ones, so one of each is needed before; the others never
+    // come then.
     for at in (0..len).step_by(HUGE_BYTES) {
         match allocate(at, ALIGNMENT_BYTES.min(len - at)) {
             Ok(()) => {}
@@ -315,8 +329,14 @@ mod tests {
         let mut out = [0; 10];
         memory.copy_out(100, &mut out);
         assert_eq!(&out, b"still here");
-        assert!(SharedMemory::of_file(&opened(&path), 4096).is_err(), "what is longer is another's");
-        assert!(SharedMemory::of_file(&opened(&path), 12288).is_err(), "what is shorter was cut off");
+        assert!(
+            SharedMemory::of_file(&opened(&path), 4096).is_err(),
+            "what is longer is another's"
+        );
+        assert!(
+            SharedMemory::of_file(&opened(&path), 12288).is_err(),
+            "what is shorter was cut off"
+        );
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 8192);
     }
 
@@ -330,7 +350,11 @@ mod tests {
         take_space_by_writing(&file, len).unwrap();
         let metadata = std::fs::metadata(&path).unwrap();
         assert_eq!(metadata.len(), len as u64);
-        assert!(metadata.blocks() * 512 >= len as u64, "{} of {len} bytes", metadata.blocks() * 512);
+        assert!(
+            metadata.blocks() * 512 >= len as u64,
+            "{} of {len} bytes",
+            metadata.blocks() * 512
+        );
     }
 
     #[test]

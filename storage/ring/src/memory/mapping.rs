@@ -1,11 +1,13 @@
 //! A mapping that begins where a huge page can.
 //!
-//! With its staging memory in huge pages the processor walks fewer page tables for each copy, the kernel pins and the device
-//! gathers one piece of a write instead of one for each 4 KiB. (Measured, server CPU for each operation: 256 KiB writes 163 →
-//! 133 µs, 4 KiB writes at depth 32 8.6 → 8.0 µs.)
+//! With its staging memory in huge pages the processor walks fewer page tables for each copy, the
+//! kernel pins and the device gathers one piece of a write instead of one for each 4 KiB.
+//! (Measured, server CPU for each operation: 256 KiB writes 163 → 133 µs, 4 KiB writes at depth 32
+//! 8.6 → 8.0 µs.)
 //!
-//! Shared memory has small pages unless the system is set otherwise, so huge ones are asked for in so many words. (A new file
-//! takes 12 ms that way, and 7 without; one that is already in small pages 50, once.)
+//! Shared memory has small pages unless the system is set otherwise, so huge ones are asked for in
+//! so many words. (A new file takes 12 ms that way, and 7 without; one that is already in small
+//! pages 50, once.)
 
 #![expect(unsafe_code, reason = "mappings at an address of our choice, which no safe call makes")]
 
@@ -34,7 +36,8 @@ impl Mapping {
     /// The first `bytes` of a file, shared with everyone who maps it.
     pub(super) fn of_file(file: &File, bytes: usize) -> io::Result<Self> {
         let mapping = Self::anonymous(bytes)?;
-        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+        let (protection, flags) =
+            (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
         // SAFETY: it takes the place of memory that this mapping owns and nobody has seen.
         unsafe { mmap(mapping.start.cast(), bytes, protection, flags, file, 0)? };
         Ok(mapping)
@@ -46,7 +49,12 @@ impl Mapping {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: new memory at a place of the kernel's choice.
         let reserved = unsafe {
-            mmap_anonymous(null_mut(), reserved_bytes, protection, MapFlags::PRIVATE | MapFlags::NORESERVE)?
+            mmap_anonymous(
+                null_mut(),
+                reserved_bytes,
+                protection,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )?
         };
         let start = reserved.cast::<u8>();
         // SAFETY: less than a huge page behind the start of what is longer by one.
@@ -65,7 +73,8 @@ impl Mapping {
     /// Puts it into huge pages where something is there.
     ///
     /// # Errors
-    /// Linux before 6.1, memory that is not shared memory, or none in such pieces: then it stays as it is, in part or whole.
+    /// Linux before 6.1, memory that is not shared memory, or none in such pieces: then it stays as
+    /// it is, in part or whole.
     pub(super) fn collapse(&self) -> io::Result<()> {
         let bytes = self.bytes / HUGE_BYTES * HUGE_BYTES;
         // SAFETY: the range is this mapping's, and what is in it stays.
@@ -93,7 +102,9 @@ mod tests {
         for bytes in [4096, HUGE_BYTES, 3 * HUGE_BYTES + 4096] {
             let mapping = Mapping::anonymous(bytes).unwrap();
             assert_eq!(mapping.start().addr() % HUGE_BYTES, 0);
-            assert!(mapping.start().addr() - mapping.reserved.addr() + bytes <= mapping.reserved_bytes);
+            assert!(
+                mapping.start().addr() - mapping.reserved.addr() + bytes <= mapping.reserved_bytes
+            );
         }
     }
 }

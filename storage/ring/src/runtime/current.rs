@@ -1,4 +1,5 @@
-//! What a task asks of the runtime it runs on. All panic outside one, except where they say otherwise.
+//! What a task asks of the runtime it runs on. All panic outside one, except where they say
+//! otherwise.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -20,8 +21,9 @@ pub fn handle() -> Handle {
     Core::current().handle()
 }
 
-/// Time since some moment in the past, the same moment for all real runtimes of the process. It never goes back. On a
-/// simulated runtime it is virtual: it moves only when all tasks wait, to the next thing to happen.
+/// Time since some moment in the past, the same moment for all real runtimes of the process. It
+/// never goes back. On a simulated runtime it is virtual: it moves only when all tasks wait, to the
+/// next thing to happen.
 #[must_use]
 pub fn now() -> Duration {
     Core::current().now()
@@ -54,21 +56,23 @@ pub async fn yield_now() {
     .await;
 }
 
-/// Says that more than one thing goes on at a time: for a while no file operation is waited for by the thread itself, as
-/// it else may be when it is alone.
+/// Says that more than one thing goes on at a time: for a while no file operation is waited for by
+/// the thread itself, as it else may be when it is alone.
 pub fn hint_concurrency() {
     Core::current().driver().hint_concurrency();
 }
 
-/// Says that this thread serves one client more, until the guard is dropped. With two of them no file operation is waited
-/// for by the thread itself: a device that hangs would keep it from the other one.
+/// Says that this thread serves one client more, until the guard is dropped. With two of them no
+/// file operation is waited for by the thread itself: a device that hangs would keep it from the
+/// other one.
 #[must_use = "the client is gone with this guard"]
 pub fn serve_one() -> Served {
     Core::current().serve_one()
 }
 
-/// Has `hook` called at the end of each turn, after the tasks have run and before what they queued is submitted, until
-/// the returned guard is dropped. The hook may start I/O, wake and spawn; tasks it makes ready run before the wait.
+/// Has `hook` called at the end of each turn, after the tasks have run and before what they queued
+/// is submitted, until the returned guard is dropped. The hook may start I/O, wake and spawn; tasks
+/// it makes ready run before the wait.
 #[must_use = "the hook is removed with this guard"]
 pub fn on_turn_end(hook: Rc<dyn Fn()>) -> TurnEnd {
     Core::current().on_turn_end(hook)

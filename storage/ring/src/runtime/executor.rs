@@ -8,12 +8,16 @@
 //!          └─────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! I1  Tasks are polled and dropped on this thread only. Wakers may be called anywhere: here they push to the ready
-//!     queue, elsewhere to the remote queue.
-//! I2  No `RefCell` of the core is borrowed while foreign code runs: tasks, hooks, wakers, and the drop of buffers.
-//! I3  All that the tasks of a turn queue leaves in one submission, after the hooks, which see the turn as a whole.
-//! I4  A turn is bounded (`TASKS_MAX`, `ROUNDS_MAX`), so completions are reaped however busy the tasks keep themselves.
-//! I5  The thread waits only when nothing is ready and the remote queue was seen empty after the wait was announced.
+//! I1  Tasks are polled and dropped on this thread only. Wakers may be called anywhere: here they
+//!     push to the ready queue, elsewhere to the remote queue.
+//! I2  No `RefCell` of the core is borrowed while foreign code runs: tasks, hooks, wakers, and the
+//!     drop of buffers.
+//! I3  All that the tasks of a turn queue leaves in one submission, after the hooks, which see the
+//!     turn as a whole.
+//! I4  A turn is bounded (`TASKS_MAX`, `ROUNDS_MAX`), so completions are reaped however busy the
+//!     tasks keep themselves.
+//! I5  The thread waits only when nothing is ready and the remote queue was seen empty after the
+//!     wait was announced.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
@@ -145,7 +149,8 @@ impl Core {
     /// # Panics
     /// Outside a runtime.
     pub(crate) fn current() -> Rc<Core> {
-        with_current(Rc::clone).expect("this has to run on a runtime's thread, inside block_on or a task")
+        with_current(Rc::clone)
+            .expect("this has to run on a runtime's thread, inside block_on or a task")
     }
 
     /// The driver, for a moment in which nothing foreign runs (I2).
@@ -169,7 +174,8 @@ impl Core {
         }
     }
 
-    /// The time where the engine needs it, which the real ones do not: asking the clock at each operation costs.
+    /// The time where the engine needs it, which the real ones do not: asking the clock at each
+    /// operation costs.
     pub(crate) fn virtual_now(&self) -> Duration {
         match &self.clock {
             Clock::Real => Duration::ZERO,
@@ -193,7 +199,8 @@ impl Core {
         let key = self.tasks.borrow_mut().insert(Waker::noop().clone());
         let task = Task { future, _listed: Listed { core: Rc::clone(self), key } };
         let remote = Arc::clone(&self.remote);
-        let (runnable, task) = async_task::spawn_local(task, move |runnable| schedule(&remote, runnable));
+        let (runnable, task) =
+            async_task::spawn_local(task, move |runnable| schedule(&remote, runnable));
         self.tasks.borrow_mut()[key] = runnable.waker();
         task.detach();
         runnable.schedule();
@@ -287,7 +294,11 @@ impl Core {
             Clock::Real => ready.pop_front(),
             Clock::Simulated { order, .. } => {
                 let count = ready.len() as u64;
-                if count == 0 { None } else { ready.remove(order.borrow_mut().below(count) as usize) }
+                if count == 0 {
+                    None
+                } else {
+                    ready.remove(order.borrow_mut().below(count) as usize)
+                }
             }
         }
     }
@@ -345,7 +356,9 @@ impl Core {
         let mut spun = driver.submit();
         loop {
             let now = self.now();
-            if spun == Spun::Found || self.remote.is_filled() || next_timer.is_some_and(|timer| timer <= now)
+            if spun == Spun::Found
+                || self.remote.is_filled()
+                || next_timer.is_some_and(|timer| timer <= now)
             {
                 return Spun::Found;
             }
@@ -370,7 +383,8 @@ impl Core {
         self.hooks.replace(Rc::new([]));
         for _ in 0..DROP_ROUNDS_MAX {
             // A woken task is in the ready queue, and dropping it from there drops its future.
-            let wakers: Vec<Waker> = self.tasks.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+            let wakers: Vec<Waker> =
+                self.tasks.borrow().iter().map(|(_, waker)| waker.clone()).collect();
             if wakers.is_empty() && self.ready.borrow().is_empty() {
                 break;
             }

@@ -19,8 +19,9 @@ impl Handle {
         Handle { remote }
     }
 
-    /// Starts a task there. `f` is called on the runtime's thread, so the future need not be `Send`. Calls from one
-    /// thread begin in their order. Nothing happens when the runtime is gone.
+    /// Starts a task there. `f` is called on the runtime's thread, so the future need not be
+    /// `Send`. Calls from one thread begin in their order. Nothing happens when the runtime is
+    /// gone.
     pub fn spawn<F, Fut>(&self, f: F)
     where
         F: FnOnce() -> Fut + Send + 'static,
@@ -33,8 +34,8 @@ impl Handle {
         }
     }
 
-    /// Starts a task there at once and returns its result, to be awaited on any executor. Dropping the returned future
-    /// does not stop the task.
+    /// Starts a task there at once and returns its result, to be awaited on any executor. Dropping
+    /// the returned future does not stop the task.
     ///
     /// # Panics
     /// The returned future, when the runtime is dropped before the task has ended.

@@ -26,8 +26,8 @@ pub enum Backend {
 
 /// One thread's executor and its I/O backend. It stays on the thread that made it.
 ///
-/// Dropping it drops all tasks, then waits for the operations in flight, at most ten seconds: what they own is theirs
-/// until they end, and is leaked, with a message, where they do not.
+/// Dropping it drops all tasks, then waits for the operations in flight, at most ten seconds: what
+/// they own is theirs until they end, and is leaked, with a message, where they do not.
 pub struct Runtime {
     core: Rc<Core>,
     fallback: Option<String>,
@@ -37,7 +37,8 @@ impl Runtime {
     /// Makes a runtime for this thread.
     ///
     /// # Errors
-    /// With [`Backend::Uring`], the reason why io_uring cannot be had; else only a lack of descriptors.
+    /// With [`Backend::Uring`], the reason why io_uring cannot be had; else only a lack of
+    /// descriptors.
     pub fn new(backend: Backend) -> io::Result<Runtime> {
         match backend {
             Backend::Uring => Runtime::with_uring(),
@@ -53,15 +54,20 @@ impl Runtime {
         }
     }
 
-    /// A runtime in virtual time, for files of a [`SimDisk`](crate::sim::SimDisk). `seed` decides which of the ready tasks
-    /// runs next. The clock moves when all wait, to the next timer or completion; when there is none, nothing can ever
-    /// happen again, and `block_on` panics rather than hang.
+    /// A runtime in virtual time, for files of a [`SimDisk`](crate::sim::SimDisk). `seed` decides
+    /// which of the ready tasks runs next. The clock moves when all wait, to the next timer or
+    /// completion; when there is none, nothing can ever happen again, and `block_on` panics rather
+    /// than hang.
     ///
     /// Sockets do not work on it, and handles only on its own thread.
     #[must_use]
     pub fn simulated(seed: u64) -> Runtime {
         let clock = Clock::simulated(Random::new(seed));
-        Runtime::assemble(Driver::Simulated(Simulated::default()), Arc::new(Remote::without_wake()), clock)
+        Runtime::assemble(
+            Driver::Simulated(Simulated::default()),
+            Arc::new(Remote::without_wake()),
+            clock,
+        )
     }
 
     fn with_uring() -> io::Result<Runtime> {
@@ -86,14 +92,15 @@ impl Runtime {
         self.core.driver().name()
     }
 
-    /// Why [`Backend::Auto`] had to take threads, in words for an operator. `None` where it did not.
+    /// Why [`Backend::Auto`] had to take threads, in words for an operator. `None` where it did
+    /// not.
     #[must_use]
     pub fn fallback_reason(&self) -> Option<&str> {
         self.fallback.as_deref()
     }
 
-    /// Longest time to look for completions before sleeping, where recent waits were short. It trades processor time
-    /// for latency; the default is not to.
+    /// Longest time to look for completions before sleeping, where recent waits were short. It
+    /// trades processor time for latency; the default is not to.
     pub fn set_spin(&self, spin: Duration) {
         self.core.set_spin(spin);
     }
@@ -104,7 +111,8 @@ impl Runtime {
         self.core.handle()
     }
 
-    /// Runs `future`, and the tasks with it, until it is done. The other tasks then rest until the next call.
+    /// Runs `future`, and the tasks with it, until it is done. The other tasks then rest until the
+    /// next call.
     ///
     /// # Panics
     /// Inside another `block_on` of this thread; and as the future or a task does.

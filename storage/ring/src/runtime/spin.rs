@@ -1,11 +1,13 @@
 //! Whether to look for completions for a while before sleeping.
 //!
-//! Falling asleep and being woken costs some 25 µs of latency and about as much processor time on a virtual machine
-//! (measured: two thirds of a worker's cycles at depth 1 were spent in it). Looking costs processor time alone, for as
-//! long as one looks. So a thread looks when its recent waits were short, and sleeps when they were not.
+//! Falling asleep and being woken costs some 25 µs of latency and about as much processor time on a
+//! virtual machine (measured: two thirds of a worker's cycles at depth 1 were spent in it). Looking
+//! costs processor time alone, for as long as one looks. So a thread looks when its recent waits
+//! were short, and sleeps when they were not.
 //!
-//! Waits for clients and waits for the disk are told apart, because at depth 1 they take turns: the next request comes
-//! within 10 to 30 µs and is worth looking for, the disk takes 50 µs and more and is not.
+//! Waits for clients and waits for the disk are told apart, because at depth 1 they take turns: the
+//! next request comes within 10 to 30 µs and is worth looking for, the disk takes 50 µs and more
+//! and is not.
 
 use std::{cell::Cell, time::Duration};
 

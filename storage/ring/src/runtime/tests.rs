@@ -140,7 +140,10 @@ fn turn_end_hook_sees_the_turn_as_a_whole() {
             assert!(futures_util::poll!(&mut unsealed).is_pending());
             runtime::yield_now().await;
             runtime::yield_now().await;
-            assert!(futures_util::poll!(&mut unsealed).is_pending(), "a dropped hook is not called");
+            assert!(
+                futures_util::poll!(&mut unsealed).is_pending(),
+                "a dropped hook is not called"
+            );
         });
     });
 }

@@ -1,5 +1,5 @@
-//! Whole transfers of a file: what an engine does short is continued, from a sector's beginning where the file is open
-//! for direct I/O.
+//! Whole transfers of a file: what an engine does short is continued, from a sector's beginning
+//! where the file is open for direct I/O.
 
 use std::io;
 use std::time::Duration;
@@ -18,8 +18,9 @@ const SECTOR_BYTES: usize = 512;
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 impl File {
-    /// Takes the exclusive lock on this file description, trying for as long as `deadline`; `on_wait` is called once
-    /// if another has it. It is given back when the last clone and the last operation in flight are gone.
+    /// Takes the exclusive lock on this file description, trying for as long as `deadline`;
+    /// `on_wait` is called once if another has it. It is given back when the last clone and the
+    /// last operation in flight are gone.
     ///
     /// # Errors
     /// `WouldBlock` when the deadline has passed. Dropping the future is safe.
@@ -34,7 +35,10 @@ impl File {
                 Err(error) => return Err(error.into()),
             }
             if runtime::now() >= give_up_at {
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has the store open"));
+                return Err(io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    "another process has the store open",
+                ));
             }
             if let Some(on_wait) = on_wait.take() {
                 on_wait();
@@ -45,8 +49,8 @@ impl File {
 
     /// Appends exactly `len` bytes from `offset` to `buf`, which must have the room.
     ///
-    /// With direct I/O, `offset`, `len` and the address of the spare capacity are multiples of 4,096
-    /// (see [`aligned`](super::aligned)). Dropping the future leaves the buffer to the read.
+    /// With direct I/O, `offset`, `len` and the address of the spare capacity are multiples of
+    /// 4,096 (see [`aligned`](super::aligned)). Dropping the future leaves the buffer to the read.
     ///
     /// # Errors
     /// `UnexpectedEof` past the end, else the device's.
@@ -58,9 +62,12 @@ impl File {
         assert!(buf.capacity() - start_len >= len, "a read of {len} bytes needs as much room");
         let mut done = 0;
         while done < len {
-            let op = Op::Read { file: self.clone(), offset: offset + done as u64, len: len - done, buf };
+            let op =
+                Op::Read { file: self.clone(), offset: offset + done as u64, len: len - done, buf };
             let (result, op) = start(op).await;
-            let Op::Read { buf: returned, .. } = op else { unreachable!("a read comes back as one") };
+            let Op::Read { buf: returned, .. } = op else {
+                unreachable!("a read comes back as one")
+            };
             buf = returned;
             let advanced = self.continue_at(done, retried(result)?, len);
             if let Some(0) = advanced {
@@ -72,11 +79,12 @@ impl File {
         Ok(buf)
     }
 
-    /// Writes all of `data` to `offset`. The data belongs to the write until its completion, also when the future is
-    /// dropped, which does not stop it.
+    /// Writes all of `data` to `offset`. The data belongs to the write until its completion, also
+    /// when the future is dropped, which does not stop it.
     ///
-    /// It is on the device when this returns, but safe from a power loss only after a [`sync`](File::sync), and from a crash of
-    /// the host where [`placement`](File::placement) says so.
+    /// It is on the device when this returns, but safe from a power loss only after a
+    /// [`sync`](File::sync), and from a crash of the host where [`placement`](File::placement) says
+    /// so.
     ///
     /// # Errors
     /// The device's. Then any part of the range may have been written.
@@ -84,7 +92,8 @@ impl File {
         self.try_write(offset, data, WriteMode::Plain).await.map_err(|(error, _)| error)
     }
 
-    /// The same in either mode, for a write that may be tried again: its data comes back with the error.
+    /// The same in either mode, for a write that may be tried again: its data comes back with the
+    /// error.
     pub async fn try_write(
         &self,
         offset: u64,
@@ -94,9 +103,17 @@ impl File {
         let len = data.len_bytes();
         let mut done = 0;
         while done < len {
-            let op = Op::Write { file: self.clone(), offset: offset + done as u64, data, skip: done, mode };
+            let op = Op::Write {
+                file: self.clone(),
+                offset: offset + done as u64,
+                data,
+                skip: done,
+                mode,
+            };
             let (result, op) = start(op).await;
-            let Op::Write { data: returned, .. } = op else { unreachable!("a write comes back as one") };
+            let Op::Write { data: returned, .. } = op else {
+                unreachable!("a write comes back as one")
+            };
             data = returned;
             let advanced = match retried(result) {
                 Ok(count) => self.continue_at(done, count, len),
@@ -113,15 +130,18 @@ impl File {
     /// Makes durable every write that completed before this was called (fdatasync).
     ///
     /// # Errors
-    /// The device's. Afterwards nothing is known about those writes, and a second sync that succeeds says nothing.
+    /// The device's. Afterwards nothing is known about those writes, and a second sync that
+    /// succeeds says nothing.
     pub async fn sync(&self) -> io::Result<()> {
         self.simple(|file| Op::Sync { file }).await
     }
 
-    /// Reserves the space of a range, which reads as before; a file grows where the range ends past it.
+    /// Reserves the space of a range, which reads as before; a file grows where the range ends past
+    /// it.
     ///
     /// # Errors
-    /// "No space left" (`StorageFull`), or `Unsupported` where the file system or device has no such thing.
+    /// "No space left" (`StorageFull`), or `Unsupported` where the file system or device has no
+    /// such thing.
     pub async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.simple(|file| Op::Allocate { file, offset, len }).await
     }
@@ -129,8 +149,8 @@ impl File {
     /// Has the device fill a range with zeroes, in blocks that count as written from then on.
     ///
     /// # Errors
-    /// "No space left" (`StorageFull`), or `Unsupported` where the kernel (before Linux 6.17), the file system or the device
-    /// has no such thing.
+    /// "No space left" (`StorageFull`), or `Unsupported` where the kernel (before Linux 6.17), the
+    /// file system or the device has no such thing.
     pub async fn write_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
         self.simple(|file| Op::Zero { file, offset, len }).await
     }
@@ -148,8 +168,8 @@ impl File {
         Ok(())
     }
 
-    /// How far a transfer of `len` bytes may count itself done after `count` more: to a sector's beginning, unless it
-    /// is complete. `Some(0)` is the end of the file; `None` an interruption.
+    /// How far a transfer of `len` bytes may count itself done after `count` more: to a sector's
+    /// beginning, unless it is complete. `Some(0)` is the end of the file; `None` an interruption.
     fn continue_at(&self, done: usize, count: Option<usize>, len: usize) -> Option<usize> {
         let count = count?;
         if done + count == len || !self.is_direct() {

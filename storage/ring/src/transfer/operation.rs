@@ -17,7 +17,8 @@ pub(crate) struct Operation {
     key: Option<Key>,
 }
 
-/// Starts an operation on the current thread's runtime. It goes to the kernel at the end of the turn.
+/// Starts an operation on the current thread's runtime. It goes to the kernel at the end of the
+/// turn.
 ///
 /// # Panics
 /// Outside a runtime.

@@ -18,14 +18,14 @@ use crate::runtime;
 /// Slices of a send that take no allocation: heads and data of a queue of 32 reads.
 const SLICES: usize = 64;
 
-/// How often a connection whose peer says no more is looked at, by those who wait for its failure. Few are of that kind,
-/// and not for long.
+/// How often a connection whose peer says no more is looked at, by those who wait for its failure.
+/// Few are of that kind, and not for long.
 const HALF_CLOSED_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A connected TCP or Unix stream.
 ///
-/// One receive, one send and one watch may be under way at a time. Dropping it shuts the connection down, so that an operation
-/// whose future was dropped before does not keep it open.
+/// One receive, one send and one watch may be under way at a time. Dropping it shuts the connection
+/// down, so that an operation whose future was dropped before does not keep it open.
 #[derive(Debug)]
 pub struct Socket {
     fd: Arc<SocketFd>,
@@ -34,10 +34,12 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Takes over a connected stream, from whatever thread. Where it is TCP, small replies leave at once (NODELAY).
+    /// Takes over a connected stream, from whatever thread. Where it is TCP, small replies leave at
+    /// once (NODELAY).
     #[must_use]
     pub fn new(fd: OwnedFd) -> Socket {
-        // A socket that tokio has used is non-blocking, which the ring would answer with EAGAIN instead of waiting.
+        // A socket that tokio has used is non-blocking, which the ring would answer with EAGAIN
+        // instead of waiting.
         if let Err(error) = rustix::io::ioctl_fionbio(&fd, false) {
             tracing::warn!(%error, "a socket stays non-blocking");
         }
@@ -49,18 +51,22 @@ impl Socket {
         Socket { fd: Arc::new(SocketFd::new(fd)), sending: AtomicBool::new(false) }
     }
 
-    /// Receives into the spare capacity of `buf`, at least one byte, or none at the end of the stream. The buffer comes
-    /// back in any case, with the bytes appended.
+    /// Receives into the spare capacity of `buf`, at least one byte, or none at the end of the
+    /// stream. The buffer comes back in any case, with the bytes appended.
     ///
-    /// Dropping the future gives the buffer to the receive, and bytes that come in later are lost with it.
+    /// Dropping the future gives the buffer to the receive, and bytes that come in later are lost
+    /// with it.
     ///
     /// # Panics
-    /// Where `buf` has no spare capacity: "no bytes" would look like the end. So does being outside a runtime.
+    /// Where `buf` has no spare capacity: "no bytes" would look like the end. So does being outside
+    /// a runtime.
     pub async fn recv(&self, mut buf: BytesMut) -> (io::Result<usize>, BytesMut) {
         assert!(buf.capacity() > buf.len(), "a receive needs room");
         loop {
             let (result, op) = start(Op::Recv { socket: Arc::clone(&self.fd), buf }).await;
-            let Op::Recv { buf: returned, .. } = op else { unreachable!("a receive comes back as one") };
+            let Op::Recv { buf: returned, .. } = op else {
+                unreachable!("a receive comes back as one")
+            };
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => buf = returned,
                 result => return (result, returned),
@@ -71,8 +77,9 @@ impl Socket {
     /// Sends all of the chunks, at once and in one vectored send where the peer's side has room.
     ///
     /// # Errors
-    /// Those of the connection, and `Other` where another send is under way or was dropped half-way: then nobody knows
-    /// what the peer has seen, and the connection is good for nothing more.
+    /// Those of the connection, and `Other` where another send is under way or was dropped
+    /// half-way: then nobody knows what the peer has seen, and the connection is good for nothing
+    /// more.
     pub async fn send_all(&self, chunks: Vec<Bytes>) -> io::Result<()> {
         if self.sending.swap(true, Ordering::Relaxed) {
             return Err(io::Error::other("another send is under way or was given up half-way"));
@@ -94,8 +101,11 @@ impl Socket {
             if first == chunks.len() {
                 return Ok(());
             }
-            let (result, op) = start(Op::Send { socket: Arc::clone(&self.fd), chunks, first, skip }).await;
-            let Op::Send { chunks: returned, .. } = op else { unreachable!("a send comes back as one") };
+            let (result, op) =
+                start(Op::Send { socket: Arc::clone(&self.fd), chunks, first, skip }).await;
+            let Op::Send { chunks: returned, .. } = op else {
+                unreachable!("a send comes back as one")
+            };
             chunks = returned;
             match result {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -106,22 +116,26 @@ impl Socket {
         }
     }
 
-    /// Sends as much as there is room for, without waiting. Gives the number of bytes; errors show with the next send.
+    /// Sends as much as there is room for, without waiting. Gives the number of bytes; errors show
+    /// with the next send.
     fn send_now(&self, chunks: &[Bytes]) -> usize {
-        let slices: SmallVec<[IoSlice<'_>; SLICES]> = window(chunks, 0, 0).map(IoSlice::new).collect();
+        let slices: SmallVec<[IoSlice<'_>; SLICES]> =
+            window(chunks, 0, 0).map(IoSlice::new).collect();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         sendmsg(&*self.fd, &slices, &mut SendAncillaryBuffer::default(), flags).unwrap_or(0)
     }
 
-    /// Waits until the connection has failed (a reset, an error) or is closed in both directions, by whichever side.
-    /// A peer that only sends no more is neither. Dropping the future is safe: what watches ends with the connection.
+    /// Waits until the connection has failed (a reset, an error) or is closed in both directions,
+    /// by whichever side. A peer that only sends no more is neither. Dropping the future is safe:
+    /// what watches ends with the connection.
     ///
     /// # Panics
     /// Outside a runtime.
     pub async fn failed(&self) {
         // An error of the watch itself says nothing of the connection, whose next operation will.
         let (_seen, _op) = start(Op::Watch { socket: Arc::clone(&self.fd) }).await;
-        // The ring tells of a peer's last word too, whether it is asked to or not, and would tell it again at once.
+        // The ring tells of a peer's last word too, whether it is asked to or not, and would tell
+        // it again at once.
         while !self.has_failed() {
             runtime::sleep(HALF_CLOSED_INTERVAL).await;
         }
@@ -135,7 +149,8 @@ impl Socket {
         poll(&mut asked, Some(&AT_ONCE)).is_ok_and(|told| told > 0)
     }
 
-    /// Ends the connection in both directions. A receive under way ends (with no bytes), a send fails.
+    /// Ends the connection in both directions. A receive under way ends (with no bytes), a send
+    /// fails.
     pub fn shutdown(&self) {
         // The one error there can be says that the peer was faster.
         let _ = rustix::net::shutdown(&*self.fd, Shutdown::Both);
@@ -151,7 +166,11 @@ impl Drop for Socket {
 }
 
 /// The place `sent` bytes behind one in the chunks: a chunk, and a byte in it.
-fn advance(chunks: &[Bytes], (mut first, mut skip): (usize, usize), mut sent: usize) -> (usize, usize) {
+fn advance(
+    chunks: &[Bytes],
+    (mut first, mut skip): (usize, usize),
+    mut sent: usize,
+) -> (usize, usize) {
     while sent > 0 {
         let step = sent.min(chunks[first].len() - skip);
         (sent, skip) = (sent - step, skip + step);

@@ -22,7 +22,8 @@ use crate::runtime::{self, Backend, Core, Runtime};
 
 const PAGE: usize = 4096;
 
-/// Runs a test on each engine; the ring's part is left out, with a word, where the kernel forbids it.
+/// Runs a test on each engine; the ring's part is left out, with a word, where the kernel forbids
+/// it.
 fn on_each_engine<F: Future<Output = ()>>(test: impl Fn() -> F) {
     for engine in [Backend::Uring, Backend::Threads] {
         match Runtime::new(engine) {
@@ -71,7 +72,11 @@ fn file_reads_back_what_was_written() {
         assert!(read[PAGE..3 * PAGE].iter().all(|byte| *byte == 3));
         assert!(read[3 * PAGE..].iter().all(|byte| *byte == 0));
         let reopened = File::open(&scratch.path, Some(1)).unwrap();
-        assert_eq!(reopened.len_bytes(), 64 * PAGE as u64, "a file that has content keeps its length");
+        assert_eq!(
+            reopened.len_bytes(),
+            64 * PAGE as u64,
+            "a file that has content keeps its length"
+        );
     });
 }
 
@@ -108,7 +113,8 @@ fn allocate_takes_space_and_punch_gives_it_back() {
 fn one_that_talks_is_served_beside_many_thousands_that_are_silent() {
     const SILENT: usize = 20_000;
     on_each_engine(|| async {
-        let silent: Vec<_> = (0..100).map(|_| pair()).map(|(left, right)| (Rc::new(left), right)).collect();
+        let silent: Vec<_> =
+            (0..100).map(|_| pair()).map(|(left, right)| (Rc::new(left), right)).collect();
         for (left, _) in silent.iter().cycle().take(SILENT) {
             let left = Rc::clone(left);
             runtime::spawn(async move { drop(left.recv(BytesMut::with_capacity(16)).await) });
@@ -187,7 +193,8 @@ fn a_thread_waits_in_place_for_its_only_client_alone() {
     });
 }
 
-/// Each read is alone when it begins. A receive that is there already must not wait for the last of them.
+/// Each read is alone when it begins. A receive that is there already must not wait for the last of
+/// them.
 #[test]
 fn a_chain_of_lone_reads_lets_others_in_between() {
     const READS: u32 = 1000;
@@ -223,7 +230,9 @@ fn more_operations_than_the_ring_holds_all_complete() {
         let file = File::open(&scratch.path, Some(3000 * PAGE as u64)).unwrap();
         let writes = (0..3000u64).map(|index| {
             let file = file.clone();
-            async move { file.write(index * PAGE as u64, WriteBuf::Owned(page(index as u8))).await.unwrap() }
+            async move {
+                file.write(index * PAGE as u64, WriteBuf::Owned(page(index as u8))).await.unwrap()
+            }
         });
         join_all(writes).await;
         let reads = (0..3000u64).map(|index| {
@@ -346,7 +355,8 @@ fn large_vectored_send_reaches_a_slow_reader_whole() {
     on_each_engine(|| async {
         let (near, far) = UnixStream::pair().unwrap();
         let near = Socket::new(near.into());
-        let chunks: Vec<Bytes> = (0..2500usize).map(|i| Bytes::from(vec![i as u8; i * 7 % 4000])).collect();
+        let chunks: Vec<Bytes> =
+            (0..2500usize).map(|i| Bytes::from(vec![i as u8; i * 7 % 4000])).collect();
         let expected: Vec<u8> = chunks.iter().flatten().copied().collect();
         let reader = std::thread::spawn(move || {
             let mut far = far;
@@ -416,7 +426,8 @@ fn shutdown_ends_a_pending_receive() {
     });
 }
 
-/// The receive whose future is gone still has its buffer: what comes in lands there, and nothing else is touched.
+/// The receive whose future is gone still has its buffer: what comes in lands there, and nothing
+/// else is touched.
 #[test]
 fn cancelled_receive_keeps_its_buffer() {
     on_each_engine(|| async {
@@ -431,7 +442,11 @@ fn cancelled_receive_keeps_its_buffer() {
         assert!(bystanders.iter().flatten().all(|byte| *byte == 0xaa));
         far.send_all(vec![Bytes::from_static(b"next")]).await.unwrap();
         let (result, buf) = near.recv(BytesMut::with_capacity(64)).await;
-        assert_eq!(result.unwrap(), 4, "the first message went to the receive that nobody waits for");
+        assert_eq!(
+            result.unwrap(),
+            4,
+            "the first message went to the receive that nobody waits for"
+        );
         assert_eq!(&buf[..], b"next");
     });
 }
@@ -483,7 +498,8 @@ fn both_directions_wait_on_one_socket() {
     });
 }
 
-/// More receives than the ring lets sockets have in flight: the store goes on beside them, and each gets its turn.
+/// More receives than the ring lets sockets have in flight: the store goes on beside them, and each
+/// gets its turn.
 #[test]
 fn silent_peers_do_not_keep_the_store_waiting() {
     const RECEIVES: usize = 8000;

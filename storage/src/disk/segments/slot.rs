@@ -4,7 +4,8 @@ use crate::base::{Blindness, is_blind_to};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotState {
-    /// Free since before the store was opened; may have blocks in the file, which nothing on disk tells.
+    /// Free since before the store was opened; may have blocks in the file, which nothing on disk
+    /// tells.
     Unknown,
     /// Free; without blocks in the file.
     Raw,
@@ -12,7 +13,8 @@ pub(super) enum SlotState {
     Partial,
     /// Free; has its blocks in the file, which were not written.
     Allocated,
-    /// Free; has its blocks in the file, written but for what the segment that it held last left out here and there.
+    /// Free; has its blocks in the file, written but for what the segment that it held last left
+    /// out here and there.
     Gapped,
     /// Free; all of its blocks are in the file, were written, and that was synced.
     Prepared,
@@ -23,9 +25,12 @@ pub(super) enum SlotState {
 impl SlotState {
     pub(super) fn is_free(self) -> bool {
         match self {
-            Self::Unknown | Self::Raw | Self::Partial | Self::Allocated | Self::Gapped | Self::Prepared => {
-                true
-            }
+            Self::Unknown
+            | Self::Raw
+            | Self::Partial
+            | Self::Allocated
+            | Self::Gapped
+            | Self::Prepared => true,
             Self::Used => false,
         }
     }
@@ -39,7 +44,8 @@ impl SlotState {
     }
 }
 
-/// What a plain write into a segment's slot is worth when the host crashes, in a file that is overwritten in place.
+/// What a plain write into a segment's slot is worth when the host crashes, in a file that is
+/// overwritten in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readiness {
     /// It is there: the slot was prepared when the segment took it.

@@ -44,7 +44,10 @@ fn what_the_file_system_cannot_back_is_not_there() {
         (s.usable(), s.take(SegmentKind::Node, Need::Checkpoint, Writing::Awaited).map(|t| t.slot)),
         (1, Some(first.slot))
     );
-    assert_eq!((s.usable(), s.take(SegmentKind::Node, Need::Checkpoint, Writing::Awaited)), (0, None));
+    assert_eq!(
+        (s.usable(), s.take(SegmentKind::Node, Need::Checkpoint, Writing::Awaited)),
+        (0, None)
+    );
 }
 
 #[test]
@@ -134,8 +137,9 @@ fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
         moved(0, sparse[0], vec![piece(0, 0, &[3, 4, 60])]),
         moved(1, sparse[1], vec![piece(0, 3, &[0, 9]), piece(1, 0, &[10, 11])]),
     ]);
-    let found =
-        |i: usize, block, blocks| s.stretches(Address::new(sparse[i], block), blocks).map(|s| s.to_vec());
+    let found = |i: usize, block, blocks| {
+        s.stretches(Address::new(sparse[i], block), blocks).map(|s| s.to_vec())
+    };
     let at = |host: usize, block| s.geometry.offset(hosts[host].slot, block);
     assert_eq!(found(0, 3, 2), Some(vec![(at(0, 0), 2)]));
     assert_eq!(found(0, 60, 1), Some(vec![(at(0, 2), 1)]));
@@ -144,9 +148,16 @@ fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
 
     assert_eq!(s.retired_slots(), 2);
     s.release(&s.retired());
-    assert_eq!((s.free(), s.candidates().len()), (10, 2), "two slots came back, both still have addresses");
+    assert_eq!(
+        (s.free(), s.candidates().len()),
+        (10, 2),
+        "two slots came back, both still have addresses"
+    );
     let again = Segments::new(s.geometry, &s.entries(&s.retired()), s.next());
-    assert_eq!(again.stretches(Address::new(sparse[0], 60), 1).map(|s| s.to_vec()), found(0, 60, 1));
+    assert_eq!(
+        again.stretches(Address::new(sparse[0], 60), 1).map(|s| s.to_vec()),
+        found(0, 60, 1)
+    );
     assert_eq!(again.free(), 10);
 
     s.retire(&[sparse[0]]);
@@ -162,7 +173,8 @@ fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
 #[test]
 fn what_the_log_has_claimed_is_in_no_catalog_before_it_comes_there() {
     let segments = segments();
-    let named = || segments.entries(&Retired::default()).iter().map(|entry| entry.id.0).collect::<Vec<_>>();
+    let named =
+        || segments.entries(&Retired::default()).iter().map(|entry| entry.id.0).collect::<Vec<_>>();
     let first = segments.claim_ahead().expect("there is room");
     assert_eq!((segments.free(), segments.is_free(first.slot), named()), (11, false, vec![]));
     // Another one suits better.

@@ -46,11 +46,13 @@ fn checksums_notice_each_bit() {
     let (bytes, _) = encode_node(&leaf(), 0);
     each_flip_is_refused(&bytes, |b| decode_node(&home(&bytes), 0, b).is_ok());
     let (bytes, checksum) = encode_chunk(None, &catalog().encode());
-    let at = CatalogRef { address: Address::new(SegmentId(1), 0), slot: Slot(0), blocks: 1, checksum };
+    let at =
+        CatalogRef { address: Address::new(SegmentId(1), 0), slot: Slot(0), blocks: 1, checksum };
     each_flip_is_refused(&bytes, |b| decode_chunk(&at, b).is_ok());
 }
 
-/// All decoders on the same bytes, with checksums that fit where a decoder would otherwise stop at once.
+/// All decoders on the same bytes, with checksums that fit where a decoder would otherwise stop at
+/// once.
 fn decode_everything(bytes: &[u8]) {
     let _ = Superblock::decode(bytes);
     let _ = BatchHeader::decode(&IDENTITY, bytes);
@@ -65,10 +67,12 @@ fn decode_everything(bytes: &[u8]) {
     let _ = Footer::decode(&IDENTITY, trailer, bytes);
     let _ = Footer::decode(&IDENTITY, Trailer { content_bytes: u32::MAX, ..trailer }, bytes);
     for level in 0..4 {
-        let _ = decode_node(&NodeRef { checksum: checksum::plain(bytes), ..home(&[]) }, level, bytes);
+        let _ =
+            decode_node(&NodeRef { checksum: checksum::plain(bytes), ..home(&[]) }, level, bytes);
     }
     let checksum = checksum::plain(bytes);
-    let at = CatalogRef { address: Address::new(SegmentId(1), 0), slot: Slot(0), blocks: 1, checksum };
+    let at =
+        CatalogRef { address: Address::new(SegmentId(1), 0), slot: Slot(0), blocks: 1, checksum };
     let _ = decode_chunk(&at, bytes);
     let _ = StoredCatalog::decode(bytes);
     let _ = VolumeMeta::decode(&mut &*bytes);

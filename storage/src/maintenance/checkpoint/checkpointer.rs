@@ -1,7 +1,7 @@
 //! The checkpointer: the one owner of superblock and node segments while the store is open.
 //!
-//! A checkpoint waits for the device, the log and nothing else: not for a round of reclaim, nor for slots that are prepared or
-//! punched.
+//! A checkpoint waits for the device, the log and nothing else: not for a round of reclaim, nor for
+//! slots that are prepared or punched.
 
 use super::writer::{CheckpointWriter, Cut, Written};
 use crate::{
@@ -92,7 +92,9 @@ impl Checkpointer {
             match self.next_event().await {
                 Event::ShutDown => break,
                 // None will come for those who wait.
-                Event::Wanted | Event::Tick if engine.health.is_stopped() => engine.dirty.wake_waiters(),
+                Event::Wanted | Event::Tick if engine.health.is_stopped() => {
+                    engine.dirty.wake_waiters()
+                }
                 Event::Wanted | Event::Tick => {
                     activity.look(&engine.log);
                     let geometry = engine.disk.segments.geometry;
@@ -113,8 +115,12 @@ impl Checkpointer {
     async fn next_event(&self) -> Event {
         let engine = &self.volumes.engine;
         let wanted = engine.dirty.checkpoint_wanted();
-        first_of((engine.shutdown.begun(), Event::ShutDown), (wanted, Event::Wanted), (TICK, Event::Tick))
-            .await
+        first_of(
+            (engine.shutdown.begun(), Event::ShutDown),
+            (wanted, Event::Wanted),
+            (TICK, Event::Tick),
+        )
+        .await
     }
 
     /// Writes a checkpoint, if anything changed since the last one.
@@ -161,8 +167,9 @@ impl Checkpointer {
         result
     }
 
-    /// Whether a checkpoint would be the last one again. Writes that found no room have made nodes their own and logged
-    /// nothing: those are written too, or those who wait for less that is dirty would wait for ever.
+    /// Whether a checkpoint would be the last one again. Writes that found no room have made nodes
+    /// their own and logged nothing: those are written too, or those who wait for less that is
+    /// dirty would wait for ever.
     fn is_unchanged(&self, replay: Lsn, retired: &Retired) -> bool {
         let engine = &self.volumes.engine;
         retired.is_empty() && engine.log.next_lsn() == replay && engine.dirty.count() == 0
@@ -176,7 +183,11 @@ impl Checkpointer {
         let catalog = self.volumes.lock();
         let image = |volume: &Volume| {
             let state = volume.inner.lock();
-            VolumeImage { meta: state.meta.clone(), applied: state.applied, tree: state.tree.clone() }
+            VolumeImage {
+                meta: state.meta.clone(),
+                applied: state.applied,
+                tree: state.tree.clone(),
+            }
         };
         Cut {
             replay,
@@ -193,8 +204,8 @@ impl Checkpointer {
         NoCheckpoint(self.writer.lock().await)
     }
 
-    /// The next checkpoint begins a segment of nodes of its own. The one that it leaves is sealed, so that reclaim can judge
-    /// it.
+    /// The next checkpoint begins a segment of nodes of its own. The one that it leaves is sealed,
+    /// so that reclaim can judge it.
     pub(crate) async fn leave_segment(&self) {
         if let Some(id) = self.writer.lock().await.leave_segment() {
             self.volumes.engine.disk.segments.seal(id);

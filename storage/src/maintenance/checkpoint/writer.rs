@@ -4,25 +4,29 @@
 //!   cut the log ► take all roots ► write nodes, children first ► write the catalog ► wait for the log ► sync ► superblock ► sync
 //! ```
 //!
-//! I1  Everything logged before the cut is in the roots, because each root is taken under its volume's lock after it.
-//!     What they hold beyond the cut is told by each volume's `applied`, and not replayed twice.
-//! I2  Data that the roots refer to is in the store before the superblock names them: the wait for the log comes before
-//!     the sync. Without it a checkpoint could outlive the data of an unacknowledged write, and show a block's old bytes.
-//! I3  The superblock is written only after a sync has covered all it refers to, and counts only after its own sync.
-//!     Only then are retired segments reused and nodes dropped from memory.
-//!     It counts, too, only when it was read again: a disk that did not keep it is found out while everything that the one
-//!     before names is still there.
-//! I4  Writers go on meanwhile: what they change is copied first, because the checkpoint holds the nodes too.
+//! I1  Everything logged before the cut is in the roots, because each root is taken under its
+//!     volume's lock after it. What they hold beyond the cut is told by each volume's `applied`,
+//!     and not replayed twice.
+//! I2  Data that the roots refer to is in the store before the superblock names them: the wait for
+//!     the log comes before the sync. Without it a checkpoint could outlive the data of an
+//!     unacknowledged write, and show a block's old bytes.
+//! I3  The superblock is written only after a sync has covered all it refers to, and counts only
+//!     after its own sync. Only then are retired segments reused and nodes dropped from memory. It
+//!     counts, too, only when it was read again: a disk that did not keep it is found out while
+//!     everything that the one before names is still there.
+//! I4  Writers go on meanwhile: what they change is copied first, because the checkpoint holds the
+//!     nodes too.
 
 use crate::{
     base::{
-        Address, BLOCK_BYTES, Blindness, Error, Kind, Lsn, Progress, Result, SegmentId, Slot, is_blind_to,
+        Address, BLOCK_BYTES, Blindness, Error, Kind, Lsn, Progress, Result, SegmentId, Slot,
+        is_blind_to,
     },
     core::Engine,
     disk::{self, Need, Retired, Taken, Writing, checkpoint_damage, space_wait},
     format::{
-        CatalogRef, Claim, FamilyEntry, NodeRef, ReplayStart, SegmentKind, StoredCatalog, Superblock,
-        chunk_blocks, encode_chunk,
+        CatalogRef, Claim, FamilyEntry, NodeRef, ReplayStart, SegmentKind, StoredCatalog,
+        Superblock, chunk_blocks, encode_chunk,
     },
     map::{Child, Inner, Node, NodeBody, VolumeImage, encode_node},
 };
@@ -58,8 +62,8 @@ pub(super) struct Cut {
 /// What the next superblock is made from: the last one. There is one writer of superblocks.
 pub(super) struct CheckpointWriter {
     superblock: Superblock,
-    /// Where the next node goes. Ahead of the superblock's after a checkpoint that found no room: nodes that it wrote
-    /// are where they are.
+    /// Where the next node goes. Ahead of the superblock's after a checkpoint that found no room:
+    /// nodes that it wrote are where they are.
     node_tail: Option<(SegmentId, Slot, u32)>,
 }
 
@@ -148,8 +152,8 @@ impl CheckpointWriter {
         self.node_tail.take().map(|(id, _, _)| id)
     }
 
-    /// Says that the store is closed: after a checkpoint that holds everything, so that a start without the staging buffer
-    /// knows that nothing was in it.
+    /// Says that the store is closed: after a checkpoint that holds everything, so that a start
+    /// without the staging buffer knows that nothing was in it.
     ///
     /// # Errors
     /// [`Kind::Latched`], as [`Self::write`].
@@ -175,7 +179,11 @@ impl CheckpointWriter {
 /// Keeps I3. After a failure nothing more is written.
 async fn write_superblock(engine: &Engine, superblock: &Superblock) -> Result<()> {
     let sync = async || {
-        if is_blind_to(Blindness::SyncAfterSuperblock) { Ok(()) } else { engine.log.sync_file().await }
+        if is_blind_to(Blindness::SyncAfterSuperblock) {
+            Ok(())
+        } else {
+            engine.log.sync_file().await
+        }
     };
     let written = disk::write_superblock(&engine.disk.file, &engine.health, superblock, sync).await;
     written.inspect_err(|error| engine.health.latch(&format!("the superblock: {error}")))?;
@@ -250,7 +258,8 @@ impl NodeWriter<'_> {
                 (id, slot, block)
             }
             full => {
-                let full_store = || Error::new(Kind::NoSpace, "no segment is free for a checkpoint");
+                let full_store =
+                    || Error::new(Kind::NoSpace, "no segment is free for a checkpoint");
                 let Taken { id, slot, .. } = segments
                     .take(SegmentKind::Node, Need::Checkpoint, Writing::Streamed)
                     .ok_or_else(full_store)?;
@@ -307,19 +316,25 @@ impl NodeWriter<'_> {
     }
 
     /// Writes the catalog and its copy, of each the last chunk first.
-    async fn catalog(&mut self, mut catalog: StoredCatalog, retired: &Retired) -> Result<[CatalogRef; 2]> {
+    async fn catalog(
+        &mut self,
+        mut catalog: StoredCatalog,
+        retired: &Retired,
+    ) -> Result<[CatalogRef; 2]> {
         let segments = &self.engine.disk.segments;
         let chunk_bytes = CHUNK_BYTES_MAX.min(segments.geometry.segment_bytes() as usize / 4);
-        // Taking places may take segments, which belong into the catalog, which may become longer. What has its place
-        // keeps it, or else a catalog longer than a segment would take new ones without end. Those that others take meanwhile
-        // belong to what comes after the cut, or hold nothing that a map leads to yet.
+        // Taking places may take segments, which belong into the catalog, which may become longer.
+        // What has its place keeps it, or else a catalog longer than a segment would take new ones
+        // without end. Those that others take meanwhile belong to what comes after the cut, or hold
+        // nothing that a map leads to yet.
         let mut places: Vec<(u32, [(Address, Slot); 2])> = Vec::new();
         let bytes = loop {
             let taken = self.taken;
             catalog.segments = segments.entries(retired);
             let bytes = catalog.encode();
             let blocks: Vec<_> = bytes.chunks(chunk_bytes).map(chunk_blocks).collect();
-            let kept = places.iter().zip(&blocks).take_while(|((had, _), needed)| had == *needed).count();
+            let kept =
+                places.iter().zip(&blocks).take_while(|((had, _), needed)| had == *needed).count();
             places.truncate(kept);
             for needed in &blocks[kept..] {
                 places.push((*needed, [self.place(*needed)?, self.place(*needed)?]));
@@ -351,7 +366,9 @@ fn stored_copy(node: &Arc<Node>) -> Arc<Node> {
         NodeBody::Leaf(_) => Arc::clone(node),
         NodeBody::Inner(inner) => {
             let stored = |child: &Child| match child {
-                Child::Loaded(node) => Child::Stored(node.home().expect("children are written first")),
+                Child::Loaded(node) => {
+                    Child::Stored(node.home().expect("children are written first"))
+                }
                 Child::Empty | Child::Zero | Child::Stored(_) => child.clone(),
             };
             let children = Box::new(std::array::from_fn(|i| stored(&inner.children[i])));

@@ -1,10 +1,11 @@
 //! Forwarding: what is alive in sparse segments moves together, and their slots come back.
 //!
-//! I1  What is copied is what was written: each block is checked against the checksum that a map has for it. A segment in
-//!     which one is not stays where it is.
-//! I2  Look-ups are led to the new place only after all operations have ended that may know blocks that the mark found dead:
-//!     those have no new place.
-//! I3  The old place is reused only after a checkpoint that names the new one is durable; its sync covers the copies too.
+//! I1  What is copied is what was written: each block is checked against the checksum that a map
+//!     has for it. A segment in which one is not stays where it is.
+//! I2  Look-ups are led to the new place only after all operations have ended that may know blocks
+//!     that the mark found dead: those have no new place.
+//! I3  The old place is reused only after a checkpoint that names the new one is durable; its sync
+//!     covers the copies too.
 //!
 //! The maps are not touched: an address stays the name of its block for ever.
 
@@ -35,8 +36,8 @@ pub(crate) struct Victim {
     alive: u32,
 }
 
-/// Chooses what to empty next: of what is alive in less than `sparse` of its blocks the emptiest, at most `blocks_max` blocks
-/// to copy.
+/// Chooses what to empty next: of what is alive in less than `sparse` of its blocks the emptiest,
+/// at most `blocks_max` blocks to copy.
 pub(crate) fn plan(
     segments: &Segments,
     mark: &Mark,
@@ -54,7 +55,8 @@ pub(crate) fn plan(
             let held = |id: &SegmentId| live_in(segments, mark, *id, container.id).count() as u32;
             Victim { alive: container.residents.iter().map(held).sum(), container }
         })
-        // One of moved blocks in which none is alive costs no copy; any other such is dead, and retired already.
+        // One of moved blocks in which none is alive costs no copy; any other such is dead, and
+        // retired already.
         .filter(|v| f64::from(v.alive) < sparse * f64::from(segment_blocks))
         .collect();
     victims.sort_by_key(|v| (v.alive, v.container.id));
@@ -83,10 +85,12 @@ fn live_in<'m>(
 ) -> impl Iterator<Item = u32> + use<'m> {
     let held = segments.held_by(id, container);
     let alive = mark.alive(id).unwrap_or_default();
-    bitmap::ones(alive).filter(move |block| held.as_ref().is_none_or(|held| held.run(*block, 1) == 1))
+    bitmap::ones(alive)
+        .filter(move |block| held.as_ref().is_none_or(|held| held.run(*block, 1) == 1))
 }
 
-/// The segment that takes moved blocks now, also over rounds: what one leaves of it, the next one fills.
+/// The segment that takes moved blocks now, also over rounds: what one leaves of it, the next one
+/// fills.
 #[derive(Debug)]
 pub(crate) struct Destination {
     id: SegmentId,
@@ -122,8 +126,8 @@ pub(crate) struct Copies {
     pub(crate) destinations: u32,
 }
 
-/// Copies what is alive in `victims`, from the front, until `enough` says so or there is no room; those that were copied leave
-/// the queue. Nothing refers to the copies yet.
+/// Copies what is alive in `victims`, from the front, until `enough` says so or there is no room;
+/// those that were copied leave the queue. Nothing refers to the copies yet.
 ///
 /// # Errors
 /// A read or write failed, or the store is being closed: nothing was moved.
@@ -138,11 +142,14 @@ pub(crate) async fn copy(
 ) -> Result<Copies> {
     let (gathered, disk) = (aligned(STEP_BYTES as usize), &*engine.disk);
     let geometry = &disk.segments.geometry;
-    if let Some(full) = destination.take_if(|destination| destination.fill == geometry.segment_blocks) {
+    if let Some(full) =
+        destination.take_if(|destination| destination.fill == geometry.segment_blocks)
+    {
         disk.segments.seal(full.id);
     }
-    let at =
-        destination.as_ref().map_or(0, |destination| geometry.offset(destination.slot, destination.fill));
+    let at = destination
+        .as_ref()
+        .map_or(0, |destination| geometry.offset(destination.slot, destination.fill));
     let mut copier = Copier {
         engine,
         disk,
@@ -185,13 +192,22 @@ impl Copier<'_, '_> {
         'all: while let Some(Victim { container, .. }) = victims.front() {
             for id in &container.residents {
                 // One that is dead is retired, and may be gone already.
-                let Some(noted) = mark.noted(*id).filter(|noted| !noted.is_empty()) else { continue };
-                if self.disk.segments.held_by(*id, container.id).is_some_and(|held| held.count() == 0) {
+                let Some(noted) = mark.noted(*id).filter(|noted| !noted.is_empty()) else {
+                    continue;
+                };
+                if self
+                    .disk
+                    .segments
+                    .held_by(*id, container.id)
+                    .is_some_and(|held| held.count() == 0)
+                {
                     // Moved by the step before, which had no room for the others.
                     continue;
                 }
-                let held: HashSet<u32> = live_in(&self.disk.segments, mark, *id, container.id).collect();
-                let live: Vec<_> = noted.into_iter().filter(|item| held.contains(&item.block)).collect();
+                let held: HashSet<u32> =
+                    live_in(&self.disk.segments, mark, *id, container.id).collect();
+                let live: Vec<_> =
+                    noted.into_iter().filter(|item| held.contains(&item.block)).collect();
                 if !self.has_room_for(&live) {
                     break 'all;
                 }
@@ -212,7 +228,8 @@ impl Copier<'_, '_> {
         Ok(moves)
     }
 
-    /// Whether all of these can be copied: half a segment's blocks in a new place would be nobody's.
+    /// Whether all of these can be copied: half a segment's blocks in a new place would be
+    /// nobody's.
     fn has_room_for(&self, live: &[Live]) -> bool {
         // The last block of a segment may be too little for a node of two.
         let segment_blocks = u64::from(self.disk.segments.geometry.segment_blocks) - 1;
@@ -242,8 +259,9 @@ impl Copier<'_, '_> {
                 {
                     self.flush().await?;
                     let room = self.engine.room_to_move() > 0;
-                    let taken =
-                        room.then(|| segments.take(SegmentKind::Forwarded, Need::Forward, Writing::Streamed));
+                    let taken = room.then(|| {
+                        segments.take(SegmentKind::Forwarded, Need::Forward, Writing::Streamed)
+                    });
                     let Some(Taken { id, slot, .. }) = taken.flatten() else {
                         return Ok(Copied::NoRoom);
                     };
@@ -297,13 +315,22 @@ fn offset(segments: &Segments, id: SegmentId, item: &Live) -> Result<u64> {
 }
 
 /// Where an item's bytes are among those read from `from` on.
-fn part(segments: &Segments, id: SegmentId, item: &Live, from: u64) -> Result<std::ops::Range<usize>> {
+fn part(
+    segments: &Segments,
+    id: SegmentId,
+    item: &Live,
+    from: u64,
+) -> Result<std::ops::Range<usize>> {
     let start = (offset(segments, id, item)? - from) as usize;
     Ok(start..start + item.blocks as usize * BLOCK_BYTES)
 }
 
 /// The first items that one read can bring, its offset and length.
-fn stretch<'l>(segments: &Segments, id: SegmentId, live: &'l [Live]) -> Result<(&'l [Live], u64, u64)> {
+fn stretch<'l>(
+    segments: &Segments,
+    id: SegmentId,
+    live: &'l [Live],
+) -> Result<(&'l [Live], u64, u64)> {
     let from = offset(segments, id, &live[0])?;
     let (mut end, mut count) = (from, 0);
     for item in live {
@@ -330,7 +357,8 @@ async fn read_stretch(
 ) -> Result<Option<BytesMut>> {
     for _ in 0..2 {
         let read = disk.file.read(from, aligned(len as usize), len as usize).await;
-        let bytes = read.map_err(|e| Error::io(format!("reading {len} bytes of segment {}", id.0), e))?;
+        let bytes =
+            read.map_err(|e| Error::io(format!("reading {len} bytes of segment {}", id.0), e))?;
         let mut good = true;
         for item in items {
             good &= checksum::plain(&bytes[part(&disk.segments, id, item, from)?]) == item.checksum;
@@ -340,6 +368,9 @@ async fn read_stretch(
         }
     }
     disk.corrupt.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    tracing::error!(segment = id.0, "a block is not what was written there; the segment is not moved");
+    tracing::error!(
+        segment = id.0,
+        "a block is not what was written there; the segment is not moved"
+    );
     Ok(None)
 }

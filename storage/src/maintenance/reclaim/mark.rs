@@ -1,17 +1,22 @@
 //! The mark: which blocks any map reaches.
 //!
-//! It walks the distinct nodes of all live maps and sets one bit a block that they refer to. Of segments that are going to
-//! be moved it notes the checksums too, so that what is copied is what was written.
+//! It walks the distinct nodes of all live maps and sets one bit a block that they refer to. Of
+//! segments that are going to be moved it notes the checksums too, so that what is copied is what
+//! was written.
 //!
-//! I1  Only segments that were sealed before the roots were taken are judged: what was written later is not in the
-//!     bits. What no root reached then, no root reaches later, because maps only ever come from maps.
-//! I2  There are no reference counts. The mark can be late, it cannot be wrong: overwritten, trimmed and deleted blocks
-//!     are all found by the same walk, and a crash loses nothing but the walk.
+//! I1  Only segments that were sealed before the roots were taken are judged: what was written
+//!     later is not in the bits. What no root reached then, no root reaches later, because maps
+//!     only ever come from maps.
+//! I2  There are no reference counts. The mark can be late, it cannot be wrong: overwritten,
+//!     trimmed and deleted blocks are all found by the same walk, and a crash loses nothing but the
+//!     walk.
 //!
-//! The same walk counts what lives, line by line and family by family, which corrects the books of `space.rs`.
+//! The same walk counts what lives, line by line and family by family, which corrects the books of
+//! `space.rs`.
 //!
-//! I3  A block that is a line's own by the birthday rule stands in a leaf that only this line has, so the walk meets it once,
-//!     on its way from that line's root. All others are counted when their bit is new.
+//! I3  A block that is a line's own by the birthday rule stands in a leaf that only this line has,
+//!     so the walk meets it once, on its way from that line's root. All others are counted when
+//!     their bit is new.
 //!
 //! The cost follows the unique data: one node a MiB, however many volumes share it.
 
@@ -30,8 +35,8 @@ use std::{
 
 /// Nodes read at once.
 const LOADS_MAX: usize = 32;
-/// Nodes in memory that are visited before others get their turn: a millisecond's worth (measured: 4 µs each, where no
-/// two blocks lie in a row). The thread that walks also makes snapshots.
+/// Nodes in memory that are visited before others get their turn: a millisecond's worth (measured:
+/// 4 µs each, where no two blocks lie in a row). The thread that walks also makes snapshots.
 const TURN_NODES: u32 = 256;
 
 /// What is alive in the segments that are judged.
@@ -78,7 +83,11 @@ pub(crate) struct Live {
 
 impl Mark {
     /// Nothing is alive yet. Judges `candidates`, and notes checksums in `to_move` among them.
-    pub(crate) fn new(candidates: &[SegmentId], to_move: &[SegmentId], segment_blocks: u32) -> Self {
+    pub(crate) fn new(
+        candidates: &[SegmentId],
+        to_move: &[SegmentId],
+        segment_blocks: u32,
+    ) -> Self {
         let words = (segment_blocks as usize).div_ceil(64);
         Self {
             alive: candidates.iter().map(|id| (*id, vec![0; words].into_boxed_slice())).collect(),
@@ -121,15 +130,24 @@ impl Mark {
         &self.counted
     }
 
-    /// Marks everything that `roots` reach. They must have been taken after this was made; hold a read token.
+    /// Marks everything that `roots` reach. They must have been taken after this was made; hold a
+    /// read token.
     ///
     /// # Errors
     /// A map cannot be read, or the store is being closed: what is marked is then worth nothing.
-    pub(crate) async fn walk(&mut self, disk: &Disk, roots: &[Root], pace: &mut Pace<'_>) -> Result<()> {
+    pub(crate) async fn walk(
+        &mut self,
+        disk: &Disk,
+        roots: &[Root],
+        pace: &mut Pace<'_>,
+    ) -> Result<()> {
         self.counted.own = vec![0; roots.len()];
         let mut in_memory = HashSet::new();
-        let mut stack: Vec<Place> =
-            roots.iter().enumerate().map(|(i, root)| (root.tree.root().clone(), ROOT_LEVEL, i)).collect();
+        let mut stack: Vec<Place> = roots
+            .iter()
+            .enumerate()
+            .map(|(i, root)| (root.tree.root().clone(), ROOT_LEVEL, i))
+            .collect();
         let mut loads: Vec<(Missing, usize)> = Vec::new();
         let mut turn = 0;
         loop {
@@ -145,7 +163,8 @@ impl Mark {
                             Some(home) => self.node(&home),
                             None => {
                                 let fresh = in_memory.insert(Arc::as_ptr(&node));
-                                self.counted.maps += if fresh { node_disk_blocks_max(level) } else { 0 };
+                                self.counted.maps +=
+                                    if fresh { node_disk_blocks_max(level) } else { 0 };
                                 fresh
                             }
                         };
@@ -170,7 +189,8 @@ impl Mark {
                 return Ok(());
             }
             // Past the cache: the walk must not push out what the volumes use.
-            let nodes = try_join_all(loads.iter().map(|(missing, _)| disk.read_node(*missing))).await?;
+            let nodes =
+                try_join_all(loads.iter().map(|(missing, _)| disk.read_node(*missing))).await?;
             let blocks: u64 = loads.iter().map(|(missing, _)| u64::from(missing.node.blocks)).sum();
             pace.spend(blocks * BLOCK_BYTES as u64).await?;
             for ((missing, root), node) in loads.drain(..).zip(nodes) {
@@ -196,13 +216,22 @@ impl Mark {
     }
 
     /// A run of data is alive, in a leaf that was not met before, on the way from `roots[root]`.
-    fn data(&mut self, address: Address, start: u16, len: u16, leaf: &Leaf, roots: &[Root], root: usize) {
+    fn data(
+        &mut self,
+        address: Address,
+        start: u16,
+        len: u16,
+        leaf: &Leaf,
+        roots: &[Root],
+        root: usize,
+    ) {
         let Root { family, tree } = &roots[root];
         let shared_below = tree.birthday().shared_below;
         let own = (address.raw() + u64::from(len)).saturating_sub(address.raw().max(shared_below));
         self.counted.own[root] += own; // keeps I3
         let Some(words) = self.alive.get_mut(&address.segment()) else {
-            let shared = (0..u32::from(len)).map(|i| address.plus(i)).filter(|at| at.raw() < shared_below);
+            let shared =
+                (0..u32::from(len)).map(|i| address.plus(i)).filter(|at| at.raw() < shared_below);
             let fresh = shared.filter(|at| self.shared_elsewhere.insert(*at)).count();
             *self.counted.shared.entry(*family).or_default() += fresh as u64;
             return;
@@ -214,14 +243,25 @@ impl Mark {
             if bitmap::set(words, block) {
                 fresh += u64::from(address.raw() + u64::from(i) < shared_below);
                 if let Some(noted) = &mut noted {
-                    noted.push(Live { block, blocks: 1, checksum: leaf.checksum((start + i) as u8) });
+                    noted.push(Live {
+                        block,
+                        blocks: 1,
+                        checksum: leaf.checksum((start + i) as u8),
+                    });
                 }
             }
         }
         *self.counted.shared.entry(*family).or_default() += fresh;
     }
 
-    fn descend(&mut self, node: &Node, level: u32, roots: &[Root], root: usize, stack: &mut Vec<Place>) {
+    fn descend(
+        &mut self,
+        node: &Node,
+        level: u32,
+        roots: &[Root],
+        root: usize,
+        stack: &mut Vec<Place>,
+    ) {
         match node.body() {
             NodeBody::Leaf(leaf) => {
                 for run in leaf.runs() {
@@ -234,7 +274,8 @@ impl Mark {
                 }
             }
             NodeBody::Inner(inner) => {
-                let below = inner.children.iter().filter(|c| !matches!(c, Child::Empty | Child::Zero));
+                let below =
+                    inner.children.iter().filter(|c| !matches!(c, Child::Empty | Child::Zero));
                 stack.extend(below.map(|child| (child.clone(), level - 1, root)));
             }
         }

@@ -1,4 +1,5 @@
-//! The I/O budget of reclaim: so many bytes a second, unless somebody waits for what it frees or soon will. It ends with the store.
+//! The I/O budget of reclaim: so many bytes a second, unless somebody waits for what it frees or
+//! soon will. It ends with the store.
 
 use crate::{
     base::{Progress, Result},

@@ -1,4 +1,5 @@
-//! The reclaimer: decides when a round of reclaim is due, and owns what one round leaves for the next.
+//! The reclaimer: decides when a round of reclaim is due, and owns what one round leaves for the
+//! next.
 
 use super::{
     effort::Effort,
@@ -95,7 +96,9 @@ impl Reclaimer {
         loop {
             match self.next_event().await {
                 Event::ShutDown => break,
-                Event::Wanted | Event::Tick if engine.health.is_stopped() => engine.reclaim.wake_waiters(),
+                Event::Wanted | Event::Tick if engine.health.is_stopped() => {
+                    engine.reclaim.wake_waiters()
+                }
                 Event::Wanted | Event::Tick => {
                     engine.measure_backing();
                     self.steer();
@@ -114,8 +117,12 @@ impl Reclaimer {
     async fn next_event(&self) -> Event {
         let engine = &self.volumes.engine;
         let wanted = engine.reclaim.wanted();
-        first_of((engine.shutdown.begun(), Event::ShutDown), (wanted, Event::Wanted), (TICK, Event::Tick))
-            .await
+        first_of(
+            (engine.shutdown.begun(), Event::ShutDown),
+            (wanted, Event::Wanted),
+            (TICK, Event::Tick),
+        )
+        .await
     }
 
     async fn do_what_is_due(&self, quiet_ticks: u32, is_tidy: &mut bool) -> Result<()> {
@@ -148,18 +155,20 @@ impl Reclaimer {
         let _under_way = self.progress.begin();
         let worked = self.work(&mut plan, effort).await;
         if worked.is_err() {
-            // The garbage is still there, and so is the reason for another round; but no writer waits for ever for rounds
-            // that fail.
+            // The garbage is still there, and so is the reason for another round; but no writer
+            // waits for ever for rounds that fail.
             engine.reclaim.add_garbage(std::mem::take(&mut plan.garbage_blocks));
         }
         self.counters.enter(ReclaimPhase::Idle);
         self.has_plan.store(!plan.sparse.is_empty(), Release);
-        engine.reclaim.end_round(worked.as_ref().map_or(RoundResult::NoProgress, |(_, result)| *result));
+        engine
+            .reclaim
+            .end_round(worked.as_ref().map_or(RoundResult::NoProgress, |(_, result)| *result));
         worked.map(|(may_find_more, _)| may_find_more)
     }
 
-    /// Rounds until they find nothing more, beginning with what the log has not left yet; then returns all free slots to the
-    /// file system.
+    /// Rounds until they find nothing more, beginning with what the log has not left yet; then
+    /// returns all free slots to the file system.
     ///
     /// # Errors
     /// As [`Self::round`].
@@ -170,7 +179,8 @@ impl Reclaimer {
         if engine.health.is_stopped() {
             return Err(engine.health.refusal());
         }
-        // First, so that the log and the next checkpoint do not take a slot that has all its blocks in the file.
+        // First, so that the log and the next checkpoint do not take a slot that has all its blocks
+        // in the file.
         self.slot_pool.return_all().await;
         self.leave_open_segments().await;
         for _ in 0..THOROUGH_ROUNDS_MAX {
@@ -182,7 +192,8 @@ impl Reclaimer {
         engine.shutdown.check()
     }
 
-    /// Has the log, the checkpointer and moved blocks leave the segments that they are in, so that the mark can judge them.
+    /// Has the log, the checkpointer and moved blocks leave the segments that they are in, so that
+    /// the mark can judge them.
     async fn leave_open_segments(&self) {
         let engine = &self.volumes.engine;
         let segments = &engine.disk.segments;

@@ -8,18 +8,23 @@
 //!     └───► long dead runs of the others ─────────────────────► punched out of the file
 //! ```
 //!
-//! I1  Roots are taken while no checkpoint is under way. One that began earlier could still make durable what it took, and
-//!     that may refer to more than the roots do.
-//! I2  What is freed or punched is so only after a checkpoint that began after the mark is durable, and after the readers
-//!     that began before it have ended. Replay begins behind all segments that were judged, so it needs none of them.
-//! I3  Nothing waits for a round but those who need what it frees. A checkpoint waits neither for the round's reads and
-//!     copies nor for readers: only the round itself does, after its checkpoint.
-//! I4  While the log's room is short, a round frees something at least every [`STEP`], so that writers go on.
+//! I1  Roots are taken while no checkpoint is under way. One that began earlier could still make
+//!     durable what it took, and that may refer to more than the roots do.
+//! I2  What is freed or punched is so only after a checkpoint that began after the mark is durable,
+//!     and after the readers that began before it have ended. Replay begins behind all segments
+//!     that were judged, so it needs none of them.
+//! I3  Nothing waits for a round but those who need what it frees. A checkpoint waits neither for
+//!     the round's reads and copies nor for readers: only the round itself does, after its
+//!     checkpoint.
+//! I4  While the log's room is short, a round frees something at least every [`STEP`], so that
+//!     writers go on.
 //!
-//! A round moves what the round before found sparse, because the checksums of what is moved are noted by the walk.
+//! A round moves what the round before found sparse, because the checksums of what is moved are
+//! noted by the walk.
 //!
-//! When the store is closed, a round ends at its next step, as it does when a read fails: what it has copied is nobody's
-//! yet, what it has retired or led elsewhere the last checkpoint takes up like any other.
+//! When the store is closed, a round ends at its next step, as it does when a read fails: what it
+//! has copied is nobody's yet, what it has retired or led elsewhere the last checkpoint takes up
+//! like any other.
 
 use super::{
     effort::Effort,
@@ -41,8 +46,8 @@ use std::{
     time::Duration,
 };
 
-/// Longest time from one step of a round to the next while the log's room is short: what a writer waits for at most when
-/// there is none. A checkpoint for each, so not much shorter.
+/// Longest time from one step of a round to the next while the log's room is short: what a writer
+/// waits for at most when there is none. A checkpoint for each, so not much shorter.
 const STEP: Duration = Duration::from_millis(300);
 /// Most bytes that one round copies.
 const COPY_BYTES: u64 = 512 << 20;
@@ -71,7 +76,11 @@ impl Plan {
 
 impl Reclaimer {
     /// Whether another round may find more, and how this one ended.
-    pub(super) async fn work(&self, plan: &mut Plan, effort: Effort) -> Result<(bool, RoundResult)> {
+    pub(super) async fn work(
+        &self,
+        plan: &mut Plan,
+        effort: Effort,
+    ) -> Result<(bool, RoundResult)> {
         let engine = &self.volumes.engine;
         let segments = &engine.disk.segments;
         let counters = &self.counters;
@@ -84,7 +93,8 @@ impl Reclaimer {
 
         counters.enter(ReclaimPhase::Marking);
         let mut to_move = std::mem::take(&mut plan.sparse);
-        let residents: Vec<_> = to_move.iter().flat_map(|v| v.container.residents.iter().copied()).collect();
+        let residents: Vec<_> =
+            to_move.iter().flat_map(|v| v.container.residents.iter().copied()).collect();
         let began = runtime::now();
         let (mark, corrected) = self.mark(plan, &residents, &mut pace).await?;
         let marking_us = runtime::now().saturating_sub(began).as_micros() as u64;
@@ -96,30 +106,43 @@ impl Reclaimer {
         loop {
             counters.enter(ReclaimPhase::Forwarding);
             let until = runtime::now() + STEP;
-            let enough =
-                |taken: u32| engine.is_short() && (runtime::now() >= until || taken >= engine.low_room());
+            let enough = |taken: u32| {
+                engine.is_short() && (runtime::now() >= until || taken >= engine.low_room())
+            };
             let (destination, corrupt) = (&mut plan.destination, &mut plan.corrupt);
             let Copies { moves, destinations } =
-                forward::copy(engine, &mut to_move, destination, &mark, corrupt, &mut pace, enough).await?;
+                forward::copy(engine, &mut to_move, destination, &mark, corrupt, &mut pace, enough)
+                    .await?;
             let has_moved = !moves.is_empty();
-            moved +=
-                moves.iter().flat_map(|m| &m.pieces).map(|piece| u64::from(piece.live.count())).sum::<u64>();
+            moved += moves
+                .iter()
+                .flat_map(|m| &m.pieces)
+                .map(|piece| u64::from(piece.live.count()))
+                .sum::<u64>();
             engine.pins.quiesce().await; // keeps forwarding's I2
             segments.move_to(moves);
             engine.shutdown.check()?;
 
-            // A checkpoint takes room too: one that frees nothing would take what the next step needs.
-            let freed_now =
-                if segments.retired().is_empty() { 0 } else { self.free_retired(destinations).await? };
+            // A checkpoint takes room too: one that frees nothing would take what the next step
+            // needs.
+            let freed_now = if segments.retired().is_empty() {
+                0
+            } else {
+                self.free_retired(destinations).await?
+            };
             is_durable |= freed_now > 0;
             freed += freed_now;
             let is_stuck = !has_moved && freed_now == 0;
-            if to_move.is_empty() || is_stuck || (effort == Effort::Needed && engine.has_ample_room()) {
+            if to_move.is_empty()
+                || is_stuck
+                || (effort == Effort::Needed && engine.has_ample_room())
+            {
                 break;
             }
         }
         if !is_durable && (moved > 0 || !engine.is_room_for_checkpoints_short()) {
-            // Even if nothing changed: the catalog of the one before has no bit in the mark, and may be punched.
+            // Even if nothing changed: the catalog of the one before has no bit in the mark, and
+            // may be punched.
             freed += self.free_retired(0).await?;
             is_durable = true;
         }
@@ -128,15 +151,18 @@ impl Reclaimer {
 
         let max = COPY_BYTES / BLOCK_BYTES as u64;
         // What is hardly sparse is worth its copy only while a writer needs what it gives.
-        let next = if effort == Effort::Needed && !engine.is_short() { Effort::Usual } else { effort };
+        let next =
+            if effort == Effort::Needed && !engine.is_short() { Effort::Usual } else { effort };
         plan.sparse = forward::plan(segments, &mark, &plan.corrupt, next.sparse(), max).into();
-        // What is left in the queue after nothing was moved found no room, and will find none next time.
+        // What is left in the queue after nothing was moved found no room, and will find none next
+        // time.
         let is_stuck = freed == 0 && moved == 0;
-        let result = if is_stuck && corrected == 0 && (plan.sparse.is_empty() || !to_move.is_empty()) {
-            RoundResult::NoProgress
-        } else {
-            RoundResult::Progress
-        };
+        let result =
+            if is_stuck && corrected == 0 && (plan.sparse.is_empty() || !to_move.is_empty()) {
+                RoundResult::NoProgress
+            } else {
+                RoundResult::Progress
+            };
         let (nodes, dead, sparse) = (mark.nodes(), dead.len(), plan.sparse.len());
         tracing::debug!(
             nodes,
@@ -150,8 +176,8 @@ impl Reclaimer {
             "a round of reclaim"
         );
 
-        // Holes in the file are for others, who can wait; unless they are all that can give the file system room, and with it the
-        // store.
+        // Holes in the file are for others, who can wait; unless they are all that can give the
+        // file system room, and with it the store.
         if is_durable && (!engine.is_short() || is_stuck) {
             counters.enter(ReclaimPhase::Punching);
             engine.pins.quiesce().await; // keeps I2
@@ -161,7 +187,8 @@ impl Reclaimer {
         Ok((freed > 0 || !plan.sparse.is_empty(), result))
     }
 
-    /// Finds out what is alive, and corrects the counts of what lives. Gives also by how many blocks.
+    /// Finds out what is alive, and corrects the counts of what lives. Gives also by how many
+    /// blocks.
     async fn mark(
         &self,
         plan: &mut Plan,
@@ -173,15 +200,17 @@ impl Reclaimer {
         let taken = {
             let _none_under_way = self.checkpointer.hold().await; // keeps I1
             plan.garbage_blocks = engine.reclaim.take_garbage();
-            let mark = Mark::new(&segments.candidates(), residents, segments.geometry.segment_blocks);
-            // All under the one lock: a fork that began meanwhile may hold what its source has let go of. The pin after
-            // it: a task that waits for both could be waited for.
+            let mark =
+                Mark::new(&segments.candidates(), residents, segments.geometry.segment_blocks);
+            // All under the one lock: a fork that began meanwhile may hold what its source has let
+            // go of. The pin after it: a task that waits for both could be waited for.
             let catalog = self.volumes.lock();
             let root = |volume: &Volume| Root {
                 family: volume.inner.family,
                 tree: volume.inner.lock().tree.clone(),
             };
-            let taken: Vec<_> = catalog.all().map(|volume| (volume.clone(), root(volume))).collect();
+            let taken: Vec<_> =
+                catalog.all().map(|volume| (volume.clone(), root(volume))).collect();
             let shared: HashMap<_, _> =
                 catalog.families().iter().map(|(n, f)| (*n, (f.shared_blocks, f.resets))).collect();
             (mark, taken, shared, engine.space.map_blocks(), engine.pins.pin())
@@ -201,11 +230,15 @@ impl Reclaimer {
         }
         let mut now = self.volumes.lock();
         for (number, (then, resets)) in shared {
-            let Some(family) = now.family_mut(number).filter(|family| family.resets == resets) else {
+            let Some(family) = now.family_mut(number).filter(|family| family.resets == resets)
+            else {
                 continue;
             };
             let is = counted.shared.get(&number).copied().unwrap_or(0);
-            debug_assert!(is <= then, "space's I1: family {number:?} shares {is} blocks, of {then}");
+            debug_assert!(
+                is <= then,
+                "space's I1: family {number:?} shares {is} blocks, of {then}"
+            );
             let excess = then.saturating_sub(is).min(family.shared_blocks);
             family.shared_blocks -= excess;
             corrected += excess;
@@ -216,8 +249,8 @@ impl Reclaimer {
         Ok((mark, corrected))
     }
 
-    /// Makes durable that what is retired now is, waits for operations that may still read it, and frees it. Gives the number of
-    /// slots; `destinations` were taken for that.
+    /// Makes durable that what is retired now is, waits for operations that may still read it, and
+    /// frees it. Gives the number of slots; `destinations` were taken for that.
     async fn free_retired(&self, destinations: u32) -> Result<u64> {
         let engine = &self.volumes.engine;
         let segments = &engine.disk.segments;
@@ -239,10 +272,17 @@ impl Reclaimer {
     }
 
     /// Punches long dead runs out of the segments that stay.
-    async fn punch(&self, mark: &Mark, soon_empty: &HashSet<SegmentId>, pace: &mut Pace<'_>) -> Result<()> {
+    async fn punch(
+        &self,
+        mark: &Mark,
+        soon_empty: &HashSet<SegmentId>,
+        pace: &mut Pace<'_>,
+    ) -> Result<()> {
         let disk = &self.volumes.engine.disk;
         for container in disk.segments.containers() {
-            let Some(words) = mark.alive(container.id).filter(|_| !soon_empty.contains(&container.id)) else {
+            let Some(words) =
+                mark.alive(container.id).filter(|_| !soon_empty.contains(&container.id))
+            else {
                 continue;
             };
             let gaps = bitmap::gaps(words, disk.segments.geometry.segment_blocks, PUNCH_BLOCKS);

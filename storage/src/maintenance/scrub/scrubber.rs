@@ -1,18 +1,23 @@
-//! The scrub: reads, in the background, all that the maps refer to, so that corruption is found while there is still a backup.
+//! The scrub: reads, in the background, all that the maps refer to, so that corruption is found
+//! while there is still a backup.
 //!
 //! ```text
 //!   resting ─(a day, or it is asked)─► pass: entry after entry, step after step ─► resting
 //! ```
 //!
-//! First it reads superblock and catalog. Where they are damaged they are written anew, both slots and both copies, for what is
-//! in memory is the truth; or else the next start could not go by them.
+//! First it reads superblock and catalog. Where they are damaged they are written anew, both slots
+//! and both copies, for what is in memory is the truth; or else the next start could not go by
+//! them.
 //!
-//! Of maps and data it reports damage and repairs nothing: there is no second copy. What it finds is told in the log, counted, and kept
-//! for those who ask; reading the damaged place goes on failing with [`crate::Kind::Corrupt`].
+//! Of maps and data it reports damage and repairs nothing: there is no second copy. What it finds
+//! is told in the log, counted, and kept for those who ask; reading the damaged place goes on
+//! failing with [`crate::Kind::Corrupt`].
 //!
-//! I1  A step holds its read token for at most [`walk::STEP_BYTES`] of reads, so that what reclaim frees never waits long for it.
-//! I2  What one step knows is good for the next, although the map may change between them: an address names the same
-//!     bytes for ever. What is written during a pass may be left to the next one.
+//! I1  A step holds its read token for at most [`walk::STEP_BYTES`] of reads, so that what reclaim
+//!     frees never waits long for it.
+//! I2  What one step knows is good for the next, although the map may change between them: an
+//!     address names the same bytes for ever. What is written during a pass may be left to the next
+//!     one.
 
 use super::walk::Pass;
 use crate::{
@@ -30,7 +35,8 @@ use uuid::Uuid;
 
 /// From the opening of the store to its first pass, so that a start is left alone. A guess.
 const FIRST_AFTER: Duration = Duration::from_secs(15 * 60);
-/// From the end of a pass to the next. A guess: corruption is found within days, and a disk that is read once a day is not worn.
+/// From the end of a pass to the next. A guess: corruption is found within days, and a disk that is
+/// read once a day is not worn.
 const REST: Duration = Duration::from_secs(24 * 60 * 60);
 /// From one look to the next where no pass is ever due.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -96,15 +102,26 @@ enum Event {
 pub(crate) struct Scrubber {
     pub(super) volumes: Arc<Volumes>,
     checkpointer: Arc<Checkpointer>,
-    /// Bytes a second that it may read; 0 for none but when it is asked, and then as many as there are.
+    /// Bytes a second that it may read; 0 for none but when it is asked, and then as many as there
+    /// are.
     pub(super) bytes_per_second: u64,
     progress: Mutex<ScrubProgress>,
     asked: Notify,
 }
 
 impl Scrubber {
-    pub(crate) fn new(volumes: Arc<Volumes>, checkpointer: Arc<Checkpointer>, bytes_per_second: u64) -> Self {
-        Self { volumes, checkpointer, bytes_per_second, progress: Mutex::default(), asked: Notify::new() }
+    pub(crate) fn new(
+        volumes: Arc<Volumes>,
+        checkpointer: Arc<Checkpointer>,
+        bytes_per_second: u64,
+    ) -> Self {
+        Self {
+            volumes,
+            checkpointer,
+            bytes_per_second,
+            progress: Mutex::default(),
+            asked: Notify::new(),
+        }
     }
 
     /// Passes, from time to time and when it is asked, until the store closes.
@@ -130,7 +147,12 @@ impl Scrubber {
     async fn next_event(&self, rest: Duration) -> Event {
         let time = if self.bytes_per_second == 0 { NEVER } else { rest };
         let asked = self.asked.notified();
-        first_of((self.shutdown().begun(), Event::ShutDown), (asked, Event::Asked), (time, Event::Due)).await
+        first_of(
+            (self.shutdown().begun(), Event::ShutDown),
+            (asked, Event::Asked),
+            (time, Event::Due),
+        )
+        .await
     }
 
     pub(super) fn shutdown(&self) -> &Shutdown {
@@ -143,7 +165,10 @@ impl Scrubber {
             return;
         }
         let Some(damage) = self.checkpointer.damage().await else { return };
-        tracing::error!(damage, "superblock or catalog are not what was written; they are written anew");
+        tracing::error!(
+            damage,
+            "superblock or catalog are not what was written; they are written anew"
+        );
         // One for each slot.
         for _ in 0..SUPERBLOCK_SLOTS {
             if let Err(error) = self.checkpointer.write_anew().await {

@@ -1,5 +1,5 @@
-//! One pass: the distinct nodes of all maps, and the distinct blocks of data that are in the store, each read once and
-//! compared with the checksum that its parent has for it.
+//! One pass: the distinct nodes of all maps, and the distinct blocks of data that are in the store,
+//! each read once and compared with the checksum that its parent has for it.
 
 use super::scrubber::{CorruptKind, Corruption, Scrubber};
 use crate::{
@@ -18,9 +18,11 @@ use std::{
     time::Duration,
 };
 
-/// Bytes after which a step ends: what a read pin is held for at most, and what is read without a pause.
+/// Bytes after which a step ends: what a read pin is held for at most, and what is read without a
+/// pause.
 pub(super) const STEP_BYTES: u64 = 2 << 20;
-/// Nodes that a step looks at, at most, whether or not they have to be read: others want the thread too.
+/// Nodes that a step looks at, at most, whether or not they have to be read: others want the thread
+/// too.
 const STEP_NODES: u32 = 1024;
 
 /// A pass under way.
@@ -31,7 +33,8 @@ pub(super) struct Pass<'a> {
     done: HashSet<Address>,
     /// Blocks of data that were checked: one bit each.
     checked: HashMap<SegmentId, Box<[u64]>>,
-    /// The nodes on the way down to where the last step ended, by level, so that they are read once and not at each step.
+    /// The nodes on the way down to where the last step ended, by level, so that they are read once
+    /// and not at each step.
     path: [Option<(Address, Arc<Node>)>; ROOT_LEVEL as usize + 1],
 }
 
@@ -53,7 +56,13 @@ struct Spent {
 impl<'a> Pass<'a> {
     pub(super) fn new(scrubber: &'a Scrubber) -> Self {
         let engine = &*scrubber.volumes.engine;
-        Self { scrubber, engine, done: HashSet::new(), checked: HashMap::new(), path: Default::default() }
+        Self {
+            scrubber,
+            engine,
+            done: HashSet::new(),
+            checked: HashMap::new(),
+            path: Default::default(),
+        }
     }
 
     /// Goes through all volumes and snapshots that there are now.
@@ -125,7 +134,8 @@ impl<'a> Pass<'a> {
                 NodeBody::Inner(inner) => {
                     let below = node_blocks(level - 1);
                     let children = (start..).step_by(below as usize).zip(&*inner.children);
-                    let visits = children.map(|(start, child)| Visit::Child(child.clone(), level - 1, start));
+                    let visits = children
+                        .map(|(start, child)| Visit::Child(child.clone(), level - 1, start));
                     stack.extend(visits.collect::<Vec<_>>().into_iter().rev());
                 }
             }
@@ -133,7 +143,8 @@ impl<'a> Pass<'a> {
         None
     }
 
-    /// The node, after its bytes on disk were compared, if it has some; `None` where there is nothing more to look at.
+    /// The node, after its bytes on disk were compared, if it has some; `None` where there is
+    /// nothing more to look at.
     async fn node(
         &mut self,
         entry: &Volume,
@@ -165,7 +176,13 @@ impl<'a> Pass<'a> {
             Ok(node) => Some(node),
             Err(_) => {
                 let bytes = u64::from(home.blocks) * BLOCK_BYTES as u64;
-                self.corrupt(entry, CorruptKind::Map, home.address, bytes, (start, node_blocks(level)));
+                self.corrupt(
+                    entry,
+                    CorruptKind::Map,
+                    home.address,
+                    bytes,
+                    (start, node_blocks(level)),
+                );
                 in_memory
             }
         };
@@ -182,17 +199,21 @@ impl<'a> Pass<'a> {
         let segments = &self.engine.disk.segments;
         for run in leaf.runs() {
             let RunState::Data(address) = run.state else { continue };
-            // What the log is still writing may not be there yet. What is, may stay in its last segment for ever.
+            // What the log is still writing may not be there yet. What is, may stay in its last
+            // segment for ever.
             let written = self.engine.log.written_blocks(address.segment());
             let words = (segments.geometry.segment_blocks as usize).div_ceil(64);
-            let bits = self.checked.entry(address.segment()).or_insert_with(|| vec![0; words].into());
-            let fresh: Vec<u32> = (0..u32::from(run.len).min(written.saturating_sub(address.block())))
+            let bits =
+                self.checked.entry(address.segment()).or_insert_with(|| vec![0; words].into());
+            let fresh: Vec<u32> = (0..u32::from(run.len)
+                .min(written.saturating_sub(address.block())))
                 .filter(|i| bitmap::set(bits, address.block() + i))
                 .collect();
             for stretch in fresh.chunk_by(|a, b| a + 1 == *b) {
                 let (first, at) = (stretch[0], u64::from(run.start) + u64::from(stretch[0]));
-                let checksums: Vec<u32> =
-                    (at..at + stretch.len() as u64).map(|block| leaf.checksum(block as u8)).collect();
+                let checksums: Vec<u32> = (at..at + stretch.len() as u64)
+                    .map(|block| leaf.checksum(block as u8))
+                    .collect();
                 spent.bytes += checksums.len() as u64 * BLOCK_BYTES as u64;
                 let address = address.plus(first);
                 let corrupt = self.engine.disk.find_corrupt(address, &checksums).await;
@@ -206,7 +227,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// `bytes` at `address` are lost, and with them those blocks of the entry (the first, and how many).
+    /// `bytes` at `address` are lost, and with them those blocks of the entry (the first, and how
+    /// many).
     fn corrupt(
         &self,
         entry: &Volume,
@@ -216,7 +238,8 @@ impl<'a> Pass<'a> {
         (first, blocks): (u64, u64),
     ) {
         let (entry, block_bytes) = (entry.id(), BLOCK_BYTES as u64);
-        let corruption = Corruption { entry, offset: first * block_bytes, len: blocks * block_bytes, what };
+        let corruption =
+            Corruption { entry, offset: first * block_bytes, len: blocks * block_bytes, what };
         tracing::error!(%entry, offset = corruption.offset, len = corruption.len, ?what, ?address,
             "not what was written there, or not to be read");
         self.scrubber.lock().corrupt(bytes, corruption);

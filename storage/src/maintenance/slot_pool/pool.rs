@@ -16,9 +16,11 @@ use std::{
 };
 use tokio::sync::Mutex;
 
-/// Bytes of free slots that keep their blocks in the file, beside those that the log will soon take again.
+/// Bytes of free slots that keep their blocks in the file, beside those that the log will soon take
+/// again.
 const BLOCKS_KEPT_BYTES: u64 = 512 << 20;
-/// The number of segments taken lately is forgotten at this rate a tick: by a third after about twenty seconds.
+/// The number of segments taken lately is forgotten at this rate a tick: by a third after about
+/// twenty seconds.
 const FORGET: f64 = 0.99;
 
 /// What wakes the pool to return slots.
@@ -83,7 +85,8 @@ impl SlotPool {
         }
     }
 
-    /// Returns all free slots to the file system, those too that are being prepared, until the store closes.
+    /// Returns all free slots to the file system, those too that are being prepared, until the
+    /// store closes.
     pub(crate) async fn return_all(&self) {
         self.is_returning_all.store(true, Release);
         let _no_other = self.work.lock().await;
@@ -116,7 +119,8 @@ impl SlotPool {
         self.returned_bytes.load(Relaxed)
     }
 
-    /// Returns the blocks of the slot that the log has claimed to the file system. Nothing was written there yet.
+    /// Returns the blocks of the slot that the log has claimed to the file system. Nothing was
+    /// written there yet.
     async fn return_claim(&self) {
         let (disk, log) = (&self.engine.disk, &self.engine.log);
         let geometry = disk.segments.geometry;
@@ -128,7 +132,8 @@ impl SlotPool {
         }
     }
 
-    /// Returns free slots beyond those that are kept to the file system, until the store closes. `work` is held.
+    /// Returns free slots beyond those that are kept to the file system, until the store closes.
+    /// `work` is held.
     async fn return_surplus(&self, keep: usize) {
         let disk = &self.engine.disk;
         let geometry = disk.segments.geometry;

@@ -1,20 +1,22 @@
-//! The slot pool: gets free slots ready before the log needs them, so that no write waits for the file system's journal.
+//! The slot pool: gets free slots ready before the log needs them, so that no write waits for the
+//! file system's journal.
 //!
 //! ```text
 //!   take ─► look at it ─► zeroes where blocks were not written ─► sync ─► prepared
 //!              └─ all of it was written (it comes from before a restart) ─┘
 //! ```
 //!
-//! I1  A slot counts as prepared after a sync that began when all of its blocks were written (segments' I5).
+//! I1  A slot counts as prepared after a sync that began when all of its blocks were written
+//!     (segments' I5).
 //! I2  Returning all slots to the file system waits for one step of this at most.
 //!
-//! How many: [`READY_BYTES`] of them, and as many as the log has taken lately in a second, up to [`READY_BYTES_MAX`] and an
-//! eighth of the store. None while nothing is logged: a store that nobody writes to takes no room. What the log is faster than, it writes
-//! through.
+//! How many: [`READY_BYTES`] of them, and as many as the log has taken lately in a second, up to
+//! [`READY_BYTES_MAX`] and an eighth of the store. None while nothing is logged: a store that
+//! nobody writes to takes no room. What the log is faster than, it writes through.
 //!
-//! A log that streams large batches, nearly as fast as the disk can, has no zeroes written for it: each byte would be written
-//! twice where writing it through costs little. Its slots get their blocks allocated instead, in long runs. What was written
-//! before is used by it too.
+//! A log that streams large batches, nearly as fast as the disk can, has no zeroes written for it:
+//! each byte would be written twice where writing it through costs little. Its slots get their
+//! blocks allocated instead, in long runs. What was written before is used by it too.
 
 use super::pool::SlotPool;
 use crate::{
@@ -26,12 +28,13 @@ use futures_util::future::{Either, select};
 use sandstone_ring::{Coverage, Placement, WriteBuf, aligned, runtime};
 use std::{cell::Cell, io, ops::Range, pin::pin, sync::atomic::Ordering::*, time::Duration};
 
-/// Bytes of prepared slots at least, while something is logged, and at least two slots: one is filled while the next is
-/// prepared.
+/// Bytes of prepared slots at least, while something is logged, and at least two slots: one is
+/// filled while the next is prepared.
 const READY_BYTES: u64 = 128 << 20;
 /// Bytes of prepared slots at most, with which two gigabytes a second have a quarter of one.
 const READY_BYTES_MAX: u64 = 512 << 20;
-/// Bytes of slots kept allocated ahead of a log that streams, beside those that it takes between two looks.
+/// Bytes of slots kept allocated ahead of a log that streams, beside those that it takes between
+/// two looks.
 const ALLOCATED_BYTES: u64 = 256 << 20;
 /// From the log's first wish to the look: others come with it.
 const GATHER: Duration = Duration::from_millis(20);
@@ -39,7 +42,8 @@ const GATHER: Duration = Duration::from_millis(20);
 const FADES: f64 = 0.5;
 /// Slots that are looked at before one is written: they may have been written before a restart.
 const LOOKS_MAX: u32 = 64;
-/// Where zeroes are written less than so many times as fast as the log, it is better written through.
+/// Where zeroes are written less than so many times as fast as the log, it is better written
+/// through.
 const SPEED_LEAST: f64 = 3.0;
 /// Part of a slot that is worth writing for a log that streams.
 const GAPS_PART: u64 = 8;
@@ -72,7 +76,8 @@ enum Effort {
 }
 
 impl Effort {
-    /// What is worth it for a log that has taken so much in so many batches in this time, where zeroes are written so fast.
+    /// What is worth it for a log that has taken so much in so many batches in this time, where
+    /// zeroes are written so fast.
     fn worth_it(log_bytes: u64, batches: u64, seconds: f64, zeroes_bytes_a_second: f64) -> Self {
         let is_fast = log_bytes as f64 * SPEED_LEAST > zeroes_bytes_a_second * seconds;
         let is_large = log_bytes >= batches * STREAM_BATCH_BYTES;
@@ -84,8 +89,10 @@ impl SlotPool {
     /// Prepares slots whenever the log takes some, until the store closes.
     pub(crate) async fn run(&self) {
         let next_segment = self.engine.disk.segments.next().0;
-        let mut pace = Pace { looked: runtime::now(), log_bytes: 0, batches: 0, next_segment, taken: 0.0 };
-        let zeroes = Zeroes { by: Cell::new(ZeroesBy::Device), bytes_a_second: Cell::new(f64::INFINITY) };
+        let mut pace =
+            Pace { looked: runtime::now(), log_bytes: 0, batches: 0, next_segment, taken: 0.0 };
+        let zeroes =
+            Zeroes { by: Cell::new(ZeroesBy::Device), bytes_a_second: Cell::new(f64::INFINITY) };
         loop {
             match self.next_event().await {
                 Event::ShutDown => break,
@@ -120,7 +127,8 @@ async fn look(pool: &SlotPool, pace: &mut Pace, zeroes: &Zeroes) -> Result<()> {
     let elapsed = now.saturating_sub(pace.looked).as_secs_f64();
     let taken = next - pace.next_segment;
     pace.taken = pace.taken * FADES.powf(elapsed) + taken as f64;
-    // What was logged before all slots were given back is no reason to get some ready again. They may just have been.
+    // What was logged before all slots were given back is no reason to get some ready again. They
+    // may just have been.
     let returned = pool.log_bytes_when_returned();
     let (new_bytes, new_batches) =
         (bytes.saturating_sub(pace.log_bytes.max(returned)), batches - pace.batches);
@@ -130,7 +138,8 @@ async fn look(pool: &SlotPool, pace: &mut Pace, zeroes: &Zeroes) -> Result<()> {
     }
     let effort = Effort::worth_it(new_bytes, new_batches, elapsed, zeroes.bytes_a_second.get());
     let _no_other = pool.work.lock().await;
-    let slots = |bytes: u64| (bytes / segments.geometry.segment_bytes()).max(PREPARED_KEPT as u64) as usize;
+    let slots =
+        |bytes: u64| (bytes / segments.geometry.segment_bytes()).max(PREPARED_KEPT as u64) as usize;
     let ahead = (slots(READY_BYTES) + pace.taken as usize).min(slots(READY_BYTES_MAX));
     let ahead = ahead.min((segments.geometry.slots / 8).max(1) as usize);
     match (engine.disk.file.placement(), effort) {
@@ -156,7 +165,8 @@ async fn allocate(pool: &SlotPool, ahead: usize) {
     while pool.goes_on()
         && let Some(slot) = disk.segments.take_to(SlotPreparation::Allocated, ahead)
     {
-        let allocated = disk.file.allocate(geometry.offset(slot, 0), geometry.segment_bytes()).await;
+        let allocated =
+            disk.file.allocate(geometry.offset(slot, 0), geometry.segment_bytes()).await;
         let preparation =
             if allocated.is_ok() { SlotPreparation::Allocated } else { SlotPreparation::Punched };
         disk.segments.give_back(slot, preparation);
@@ -167,11 +177,13 @@ async fn allocate(pool: &SlotPool, ahead: usize) {
     }
 }
 
-/// Prepares slots until `ahead` of them are: first what needs little, because it was written before.
+/// Prepares slots until `ahead` of them are: first what needs little, because it was written
+/// before.
 async fn prepare(pool: &SlotPool, ahead: usize, effort: Effort, zeroes: &Zeroes) -> Result<()> {
     let disk = &pool.engine.disk;
     let (segments, geometry) = (&disk.segments, disk.segments.geometry);
-    let range = |slot| geometry.offset(slot, 0)..geometry.offset(slot, 0) + geometry.segment_bytes();
+    let range =
+        |slot| geometry.offset(slot, 0)..geometry.offset(slot, 0) + geometry.segment_bytes();
     for _ in 0..LOOKS_MAX {
         if !pool.goes_on() {
             break;
@@ -201,14 +213,17 @@ async fn prepare(pool: &SlotPool, ahead: usize, effort: Effort, zeroes: &Zeroes)
 async fn finish(pool: &SlotPool, slot: Slot, coverage: Coverage, zeroes: &Zeroes) -> Result<()> {
     let disk = &pool.engine.disk;
     let start = disk.segments.geometry.offset(slot, 0);
-    let filled = fill(pool, start..start + disk.segments.geometry.segment_bytes(), coverage, zeroes).await;
+    let filled =
+        fill(pool, start..start + disk.segments.geometry.segment_bytes(), coverage, zeroes).await;
     let synced = match filled {
         Ok(()) if is_blind_to(Blindness::PreparedSync) => Ok(()),
         Ok(()) => pool.engine.log.sync_file().await, // keeps I1
         Err(error) => Err(Error::io("preparing a slot", error)),
     };
-    disk.segments
-        .give_back(slot, if synced.is_ok() { SlotPreparation::Prepared } else { SlotPreparation::Partly });
+    disk.segments.give_back(
+        slot,
+        if synced.is_ok() { SlotPreparation::Prepared } else { SlotPreparation::Partly },
+    );
     synced
 }
 
@@ -229,9 +244,14 @@ enum ZeroesBy {
 }
 
 /// Writes what is missing of a slot.
-async fn fill(pool: &SlotPool, range: Range<u64>, coverage: Coverage, zeroes: &Zeroes) -> io::Result<()> {
-    // Each step changes metadata, for which the next sync waits: few and large ones make few syncs wait. With pauses, because
-    // somebody may wait for a sync meanwhile: about 150 MiB a second.
+async fn fill(
+    pool: &SlotPool,
+    range: Range<u64>,
+    coverage: Coverage,
+    zeroes: &Zeroes,
+) -> io::Result<()> {
+    // Each step changes metadata, for which the next sync waits: few and large ones make few syncs
+    // wait. With pauses, because somebody may wait for a sync meanwhile: about 150 MiB a second.
     const STEP_BYTES: u64 = 2 << 20;
     const PAUSE: Duration = Duration::from_millis(12);
     let disk = &pool.engine.disk;
@@ -262,7 +282,11 @@ async fn fill(pool: &SlotPool, range: Range<u64>, coverage: Coverage, zeroes: &Z
             disk.file.write(at, WriteBuf::Owned(data)).await?;
             let speed = step as f64 / runtime::now().saturating_sub(began).as_secs_f64().max(1e-6);
             let before = zeroes.bytes_a_second.get();
-            zeroes.bytes_a_second.set(if before.is_finite() { (7.0 * before + speed) / 8.0 } else { speed });
+            zeroes.bytes_a_second.set(if before.is_finite() {
+                (7.0 * before + speed) / 8.0
+            } else {
+                speed
+            });
             at += step;
             pool.add_prepared(step);
             match disk.segments.prepared() {

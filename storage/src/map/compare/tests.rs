@@ -55,8 +55,12 @@ fn told(
     let (mut all, mut at, mut loads) = (Vec::new(), start, 0);
     while at < start + len {
         let (from, mut count) = (at, 0);
-        let compared =
-            newer.tree.compare(&older.tree, &*disk, from, start + len - from, &mut |blocks, comparison| {
+        let compared = newer.tree.compare(
+            &older.tree,
+            &*disk,
+            from,
+            start + len - from,
+            &mut |blocks, comparison| {
                 if count == max {
                     return ControlFlow::Break(());
                 }
@@ -64,7 +68,8 @@ fn told(
                 all.push((blocks, comparison));
                 at += blocks;
                 ControlFlow::Continue(())
-            });
+            },
+        );
         if let Err(missing) = compared {
             disk.load(missing);
             loads += 1;
@@ -140,13 +145,21 @@ proptest! {
 fn what_is_shared_is_not_looked_at() {
     let (mut base, mut disk) = (Pair::default(), Disk::default());
     for leaf in 0..600 {
-        base.replace(&mut disk, leaf * 256, 256, Some(RunState::Data(Address::new(SegmentId(5 + leaf), 0))));
+        base.replace(
+            &mut disk,
+            leaf * 256,
+            256,
+            Some(RunState::Data(Address::new(SegmentId(5 + leaf), 0))),
+        );
     }
     base.tree.replace(&disk, 1 << 30, 1 << 24, NewState::Zero).expect("nothing to load");
     base.checkpoint(&mut disk);
     let mut fork = base.clone();
     disk.memory.clear();
-    assert_eq!(told(&fork, &base, &mut disk, 0, 1 << 32, 9), (vec![(1 << 32, Comparison::Same)], 0));
+    assert_eq!(
+        told(&fork, &base, &mut disk, 0, 1 << 32, 9),
+        (vec![(1 << 32, Comparison::Same)], 0)
+    );
 
     let data = RunState::Data(Address::new(SegmentId(6), 0));
     fork.replace(&mut disk, 300 * 256 + 7, 2, Some(data));

@@ -148,11 +148,15 @@ fn whole_children_cost_one_place() {
     let mut out = SmallVec::new();
     tree.lookup(&disk, 0, 1 << 32, &mut out).expect("nothing to load");
     assert_eq!(out.iter().map(|m| m.blocks).collect::<Vec<_>>(), [12_345, 1, (1 << 32) - 12_346]);
-    assert_eq!(tree.replace(&disk, 0, 1 << 32, NewState::Hole).expect("nothing to load"), Touched::default());
+    assert_eq!(
+        tree.replace(&disk, 0, 1 << 32, NewState::Hole).expect("nothing to load"),
+        Touched::default()
+    );
     assert_eq!(tree.mapped_blocks(), 0);
 }
 
-/// Blocks that were dropped unseen may have been the map's own: the count says so until the mark, and never more than there are.
+/// Blocks that were dropped unseen may have been the map's own: the count says so until the mark,
+/// and never more than there are.
 #[test]
 fn own_blocks_are_at_most_as_many_as_there_are() {
     let (mut tree, mut disk) = (Tree::default(), Disk::default());

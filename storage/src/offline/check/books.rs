@@ -28,11 +28,15 @@ fn segments(found: &Found, report: &mut CheckReport) {
     // Those too that the log entered since.
     let all = found.disk.segments.entries(&Retired::default());
     for (i, why) in misplaced(&all, geometry) {
-        report.find(FindingKind::Segments, format!("with those of the log, {why}: {}", told(&all[i])));
+        report.find(
+            FindingKind::Segments,
+            format!("with those of the log, {why}: {}", told(&all[i])),
+        );
     }
     for entry in found.cataloged.iter().filter(|entry| entry.id >= found.superblock.next_segment) {
         let next = found.superblock.next_segment.0;
-        let what = format!("the next segment would be {next}, and there is one already: {}", told(entry));
+        let what =
+            format!("the next segment would be {next}, and there is one already: {}", told(entry));
         report.find(FindingKind::Segments, what);
     }
 }
@@ -41,7 +45,9 @@ fn told(entry: &SegmentEntry) -> String {
     let (id, kind) = (entry.id.0, entry.kind);
     match &entry.place {
         SegmentPlace::Own(Slot(slot)) => format!("segment {id} ({kind:?}) in slot {slot}"),
-        SegmentPlace::Moved(pieces) => format!("segment {id} ({kind:?}), moved in {} piece(s)", pieces.len()),
+        SegmentPlace::Moved(pieces) => {
+            format!("segment {id} ({kind:?}), moved in {} piece(s)", pieces.len())
+        }
     }
 }
 
@@ -64,8 +70,10 @@ fn pieces(entries: &[SegmentEntry], report: &mut CheckReport) {
         for pair in pieces.windows(2) {
             let ((first, count, one), (next, _, other)) = (pair[0], pair[1]);
             if first + count > next {
-                let what =
-                    format!("segment {}: pieces of segments {} and {} overlap there", host.0, one.0, other.0);
+                let what = format!(
+                    "segment {}: pieces of segments {} and {} overlap there",
+                    host.0, one.0, other.0
+                );
                 report.find(FindingKind::Segments, what);
             }
         }
@@ -76,11 +84,15 @@ fn pieces(entries: &[SegmentEntry], report: &mut CheckReport) {
 fn pointers(found: &Found, report: &mut CheckReport) {
     let places: HashMap<_, _> =
         found.cataloged.iter().map(|entry| (entry.id, (entry.kind, &entry.place))).collect();
-    let mut expect = |what: &str, id: SegmentId, slot: Slot, kind: SegmentKind| match places.get(&id) {
+    let mut expect = |what: &str, id: SegmentId, slot: Slot, kind: SegmentKind| match places
+        .get(&id)
+    {
         Some((had, SegmentPlace::Own(at))) if (*had, *at) == (kind, slot) => {}
         Some(_) => {
-            let text =
-                format!("{what} is in segment {} and slot {}; the catalog has another there", id.0, slot.0);
+            let text = format!(
+                "{what} is in segment {} and slot {}; the catalog has another there",
+                id.0, slot.0
+            );
             report.find(FindingKind::Catalog, text);
         }
         None => {
@@ -136,7 +148,9 @@ fn families(shared: &[FamilyEntry], volumes: &[VolumeImage], report: &mut CheckR
             report.find(FindingKind::Catalog, what);
         }
     }
-    for FamilyEntry { family, .. } in shared.iter().filter(|entry| !mapped.contains_key(&entry.family)) {
+    for FamilyEntry { family, .. } in
+        shared.iter().filter(|entry| !mapped.contains_key(&entry.family))
+    {
         let what = format!("family {} shares blocks, and has no volume", family.0);
         report.find(FindingKind::Catalog, what);
     }

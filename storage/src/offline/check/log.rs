@@ -1,7 +1,8 @@
-//! The log behind the checkpoint: it ends where it may, and what headers and footers say twice is the same.
+//! The log behind the checkpoint: it ends where it may, and what headers and footers say twice is
+//! the same.
 //!
-//! Recovery needs one of the two. So damage to the other loses nothing, and is found here before both are damaged. What
-//! lies before the replay start is never read again, and may be punched.
+//! Recovery needs one of the two. So damage to the other loses nothing, and is found here before
+//! both are damaged. What lies before the replay start is never read again, and may be punched.
 
 use super::{CheckReport, FindingKind};
 use crate::{
@@ -39,7 +40,8 @@ pub(super) async fn check(found: &Found, report: &mut CheckReport) {
                 report.find(FindingKind::Log, what);
             }
             None => {
-                let what = format!("segment {}: no footer; replay goes on without one", left.segment.0);
+                let what =
+                    format!("segment {}: no footer; replay goes on without one", left.segment.0);
                 report.notes.push(what);
             }
         }
@@ -60,8 +62,11 @@ async fn sealed(found: &Found, trailer: Trailer, slot: Slot, from: u32, report: 
     let footer = match footer {
         Ok(footer) => footer,
         Err(why) => {
-            // A death may have left a part of it, and the start after it went by the headers, as the next one will.
-            report.notes.push(format!("segment {}: {}: replay goes by the headers", segment.0, why.0));
+            // A death may have left a part of it, and the start after it went by the headers, as
+            // the next one will.
+            report
+                .notes
+                .push(format!("segment {}: {}: replay goes by the headers", segment.0, why.0));
             return;
         }
     };
@@ -69,11 +74,13 @@ async fn sealed(found: &Found, trailer: Trailer, slot: Slot, from: u32, report: 
         .filter(|batch| batch.block >= from)
         .partition(|batch| batch.block < found.superblock.geometry.segment_blocks);
     if !outside.is_empty() {
-        let what = format!("segment {}: {} batches of the footer lie outside", segment.0, outside.len());
+        let what =
+            format!("segment {}: {} batches of the footer lie outside", segment.0, outside.len());
         report.find(FindingKind::Log, what);
     }
     for batches in inside.chunks(LOADS_MAX) {
-        let headers = join_all(batches.iter().map(|batch| blocks(found, slot, batch.block, 1))).await;
+        let headers =
+            join_all(batches.iter().map(|batch| blocks(found, slot, batch.block, 1))).await;
         for (batch, block) in batches.iter().zip(headers) {
             if let Err(why) = same(identity, &block, batch, segment) {
                 let what = format!("segment {} block {}: {why}", segment.0, batch.block);
@@ -101,5 +108,6 @@ fn same(
 }
 
 async fn blocks(found: &Found, slot: Slot, first: u32, count: u32) -> Vec<u8> {
-    salvage::read_blocks(&found.disk.file, found.superblock.geometry.offset(slot, first), count).await
+    salvage::read_blocks(&found.disk.file, found.superblock.geometry.offset(slot, first), count)
+        .await
 }

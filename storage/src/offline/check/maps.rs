@@ -1,4 +1,5 @@
-//! The maps: every distinct node once, what it says against what is there, and the data if it is asked for.
+//! The maps: every distinct node once, what it says against what is there, and the data if it is
+//! asked for.
 
 use super::{CheckOptions, CheckProgress, CheckReport, FindingKind, Place};
 use crate::{
@@ -29,7 +30,8 @@ pub(super) struct Maps<'a, P> {
     found: &'a Found,
     disk: &'a Disk,
     kinds: HashMap<SegmentId, SegmentKind>,
-    /// Nodes on disk that were checked with all below them, and the blocks mapped there; `None` where it is not known.
+    /// Nodes on disk that were checked with all below them, and the blocks mapped there; `None`
+    /// where it is not known.
     counted: HashMap<Address, Option<u64>>,
     /// The same of nodes that only the replayed log has.
     counted_in_memory: HashMap<*const Node, Option<u64>>,
@@ -110,8 +112,8 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         self.report.nodes = (self.counted.len() + self.counted_in_memory.len()) as u64;
     }
 
-    /// Checks a child and all below it, which was read before if it is `read`. Gives the blocks mapped there, if that can
-    /// be told.
+    /// Checks a child and all below it, which was read before if it is `read`. Gives the blocks
+    /// mapped there, if that can be told.
     fn visit<'v>(
         &'v mut self,
         at: Visit<'v>,
@@ -231,15 +233,20 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
     }
 
     /// Reads those of the children that were not met before, together.
-    async fn read(&self, children: &[(u64, &Child)], level: u32) -> HashMap<Address, Result<Arc<Node>>> {
+    async fn read(
+        &self,
+        children: &[(u64, &Child)],
+        level: u32,
+    ) -> HashMap<Address, Result<Arc<Node>>> {
         let mut wanted = HashSet::new();
         let fresh = children.iter().filter_map(|(_, child)| home_of(child)).filter(|home| {
             !self.counted.contains_key(&home.address)
                 && self.misses(home.address, u32::from(home.blocks), SegmentKind::Node).is_none()
                 && wanted.insert(home.address)
         });
-        let reads = fresh
-            .map(|node| async move { (node.address, self.disk.read_node(Missing { node, level }).await) });
+        let reads = fresh.map(|node| async move {
+            (node.address, self.disk.read_node(Missing { node, level }).await)
+        });
         join_all(reads.collect::<Vec<_>>()).await.into_iter().collect()
     }
 
@@ -258,7 +265,8 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
             }
             let words = (self.disk.segments.geometry.segment_blocks as usize).div_ceil(64);
             let bits = self.alive.entry(address.segment()).or_insert_with(|| vec![0; words].into());
-            let fresh: Vec<u32> = (0..blocks).filter(|i| bitmap::set(bits, address.block() + i)).collect();
+            let fresh: Vec<u32> =
+                (0..blocks).filter(|i| bitmap::set(bits, address.block() + i)).collect();
             if !self.data {
                 continue;
             }
@@ -287,7 +295,8 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         }
     }
 
-    /// Reads what was gathered and compares it. What staging alone has was compared when the log was followed.
+    /// Reads what was gathered and compares it. What staging alone has was compared when the log
+    /// was followed.
     async fn compare_gathered(&mut self) {
         self.gathered_blocks = 0;
         let mut gathered = std::mem::take(&mut self.gathered);
@@ -296,8 +305,10 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         gathered.retain(|run| !self.is_staged(run));
         gathered.sort_unstable_by_key(|run| run.address);
         for runs in gathered.chunks(READS_MAX) {
-            let corrupt =
-                join_all(runs.iter().map(|run| self.disk.find_corrupt(run.address, &run.checksums))).await;
+            let corrupt = join_all(
+                runs.iter().map(|run| self.disk.find_corrupt(run.address, &run.checksums)),
+            )
+            .await;
             for (run, corrupt) in runs.iter().zip(corrupt) {
                 for lost in corrupt.chunk_by(|a, b| a + 1 == *b) {
                     let (first, blocks) = (lost[0], lost.len());
@@ -312,7 +323,8 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         }
     }
 
-    /// A run is of one batch, because there is a header between two; and a batch is in staging as a whole or not at all.
+    /// A run is of one batch, because there is a header between two; and a batch is in staging as a
+    /// whole or not at all.
     fn is_staged(&self, run: &Gathered) -> bool {
         let (staged, first) = (&self.found.staged, run.address.raw());
         // In the order of the log, which is that of the addresses.

@@ -1,4 +1,5 @@
-//! The check of a stopped store: reads all that a start would rely on, and holds what the maps reach against the books.
+//! The check of a stopped store: reads all that a start would rely on, and holds what the maps
+//! reach against the books.
 //!
 //! ```text
 //!   superblock, catalog ─► segments: each in a place of its own
@@ -7,12 +8,13 @@
 //!                   └─► what they reach lies in segments of the right kind, and where those are
 //! ```
 //!
-//! It writes nothing. An end of the log that a crash has torn is no finding; damage below what was synced is, and a superblock
-//! that cannot be read, which no crash leaves. What no map
-//! reaches is nobody's loss, and not looked at.
+//! It writes nothing. An end of the log that a crash has torn is no finding; damage below what was
+//! synced is, and a superblock that cannot be read, which no crash leaves. What no map reaches is
+//! nobody's loss, and not looked at.
 //!
 //! I1  What a finding says is so on the disk: what could not be read was tried twice.
-//! I2  Memory is bounded by the store's measures, not by the data: one address a node, one bit a block.
+//! I2  Memory is bounded by the store's measures, not by the data: one address a node, one bit a
+//!     block.
 
 mod books;
 mod log;
@@ -43,7 +45,8 @@ pub struct CheckOptions {
     pub metadata_bytes: u64,
 }
 
-/// How far the walk of the maps is, in bytes of all volumes and snapshots together. What they share is passed at once.
+/// How far the walk of the maps is, in bytes of all volumes and snapshots together. What they share
+/// is passed at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckProgress {
     /// Bytes that were looked at.
@@ -55,7 +58,8 @@ pub struct CheckProgress {
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FindingKind {
-    /// A slot of the superblock is damaged, or does not fit the other one; or the superblock does not fit the file.
+    /// A slot of the superblock is damaged, or does not fit the other one; or the superblock does
+    /// not fit the file.
     Superblock,
     /// The catalog cannot be read, or contradicts itself or the superblock.
     Catalog,
@@ -180,7 +184,9 @@ fn superblock(found: &Found, file_bytes: u64, report: &mut CheckReport) {
     }
     let needed = found.superblock.geometry.store_bytes();
     if file_bytes < needed {
-        let what = format!("the store has {needed} bytes by its superblock, and its file only {file_bytes}");
+        let what = format!(
+            "the store has {needed} bytes by its superblock, and its file only {file_bytes}"
+        );
         report.find(FindingKind::Superblock, what);
     }
 }

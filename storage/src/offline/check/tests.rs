@@ -1,4 +1,5 @@
-//! Stores forged with right checksums, as only a bug could: corrupt bytes are found before it gets as far.
+//! Stores forged with right checksums, as only a bug could: corrupt bytes are found before it gets
+//! as far.
 
 use super::*;
 use crate::{
@@ -37,7 +38,8 @@ async fn closed_store() -> SimDisk {
     let disk = SimDisk::new(SIZE_BYTES, 1);
     let memory = |_: &[u8; 16], bytes| Ok((Arc::new(SharedMemory::anonymous(bytes)?), false));
     let (store, _) = Store::open_on(parts(&disk), memory).await.expect("a new store");
-    let settings = Settings { cache_bytes: 0, buffer_bytes: 1 << 20, prefetch_mib: 0, writeback: false };
+    let settings =
+        Settings { cache_bytes: 0, buffer_bytes: 1 << 20, prefetch_mib: 0, writeback: false };
     let id = Uuid::from_u128(1);
     let spec = VolumeSpec { id, size_bytes: 2 << 20, settings, attributes: Vec::new() };
     let volume = store.create_volume(spec).await.expect("a volume");
@@ -54,7 +56,8 @@ async fn forge(disk: &SimDisk, edit: impl FnOnce(&mut Superblock, &mut StoredCat
     let slots = read_superblock_slots(&file).await;
     let newest = slots.iter().filter_map(|slot| slot.superblock()).max_by_key(|s| s.generation);
     let mut superblock = newest.expect("a superblock").clone();
-    let image = CheckpointImage::read(&file, &slots, superblock.clone(), None).await.expect("a catalog");
+    let image =
+        CheckpointImage::read(&file, &slots, superblock.clone(), None).await.expect("a catalog");
     let (mut catalog, chunks) = (image.catalog, image.chunks);
     edit(&mut superblock, &mut catalog);
     let (chunk, checksum) = encode_chunk(None, &catalog.encode());
@@ -78,7 +81,8 @@ async fn checked(disk: &SimDisk) -> CheckReport {
     store.check(options, |_| {}).await.expect("it can be checked")
 }
 
-/// What a store is found to have after an edit of its books: kinds, and words in one of the sentences.
+/// What a store is found to have after an edit of its books: kinds, and words in one of the
+/// sentences.
 fn forged(edit: impl FnOnce(&mut Superblock, &mut StoredCatalog), kind: FindingKind, words: &str) {
     Runtime::simulated(1).block_on(async {
         let disk = closed_store().await;
@@ -86,7 +90,11 @@ fn forged(edit: impl FnOnce(&mut Superblock, &mut StoredCatalog), kind: FindingK
         forge(&disk, edit).await;
         let report = checked(&disk).await;
         let fits = |finding: &Finding| finding.kind == kind && finding.what.contains(words);
-        assert!(report.findings.iter().any(fits), "{kind:?} {words:?} is not among {:#?}", report.findings);
+        assert!(
+            report.findings.iter().any(fits),
+            "{kind:?} {words:?} is not among {:#?}",
+            report.findings
+        );
         assert!(!report.is_clean());
     });
 }
@@ -118,12 +126,14 @@ fn a_volume_that_counts_wrong_is_found() {
 #[test]
 fn what_lies_in_no_segment_is_found() {
     let no_log = |_: &mut Superblock, catalog: &mut StoredCatalog| {
-        let first = catalog.segments.iter().position(|s| s.kind == SegmentKind::Log).expect("a log");
+        let first =
+            catalog.segments.iter().position(|s| s.kind == SegmentKind::Log).expect("a log");
         catalog.segments.remove(first);
     };
     forged(no_log, FindingKind::Address, "which is in no segment of the store");
     let other_kind = |_: &mut Superblock, catalog: &mut StoredCatalog| {
-        let first = catalog.segments.iter_mut().find(|s| s.kind == SegmentKind::Log).expect("a log");
+        let first =
+            catalog.segments.iter_mut().find(|s| s.kind == SegmentKind::Log).expect("a log");
         first.kind = SegmentKind::Node;
     };
     forged(other_kind, FindingKind::Address, "another kind");
@@ -139,8 +149,14 @@ fn what_was_moved_without_its_blocks_is_found() {
             kind: SegmentKind::Forwarded,
             place: SegmentPlace::Own(slot),
         });
-        let first = catalog.segments.iter_mut().find(|s| s.kind == SegmentKind::Log).expect("a log");
-        let piece = |first| Piece { into, slot, first, live: Bitmap::of([1, 2].into_iter(), SEGMENT_BLOCKS) };
+        let first =
+            catalog.segments.iter_mut().find(|s| s.kind == SegmentKind::Log).expect("a log");
+        let piece = |first| Piece {
+            into,
+            slot,
+            first,
+            live: Bitmap::of([1, 2].into_iter(), SEGMENT_BLOCKS),
+        };
         first.place = SegmentPlace::Moved(Arc::new([piece(0), piece(1)]));
     };
     forged(moved, FindingKind::Address, "was given up");
@@ -163,7 +179,8 @@ fn two_segments_in_one_slot_are_found() {
 
 #[test]
 fn numbers_that_would_be_given_twice_are_found() {
-    let segment = |superblock: &mut Superblock, _: &mut StoredCatalog| superblock.next_segment = SegmentId(1);
+    let segment =
+        |superblock: &mut Superblock, _: &mut StoredCatalog| superblock.next_segment = SegmentId(1);
     forged(segment, FindingKind::Segments, "there is one already");
     let volume = |superblock: &mut Superblock, _: &mut StoredCatalog| superblock.next_volume = 1;
     forged(volume, FindingKind::Catalog, "the next one would get too");
@@ -232,7 +249,12 @@ fn a_catalog_that_leads_back_to_itself_is_refused() {
         write(&file, superblock.geometry.offset(here.slot, here.address.block()), &chunk).await;
         superblock.catalog = Some(circle);
         superblock.catalog_copy = superblock.catalog;
-        write(&file, superblock_offset(superblock.generation % SUPERBLOCK_SLOTS), &superblock.encode()).await;
+        write(
+            &file,
+            superblock_offset(superblock.generation % SUPERBLOCK_SLOTS),
+            &superblock.encode(),
+        )
+        .await;
         let image = CheckpointImage::read(&file, &[], superblock, None).await;
         let error = image.err().expect("it has no end");
         assert!(error.to_string().contains("in a circle"), "{error}");

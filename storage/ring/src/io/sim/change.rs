@@ -83,14 +83,16 @@ impl Change {
         front.into_iter().chain(back).collect()
     }
 
-    /// Its sectors, each as a change. A long run of zeroes is taken in few steps, for it is told, not transferred.
+    /// Its sectors, each as a change. A long run of zeroes is taken in few steps, for it is told,
+    /// not transferred.
     pub(super) fn sectors(&self) -> impl Iterator<Item = Change> {
         let step = match self {
             Change::Write { .. } => SECTOR_BYTES,
             Change::Zero { len, .. } => SECTOR_BYTES.max((len / 16).next_multiple_of(SECTOR_BYTES)),
         };
         let len = self.len();
-        (0..len.div_ceil(step)).map(move |index| self.part(index * step, step.min(len - index * step)))
+        (0..len.div_ceil(step))
+            .map(move |index| self.part(index * step, step.min(len - index * step)))
     }
 
     /// What an unlucky end leaves of it: all, nothing, a beginning, or any sectors.
@@ -124,7 +126,9 @@ impl Change {
                 let sectors = self.len().div_ceil(SECTOR_BYTES);
                 let there = (0..sectors).filter(|sector| mask >> (sector % 64) & 1 == 1);
                 let start = |sector| sector * SECTOR_BYTES;
-                there.map(|s| self.part(start(s), SECTOR_BYTES.min(self.len() - start(s)))).collect()
+                there
+                    .map(|s| self.part(start(s), SECTOR_BYTES.min(self.len() - start(s))))
+                    .collect()
             }
         }
     }

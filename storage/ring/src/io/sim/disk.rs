@@ -8,17 +8,20 @@
 //! It promises what real disks promise, and no more:
 //! I1  A read sees all writes that completed before it ended, and of writes in flight any sectors.
 //! I2  A sync makes durable what completed before the sync began. The rest may be, or not.
-//! I3  A failed write has written any of its sectors; a failed sync has lost any of the changes it was to make durable,
-//!     and a later one that succeeds does not bring them back.
-//! I4  A power loss ([`SimDisk::crash`]) keeps the durable image and of each later change all, nothing or any sectors.
-//!     The death of the process ([`SimDisk::kill`]) keeps all completed changes, and of those in flight the same.
-//!     A crash of the host ([`SimDisk::kill_host`]) keeps of these what does not hang on metadata that is not in the journal
-//!     of the file system (`metadata.rs`).
-//! I5  A write through is durable when it has completed, and the journal has all the metadata of what completed before.
-//! I6  One seed and one order of calls give one course of events, which [`SimDisk::fingerprint`] sums up.
+//! I3  A failed write has written any of its sectors; a failed sync has lost any of the changes it
+//!     was to make durable, and a later one that succeeds does not bring them back.
+//! I4  A power loss ([`SimDisk::crash`]) keeps the durable image and of each later change all,
+//!     nothing or any sectors. The death of the process ([`SimDisk::kill`]) keeps all completed
+//!     changes, and of those in flight the same. A crash of the host ([`SimDisk::kill_host`]) keeps
+//!     of these what does not hang on metadata that is not in the journal of the file system
+//!     (`metadata.rs`).
+//! I5  A write through is durable when it has completed, and the journal has all the metadata of
+//!     what completed before.
+//! I6  One seed and one order of calls give one course of events, which [`SimDisk::fingerprint`]
+//!     sums up.
 //!
-//! It also watches its user: direct I/O has to be aligned to sectors, and what a write sends may not change before the
-//! write is done.
+//! It also watches its user: direct I/O has to be aligned to sectors, and what a write sends may
+//! not change before the write is done.
 
 mod ends;
 
@@ -40,7 +43,8 @@ use super::random::Random;
 use crate::io::{Coverage, OpKind, Placement};
 use crate::io::{Op, WriteMode};
 
-/// A disk in memory with a volatile cache, shared by its clones. See the module for what it promises.
+/// A disk in memory with a volatile cache, shared by its clones. See the module for what it
+/// promises.
 #[derive(Clone, Debug)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
@@ -110,8 +114,8 @@ enum Effect {
 }
 
 impl SimDisk {
-    /// An empty disk (all zeroes, no space taken) of `len_bytes`, a multiple of 512. `seed` decides its latencies, and
-    /// with them the order in which operations complete, and what its faults do.
+    /// An empty disk (all zeroes, no space taken) of `len_bytes`, a multiple of 512. `seed` decides
+    /// its latencies, and with them the order in which operations complete, and what its faults do.
     #[must_use]
     pub fn new(len_bytes: u64, seed: u64) -> SimDisk {
         SimDisk::from_state(State::new(len_bytes, seed))
@@ -123,19 +127,21 @@ impl SimDisk {
 
     /// Makes the `nth` operation of a kind from now (0 is the next) fail with an errno.
     ///
-    /// A failed write may have written any of its sectors, a failed sync may have lost any of what it was to keep.
+    /// A failed write may have written any of its sectors, a failed sync may have lost any of what
+    /// it was to keep.
     pub fn fail_next(&self, kind: OpKind, nth: u32, errno: i32) {
         self.state().faults.plan(kind, nth, Fault::Error(Errno::from_raw_os_error(errno)));
     }
 
-    /// Makes the `nth` read or write from now (0 is the next) end after `len_bytes`, as a signal or a fragmented file
-    /// can.
+    /// Makes the `nth` read or write from now (0 is the next) end after `len_bytes`, as a signal or
+    /// a fragmented file can.
     pub fn shorten_next(&self, kind: OpKind, nth: u32, len_bytes: usize) {
         self.state().faults.plan(kind, nth, Fault::Short(len_bytes));
     }
 
-    /// Makes the `nth` operation of a kind from now (0 is the next) take `delay` longer. It stays in flight meanwhile: a
-    /// read sees what is there at its end, and what an end of the machine leaves of a write is open.
+    /// Makes the `nth` operation of a kind from now (0 is the next) take `delay` longer. It stays
+    /// in flight meanwhile: a read sees what is there at its end, and what an end of the machine
+    /// leaves of a write is open.
     pub fn delay_next(&self, kind: OpKind, nth: u32, delay: Duration) {
         self.state().faults.plan(kind, nth, Fault::Late(delay));
     }
@@ -145,23 +151,26 @@ impl SimDisk {
         self.state().faults.plan(OpKind::Write, nth, Fault::Lost);
     }
 
-    /// Makes the `nth` write from now (0 is the next) go well and land at `offset` instead, where there must be room.
+    /// Makes the `nth` write from now (0 is the next) go well and land at `offset` instead, where
+    /// there must be room.
     pub fn misdirect_next(&self, nth: u32, offset: u64) {
         self.state().faults.plan(OpKind::Write, nth, Fault::Misdirected(offset));
     }
 
-    /// Makes the `nth` read from now (0 is the next) go well and find what its pages of 4 KiB held before their last
-    /// change.
+    /// Makes the `nth` read from now (0 is the next) go well and find what its pages of 4 KiB held
+    /// before their last change.
     pub fn stale_next(&self, nth: u32) {
         self.state().faults.plan(OpKind::Read, nth, Fault::Stale);
     }
 
-    /// Makes each read that touches the sector at `offset` fail with EIO, in this life and after, until it is written.
+    /// Makes each read that touches the sector at `offset` fail with EIO, in this life and after,
+    /// until it is written.
     pub fn spoil_sector(&self, offset: u64) {
         self.state().unreadable.insert(offset / SECTOR_BYTES);
     }
 
-    /// Has `look` shown a copy of the disk just before each sync takes effect, which is when most is at stake.
+    /// Has `look` shown a copy of the disk just before each sync takes effect, which is when most
+    /// is at stake.
     pub fn watch_syncs(&self, look: impl Fn(&SimDisk) + Send + Sync + 'static) {
         self.state().watcher = Some(Watcher(Arc::new(look)));
     }
@@ -181,7 +190,8 @@ impl SimDisk {
         content
     }
 
-    /// Lets the disk have at most this much space allocated: what needs more fails with ENOSPC. `None` lifts it.
+    /// Lets the disk have at most this much space allocated: what needs more fails with ENOSPC.
+    /// `None` lifts it.
     pub fn limit_space(&self, bytes: Option<u64>) {
         self.state().space_limit = bytes;
     }
@@ -211,7 +221,8 @@ impl SimDisk {
         state.space_limit.map(|limit| limit.saturating_sub(state.allocated_pages * PAGE_BYTES))
     }
 
-    /// What a plain write is worth here when the host crashes. A new disk is a file that is overwritten in place.
+    /// What a plain write is worth here when the host crashes. A new disk is a file that is
+    /// overwritten in place.
     #[must_use]
     pub fn placement(&self) -> Placement {
         self.state().metadata.placement()
@@ -236,7 +247,8 @@ impl SimDisk {
         self.state().syncs
     }
 
-    /// A number that stands for all that has happened so far, and when: equal for equal courses of events.
+    /// A number that stands for all that has happened so far, and when: equal for equal courses of
+    /// events.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         self.state().fingerprint
@@ -249,7 +261,8 @@ impl SimDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock is an assertion about the user; the test that caused it may still look around.
+        // A panic under the lock is an assertion about the user; the test that caused it may still
+        // look around.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -287,8 +300,9 @@ impl SimDisk {
         let mut state = self.state();
         let begun = state.in_flight.remove(&ticket).expect("an operation finishes once");
         let result = state.apply(begun, op);
-        let outcome =
-            result.as_ref().map_or_else(|error| u64::from(error.raw_os_error() as u32), |n| *n as u64);
+        let outcome = result
+            .as_ref()
+            .map_or_else(|error| u64::from(error.raw_os_error() as u32), |n| *n as u64);
         state.note(&[1, ticket.0, now.as_nanos() as u64, outcome, u64::from(result.is_err())]);
         Ok(result?)
     }
@@ -362,7 +376,11 @@ impl State {
                     self.resize(end);
                 }
                 let fits = self.take_space(*offset, end);
-                (OpKind::Allocate, if fits { Effect::Allocate } else { Effect::Refused(Errno::NOSPC) }, 50)
+                (
+                    OpKind::Allocate,
+                    if fits { Effect::Allocate } else { Effect::Refused(Errno::NOSPC) },
+                    50,
+                )
             }
             Op::Zero { offset, len, .. } => {
                 let effect = if !self.makes_zeroes {
@@ -422,7 +440,9 @@ impl State {
                         (transferred(&short), Some(short))
                     }
                     Some(Fault::Lost) => (transferred(&change), None),
-                    Some(Fault::Misdirected(offset)) => (transferred(&change), Some(change.at(offset))),
+                    Some(Fault::Misdirected(offset)) => {
+                        (transferred(&change), Some(change.at(offset)))
+                    }
                     Some(Fault::Error(_) | Fault::Late(_) | Fault::Stale) | None => {
                         (transferred(&change), Some(change))
                     }
@@ -484,7 +504,9 @@ impl State {
         self.visible.read(offset, out);
         let State { in_flight, random, .. } = self;
         for change in in_flight.values().filter_map(|begun| begun.effect.change()) {
-            if change.offset() < offset + out.len() as u64 && offset < change.offset() + change.len() {
+            if change.offset() < offset + out.len() as u64
+                && offset < change.offset() + change.len()
+            {
                 let seen = change.sectors().filter(|_| random.coin());
                 seen.for_each(|part| part.overlay(offset, out));
             }
@@ -523,7 +545,8 @@ impl State {
         }
         change.apply(&mut self.visible);
         if let Change::Write { .. } = change {
-            self.unreadable.retain(|sector| !(offset..offset + len).contains(&(sector * SECTOR_BYTES)));
+            self.unreadable
+                .retain(|sector| !(offset..offset + len).contains(&(sector * SECTOR_BYTES)));
         }
         if let Change::Zero { offset, len } = change {
             self.give_space(*offset, offset + len);
@@ -552,7 +575,8 @@ impl State {
     fn take_space(&mut self, offset: u64, end: u64) -> bool {
         let pages = offset / PAGE_BYTES..end.div_ceil(PAGE_BYTES);
         let new = pages.clone().filter(|page| !self.is_allocated(*page)).count() as u64;
-        let fits = self.space_limit.is_none_or(|limit| (self.allocated_pages + new) * PAGE_BYTES <= limit);
+        let fits =
+            self.space_limit.is_none_or(|limit| (self.allocated_pages + new) * PAGE_BYTES <= limit);
         if fits {
             pages.for_each(|page| self.allocated[page as usize / 64] |= 1 << (page % 64));
             self.allocated_pages += new;
@@ -581,5 +605,7 @@ impl State {
 }
 
 fn is_aligned(offset: u64, len: usize, address: *const u8) -> bool {
-    [offset, len as u64, address.addr() as u64].iter().all(|value| value.is_multiple_of(SECTOR_BYTES))
+    [offset, len as u64, address.addr() as u64]
+        .iter()
+        .all(|value| value.is_multiple_of(SECTOR_BYTES))
 }

@@ -1,4 +1,5 @@
-//! What a simulated medium holds: pages, shared between the disk and its copies until one of them changes.
+//! What a simulated medium holds: pages, shared between the disk and its copies until one of them
+//! changes.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -47,7 +48,9 @@ impl Image {
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) {
         for (page, at, part) in split(offset, out.len()) {
             match self.pages.get(&page) {
-                Some(content) => out[part.clone()].copy_from_slice(&content.bytes[at..at + part.len()]),
+                Some(content) => {
+                    out[part.clone()].copy_from_slice(&content.bytes[at..at + part.len()])
+                }
                 None => out[part].fill(0),
             }
         }
@@ -93,10 +96,12 @@ impl Image {
         }
     }
 
-    /// A number for what is there: equal for equal content. Pages that did not change since it was asked last cost nothing.
+    /// A number for what is there: equal for equal content. Pages that did not change since it was
+    /// asked last cost nothing.
     pub(super) fn content_hash(&self) -> u64 {
         let pages = self.pages.iter().map(|(number, page)| (number, page.hash()));
-        let hashes = pages.filter(|(_, hash)| *hash != 0).map(|page| FixedState::default().hash_one(page));
+        let hashes =
+            pages.filter(|(_, hash)| *hash != 0).map(|page| FixedState::default().hash_one(page));
         hashes.fold(0, u64::wrapping_add)
     }
 
@@ -129,7 +134,9 @@ impl History {
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) {
         for (page, at, part) in split(offset, out.len()) {
             match self.0.get(&page) {
-                Some(Some(content)) => out[part.clone()].copy_from_slice(&content.bytes[at..at + part.len()]),
+                Some(Some(content)) => {
+                    out[part.clone()].copy_from_slice(&content.bytes[at..at + part.len()])
+                }
                 Some(None) => out[part].fill(0),
                 None => {}
             }

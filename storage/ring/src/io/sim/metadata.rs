@@ -1,14 +1,14 @@
-//! The metadata of the file system that a simulated disk stands for: which pages count as written, and what of that is in its
-//! journal.
+//! The metadata of the file system that a simulated disk stands for: which pages count as written,
+//! and what of that is in its journal.
 //!
 //! ```text
 //!   hole ──allocate──► unwritten ──write──► written ──write in place──► written        … ──punch──► hole
 //!     └─────────write, both at once────────────┘                each arrow but the one in place waits for the journal
 //! ```
-//! I1  The journal is written by a sync and by a write through, for all that completed before; and by itself at any time, but
-//!     always from the oldest change on.
-//! I2  A crash of the host takes every change of metadata that is not in the journal, and with it what was written there since:
-//!     the page is what it was before that change.
+//! I1  The journal is written by a sync and by a write through, for all that completed before; and
+//!     by itself at any time, but always from the oldest change on.
+//! I2  A crash of the host takes every change of metadata that is not in the journal, and with it
+//!     what was written there since: the page is what it was before that change.
 //! I3  On a block device there is no metadata; in a file whose blocks move, each write changes it.
 
 use std::ops::Range;
@@ -77,10 +77,16 @@ impl Metadata {
     pub(super) fn note(&mut self, number: u64, change: &Change, image: &Image) {
         let before: Vec<Before> = match self.placement {
             Placement::Device => Vec::new(),
-            Placement::InPlace(_) | Placement::Moving(_) | Placement::Buffered(_) | Placement::Memory(_) => {
+            Placement::InPlace(_)
+            | Placement::Moving(_)
+            | Placement::Buffered(_)
+            | Placement::Memory(_) => {
                 let pages = self.pages(change).filter(|page| self.changes(change, *page));
-                let before =
-                    |page| Before { page, content: image.page(page), was_written: self.is_written(page) };
+                let before = |page| Before {
+                    page,
+                    content: image.page(page),
+                    was_written: self.is_written(page),
+                };
                 pages.map(before).collect()
             }
         };
@@ -123,7 +129,8 @@ impl Metadata {
     pub(super) fn unwritten(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut missing: Vec<Range<u64>> = Vec::new();
         for page in range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES) {
-            let part = (page * PAGE_BYTES).max(range.start)..((page + 1) * PAGE_BYTES).min(range.end);
+            let part =
+                (page * PAGE_BYTES).max(range.start)..((page + 1) * PAGE_BYTES).min(range.end);
             match missing.last_mut() {
                 _ if self.is_written(page) => {}
                 Some(last) if last.end == part.start => last.end = part.end,

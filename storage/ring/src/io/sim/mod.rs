@@ -1,4 +1,5 @@
-//! A disk and a clock that a seed decides: the third engine, for tests of what no real disk does on demand.
+//! A disk and a clock that a seed decides: the third engine, for tests of what no real disk does on
+//! demand.
 
 mod change;
 mod disk;

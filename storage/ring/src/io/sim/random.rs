@@ -1,6 +1,7 @@
 //! Numbers from a seed.
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine and in every version of ours.
+/// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine and in every
+/// version of ours.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 

@@ -113,7 +113,11 @@ fn crash_keeps_what_was_synced_and_tears_the_rest() {
             _ => torn += 1,
         }
         assert_eq!(settled(&disk.crash(seed), PAGE as u64, PAGE), late, "one seed, one outcome");
-        assert_eq!(settled(&after.crash(seed + 1), PAGE as u64, PAGE), late, "what survived is durable");
+        assert_eq!(
+            settled(&after.crash(seed + 1), PAGE as u64, PAGE),
+            late,
+            "what survived is durable"
+        );
     }
     assert!(lost > 10 && kept > 10 && torn > 10, "{lost} {kept} {torn}");
 }
@@ -214,7 +218,8 @@ fn delayed_operation_ends_that_much_later() {
     });
 }
 
-/// The second sync succeeds, and the data is not there: the reason why a failed one latches the store.
+/// The second sync succeeds, and the data is not there: the reason why a failed one latches the
+/// store.
 #[test]
 fn changes_of_a_failed_sync_may_be_lost_for_good() {
     let mut lost = 0;
@@ -285,7 +290,8 @@ fn unaligned_direct_io_is_refused() {
             let refused = file.write(offset, filled(len, 1)).await.unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
         }
-        let eof = file.read(DISK_BYTES - PAGE as u64, aligned(2 * PAGE), 2 * PAGE).await.unwrap_err();
+        let eof =
+            file.read(DISK_BYTES - PAGE as u64, aligned(2 * PAGE), 2 * PAGE).await.unwrap_err();
         assert_eq!(eof.kind(), io::ErrorKind::UnexpectedEof);
     });
 }
@@ -316,7 +322,8 @@ fn crash_keeps_exactly_what_it_is_told_to() {
         file.write(PAGE as u64, filled(PAGE, 3)).await.unwrap();
         let mut late = Box::pin(file.write(2 * PAGE as u64, filled(PAGE, 4)));
         assert!(futures_util::poll!(&mut late).is_pending());
-        let told: Vec<_> = disk.unsynced().iter().map(|u| (u.offset, u.len_bytes, u.in_flight)).collect();
+        let told: Vec<_> =
+            disk.unsynced().iter().map(|u| (u.offset, u.len_bytes, u.in_flight)).collect();
         let page = PAGE as u64;
         assert_eq!(told, [(0, page, false), (page, page, false), (2 * page, page, true)]);
     });

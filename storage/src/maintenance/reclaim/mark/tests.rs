@@ -1,5 +1,5 @@
-//! The mark against a plain recursive walk over all entries, after random work; and what deletion gives back against what
-//! was said before.
+//! The mark against a plain recursive walk over all entries, after random work; and what deletion
+//! gives back against what was said before.
 
 use super::*;
 use crate::maintenance::Effort;
@@ -88,7 +88,8 @@ async fn check(store: &Store) {
     let segments = &engine.disk.segments;
     let candidates = segments.candidates();
     let found = Found::of(store).await;
-    let root = |entry: &Volume| Root { family: entry.inner.family, tree: entry.inner.lock().tree.clone() };
+    let root =
+        |entry: &Volume| Root { family: entry.inner.family, tree: entry.inner.lock().tree.clone() };
     let roots: Vec<_> = store.0.volumes.all().iter().map(root).collect();
     for to_move in [&candidates[..], &[]] {
         let _pin = engine.pins.pin();
@@ -100,7 +101,10 @@ async fn check(store: &Store) {
         for id in &candidates {
             let alive = found.alive.get(id).cloned().unwrap_or_default();
             let blocks: Vec<u32> = alive.iter().flat_map(|l| l.block..l.block + l.blocks).collect();
-            assert_eq!(bitmap::ones(mark.alive(*id).expect("it is judged")).collect::<Vec<_>>(), blocks);
+            assert_eq!(
+                bitmap::ones(mark.alive(*id).expect("it is judged")).collect::<Vec<_>>(),
+                blocks
+            );
             if blocks.is_empty() {
                 dead.push(*id);
             }
@@ -131,7 +135,8 @@ fn id(n: usize) -> Uuid {
 /// One step with the entry that `n` chooses.
 async fn step(store: &Store, (kind, n, at, len): (u8, usize, u64, u64), fresh: usize) {
     let entries = store.0.volumes.all();
-    let settings = Settings { cache_bytes: 0, buffer_bytes: 1 << 20, prefetch_mib: 0, writeback: false };
+    let settings =
+        Settings { cache_bytes: 0, buffer_bytes: 1 << 20, prefetch_mib: 0, writeback: false };
     let Some(entry) = entries.get(n % entries.len().max(1)) else {
         let size_bytes = VOLUME_BLOCKS * BLOCK;
         let spec = VolumeSpec { id: id(fresh), size_bytes, settings, attributes: Vec::new() };
@@ -139,12 +144,20 @@ async fn step(store: &Store, (kind, n, at, len): (u8, usize, u64, u64), fresh: u
         return;
     };
     let (offset, len) = (at * BLOCK, len.min(VOLUME_BLOCKS - at) * BLOCK);
-    let volume =
-        entries.iter().find(|v| Some(v.inner.number) == entry.inner.snapshot_of).unwrap_or(entry).id();
+    let volume = entries
+        .iter()
+        .find(|v| Some(v.inner.number) == entry.inner.snapshot_of)
+        .unwrap_or(entry)
+        .id();
     let done = match kind {
         0 => store.create_snapshot(volume, id(fresh), Vec::new()).await.map(|_| ()),
         1 | 2 => {
-            let fork = ForkSpec { id: id(fresh), size_bytes: None, settings: None, attributes: Vec::new() };
+            let fork = ForkSpec {
+                id: id(fresh),
+                size_bytes: None,
+                settings: None,
+                attributes: Vec::new(),
+            };
             store.create_fork(entry.id(), fork).await.map(|_| ())
         }
         3 if entry.is_snapshot() => store.restore(volume, entry.id()).await,
@@ -169,7 +182,8 @@ async fn step(store: &Store, (kind, n, at, len): (u8, usize, u64, u64), fresh: u
 async fn delete(store: &Store, entry: &crate::Volume) {
     let said = store.exclusive_bytes(Some(entry.id())).await.expect("the sums")[&entry.id()];
     let before = Found::of(store).await.data.len();
-    let volume = store.0.volumes.all().into_iter().find(|v| Some(v.inner.number) == entry.inner.snapshot_of);
+    let volume =
+        store.0.volumes.all().into_iter().find(|v| Some(v.inner.number) == entry.inner.snapshot_of);
     let deleted = match volume {
         Some(volume) => store.delete_snapshot(volume.id(), entry.id()).await,
         None => store.delete_volume(entry.id()).await,

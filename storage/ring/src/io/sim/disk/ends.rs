@@ -1,4 +1,5 @@
-//! How a machine ends, and what its disk keeps: as a seed decides, or exactly as told, for those who try everything.
+//! How a machine ends, and what its disk keeps: as a seed decides, or exactly as told, for those
+//! who try everything.
 
 use super::{SimDisk, State};
 use crate::io::sim::change::{Change, Kept};
@@ -18,8 +19,9 @@ pub struct Unsynced {
 }
 
 impl SimDisk {
-    /// The disk after a power loss at this moment: what was synced, and of each later change, completed or in flight,
-    /// all, nothing or any sectors, as `seed` decides. This disk goes on as it was.
+    /// The disk after a power loss at this moment: what was synced, and of each later change,
+    /// completed or in flight, all, nothing or any sectors, as `seed` decides. This disk goes on as
+    /// it was.
     #[must_use]
     pub fn crash(&self, seed: u64) -> SimDisk {
         let state = self.state();
@@ -31,8 +33,9 @@ impl SimDisk {
         state.after_power_loss(parts, random.next_u64())
     }
 
-    /// The disk after the death of the process that uses it: all that completed, and of each change in flight all,
-    /// nothing or any sectors. What was not synced stays at risk of the next power loss. This disk goes on as it was.
+    /// The disk after the death of the process that uses it: all that completed, and of each change
+    /// in flight all, nothing or any sectors. What was not synced stays at risk of the next power
+    /// loss. This disk goes on as it was.
     #[must_use]
     pub fn kill(&self, seed: u64) -> SimDisk {
         let state = self.state();
@@ -44,8 +47,9 @@ impl SimDisk {
         SimDisk::from_state(state.after_death(parts, random.next_u64()))
     }
 
-    /// The disk after a crash of the host: as after the death of the process, less what hangs on metadata that is not in the
-    /// journal, of which `seed` decides how much got there by itself. This disk goes on as it was.
+    /// The disk after a crash of the host: as after the death of the process, less what hangs on
+    /// metadata that is not in the journal, of which `seed` decides how much got there by itself.
+    /// This disk goes on as it was.
     #[must_use]
     pub fn kill_host(&self, seed: u64) -> SimDisk {
         let state = self.state();
@@ -62,13 +66,15 @@ impl SimDisk {
         state.after_host_crash(parts, journaled, random.next_u64())
     }
 
-    /// Changes of the file system's metadata that are not in its journal: a crash of the host may take them from any of them on.
+    /// Changes of the file system's metadata that are not in its journal: a crash of the host may
+    /// take them from any of them on.
     #[must_use]
     pub fn unjournaled(&self) -> usize {
         self.state().metadata.unjournaled()
     }
 
-    /// The disk after a crash of the host at this moment that keeps of each change in flight what is told, in the order of
+    /// The disk after a crash of the host at this moment that keeps of each change in flight what
+    /// is told, in the order of
     /// [`Self::unsynced`], and of [`Self::unjournaled`], to which these add theirs, the first `journaled`.
     ///
     /// # Panics
@@ -80,18 +86,23 @@ impl SimDisk {
         state.after_host_crash(parts, journaled, state.random.clone().next_u64())
     }
 
-    /// The changes that are not durable: those that completed, in that order, then those in flight, in the order of their
-    /// beginning.
+    /// The changes that are not durable: those that completed, in that order, then those in flight,
+    /// in the order of their beginning.
     #[must_use]
     pub fn unsynced(&self) -> Vec<Unsynced> {
         let state = self.state();
         let told = |in_flight| {
-            move |change: &Change| Unsynced { offset: change.offset(), len_bytes: change.len(), in_flight }
+            move |change: &Change| Unsynced {
+                offset: change.offset(),
+                len_bytes: change.len(),
+                in_flight,
+            }
         };
         state.completed().map(told(false)).chain(state.in_flight().map(told(true))).collect()
     }
 
-    /// The disk after a power loss at this moment that keeps of each of [`Self::unsynced`] what is told, in their order.
+    /// The disk after a power loss at this moment that keeps of each of [`Self::unsynced`] what is
+    /// told, in their order.
     ///
     /// # Panics
     /// Where `kept` has not as many entries.
@@ -100,12 +111,13 @@ impl SimDisk {
         let state = self.state();
         let changes: Vec<_> = state.changes().collect();
         assert_eq!(changes.len(), kept.len(), "one fate for each change");
-        let parts = changes.iter().zip(kept).flat_map(|(change, kept)| change.kept(*kept)).collect();
+        let parts =
+            changes.iter().zip(kept).flat_map(|(change, kept)| change.kept(*kept)).collect();
         state.after_power_loss(parts, state.random.clone().next_u64())
     }
 
-    /// The disk after the death of the process at this moment that keeps of each change in flight what is told, in the
-    /// order of [`Self::unsynced`].
+    /// The disk after the death of the process at this moment that keeps of each change in flight
+    /// what is told, in the order of [`Self::unsynced`].
     ///
     /// # Panics
     /// Where `kept` has not as many entries.
@@ -116,7 +128,8 @@ impl SimDisk {
         SimDisk::from_state(state.after_death(parts, state.random.clone().next_u64()))
     }
 
-    /// This disk once more, which goes its own way. What is in flight here is in flight there for ever.
+    /// This disk once more, which goes its own way. What is in flight here is in flight there for
+    /// ever.
     #[must_use]
     pub fn copy(&self) -> SimDisk {
         SimDisk::from_state(self.state().clone())

@@ -72,13 +72,16 @@ fn shake_hands(connection: &mut UnixStream, size_bytes: u64) -> io::Result<bool>
         let length = u32::from_be_bytes(array(connection)?).min(OPTION_BYTES_MAX);
         connection.read_exact(&mut vec![0; length as usize])?;
         let mut reply = |kind: u32, data: &[u8]| {
-            let head = [&OPTION_REPLY_MAGIC.to_be_bytes()[..], &option.to_be_bytes(), &kind.to_be_bytes()];
-            connection.write_all(&[&head.concat(), &(data.len() as u32).to_be_bytes()[..], data].concat())
+            let head =
+                [&OPTION_REPLY_MAGIC.to_be_bytes()[..], &option.to_be_bytes(), &kind.to_be_bytes()];
+            connection
+                .write_all(&[&head.concat(), &(data.len() as u32).to_be_bytes()[..], data].concat())
         };
         match option {
             // GO: INFO_EXPORT, then ACK.
             7 => {
-                let export = [&[0; 2][..], &size_bytes.to_be_bytes(), &TRANSMISSION_FLAGS.to_be_bytes()];
+                let export =
+                    [&[0; 2][..], &size_bytes.to_be_bytes(), &TRANSMISSION_FLAGS.to_be_bytes()];
                 reply(3, &export.concat())?;
                 reply(1, &[])?;
                 return Ok(true);

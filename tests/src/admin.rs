@@ -102,8 +102,14 @@ impl Admin {
     ///
     /// # Errors
     /// When there was no answer at all.
-    pub fn send(&self, method: &str, path: &str, body: Option<String>) -> Result<Answer, ureq::Error> {
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Answer, ureq::Error> {
+        let mut request =
+            ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
@@ -111,7 +117,8 @@ impl Admin {
             request = request.header("Content-Type", "application/json");
         }
         let mut response = self.agent.run(request.body(body.unwrap_or_default())?)?;
-        let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let header =
+            |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let content_type = header("content-type").unwrap_or_default();
         let request_id = header("x-request-id");
         let status = response.status().as_u16();

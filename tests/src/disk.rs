@@ -28,7 +28,10 @@ pub fn needs_disks(programs: &[&str]) -> bool {
 
 /// The same for file systems in image files, which need no disk of a volume.
 pub fn needs_mounts(programs: &[&str]) -> bool {
-    if !needs(&["losetup", "mount", "umount"]) || !needs(programs) || !has_device("/dev/loop-control") {
+    if !needs(&["losetup", "mount", "umount"])
+        || !needs(programs)
+        || !has_device("/dev/loop-control")
+    {
         return false;
     }
     match lacking() {
@@ -159,7 +162,11 @@ impl Mount {
         let image = dir.join("image");
         let size = format!("{mebibytes}M");
         // Nothing kept for root, so that what is free is free for everybody.
-        Program::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-m", "0"]).arg(&image).arg(size).ok();
+        Program::new("mke2fs")
+            .args(["-q", "-F", "-t", "ext4", "-m", "0"])
+            .arg(&image)
+            .arg(size)
+            .ok();
         Self::image(&image, &dir.join("mounted"))
     }
 

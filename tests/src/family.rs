@@ -74,7 +74,8 @@ impl Family {
         let (admin, socket) = (server.admin(), server.socket_path());
         let (volumes, lines) = (self.volumes.clone(), Arc::clone(&self.lines));
         Churn(thread::spawn(move || {
-            let read = |id: &str, size_bytes| checksum(Handshake::unix(&socket).ok()?, id, size_bytes);
+            let read =
+                |id: &str, size_bytes| checksum(Handshake::unix(&socket).ok()?, id, size_bytes);
             let mut acknowledged = 0;
             loop {
                 let full = locked(&lines).alive.len() >= LINES_MAX;
@@ -109,7 +110,8 @@ impl Family {
         for (id, line) in there {
             // Made by a request that nobody got the answer of.
             let line = lines.alive.entry(id.clone()).or_insert(line);
-            let now = checksum(server.handshake(), &id, line.size_bytes).expect("a line can be read");
+            let now =
+                checksum(server.handshake(), &id, line.size_bytes).expect("a line can be read");
             let then = *line.checksum.get_or_insert(now);
             assert!(now == then, "{id} is not what it was");
         }
@@ -122,10 +124,14 @@ impl Family {
         let line = |entry: &Value, prefix: &str| {
             let id = entry["id"].as_str().expect("an id").to_owned();
             let size_bytes = entry["size_bytes"].as_u64().expect("a size");
-            (id.clone(), Line { path: format!("{prefix}/{id}"), size_bytes, checksum: None, going: false })
+            (
+                id.clone(),
+                Line { path: format!("{prefix}/{id}"), size_bytes, checksum: None, going: false },
+            )
         };
         let entries = |path: &str| list(path).as_array().expect("a list").clone();
-        let mut there: HashMap<_, _> = entries(base).iter().map(|entry| line(entry, base)).collect();
+        let mut there: HashMap<_, _> =
+            entries(base).iter().map(|entry| line(entry, base)).collect();
         for volume in &self.all {
             assert!(there.remove(&volume.id).is_some(), "volume {} is gone", volume.id);
         }
@@ -154,7 +160,11 @@ fn make_one(
     let made = answer.data(201);
     let id = made["id"].as_str().expect("an id").to_owned();
     let size_bytes = made["size_bytes"].as_u64().expect("a size");
-    let path = if fork { format!("/api/v1/sandboxvolumes/{id}") } else { format!("{base}/snapshots/{id}") };
+    let path = if fork {
+        format!("/api/v1/sandboxvolumes/{id}")
+    } else {
+        format!("{base}/snapshots/{id}")
+    };
     let line = Line { path, size_bytes, checksum: None, going: false };
     locked(lines).alive.insert(id.clone(), line);
     let checksum = read(&id, size_bytes)?;

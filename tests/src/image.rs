@@ -35,7 +35,8 @@ impl Tree {
             } else if number % 11 == 0 {
                 bytes.fill(0);
             }
-            fs::write(folder.join(format!("file{number}.rs")), bytes).expect("a file can be written");
+            fs::write(folder.join(format!("file{number}.rs")), bytes)
+                .expect("a file can be written");
         }
         Self { dir }
     }

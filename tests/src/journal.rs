@@ -83,14 +83,20 @@ fn write_until_closed(
         ended.acknowledged += 1;
         count.store(ended.acknowledged, Relaxed);
         match sent.remove(&reply.cookie) {
-            Some(Sent::Range { first, count, floor }) => locked(ledger).acknowledge(first, count, floor),
+            Some(Sent::Range { first, count, floor }) => {
+                locked(ledger).acknowledge(first, count, floor)
+            }
             Some(Sent::Flush { begun }) => locked(ledger).flush_ends(&begun),
             None => unreachable!("the connection knows every cookie it takes"),
         }
     }
 }
 
-fn send_one(connection: &mut Connection, ledger: &Mutex<Ledger>, random: &mut Random) -> Option<(u64, Sent)> {
+fn send_one(
+    connection: &mut Connection,
+    ledger: &Mutex<Ledger>,
+    random: &mut Random,
+) -> Option<(u64, Sent)> {
     let choice = random.below(100);
     if choice < 2 {
         let begun = locked(ledger).flush_begins();
@@ -113,7 +119,8 @@ fn send_one(connection: &mut Connection, ledger: &Mutex<Ledger>, random: &mut Ra
             (first, count, ledger.write(first, count))
         }
     };
-    let (offset, len) = (first * crate::BLOCK_BYTES as u64, count as u32 * crate::BLOCK_BYTES as u32);
+    let (offset, len) =
+        (first * crate::BLOCK_BYTES as u64, count as u32 * crate::BLOCK_BYTES as u32);
     let (flags, floor) =
         if random.below(20) == 0 { (flag::FUA, Floor::Durable) } else { (0, Floor::Acknowledged) };
     let cookie = match version {

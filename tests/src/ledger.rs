@@ -76,7 +76,8 @@ pub struct Ledger {
 impl Ledger {
     /// A volume of `blocks` zero blocks.
     pub fn new(blocks: usize) -> Self {
-        let empty = || Block { history: vec![Stored::Zero], durable: 0, acknowledged: 0, in_flight: false };
+        let empty =
+            || Block { history: vec![Stored::Zero], durable: 0, acknowledged: 0, in_flight: false };
         Self { blocks: (0..blocks).map(|_| empty()).collect(), next: 1 }
     }
 
@@ -153,7 +154,11 @@ impl Ledger {
     ///
     /// # Errors
     /// Every block that breaks the promise, the first ten in words.
-    pub fn check(&mut self, floor: Floor, mut read: impl FnMut(u64, u64) -> Vec<u8>) -> Result<(), String> {
+    pub fn check(
+        &mut self,
+        floor: Floor,
+        mut read: impl FnMut(u64, u64) -> Vec<u8>,
+    ) -> Result<(), String> {
         const STRETCH: u64 = 256;
         let mut wrong = Vec::new();
         let mut first = 0;
@@ -162,7 +167,9 @@ impl Ledger {
             let bytes = read(first, count);
             assert_eq!(bytes.len(), count as usize * BLOCK_BYTES, "a read of another length");
             for (number, stored) in (first..).zip(bytes.chunks(BLOCK_BYTES)) {
-                if let Err(why) = self.blocks[number as usize].settle(floor, Stored::of(stored, number)) {
+                if let Err(why) =
+                    self.blocks[number as usize].settle(floor, Stored::of(stored, number))
+                {
                     wrong.push(format!("block {number}: {why}, begins {:02x?}", &stored[..24]));
                 }
             }
@@ -170,7 +177,11 @@ impl Ledger {
         }
         match wrong.len() {
             0 => Ok(()),
-            n => Err(format!("{n} of {} blocks are wrong:\n{}", self.len(), wrong[..n.min(10)].join("\n"))),
+            n => Err(format!(
+                "{n} of {} blocks are wrong:\n{}",
+                self.len(),
+                wrong[..n.min(10)].join("\n")
+            )),
         }
     }
 

@@ -22,6 +22,7 @@ pub mod raw;
 mod rot;
 mod server;
 mod skip;
+mod turn;
 mod witness;
 
 pub use admin::{Admin, Answer};

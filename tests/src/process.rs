@@ -28,7 +28,8 @@ pub struct Home {
 impl Home {
     /// An empty one.
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("sandstone-").tempdir().expect("a temporary directory");
+        let dir =
+            tempfile::Builder::new().prefix("sandstone-").tempdir().expect("a temporary directory");
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let home = Self { dir, admin: free.local_addr().expect("a bound listener has an address") };
         fs::create_dir(home.staging()).expect("a directory can be made");
@@ -161,7 +162,10 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id is positive");
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("a process id is positive");
         kill_process(pid, signal).expect("the server can be signalled");
     }
 

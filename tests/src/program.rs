@@ -68,7 +68,9 @@ impl Program {
     pub fn spawn(mut self) -> Running {
         // Files, not pipes: a program that says much cannot block, and one killed leaves what it said.
         let output = TempDir::new().expect("a temporary directory can be made");
-        let file = |name| File::create(output.path().join(name)).expect("a file for the output can be made");
+        let file = |name| {
+            File::create(output.path().join(name)).expect("a file for the output can be made")
+        };
         let spawned = self
             .command
             .stdin(Stdio::null())
@@ -97,7 +99,11 @@ impl Program {
 fn shown(program: &OsStr, args: &[OsString]) -> String {
     let quoted = |word: &OsString| {
         let word = word.to_string_lossy();
-        if word.contains([' ', '"', '\'', '?', '&', '$']) { format!("'{word}'") } else { word.into_owned() }
+        if word.contains([' ', '"', '\'', '?', '&', '$']) {
+            format!("'{word}'")
+        } else {
+            word.into_owned()
+        }
     };
     let words: Vec<String> = args.iter().map(quoted).collect();
     format!("{} {}", program.to_string_lossy(), words.join(" "))
@@ -157,7 +163,12 @@ impl Running {
     }
 
     fn finished(&self, status: ExitStatus) -> Finished {
-        Finished { status, stdout: self.text("stdout"), stderr: self.text("stderr"), line: self.line.clone() }
+        Finished {
+            status,
+            stdout: self.text("stdout"),
+            stderr: self.text("stderr"),
+            line: self.line.clone(),
+        }
     }
 
     fn text(&self, name: &str) -> String {

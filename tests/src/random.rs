@@ -10,10 +10,11 @@ pub struct Random(u64);
 impl Random {
     /// Takes the seed from `SANDSTONE_SEED` or from the clock, and prints it for the failure's report.
     pub fn from_env() -> Self {
-        let seed = env::var("SANDSTONE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            now.as_nanos() as u64
-        });
+        let seed =
+            env::var("SANDSTONE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                now.as_nanos() as u64
+            });
         println!("SANDSTONE_SEED={seed}");
         Self::new(seed)
     }

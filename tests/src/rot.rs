@@ -8,7 +8,11 @@ use crate::server::Server;
 
 /// Flips a bit in the middle of whatever the file has of this block.
 pub fn rot(server: &Server, block: &[u8]) {
-    let file = OpenOptions::new().read(true).write(true).open(server.store_path()).expect("the store's file");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(server.store_path())
+        .expect("the store's file");
     let (mut found, mut at) = (0, 0);
     let mut here = vec![0; 1 << 20];
     loop {

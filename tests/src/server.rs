@@ -110,9 +110,11 @@ impl Builder {
     /// # Errors
     /// When it ended before it was ready.
     pub fn try_start(self) -> Result<Server, StartError> {
-        let dir = tempfile::Builder::new().prefix("sandstone-").tempdir().expect("a temporary directory");
+        let dir =
+            tempfile::Builder::new().prefix("sandstone-").tempdir().expect("a temporary directory");
         let staging = staging_dir();
-        let mut server = Server { dir, staging, builder: self, child: None, ports: None, generation_at: 0 };
+        let mut server =
+            Server { dir, staging, builder: self, child: None, ports: None, generation_at: 0 };
         server.start_again()?;
         Ok(server)
     }
@@ -120,7 +122,8 @@ impl Builder {
 
 fn staging_dir() -> TempDir {
     let shared = Path::new("/dev/shm");
-    let roomy = rustix::fs::statvfs(shared).is_ok_and(|s| s.f_bavail * s.f_frsize >= STAGING_ROOM_BYTES);
+    let roomy =
+        rustix::fs::statvfs(shared).is_ok_and(|s| s.f_bavail * s.f_frsize >= STAGING_ROOM_BYTES);
     let mut builder = tempfile::Builder::new();
     builder.prefix("sandstone-staging-");
     let made = if roomy { builder.tempdir_in(shared) } else { builder.tempdir() };
@@ -225,12 +228,14 @@ impl Server {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the server is running");
         let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let [nbd, admin] = listeners.map(|l| l.local_addr().expect("a bound listener has an address"));
+        let [nbd, admin] =
+            listeners.map(|l| l.local_addr().expect("a bound listener has an address"));
         self.ports = Some(Ports { nbd, admin });
         fs::write(self.config_path(), self.config(self.dir.path(), "nbd.sock", nbd, admin))
             .expect("the configuration can be written");
         self.generation_at = self.whole_log().len();
-        let log = OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
+        let log =
+            OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
         let child = Command::new(sandstone())
             .args(["serve", "--config"])
             .arg(self.config_path())
@@ -239,7 +244,8 @@ impl Server {
             .stdout(log.try_clone().expect("a file handle can be doubled"))
             .stderr(log)
             .spawn();
-        self.child = Some(child.unwrap_or_else(|e| panic!("cannot run {}: {e}", sandstone().display())));
+        self.child =
+            Some(child.unwrap_or_else(|e| panic!("cannot run {}: {e}", sandstone().display())));
     }
 
     /// Waits until `/readyz` says 200.
@@ -268,7 +274,8 @@ impl Server {
         fs::create_dir_all(&data).expect("a directory can be made");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let path = data.join("sandstone.toml");
-        fs::write(&path, self.config(&data, "rival.sock", any, any)).expect("a file can be written");
+        fs::write(&path, self.config(&data, "rival.sock", any, any))
+            .expect("a file can be written");
         path
     }
 
@@ -353,14 +360,22 @@ level = "info"
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id is positive");
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("a process id is positive");
         kill_process(pid, signal).expect("the server can be signalled");
     }
 
     /// Takes away what a host's crash takes away: all of the staging directory. The server must be down.
     pub fn lose_staging(&self) {
-        assert!(self.child.is_none(), "the staging is lost with the host, not under a running server");
-        for entry in fs::read_dir(self.staging.path()).expect("the staging directory is there").flatten() {
+        assert!(
+            self.child.is_none(),
+            "the staging is lost with the host, not under a running server"
+        );
+        for entry in
+            fs::read_dir(self.staging.path()).expect("the staging directory is there").flatten()
+        {
             fs::remove_file(entry.path()).expect("a staging file can be removed");
         }
     }
@@ -382,7 +397,8 @@ level = "info"
 
     /// Makes a volume from the request fields of the admin API.
     pub fn create_volume(&self, fields: &Value) -> Volume {
-        let answer = self.admin().post("/api/v1/sandboxvolumes", fields).expect("the admin port answers");
+        let answer =
+            self.admin().post("/api/v1/sandboxvolumes", fields).expect("the admin port answers");
         let data = answer.data(201);
         let id = data["id"].as_str().expect("a volume has an id").to_owned();
         Volume { id, size_bytes: data["size_bytes"].as_u64().expect("a volume has a size") }
@@ -480,7 +496,11 @@ level = "info"
 
     /// The command line of this server's own binary, with its configuration; the arguments come first.
     pub fn cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Program {
-        Program::new(sandstone()).args(args).arg("--config").arg(self.config_path()).dir(self.dir.path())
+        Program::new(sandstone())
+            .args(args)
+            .arg("--config")
+            .arg(self.config_path())
+            .dir(self.dir.path())
     }
 
     /// What the present start said so far.

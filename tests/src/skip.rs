@@ -16,7 +16,8 @@ pub fn skip(reason: &str) {
 /// Whether all of `programs` are here. When not, says so and gives false; panics instead where `CI` is set, because
 /// there `tests/run` installs them.
 pub fn needs(programs: &[&str]) -> bool {
-    let missing: Vec<&str> = programs.iter().copied().filter(|p| find_program(p).is_none()).collect();
+    let missing: Vec<&str> =
+        programs.iter().copied().filter(|p| find_program(p).is_none()).collect();
     if missing.is_empty() {
         return true;
     }

@@ -269,7 +269,9 @@ impl Superblock {
             0 => false,
             1 => true,
             _ => {
-                return Err(Malformed("the superblock is neither of an open nor of a closed store"));
+                return Err(Malformed(
+                    "the superblock is neither of an open nor of a closed store",
+                ));
             }
         };
         let of = SegmentId(b.get_u64_le());

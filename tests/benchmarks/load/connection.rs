@@ -15,7 +15,8 @@ use std::time::Instant;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use sandstone_tests::Random;
 use sandstone_tests::raw::{
-    Handshake, OptionReply, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, Stream, command, go_data, option, reply,
+    Handshake, OptionReply, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, Stream, command, go_data, option,
+    reply,
 };
 
 use crate::histogram::Histogram;
@@ -208,7 +209,8 @@ impl Connection {
         let (magic, rest) = self.head.split_at(4);
         let (errno, cookie) = rest.split_at(4);
         let slot = u64::from_be_bytes(cookie.try_into().expect("8 bytes")) as usize;
-        if magic != SIMPLE_REPLY_MAGIC.to_be_bytes() || slot >= self.slots.len() || errno != [0; 4] {
+        if magic != SIMPLE_REPLY_MAGIC.to_be_bytes() || slot >= self.slots.len() || errno != [0; 4]
+        {
             return Err(io::Error::other(format!("a reply that begins {:x?}", self.head)));
         }
         self.inbound = Inbound::Head(0);

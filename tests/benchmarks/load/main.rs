@@ -113,7 +113,10 @@ fn load(options: &Options) -> Result<serde_json::Value, Failure> {
         let threads: Vec<_> = (0..options.threads)
             .map(|thread| scope.spawn(move || work(thread, options, pattern, ready)))
             .collect();
-        threads.into_iter().map(|thread| thread.join().expect("no thread panics")).collect::<Result<_, _>>()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no thread panics"))
+            .collect::<Result<_, _>>()
     })?;
     let begun = tallies.iter().map(|(begun, _)| *begun).min().expect("there is a thread");
     let ended = tallies.iter().map(|(_, tally)| tally.ended).max().expect("there is a thread");
@@ -147,7 +150,8 @@ fn work(
     let mut connections = opened?;
     let begun = Instant::now();
     run(&mut connections, begun + Duration::from_secs_f64(options.seconds))?;
-    let mut tally = Tally { latencies: Histogram::new(), ended: Instant::now(), cpu_ns: thread_cpu_ns()? };
+    let mut tally =
+        Tally { latencies: Histogram::new(), ended: Instant::now(), cpu_ns: thread_cpu_ns()? };
     connections.iter().for_each(|connection| tally.latencies.merge(&connection.latencies));
     Ok((begun, tally))
 }
@@ -161,8 +165,14 @@ fn open(thread: u32, options: &Options, pattern: &Pattern) -> io::Result<Vec<Con
         .map(|number| {
             let seed = options.seed.wrapping_add(number as u64);
             let uri = &options.uris[number / places];
-            Connection::open(uri, pattern.clone(), (number % places, places), seed, Rc::clone(&payloads))
-                .map_err(|error| io::Error::new(error.kind(), format!("{uri}: {error}")))
+            Connection::open(
+                uri,
+                pattern.clone(),
+                (number % places, places),
+                seed,
+                Rc::clone(&payloads),
+            )
+            .map_err(|error| io::Error::new(error.kind(), format!("{uri}: {error}")))
         })
         .collect()
 }
@@ -173,7 +183,12 @@ fn run(connections: &mut [Connection], deadline: Instant) -> io::Result<()> {
     let waiter = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for (number, connection) in connections.iter_mut().enumerate() {
         connection.begin()?;
-        epoll::add(&waiter, &*connection, epoll::EventData::new_u64(number as u64), interest(connection))?;
+        epoll::add(
+            &waiter,
+            &*connection,
+            epoll::EventData::new_u64(number as u64),
+            interest(connection),
+        )?;
     }
     let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS_MAX];
     while connections.iter().any(|connection| !connection.is_idle()) {
@@ -186,7 +201,12 @@ fn run(connections: &mut [Connection], deadline: Instant) -> io::Result<()> {
         {
             connection.turn(&mut buffer, RecvFlags::empty())?;
             if connection.is_blocked() {
-                epoll::modify(&waiter, &*connection, epoll::EventData::new_u64(0), interest(connection))?;
+                epoll::modify(
+                    &waiter,
+                    &*connection,
+                    epoll::EventData::new_u64(0),
+                    interest(connection),
+                )?;
             }
             continue;
         }

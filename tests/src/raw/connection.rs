@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use super::{
-    REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, Stream, command, flag, protocol, read_bytes,
-    read_u16, read_u32, read_u64,
+    REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, Stream, command, flag, protocol,
+    read_bytes, read_u16, read_u32, read_u64,
 };
 
 /// Chunk types, section "Structured reply types".
@@ -150,7 +150,12 @@ impl Connection {
     ///
     /// # Errors
     /// The server's error, or a broken connection.
-    pub fn block_status(&mut self, flags: u16, offset: u64, len: u32) -> Result<Vec<(u32, u32)>, Failure> {
+    pub fn block_status(
+        &mut self,
+        flags: u16,
+        offset: u64,
+        len: u32,
+    ) -> Result<Vec<(u32, u32)>, Failure> {
         Ok(self.one(flags, command::BLOCK_STATUS, offset, len, &[])?.extents)
     }
 
@@ -193,7 +198,14 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection is gone.
-    pub fn send(&mut self, flags: u16, cmd: u16, offset: u64, len: u32, data: &[u8]) -> io::Result<u64> {
+    pub fn send(
+        &mut self,
+        flags: u16,
+        cmd: u16,
+        offset: u64,
+        len: u32,
+        data: &[u8],
+    ) -> io::Result<u64> {
         self.cookie += 1;
         let cookie = self.cookie;
         let mut bytes = Vec::with_capacity(28 + data.len());
@@ -204,7 +216,8 @@ impl Connection {
         bytes.extend_from_slice(&offset.to_be_bytes());
         bytes.extend_from_slice(&len.to_be_bytes());
         bytes.extend_from_slice(data);
-        let reply = Reply { cookie, errno: 0, data: Vec::new(), extents: Vec::new(), had_hole: false };
+        let reply =
+            Reply { cookie, errno: 0, data: Vec::new(), extents: Vec::new(), had_hole: false };
         let mut pending = Pending { command: cmd, offset, reply };
         if cmd == command::READ && self.structured {
             pending.reply.data = vec![0; len as usize];
@@ -277,7 +290,8 @@ impl Connection {
             chunk::NONE => {}
             chunk::OFFSET_DATA => {
                 let at = read_u64(&mut rest)?.wrapping_sub(pending.offset) as usize;
-                let place = at.checked_add(rest.len()).and_then(|end| pending.reply.data.get_mut(at..end));
+                let place =
+                    at.checked_add(rest.len()).and_then(|end| pending.reply.data.get_mut(at..end));
                 place.ok_or_else(malformed)?.copy_from_slice(rest);
             }
             chunk::OFFSET_HOLE => {

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::connection::Connection;
 use super::{
-    INIT_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, Stream, option, protocol, read_bytes, read_u16, read_u32,
-    read_u64, reply,
+    INIT_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, Stream, option, protocol, read_bytes, read_u16,
+    read_u32, read_u64, reply,
 };
 
 /// Fixed newstyle, and no 124 zeroes after EXPORT_NAME.
@@ -173,7 +173,12 @@ impl Handshake {
                 if size.len() == 8 && !replies.iter().any(OptionReply::is_error) =>
             {
                 let size = size.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-                Ok(Connection::new(self.stream, size, u16::from_be_bytes([*f1, *f2]), self.structured))
+                Ok(Connection::new(
+                    self.stream,
+                    size,
+                    u16::from_be_bytes([*f1, *f2]),
+                    self.structured,
+                ))
             }
             Some(_) | None => Err(protocol(format!("GO was answered {replies:?}"))),
         }

@@ -1,0 +1,44 @@
+//! The server against programs that none of us wrote: each module is a suite. One program, so that
+//! it links once; the suites take turns in it (`tests/src/turn.rs`).
+
+mod admin;
+mod chaos;
+mod check;
+mod cli;
+mod cli_images;
+mod cli_increment;
+mod cli_lineage;
+mod descriptors;
+mod drain;
+mod engines;
+mod exclusive;
+mod fairness;
+mod filesystem;
+mod fio;
+mod foreign_files;
+mod forks;
+mod full;
+mod host_crash;
+mod hostile;
+mod kill;
+mod knobs;
+mod limits;
+mod load;
+mod lock;
+mod memory;
+mod metrics;
+mod mounts;
+mod nbdcopy;
+mod nbdinfo;
+mod nix;
+mod pause;
+mod process;
+mod qemu_img;
+mod qemu_io;
+mod reclaim;
+mod sandbox0;
+mod scrub;
+mod sizes;
+mod small_disk;
+mod snapshots;
+mod stalls;

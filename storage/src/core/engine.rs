@@ -30,6 +30,7 @@ impl Engine {
         if touched.dirtied > 0 {
             self.reclaim.add_garbage(touched.dirtied);
             self.dirty.add(touched.dirtied);
+            self.keep_room_for_checkpoints();
         }
         self.space.add_maps(touched.added_blocks);
     }
@@ -61,21 +62,33 @@ impl Engine {
         self.dirty.wait_while(|| self.is_too_dirty() && !is_over()).await;
     }
 
+    /// Segments that a checkpoint of so many dirty nodes takes, at most.
+    fn checkpoint_segments(&self, dirty: u64) -> u32 {
+        let blocks = self.space.catalog_blocks() + 2 * dirty;
+        let segments = blocks.div_ceil(u64::from(self.disk.segments.geometry.segment_blocks)) + 1;
+        u32::try_from(segments).unwrap_or(u32::MAX)
+    }
+
+    /// Has data leave room for a checkpoint of what is dirty now and for the one after it. Without
+    /// the first nothing that reclaim moves is ever freed; and the first takes more than it frees
+    /// where it writes many nodes anew.
+    pub(crate) fn keep_room_for_checkpoints(&self) {
+        let now = self.checkpoint_segments(self.dirty.count_with_taken());
+        self.disk.segments.keep_for_checkpoints(now.saturating_add(self.checkpoint_segments(0)));
+    }
+
     /// Segments that moved blocks can have: a checkpoint must find room for what is dirty, or else
     /// what was moved never frees the old places.
     pub(crate) fn room_to_move(&self) -> u32 {
-        let segments = &self.disk.segments;
-        let blocks = 2 * self.dirty.count_with_taken() + self.space.catalog_blocks();
-        let needed = blocks.div_ceil(u64::from(segments.geometry.segment_blocks));
-        segments.room_to_move(u32::try_from(needed).unwrap_or(u32::MAX))
+        let needed = self.checkpoint_segments(self.dirty.count_with_taken()) - 1;
+        self.disk.segments.room_to_move(needed)
     }
 
-    /// Whether there is room for less than two checkpoints.
+    /// Whether there is no room for a checkpoint of what is dirty now and for the one after it.
     pub(crate) fn is_room_for_checkpoints_short(&self) -> bool {
-        let segments = &self.disk.segments;
-        let blocks = self.space.catalog_blocks() + 2 * self.dirty.count();
-        let needed = blocks.div_ceil(u64::from(segments.geometry.segment_blocks)) + 1;
-        u64::from(segments.room(Need::Checkpoint)) < 2 * needed
+        let (now, next) = (self.dirty.count_with_taken(), 0);
+        let needed = self.checkpoint_segments(now).saturating_add(self.checkpoint_segments(next));
+        self.disk.segments.room(Need::Checkpoint) < needed
     }
 
     /// Blocks in used segments that nothing refers to, about.

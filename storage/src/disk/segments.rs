@@ -86,7 +86,9 @@ pub(crate) const PREPARED_KEPT: usize = 2;
 
 /// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the
 /// log's next one, and four of reserve.
-const WORKING_SLOTS: u64 = 14;
+const WORKING_SLOTS: u32 = 14;
+/// Of the working room, slots that data may take in any case.
+const DATA_SLOTS: u32 = 6;
 /// When a new segment will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
@@ -176,6 +178,8 @@ pub(crate) struct Segments {
     prepared: AtomicU32,
     /// Others that the file system can give theirs.
     backing: AtomicU32,
+    /// Slots that data leaves to the next checkpoints.
+    for_checkpoints: AtomicU32,
 }
 
 impl Segments {
@@ -194,6 +198,7 @@ impl Segments {
             backed: AtomicU32::new(0),
             prepared: AtomicU32::new(0),
             backing: AtomicU32::new(u32::MAX),
+            for_checkpoints: AtomicU32::new(0),
         };
         entries.iter().for_each(|e| segments.adopt(e));
         segments
@@ -253,11 +258,16 @@ impl Segments {
 
     /// Blocks that may live in the store. The others are the working room: the reserve, open
     /// segments, maps, and what is dead among what is alive until reclaim has parted them. It is
-    /// 6.7 % of the slots, and at least eight of them.
+    /// 6.7 % of the slots, and at least [`WORKING_SLOTS`] of them.
     pub(crate) fn usable_blocks(&self) -> u64 {
-        let reachable = u64::from(self.reachable());
-        let working = (reachable * 67 / 1000).max(WORKING_SLOTS.min(reachable / 2));
-        (reachable - working) * u64::from(self.geometry.segment_blocks)
+        u64::from(self.reachable() - self.working()) * u64::from(self.geometry.segment_blocks)
+    }
+
+    /// Slots of working room.
+    fn working(&self) -> u32 {
+        let reachable = self.reachable();
+        let part = u64::from(reachable) * 67 / 1000;
+        (part as u32).max(WORKING_SLOTS.min(reachable / 2))
     }
 
     /// Blocks of the segments of nodes: as many as there can be of maps and catalogs, but for those
@@ -301,12 +311,25 @@ impl Segments {
         self.room(need) > 0
     }
 
+    /// Data leaves so many slots to checkpoints from now on, as far as that leaves some of the
+    /// working room to data.
+    pub(crate) fn keep_for_checkpoints(&self, slots: u32) {
+        self.for_checkpoints.store(slots, Relaxed);
+    }
+
+    fn kept_from_data(&self) -> u32 {
+        // Two more for what reclaim moves, so that it goes on while data waits.
+        let wanted = self.for_checkpoints.load(Relaxed).saturating_add(2);
+        let most = self.working().saturating_sub(DATA_SLOTS);
+        self.reserve().max(wanted.min(most))
+    }
+
     fn kept(&self, need: Need) -> u32 {
         if is_blind_to(Blindness::Reserve) {
             return 0;
         }
         match need {
-            Need::Data => self.reserve(),
+            Need::Data => self.kept_from_data(),
             Need::Forward => 2,
             Need::Record => 1,
             Need::Checkpoint => 0,

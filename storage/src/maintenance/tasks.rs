@@ -86,15 +86,17 @@ impl Maintenance {
         // Only then does a checkpoint wait for a round: whichever comes first would take the room
         // of the other.
         if engine.is_room_for_checkpoints_short() && !engine.shutdown.has_begun() {
+            let before = self.checkpointer.stats().count;
             match self.reclaimer.round(Effort::Needed).await {
                 Ok(_) => {}
                 // Another one would take what is left for that of reclaim.
                 Err(error) if error.kind() == Kind::NoSpace => return Err(error),
                 // A map that cannot be read, which is told elsewhere, does not keep a checkpoint
                 // from being written.
-                Err(error) => {
-                    tracing::debug!(%error, "a round of reclaim before a checkpoint failed")
-                }
+                Err(error) => tracing::debug!(%error, "a round of reclaim before a checkpoint failed"),
+            }
+            if engine.is_room_for_checkpoints_short() && self.checkpointer.stats().count > before {
+                return Ok(()); // the round has written it
             }
         }
         self.checkpointer.write_if_changed().await

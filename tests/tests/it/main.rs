@@ -42,3 +42,4 @@ mod sizes;
 mod small_disk;
 mod snapshots;
 mod stalls;
+mod tidy;

@@ -163,6 +163,7 @@ impl Checkpointer {
                 volume.inner.lock().tree.prune();
             }
         }
+        engine.keep_room_for_checkpoints();
         engine.dirty.wake_waiters();
         result
     }
@@ -231,6 +232,11 @@ impl Checkpointer {
             took: Duration::from_micros(self.took_us.load(Relaxed)),
             bytes: self.written.bytes.load(Relaxed),
         }
+    }
+
+    /// Segments that checkpoints were given since the store was opened.
+    pub(crate) fn segments_taken(&self) -> u64 {
+        self.written.segments.load(Relaxed)
     }
 
     /// For the watchdog.

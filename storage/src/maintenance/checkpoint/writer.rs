@@ -73,6 +73,8 @@ pub(super) struct Written {
     pub(super) progress: Progress,
     /// Bytes of maps and catalogs.
     pub(super) bytes: AtomicU64,
+    /// Segments that they were given.
+    pub(super) segments: AtomicU64,
 }
 
 /// Writes nodes and catalog chunks one behind the other into node segments.
@@ -264,6 +266,7 @@ impl NodeWriter<'_> {
                     .take(SegmentKind::Node, Need::Checkpoint, Writing::Streamed)
                     .ok_or_else(full_store)?;
                 self.taken += 1;
+                self.effort.segments.fetch_add(1, Relaxed);
                 if let Some((id, _, _)) = full {
                     segments.seal(id);
                 }

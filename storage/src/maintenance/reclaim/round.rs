@@ -259,12 +259,15 @@ impl Reclaimer {
         if is_blind_to(Blindness::FreeAfterCheckpoint) {
             segments.release(&retired);
         }
+        let taken = self.checkpointer.segments_taken();
         self.checkpointer.write_anew().await?; // keeps I2
+        // What checkpoints that others asked for took meanwhile counts too: it is as far gone.
+        let taken = self.checkpointer.segments_taken() - taken + u64::from(destinations);
         engine.pins.quiesce().await;
         if !is_blind_to(Blindness::FreeAfterCheckpoint) {
             segments.release(&retired);
         }
-        self.freed_rate.freed(u64::from(freed.saturating_sub(destinations)));
+        self.freed_rate.freed(u64::from(freed).saturating_sub(taken));
         self.steer();
         engine.log.room.notify_waiters();
         engine.reclaim.wake_waiters();

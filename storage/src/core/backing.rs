@@ -32,5 +32,6 @@ impl Engine {
         };
         segments.set_backing(room);
         self.space.measure(segments);
+        self.keep_room_for_checkpoints();
     }
 }

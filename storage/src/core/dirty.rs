@@ -14,8 +14,6 @@ const NODE_MEMORY_BYTES: u64 = 8192;
 pub(crate) struct DirtyNodes {
     /// Changed since the last checkpoint began.
     dirty: AtomicU64,
-    /// Taken by checkpoints since the last one that found room for all.
-    taken: AtomicU64,
     /// Most that memory has room for.
     max: u64,
     /// So much is dirty that a checkpoint is due.
@@ -31,7 +29,6 @@ impl DirtyNodes {
     pub(crate) fn new(metadata_bytes: u64) -> Self {
         Self {
             dirty: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
             max: (metadata_bytes / NODE_MEMORY_BYTES).max(256),
             due: Notify::new(),
             checkpoint_ended: Notify::new(),
@@ -51,11 +48,6 @@ impl DirtyNodes {
         self.dirty.load(Relaxed)
     }
 
-    /// Those too that checkpoints took which then found no room for all.
-    pub(crate) fn count_with_taken(&self) -> u64 {
-        self.count() + self.taken.load(Relaxed)
-    }
-
     /// Most that memory has room for.
     pub(crate) fn max(&self) -> u64 {
         self.max
@@ -63,12 +55,7 @@ impl DirtyNodes {
 
     /// A checkpoint takes what is dirty now.
     pub(crate) fn take(&self) {
-        self.taken.fetch_add(self.dirty.swap(0, Relaxed), Relaxed);
-    }
-
-    /// What was taken is on disk.
-    pub(crate) fn taken_is_durable(&self) {
-        self.taken.store(0, Relaxed);
+        self.dirty.store(0, Relaxed);
     }
 
     /// Asks for a checkpoint.

@@ -30,7 +30,6 @@ impl Engine {
         if touched.dirtied > 0 {
             self.reclaim.add_garbage(touched.dirtied);
             self.dirty.add(touched.dirtied);
-            self.keep_room_for_checkpoints();
         }
         self.space.add_maps(touched.added_blocks);
     }
@@ -62,33 +61,25 @@ impl Engine {
         self.dirty.wait_while(|| self.is_too_dirty() && !is_over()).await;
     }
 
-    /// Segments that a checkpoint of so many dirty nodes takes, at most.
-    fn checkpoint_segments(&self, dirty: u64) -> u32 {
-        let blocks = self.space.catalog_blocks() + 2 * dirty;
+    /// Segments that a checkpoint takes, at most: it writes the catalog, and of the maps no more
+    /// than there is, or than may be dirty.
+    pub(crate) fn checkpoint_segments(&self) -> u32 {
+        let nodes = self.space.map_blocks().min(2 * self.dirty.max());
+        let blocks = self.space.catalog_blocks() + nodes;
         let segments = blocks.div_ceil(u64::from(self.disk.segments.geometry.segment_blocks)) + 1;
         u32::try_from(segments).unwrap_or(u32::MAX)
     }
 
-    /// Has data leave room for a checkpoint of what is dirty now and for the one after it. Without
-    /// the first nothing that reclaim moves is ever freed; and the first takes more than it frees
-    /// where it writes many nodes anew.
+    /// Has data, records and moved blocks leave room for the next checkpoint, and data for the one
+    /// after it too. Without the first nothing that reclaim moves is ever freed; and it may take
+    /// more than it frees, until the mark finds what it has written anew.
     pub(crate) fn keep_room_for_checkpoints(&self) {
-        let now = self.checkpoint_segments(self.dirty.count_with_taken());
-        self.disk.segments.keep_for_checkpoints(now.saturating_add(self.checkpoint_segments(0)));
+        self.disk.segments.keep_for_checkpoint(self.checkpoint_segments());
     }
 
-    /// Segments that moved blocks can have: a checkpoint must find room for what is dirty, or else
-    /// what was moved never frees the old places.
-    pub(crate) fn room_to_move(&self) -> u32 {
-        let needed = self.checkpoint_segments(self.dirty.count_with_taken()) - 1;
-        self.disk.segments.room_to_move(needed)
-    }
-
-    /// Whether there is no room for a checkpoint of what is dirty now and for the one after it.
+    /// Whether there is no room for a checkpoint and the one after it.
     pub(crate) fn is_room_for_checkpoints_short(&self) -> bool {
-        let (now, next) = (self.dirty.count_with_taken(), 0);
-        let needed = self.checkpoint_segments(now).saturating_add(self.checkpoint_segments(next));
-        self.disk.segments.room(Need::Checkpoint) < needed
+        self.disk.segments.room(Need::Checkpoint) < 2 * self.checkpoint_segments()
     }
 
     /// Blocks in used segments that nothing refers to, about.

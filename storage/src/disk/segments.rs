@@ -178,8 +178,8 @@ pub(crate) struct Segments {
     prepared: AtomicU32,
     /// Others that the file system can give theirs.
     backing: AtomicU32,
-    /// Slots that data leaves to the next checkpoints.
-    for_checkpoints: AtomicU32,
+    /// Slots that a checkpoint takes, at most.
+    checkpoint: AtomicU32,
 }
 
 impl Segments {
@@ -198,7 +198,7 @@ impl Segments {
             backed: AtomicU32::new(0),
             prepared: AtomicU32::new(0),
             backing: AtomicU32::new(u32::MAX),
-            for_checkpoints: AtomicU32::new(0),
+            checkpoint: AtomicU32::new(0),
         };
         entries.iter().for_each(|e| segments.adopt(e));
         segments
@@ -311,27 +311,24 @@ impl Segments {
         self.room(need) > 0
     }
 
-    /// Data leaves so many slots to checkpoints from now on, as far as that leaves some of the
-    /// working room to data.
-    pub(crate) fn keep_for_checkpoints(&self, slots: u32) {
-        self.for_checkpoints.store(slots, Relaxed);
+    /// A checkpoint takes so many slots from now on, at most.
+    pub(crate) fn keep_for_checkpoint(&self, slots: u32) {
+        self.checkpoint.store(slots, Relaxed);
     }
 
-    fn kept_from_data(&self) -> u32 {
-        // Two more for what reclaim moves, so that it goes on while data waits.
-        let wanted = self.for_checkpoints.load(Relaxed).saturating_add(2);
-        let most = self.working().saturating_sub(DATA_SLOTS);
-        self.reserve().max(wanted.min(most))
-    }
-
+    /// Slots that are left to others than these, as far as that leaves data some of the working
+    /// room.
     fn kept(&self, need: Need) -> u32 {
         if is_blind_to(Blindness::Reserve) {
             return 0;
         }
+        let most = self.working().saturating_sub(DATA_SLOTS) / 2;
+        let checkpoint = self.checkpoint.load(Relaxed).min(most);
         match need {
-            Need::Data => self.kept_from_data(),
-            Need::Forward => 2,
-            Need::Record => 1,
+            // Two more for what reclaim moves, so that it goes on while data waits.
+            Need::Data => self.reserve().max(2 * checkpoint + 2),
+            Need::Forward => 2.max(checkpoint + 1),
+            Need::Record => 1.max(checkpoint),
             Need::Checkpoint => 0,
         }
     }
@@ -339,13 +336,6 @@ impl Segments {
     /// How many segments can be had for that.
     pub(crate) fn room(&self, need: Need) -> u32 {
         self.usable().saturating_sub(self.kept(need))
-    }
-
-    /// How many can be had for moved blocks where a checkpoint is to find so many after it.
-    pub(crate) fn room_to_move(&self, for_checkpoint: u32) -> u32 {
-        self.usable().saturating_sub(
-            self.kept(Need::Forward).max(self.kept(Need::Record).saturating_add(for_checkpoint)),
-        )
     }
 
     /// Whether segments of the reserve are in use.

@@ -158,7 +158,6 @@ impl Checkpointer {
             self.count.fetch_add(1, Relaxed);
             let took = runtime::now().saturating_sub(began);
             self.took_us.fetch_add(took.as_micros() as u64, Relaxed);
-            engine.dirty.taken_is_durable();
             for volume in self.volumes.all() {
                 volume.inner.lock().tree.prune();
             }

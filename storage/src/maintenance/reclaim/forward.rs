@@ -238,7 +238,7 @@ impl Copier<'_, '_> {
             .as_ref()
             .map_or(0, |destination| segment_blocks.saturating_sub(u64::from(destination.fill)));
         let blocks: u64 = live.iter().map(|item| u64::from(item.blocks)).sum();
-        left + u64::from(self.engine.room_to_move()) * segment_blocks >= blocks
+        left + u64::from(self.engine.disk.segments.room(Need::Forward)) * segment_blocks >= blocks
     }
 
     async fn copy_segment(&mut self, id: SegmentId, live: &[Live]) -> Result<Copied> {
@@ -258,7 +258,7 @@ impl Copier<'_, '_> {
                     .is_none_or(|destination| destination.fill + item.blocks > segment_blocks)
                 {
                     self.flush().await?;
-                    let room = self.engine.room_to_move() > 0;
+                    let room = self.engine.disk.segments.room(Need::Forward) > 0;
                     let taken = room.then(|| {
                         segments.take(SegmentKind::Forwarded, Need::Forward, Writing::Streamed)
                     });

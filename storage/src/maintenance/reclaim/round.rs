@@ -37,6 +37,7 @@ use super::{
 use crate::{
     base::{BLOCK_BYTES, Blindness, Result, SegmentId, bitmap, is_blind_to},
     core::RoundResult,
+    disk::Need,
     volume::Volume,
 };
 use sandstone_ring::runtime;
@@ -103,6 +104,11 @@ impl Reclaimer {
         segments.retire(&dead);
 
         let (mut freed, mut moved, mut is_durable) = (0, 0, false);
+        if engine.is_short() && segments.retired_slots() > engine.checkpoint_segments() {
+            // What is moved in small steps does not pay for the checkpoint of each.
+            freed += self.free_retired(0).await?;
+            is_durable = true;
+        }
         loop {
             counters.enter(ReclaimPhase::Forwarding);
             let until = runtime::now() + STEP;
@@ -133,9 +139,12 @@ impl Reclaimer {
             is_durable |= freed_now > 0;
             freed += freed_now;
             let is_stuck = !has_moved && freed_now == 0;
+            // A smaller step would not pay for its checkpoint. The next mark finds what this one's
+            // have left behind.
+            let is_small = segments.room(Need::Forward) < engine.checkpoint_segments();
             if to_move.is_empty()
                 || is_stuck
-                || (effort == Effort::Needed && engine.has_ample_room())
+                || (effort == Effort::Needed && (is_small || engine.has_ample_room()))
             {
                 break;
             }

@@ -8,6 +8,7 @@ use crate::traffic::Rates;
 use jiff::{Timestamp, Unit};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
+use thiserror::Error;
 use uuid::Uuid;
 
 /// The one team while there is one token.
@@ -133,16 +134,9 @@ impl fmt::Display for AccessMode {
 }
 
 /// Not one of the access modes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("must be RWO, ROX or RWX")]
 pub(crate) struct UnknownAccessMode;
-
-impl fmt::Display for UnknownAccessMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("must be RWO, ROX or RWX")
-    }
-}
-
-impl std::error::Error for UnknownAccessMode {}
 
 /// In any case.
 impl FromStr for AccessMode {

@@ -1,6 +1,9 @@
 //! Around every request: its id, its log line, its numbers.
 
-use super::{error::LoggedError, state::Shared, stats::STATS};
+use super::{
+    base::{LoggedError, Shared},
+    store::STATS,
+};
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method},

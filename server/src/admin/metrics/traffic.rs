@@ -3,9 +3,11 @@
 //! Of the volumes and snapshots only those are shown that have had a connection since the start, and of the commands only
 //! those that a client has used: a server with ten thousand volumes has a few hundred lines for those at work.
 
-use super::families::{Families, Histogram};
+use super::{
+    active_exports::{AtWork, at_work},
+    families::{Families, Histogram},
+};
 use crate::{
-    admin::at_work::{AtWork, at_work},
     nbd::Load,
     registry::Registry,
     traffic::{LATENCY_BOUNDS_US, Latencies, OperationTally},

@@ -1,7 +1,7 @@
 //! The description against the router.
 
 use super::harness::{Server, path};
-use crate::admin::{probes::OPENAPI, routes};
+use crate::admin::{router, store::OPENAPI};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ fn the_description_holds_every_route_and_no_other() {
         }
     }
     let routed: BTreeSet<_> =
-        routes::all().iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();
+        router::all().iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();
     assert_eq!(described, routed);
 }
 
@@ -81,7 +81,7 @@ async fn described_answers_have_the_fields_of_real_ones() {
 #[tokio::test]
 async fn every_route_is_really_there() {
     let server = Server::start().await;
-    for route in routes::all() {
+    for route in router::all() {
         let id = "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de";
         let path =
             route.path.replace("{id}", id).replace("{snapshot_id}", id).replace("{sandbox_id}", "agent-1");

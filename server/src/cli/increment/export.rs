@@ -6,18 +6,11 @@ use super::{
 };
 use crate::{
     cli::{
-        context::Context,
-        error::CliError,
-        export_place::{blame, connect, reachable_snapshot},
-        interrupt::Interrupt,
-        progress::Progress,
-        raw_image::Partial,
-        snapshot,
-        temporary::Temporary,
-        transfer::{CHUNK_BYTES, CopyError, Device, Span, ZERO_BYTES_MAX},
-        volume,
+        base::{AdminClient, CliError, Context, Interrupt, Progress},
+        copy::{CHUNK_BYTES, CopyError, Device, Partial, Span, ZERO_BYTES_MAX},
+        nbd::{blame, connect, reachable_snapshot},
+        volume::{Temporary, snapshots, volumes},
     },
-    client::AdminClient,
     record::parse_id,
     show,
 };
@@ -36,20 +29,20 @@ const BATCH_BYTES_MAX: u64 = 16 << 20;
 const BATCH_PIECES_MAX: usize = 4096;
 
 /// What is exported.
-pub(in crate::cli) struct Since<'a> {
+pub(crate) struct Since<'a> {
     /// As its user calls it.
-    pub(in crate::cli) volume: &'a str,
+    pub(crate) volume: &'a str,
     /// The snapshot that is exported; none is what the volume holds now.
-    pub(in crate::cli) to: Option<&'a str>,
+    pub(crate) to: Option<&'a str>,
     /// The snapshot that is followed.
-    pub(in crate::cli) from: &'a str,
+    pub(crate) from: &'a str,
 }
 
 /// Writes what changed to a file.
-pub(in crate::cli) fn export(since: &Since<'_>, file: &Path, context: &Context) -> Result<(), CliError> {
+pub(crate) fn export(since: &Since<'_>, file: &Path, context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
-    let volume = volume::find(&client, since.volume)?;
-    let find = |name| snapshot::find(&client, &volume, since.volume, name);
+    let volume = volumes::find(&client, since.volume)?;
+    let find = |name| snapshots::find(&client, &volume, since.volume, name);
     let from = find(since.from)?;
     let interrupt = Interrupt::listen()?;
     let export = |to: &Value| {
@@ -184,7 +177,7 @@ impl Job<'_> {
     fn diff(&self, offset: u64) -> Result<Diff, CliError> {
         let path = format!(
             "{}/diff?from={}&to={}&offset={offset}&limit={RANGES_MAX}",
-            volume::path_of(self.volume),
+            volumes::path_of(self.volume),
             id_of(self.from),
             id_of(self.to),
         );

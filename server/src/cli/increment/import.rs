@@ -6,17 +6,11 @@ use super::{
 };
 use crate::{
     cli::{
-        context::Context,
-        error::CliError,
-        export_place::{connect, reachable_export},
-        interrupt::Interrupt,
-        progress::Progress,
-        raw_image::refuse_others,
-        temporary::Temporary,
-        transfer::{CHUNK_BYTES, CopyError, Device, Span, ZERO_BYTES_MAX},
-        volume,
+        base::{AdminClient, CliError, Context, Interrupt, Progress},
+        copy::{CHUNK_BYTES, CopyError, Device, Span, ZERO_BYTES_MAX, refuse_others},
+        nbd::{blame, connect, reachable_export},
+        volume::{Temporary, volumes},
     },
-    client::AdminClient,
     show,
 };
 use serde_json::{Value, json};
@@ -36,9 +30,9 @@ const PASSES: u64 = 2;
 type FileReader = Reader<BufReader<File>>;
 
 /// Applies the increment in `file` to a volume that its user calls `name`.
-pub(in crate::cli) fn import(file: &Path, name: &str, context: &Context) -> Result<(), CliError> {
+pub(crate) fn import(file: &Path, name: &str, context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
-    let volume = volume::find(&client, name)?;
+    let volume = volumes::find(&client, name)?;
     let volume_bytes = volume["size_bytes"].as_u64().unwrap_or(0);
     let increment = Increment { file, volume: name };
     let totals = increment.check_whole()?;
@@ -70,13 +64,13 @@ pub(in crate::cli) fn import(file: &Path, name: &str, context: &Context) -> Resu
     }
     before.delete()?;
     drop(progress);
-    let volume = client.get(&volume::path_of(&volume))?;
+    let volume = client.get(&volumes::path_of(&volume))?;
     context.answer(&volume, || outcome(file, name, totals, header.size_bytes, volume_bytes))
 }
 
 fn grow(client: &AdminClient, volume: &Value, size_bytes: u64, volume_bytes: u64) -> Result<(), CliError> {
     if size_bytes > volume_bytes {
-        client.patch(&volume::path_of(volume), &json!({ "size": size_bytes.to_string() }))?;
+        client.patch(&volumes::path_of(volume), &json!({ "size": size_bytes.to_string() }))?;
     }
     Ok(())
 }
@@ -181,10 +175,10 @@ impl Increment<'_> {
     }
 
     fn flaw(&self, error: ReadError) -> CliError {
-        CliError::Increment(self.file.to_path_buf(), error)
+        CliError::Increment(self.file.to_path_buf(), Box::new(error))
     }
 
     fn blame(&self, error: CopyError) -> CliError {
-        crate::cli::export_place::blame(error, self.file, self.volume)
+        blame(error, self.file, self.volume)
     }
 }

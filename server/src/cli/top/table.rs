@@ -1,7 +1,7 @@
 //! Rates as lines for people: the store above, then a table of the volumes.
 
 use super::sample::{Rates, StoreRates, VolumeRates};
-use crate::{cli::output, show};
+use crate::{cli::base::output, show};
 use clap::ValueEnum;
 use comfy_table::CellAlignment;
 use std::cmp::Ordering;

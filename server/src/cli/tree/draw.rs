@@ -1,7 +1,7 @@
 //! A lineage as text for people, and as nested JSON for programs.
 
-use super::{Kind, Lineage, Node, Source};
-use crate::{cli::output, show};
+use super::lineage::{Kind, Lineage, Node, Source};
+use crate::{cli::base::output, show};
 use comfy_table::{CellAlignment, Table};
 
 /// Width of a terminal that does not tell it, or of no terminal at all: names are not cut for a file.

@@ -1,0 +1,6 @@
+//! Mounts over HTTP.
+
+mod mounting;
+mod routes;
+
+pub(super) use routes::routes;

@@ -1,0 +1,6 @@
+//! Snapshots over HTTP, forks of them, and restore.
+
+mod routes;
+mod view;
+
+pub(super) use routes::routes;

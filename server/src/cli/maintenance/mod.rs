@@ -1,0 +1,5 @@
+//! What a running server does for its store when it is asked.
+
+pub(super) mod reclaim;
+pub(super) mod scrub;
+pub(super) mod store;

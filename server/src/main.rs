@@ -16,6 +16,7 @@
 //! meet here.
 
 mod admin;
+mod api;
 mod attachments;
 mod cli;
 mod mounts;

@@ -1,9 +1,6 @@
 //! Around every request: its id, its log line, its numbers.
 
-use super::{
-    base::{LoggedError, Shared},
-    store::STATS,
-};
+use super::base::{LoggedError, STATS, Shared};
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method},

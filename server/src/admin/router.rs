@@ -1,13 +1,14 @@
 //! The router: all routes, and what is around every one of them.
 
 use super::{
-    base::{Admin, ApiError, Code, Route, Shared},
+    base::{Admin, ApiError, Description, Shared},
     mounts,
     observe::observe,
     snapshots, store, volumes,
 };
+use crate::api::Code;
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
@@ -18,24 +19,18 @@ use std::sync::Arc;
 /// What lies below needs a token, the unknown routes included.
 const GUARDED: &str = "/api/";
 
-/// Every route there is.
-pub(crate) fn all() -> Vec<Route> {
-    [volumes::routes(), snapshots::routes(), volumes::diff_routes(), mounts::routes(), store::routes()]
-        .into_iter()
-        .flatten()
-        .collect()
-}
-
 /// The admin API.
 pub(crate) fn router(admin: Arc<Admin>) -> Router {
-    all()
-        .into_iter()
-        .fold(Router::new(), |router, route| {
-            tracing::trace!(method = route.method, path = route.path, "route");
-            router.route(route.path, route.handler)
-        })
+    let (router, document) = volumes::routes()
+        .merge(snapshots::routes())
+        .merge(volumes::diff_routes())
+        .merge(mounts::routes())
+        .merge(store::routes())
+        .split_for_parts();
+    router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(Extension(Description::new(document)))
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize))
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), observe))
         .with_state(admin)

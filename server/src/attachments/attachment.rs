@@ -1,8 +1,8 @@
 //! What attachments, those who ask for one and the refusals are.
 
 use super::session::Session;
+use crate::api::MountState;
 use jiff::Timestamp;
-use serde::Serialize;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use thiserror::Error;
 
@@ -85,27 +85,6 @@ pub(crate) enum Granted {
     Again(Session),
 }
 
-/// How far a mount is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum MountState {
-    /// No connection has come yet.
-    Pending,
-    Mounted,
-    /// A host crash took acknowledged writes: it takes no connection, and is in nobody's way.
-    Stale,
-}
-
-impl MountState {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            MountState::Pending => "pending",
-            MountState::Mounted => "mounted",
-            MountState::Stale => "stale",
-        }
-    }
-}
-
 /// A mount as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MountStatus {
@@ -115,7 +94,7 @@ pub(crate) struct MountStatus {
 }
 
 /// One attachment: a mount, or the connections of one peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attachment {
     pub(crate) holder: String,
     pub(crate) export_name: String,

@@ -27,8 +27,7 @@ mod table;
 mod tests;
 
 pub(crate) use attachment::{
-    Access, Attachment, Closing, Connection, Granted, Holder, InTheWay, Line, MountState, MountStatus,
-    Mounting, Refused,
+    Access, Attachment, Closing, Connection, Granted, Holder, InTheWay, Line, MountStatus, Mounting, Refused,
 };
 pub(crate) use session::Session;
 pub(crate) use table::{AttachedGuard, Attachments};

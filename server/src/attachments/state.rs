@@ -1,12 +1,10 @@
 //! What [`Attachments`](super::Attachments) keeps under its lock: rights, connections, and who may have which.
 
 use super::{
-    attachment::{
-        Access, Attachment, Closing, Connection, Holder, InUse, MountState, Mounting, QUIET_TIME, Refused,
-    },
+    attachment::{Access, Attachment, Closing, Connection, Holder, InUse, Mounting, QUIET_TIME, Refused},
     session::Session,
 };
-use crate::record::AccessMode;
+use crate::api::{AccessMode, MountState};
 use jiff::Timestamp;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -2,13 +2,13 @@
 
 use super::{
     attachment::{
-        Access, Attachment, Closing, Connection, Granted, Holder, InTheWay, InUse, MountState, MountStatus,
-        Mounting, Refused,
+        Access, Attachment, Closing, Connection, Granted, Holder, InTheWay, InUse, MountStatus, Mounting,
+        Refused,
     },
     session::Session,
     state::{Asks, Door, Right, Standing, State},
 };
-use crate::record::AccessMode;
+use crate::api::{AccessMode, MountState};
 use jiff::Timestamp;
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,8 @@
 use super::{attachment::*, table::LEAVING_TIME_MAX, *};
-use crate::record::{AccessMode, now};
+use crate::{
+    api::{AccessMode, MountState},
+    record::now,
+};
 use std::{
     sync::{
         Arc,

@@ -1,7 +1,10 @@
 //! All mounts in memory, and their way into the file and out of it.
 
 use super::file::{self, Content, KeptOutRecord, MountRecord, MountsError, Tuning};
-use crate::attachments::{Access, Attachments, MountState, MountStatus, Mounting, Session};
+use crate::{
+    api::MountState,
+    attachments::{Access, Attachments, MountStatus, Mounting, Session},
+};
 use jiff::Timestamp;
 use sandstone_storage::{StagingFate, Volume};
 use std::{

@@ -5,9 +5,10 @@ use super::{
     names::{NameClaim, NameTaken, Named, Names},
 };
 use crate::{
+    api::AccessMode,
     attachments::{Attachments, Session},
     mounts::Mounts,
-    record::{AccessMode, SnapshotRecord, VolumeRecord, parse_id},
+    record::{SnapshotRecord, VolumeRecord, parse_id},
     traffic::{Rates, Traffic, TrafficTable},
 };
 use dashmap::{DashMap, Entry as Place};

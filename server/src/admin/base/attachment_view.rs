@@ -1,25 +1,30 @@
 //! Attachments as answers show them.
 
-use crate::attachments::Attachment;
-use serde_json::{Value, json};
+use crate::{
+    api::{self, Details},
+    attachments::Attachment,
+};
 use uuid::Uuid;
 
 /// What a caller is told when a volume or snapshot is in use.
-pub(crate) fn in_use_details(volume: Uuid, attachments: &[Attachment], hint: &str) -> Value {
-    let mounts: Vec<Value> =
-        attachments.iter().map(|attachment| attachment_view(volume, attachment)).collect();
-    json!({ "active_mounts": attachments.len(), "mounts": mounts, "hint": hint })
+pub(crate) fn in_use_details(volume: Uuid, attachments: &[Attachment], hint: &str) -> Details {
+    Details::InUse {
+        active_mounts: attachments.len(),
+        mounts: attachments.iter().map(|attachment| attachment_view(volume, attachment)).collect(),
+        hint: hint.to_owned(),
+    }
 }
 
-/// An attachment as those see it who are not it.
-pub(crate) fn attachment_view(volume: Uuid, attachment: &Attachment) -> Value {
-    json!({
-        "sandboxvolume_id": volume,
-        "holder": attachment.holder,
-        "export_name": attachment.export_name,
-        "mounted_at": attachment.mounted_at,
-        "read_only": attachment.read_only,
-        "connections": attachment.connections,
-        "state": attachment.state,
-    })
+/// An attachment as others see it.
+pub(crate) fn attachment_view(volume: Uuid, attachment: &Attachment) -> api::Attachment {
+    let Attachment { holder, export_name, mounted_at, read_only, connections, state } = attachment.clone();
+    api::Attachment {
+        sandboxvolume_id: volume,
+        holder,
+        export_name,
+        mounted_at,
+        read_only,
+        connections,
+        state,
+    }
 }

@@ -1,5 +1,6 @@
-//! The form of a success: `{"success":true,"data":…}`.
+//! Answers on their way out.
 
+use crate::api::Envelope;
 use axum::{
     Json,
     http::StatusCode,
@@ -8,7 +9,7 @@ use axum::{
 use serde::Serialize;
 
 /// A success with its data.
-pub(crate) struct Success<T>(pub(crate) StatusCode, pub(crate) T);
+pub(crate) struct Success<T>(StatusCode, T);
 
 impl<T> Success<T> {
     pub(crate) fn ok(data: T) -> Success<T> {
@@ -25,14 +26,8 @@ impl<T> Success<T> {
     }
 }
 
-#[derive(Serialize)]
-struct Envelope<T> {
-    success: bool,
-    data: T,
-}
-
 impl<T: Serialize> IntoResponse for Success<T> {
     fn into_response(self) -> Response {
-        (self.0, Json(Envelope { success: true, data: self.1 })).into_response()
+        (self.0, Json(Envelope::success(self.1))).into_response()
     }
 }

@@ -1,40 +1,25 @@
 //! What a request can be refused with, and how the store's errors become that.
 
+use crate::api::{Code, Details, Envelope, Failure};
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use sandstone_storage::Kind;
-use serde::Serialize;
-use serde_json::Value;
 use std::error::Error as _;
 
-/// The codes that clients know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Code {
-    BadRequest,
-    Unauthorized,
-    NotFound,
-    Conflict,
-    Unavailable,
-    InternalError,
-    InsufficientStorage,
-}
-
-impl Code {
-    /// The status it has unless its error says another.
-    fn status(self) -> StatusCode {
-        match self {
-            Code::BadRequest => StatusCode::BAD_REQUEST,
-            Code::Unauthorized => StatusCode::UNAUTHORIZED,
-            Code::NotFound => StatusCode::NOT_FOUND,
-            Code::Conflict => StatusCode::CONFLICT,
-            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Code::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
-            Code::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
-        }
+/// The status of a code, unless its error says another.
+fn status(code: Code) -> StatusCode {
+    match code {
+        Code::BadRequest => StatusCode::BAD_REQUEST,
+        Code::Unauthorized => StatusCode::UNAUTHORIZED,
+        Code::Forbidden => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::Conflict => StatusCode::CONFLICT,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
     }
 }
 
@@ -42,11 +27,7 @@ impl Code {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ApiError {
     status: StatusCode,
-    code: Code,
-    /// A sentence for the caller: what is wrong and what is allowed.
-    message: String,
-    /// The same for programs.
-    details: Option<Value>,
+    failure: Failure,
     /// What only the log is told: causes underneath the message.
     cause: Option<String>,
 }
@@ -57,7 +38,8 @@ pub(crate) struct LoggedError(pub(crate) String);
 
 impl ApiError {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> ApiError {
-        ApiError { status: code.status(), code, message: message.into(), details: None, cause: None }
+        let failure = Failure { code, message: message.into(), details: None };
+        ApiError { status: status(code), failure, cause: None }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> ApiError {
@@ -82,8 +64,8 @@ impl ApiError {
         self
     }
 
-    pub(crate) fn with_details(mut self, details: Value) -> ApiError {
-        self.details = Some(details);
+    pub(crate) fn with_details(mut self, details: Details) -> ApiError {
+        self.failure.details = Some(Box::new(details));
         self
     }
 }
@@ -109,30 +91,17 @@ impl From<sandstone_storage::Error> for ApiError {
     }
 }
 
-#[derive(Serialize)]
-struct Envelope {
-    success: bool,
-    error: ErrorBody,
-}
-
-#[derive(Serialize)]
-struct ErrorBody {
-    code: Code,
-    message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<Value>,
-}
-
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let logged = match self.cause {
-            Some(cause) => format!("{}: {cause}", self.message),
-            None => self.message.clone(),
+        let ApiError { status, failure, cause } = self;
+        let logged = match cause {
+            Some(cause) => format!("{}: {cause}", failure.message),
+            None => failure.message.clone(),
         };
-        let error = ErrorBody { code: self.code, message: self.message, details: self.details };
-        let mut response = (self.status, Json(Envelope { success: false, error })).into_response();
+        let code = failure.code;
+        let mut response = (status, Json(Envelope::<()>::failure(failure))).into_response();
         response.extensions_mut().insert(LoggedError(logged));
-        if self.code == Code::Unauthorized {
+        if code == Code::Unauthorized {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
@@ -156,24 +125,21 @@ mod tests {
             (Kind::Latched, 503, "unavailable"),
             (Kind::ReadOnly, 503, "unavailable"),
         ] {
-            assert_eq!(code_of(kind).status().as_u16(), status, "{kind:?}");
+            assert_eq!(super::status(code_of(kind)).as_u16(), status, "{kind:?}");
             assert_eq!(serde_json::to_value(code_of(kind)).unwrap(), code, "{kind:?}");
         }
     }
 
     #[test]
     fn details_stand_in_the_envelope_only_where_there_are_some() {
-        let shown = |error: ApiError| {
-            let body = ErrorBody { code: error.code, message: error.message, details: error.details };
-            serde_json::to_string(&Envelope { success: false, error: body }).unwrap()
-        };
+        let shown = |error: ApiError| serde_json::to_string(&Envelope::<()>::failure(error.failure)).unwrap();
         assert_eq!(
             shown(ApiError::conflict("no")),
             r#"{"success":false,"error":{"code":"conflict","message":"no"}}"#
         );
         assert!(
-            shown(ApiError::conflict("no").with_details(serde_json::json!({"n": 1})))
-                .contains(r#""details":{"n":1}"#)
+            shown(ApiError::conflict("no").with_details(Details::Syntax { line: 1, column: 2 }))
+                .contains(r#""details":{"line":1,"column":2}"#)
         );
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{error::ApiError, state::Admin};
 use crate::{
+    api::Details,
     record::{NAME_CHARS_MAX, is_sandbox_id, parse_id},
     registry::Entry,
 };
@@ -10,8 +11,10 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{StatusCode, header, request::Parts},
 };
-use serde_json::{Map, Value, json};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::{collections::HashMap, sync::Arc, time::Duration};
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 /// Most bytes of a request's body. Bodies are a handful of fields; 64 KiB is far more.
@@ -56,20 +59,22 @@ fn is_length_limit(error: &axum::Error) -> bool {
 }
 
 impl Body {
-    /// The same where an empty body is one without fields.
-    pub(crate) fn into_fields_or_none(self) -> Result<Map<String, Value>, ApiError> {
-        if self.0.is_empty() { Ok(Map::new()) } else { self.into_fields() }
+    /// The request, where an empty body is one without fields.
+    pub(crate) fn request_or_default<T: DeserializeOwned + Default>(self) -> Result<T, ApiError> {
+        if self.0.is_empty() { Ok(T::default()) } else { self.request() }
     }
 
-    /// The fields of a body that must be a JSON object.
-    pub(crate) fn into_fields(self) -> Result<Map<String, Value>, ApiError> {
+    /// The request of a body that must be a JSON object. What stands in its fields is checked later.
+    pub(crate) fn request<T: DeserializeOwned>(self) -> Result<T, ApiError> {
         if self.0.is_empty() {
             return Err(ApiError::bad_request(
                 "the body is missing: send a JSON object, {} for all defaults",
             ));
         }
         match serde_json::from_slice(&self.0) {
-            Ok(Value::Object(fields)) => Ok(fields),
+            Ok(object @ Value::Object(_)) => {
+                serde_json::from_value(object).map_err(|error| ApiError::bad_request(error.to_string()))
+            }
             Ok(other) => {
                 Err(ApiError::bad_request(format!("the body must be a JSON object, not {}", type_of(&other))))
             }
@@ -81,7 +86,7 @@ impl Body {
                 Err(ApiError::bad_request(format!(
                     "the body is not JSON: line {line}, column {column}: {what}"
                 ))
-                .with_details(json!({ "line": line, "column": column })))
+                .with_details(Details::Syntax { line, column }))
             }
         }
     }
@@ -99,9 +104,15 @@ pub(crate) fn type_of(value: &Value) -> &'static str {
     }
 }
 
-/// `{id}` of a path. What cannot be an id is kept: it is the id of no volume, which each method answers in its way.
+/// `{id}` of a path. What cannot be an id is kept: it is the id of no volume, which each method
+/// answers in its way.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
 pub(crate) struct VolumeId {
+    #[param(ignore)]
     pub(crate) text: String,
+    /// The volume's id.
+    #[param(value_type = Uuid)]
     pub(crate) id: Option<Uuid>,
 }
 
@@ -127,8 +138,13 @@ impl<S: Send + Sync> FromRequestParts<S> for VolumeId {
 }
 
 /// `{snapshot_id}` of a path, as [`VolumeId`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
 pub(crate) struct SnapshotId {
+    #[param(ignore)]
     text: String,
+    /// The snapshot's id.
+    #[param(value_type = Uuid, rename = "snapshot_id")]
     pub(crate) id: Option<Uuid>,
 }
 
@@ -148,8 +164,16 @@ impl<S: Send + Sync> FromRequestParts<S> for SnapshotId {
     }
 }
 
-/// `{sandbox_id}` of a path: whatever names a sandbox to its owner.
-pub(crate) struct SandboxId(pub(crate) String);
+/// `{sandbox_id}` of a path: the name of a sandbox, of its owner's choice.
+#[derive(IntoParams)]
+#[into_params(
+    parameter_in = Path,
+    names("sandbox_id")
+)]
+pub(crate) struct SandboxId(
+    /// The sandbox's id, 1 to 128 printable characters of its owner's choice.
+    pub(crate) String,
+);
 
 impl<S: Send + Sync> FromRequestParts<S> for SandboxId {
     type Rejection = ApiError;
@@ -161,7 +185,7 @@ impl<S: Send + Sync> FromRequestParts<S> for SandboxId {
         } else {
             let allowed = format!("1 to {NAME_CHARS_MAX} printable characters, not all of them blank");
             Err(ApiError::bad_request(format!("the sandbox's id must be {allowed}, not {text:?}"))
-                .with_details(json!({ "field": "sandbox_id", "allowed": allowed })))
+                .with_details(Details::field("sandbox_id", allowed)))
         }
     }
 }
@@ -171,6 +195,16 @@ async fn captured<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> R
         .await
         .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
     Ok(captured.remove(name).unwrap_or_default())
+}
+
+/// The query of what clients may stand in the way of.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it is only described; `Force` is what is read")]
+pub(crate) struct ForceQuery {
+    /// Cut off the clients first that stand in the way.
+    #[param(value_type = Option<bool>, default = false)]
+    force: Option<bool>,
 }
 
 /// Whether clients that stand in the way are cut off: `?force=true`.
@@ -188,7 +222,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Force {
             None | Some("false") => Ok(Force::No),
             Some("true") => Ok(Force::Yes),
             Some(other) => Err(ApiError::bad_request(format!("force must be true or false, not {other:?}"))
-                .with_details(json!({ "field": "force", "allowed": "true or false" }))),
+                .with_details(Details::field("force", "true or false"))),
         }
     }
 }

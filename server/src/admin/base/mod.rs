@@ -2,26 +2,26 @@
 
 mod abortable;
 mod attachment_view;
+mod description;
 mod envelope;
 mod error;
 mod extract;
 mod fields;
 mod reclaim_run;
-mod route;
 mod state;
 mod steps;
 
 pub(super) use abortable::while_wanted;
 pub(super) use attachment_view::{attachment_view, in_use_details};
+pub(super) use description::{Changes, Description, OPENAPI, STATS};
 pub(super) use envelope::Success;
-pub(super) use error::{ApiError, Code, LoggedError};
+pub(super) use error::{ApiError, LoggedError};
 #[cfg(test)]
 pub(super) use extract::BODY_BYTES_MAX;
-pub(super) use extract::{Body, Force, SandboxId, SnapshotId, VolumeId, query};
-pub(super) use fields::{GivenSize, MountFields, SnapshotFields, UnmountFields, VolumeFields, id_from_body};
+pub(super) use extract::{Body, Force, ForceQuery, SandboxId, SnapshotId, VolumeId, query};
+pub(super) use fields::{GivenSize, GivenTuning, bytes_of, optional, required, size_allowed};
 pub(crate) use reclaim_run::Reclaim;
-pub(super) use reclaim_run::{Progress, phase_name};
-pub(super) use route::Route;
+pub(super) use reclaim_run::phase;
 pub(crate) use state::Admin;
 pub(super) use state::Shared;
 pub(super) use steps::{

@@ -8,8 +8,8 @@
 //! it began. A second caller joins the run that is under way. A stop does not wait for it: closing the
 //! store ends it.
 
+use crate::api;
 use sandstone_storage::{Handle, ReclaimPhase, ReclaimProgress, Store};
-use serde::Serialize;
 use std::{
     error::Error as _,
     sync::{Arc, Mutex, MutexGuard},
@@ -37,7 +37,7 @@ enum Run {
 }
 
 /// What a run has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
     rounds: u64,
     marked_nodes: u64,
@@ -63,20 +63,25 @@ impl Reclaim {
     }
 
     /// How far the present run is, or how the last one ended.
-    pub(crate) fn progress(&self, store: &Store) -> Progress {
+    pub(crate) fn progress(&self, store: &Store) -> api::Reclaim {
         let store_allocated_bytes = store.stats().file_allocated_bytes;
         let run = self.lock();
         // Under the lock, so that it is not from before the run that it is compared with.
         let now = store.reclaim_progress();
-        let (phase, error) = match &*run {
+        let (at, error) = match &*run {
             Run::Never => (ReclaimPhase::Idle, None),
             Run::Running { .. } => (now.phase, None),
             Run::Ended { error, .. } => (ReclaimPhase::Idle, error.clone()),
         };
-        Progress {
+        let Counted { rounds, marked_nodes, freed_bytes, forwarded_bytes, punched_bytes } = run.counted(&now);
+        api::Reclaim {
             running: matches!(*run, Run::Running { .. }),
-            phase: phase_name(phase),
-            counted: run.counted(&now),
+            phase: phase(at),
+            rounds,
+            marked_nodes,
+            freed_bytes,
+            forwarded_bytes,
+            punched_bytes,
             store_allocated_bytes,
             error,
         }
@@ -117,25 +122,13 @@ impl Run {
     }
 }
 
-/// The same for a caller.
-#[derive(Debug, Serialize)]
-pub(crate) struct Progress {
-    running: bool,
-    /// Of the run: idle when there is none, whatever the store does on its own.
-    phase: &'static str,
-    #[serde(flatten)]
-    counted: Counted,
-    /// Of the store's file, now.
-    store_allocated_bytes: u64,
-    error: Option<String>,
-}
-
-pub(crate) fn phase_name(phase: ReclaimPhase) -> &'static str {
+/// A phase in the words of the contract.
+pub(crate) fn phase(phase: ReclaimPhase) -> api::ReclaimPhase {
     match phase {
-        ReclaimPhase::Idle => "idle",
-        ReclaimPhase::Marking => "marking",
-        ReclaimPhase::Forwarding => "forwarding",
-        ReclaimPhase::Checkpointing => "checkpointing",
-        ReclaimPhase::Punching => "punching",
+        ReclaimPhase::Idle => api::ReclaimPhase::Idle,
+        ReclaimPhase::Marking => api::ReclaimPhase::Marking,
+        ReclaimPhase::Forwarding => api::ReclaimPhase::Forwarding,
+        ReclaimPhase::Checkpointing => api::ReclaimPhase::Checkpointing,
+        ReclaimPhase::Punching => api::ReclaimPhase::Punching,
     }
 }

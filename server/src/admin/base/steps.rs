@@ -2,11 +2,12 @@
 
 use super::{
     attachment_view::in_use_details,
-    error::{ApiError, Code},
+    error::ApiError,
     extract::Force,
     state::{Admin, Shared},
 };
 use crate::{
+    api::Code,
     attachments::{Attachments, Closing, InTheWay, Session},
     registry::{Alone, Together},
 };
@@ -18,14 +19,14 @@ use uuid::Uuid;
 pub(crate) const CUT_OFF_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Runs a step to its end even if its caller goes away: axum drops a handler when its client hangs up.
-pub(crate) async fn finished<T, F>(admin: &Shared, step: F) -> Result<T, ApiError>
+pub(crate) async fn finished<T, F>(admin: &Shared, step: impl FnOnce(Shared) -> F) -> Result<T, ApiError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, ApiError>> + Send + 'static,
 {
     admin
         .under_way
-        .spawn(step)
+        .spawn(step(Arc::clone(admin)))
         .await
         .unwrap_or_else(|died| Err(ApiError::new(Code::InternalError, format!("a step died: {died}"))))
 }

@@ -60,7 +60,7 @@ impl TrafficNumbers {
             families.gauge(name, help, value)?;
         }
         let mounts = registry.mounts.count_by_state().into_iter();
-        let mounts = mounts.map(|(state, count)| ([("state", state.as_str())], as_u64(count)));
+        let mounts = mounts.map(|(state, count)| ([("state", <&str>::from(state))], as_u64(count)));
         families.gauges("mounts", "Mounts, by state", mounts)?;
         let by_command = |value: Number<OperationTally>| {
             total.used().map(move |(command, tally)| ([("command", command.name())], value(tally)))

@@ -8,16 +8,14 @@
 //! A mount shares the volume's turn with copies of it, so that none is made while the volume is changed, restored or
 //! deleted. An unmount needs no turn: whoever comes second finds nothing to do.
 
+use super::request::{MountFields, UnmountFields};
 use crate::{
-    admin::base::{
-        Admin, ApiError, CUT_OFF_TIME_MAX, Code, MountFields, Shared, UnmountFields, attachment_view,
-        finished, not_kept, together,
-    },
-    attachments::{Access, Attachments, Granted, Holder, MountState, Refused, Session},
+    admin::base::{Admin, ApiError, CUT_OFF_TIME_MAX, Shared, attachment_view, finished, not_kept, together},
+    api::{Code, Details, MountState},
+    attachments::{Access, Attachments, Granted, Holder, Refused, Session},
     mounts::{Mount, MountRecord},
     record::now,
 };
-use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
@@ -30,9 +28,7 @@ pub(super) async fn mount(
     sandbox_id: String,
     fields: MountFields,
 ) -> Result<Arc<Mount>, ApiError> {
-    let shared = Arc::clone(admin);
-    finished(admin, async move {
-        let admin = shared;
+    finished(admin, |admin| async move {
         let turn = together(&admin, fields.volume_id).await?;
         let entry = &turn.entry;
         let mut record = MountRecord {
@@ -105,9 +101,7 @@ pub(super) async fn unmount(
     sandbox_id: String,
     fields: UnmountFields,
 ) -> Result<(), ApiError> {
-    let shared = Arc::clone(admin);
-    finished(admin, async move {
-        let admin = shared;
+    finished(admin, |admin| async move {
         let UnmountFields { volume_id: Some(volume_id), session: Some(session) } = fields else {
             return Ok(());
         };
@@ -133,10 +127,11 @@ pub(super) async fn unmount(
 fn refused(volume: Uuid, why: &Refused) -> ApiError {
     let error = ApiError::conflict(format!("volume {volume} cannot be mounted: {why}"));
     match why {
-        Refused::Held { by, leaving: _ } => error.with_details(json!({
-            "holder": attachment_view(volume, by),
-            "hint": "detach it there, or wait until it ends; an RWX volume takes any number of writers",
-        })),
+        Refused::Held { by, leaving: _ } => error.with_details(Details::Held {
+            holder: attachment_view(volume, by),
+            hint: "detach it there, or wait until it ends; an RWX volume takes any number of writers"
+                .to_owned(),
+        }),
         Refused::Closed(_)
         | Refused::NoMount
         | Refused::Stale

@@ -1,5 +1,6 @@
 //! Snapshots over HTTP, forks of them, and restore.
 
+mod request;
 mod routes;
 mod view;
 

@@ -1,73 +1,59 @@
-//! The scrub, asked for and watched. It is the store's own, and goes on whoever watches.
+//! The scrub, asked for and watched. It is the store's own, and goes on when the caller leaves.
 
-use crate::admin::base::{Route, Shared, Success};
-use axum::{
-    extract::State,
-    routing::{get, post},
+use crate::{
+    admin::base::{Shared, Success},
+    api::{CorruptRange, CorruptWhat, Scrub},
 };
+use axum::extract::State;
 use sandstone_storage::{Rot, RotKind, ScrubProgress};
-use serde::Serialize;
-use uuid::Uuid;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 const SCRUB: &str = "/api/v1/admin/scrub";
 
-pub(crate) fn routes() -> Vec<Route> {
-    vec![Route::new("POST", SCRUB, post(start)), Route::new("GET", SCRUB, get(progress))]
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(start, progress))
 }
 
-async fn start(State(admin): State<Shared>) -> Success<Progress> {
+/// Read all maps and data and compare them with their checksums, in the background
+///
+/// Joins the pass that is under way, if there is one. It keeps to store.scrub_rate.
+#[utoipa::path(post, path = SCRUB, operation_id = "startScrub", responses(
+    (status = 202, description = "It runs; this is how far it is.", body = Scrub),
+))]
+async fn start(State(admin): State<Shared>) -> Success<Scrub> {
     admin.store.start_scrub();
-    Success::accepted(admin.store.scrub_progress().into())
+    Success::accepted(view(admin.store.scrub_progress()))
 }
 
-async fn progress(State(admin): State<Shared>) -> Success<Progress> {
-    Success::ok(admin.store.scrub_progress().into())
+/// How far the present pass is, or what the last one found
+#[utoipa::path(get, path = SCRUB, operation_id = "getScrub", responses(
+    (status = 200, description = "The present or last pass since the server started; zeroes when there was none.", body = Scrub),
+))]
+async fn progress(State(admin): State<Shared>) -> Success<Scrub> {
+    Success::ok(view(admin.store.scrub_progress()))
 }
 
-/// What a caller is told.
-#[derive(Debug, Serialize)]
-struct Progress {
-    running: bool,
-    passes: u64,
-    volumes: usize,
-    volumes_done: usize,
-    checked_bytes: u64,
-    rotten_bytes: u64,
-    rots: Vec<Place>,
-}
-
-/// A place that is lost.
-#[derive(Debug, Serialize)]
-struct Place {
-    /// A volume's or a snapshot's.
-    id: Uuid,
-    offset: u64,
-    length: u64,
-    what: &'static str,
-}
-
-impl From<ScrubProgress> for Progress {
-    fn from(progress: ScrubProgress) -> Progress {
-        let ScrubProgress { running, passes, lines, lines_done, checked_bytes, rotten_bytes, rots, .. } =
-            progress;
-        Progress {
-            running,
-            passes,
-            volumes: lines,
-            volumes_done: lines_done,
-            checked_bytes,
-            rotten_bytes,
-            rots: rots.into_iter().map(Place::from).collect(),
-        }
+fn view(progress: ScrubProgress) -> Scrub {
+    let ScrubProgress { running, passes, lines, lines_done, checked_bytes, rotten_bytes, rots, .. } =
+        progress;
+    let corrupt: Vec<CorruptRange> = rots.into_iter().map(range).collect();
+    Scrub {
+        running,
+        passes,
+        volumes: lines,
+        volumes_done: lines_done,
+        checked_bytes,
+        corrupt_bytes: rotten_bytes,
+        rotten_bytes,
+        rots: corrupt.clone(),
+        corrupt,
     }
 }
 
-impl From<Rot> for Place {
-    fn from(Rot { line, offset, len, what }: Rot) -> Place {
-        let what = match what {
-            RotKind::Data => "data",
-            RotKind::Map => "map",
-        };
-        Place { id: line, offset, length: len, what }
-    }
+fn range(Rot { line, offset, len, what }: Rot) -> CorruptRange {
+    let what = match what {
+        RotKind::Data => CorruptWhat::Data,
+        RotKind::Map => CorruptWhat::Map,
+    };
+    CorruptRange { id: line, offset, length: len, what }
 }

@@ -2,7 +2,8 @@
 
 use super::harness::{Deaf, Server, path};
 use crate::{
-    attachments::{Access, MountState, Refused, Session},
+    api::MountState,
+    attachments::{Access, Refused, Session},
     mounts::Mounts,
     registry::Registry,
 };

@@ -2,19 +2,19 @@
 
 use super::lineage::snapshot_of;
 use crate::{
-    admin::base::{ApiError, Route, Shared, Success, VolumeId, query, while_wanted},
+    admin::base::{ApiError, Shared, Success, VolumeId, query, while_wanted},
+    api::{Details, Diff, DiffRange, RangeState},
     record::parse_id,
     registry::Entry,
 };
 use axum::{
     extract::{FromRequestParts, State},
     http::request::Parts,
-    routing::get,
 };
-use sandstone_storage::{Changes, ExtentState, Volume};
-use serde::Serialize;
-use serde_json::json;
+use sandstone_storage::{Change, Changes, ExtentState, Volume};
 use std::ops::RangeInclusive;
+use utoipa::IntoParams;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 const DIFF: &str = "/api/v1/sandboxvolumes/{id}/diff";
 
@@ -24,28 +24,39 @@ const HEAD: &str = "head";
 /// Most ranges of a page, which are 5 MiB of JSON; and so many unless the caller wants fewer.
 const RANGES_MAX: u64 = 65536;
 
-pub(crate) fn routes() -> Vec<Route> {
-    vec![Route::new("GET", DIFF, get(diff))]
+pub(crate) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(diff))
 }
 
 /// The query, as it came.
-struct Asked {
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct DiffQuery {
+    /// A snapshot of the volume.
+    #[param(value_type = Uuid)]
     from: String,
+    /// A snapshot of the volume, or head for the volume as it is now.
+    #[param(value_type = Option<String>, default = "head")]
     to: String,
+    /// Byte to begin at, up to the size of to: the next_offset of the page before.
+    #[param(value_type = Option<u64>, minimum = 0, default = 0)]
     offset: Option<String>,
+    /// Most ranges of the page.
+    #[param(value_type = Option<u64>, minimum = 1, maximum = 65536, default = 65536)]
     limit: Option<String>,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Asked {
+impl<S: Send + Sync> FromRequestParts<S> for DiffQuery {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Asked, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<DiffQuery, ApiError> {
         let mut query = query(parts, state).await?;
+        let allowed = "the id of a snapshot of this volume";
         let from = query.remove("from").ok_or_else(|| {
-            ApiError::bad_request("from must be the id of a snapshot of this volume, not absent")
-                .with_details(json!({ "field": "from", "allowed": "the id of a snapshot of this volume" }))
+            ApiError::bad_request(format!("from must be {allowed}, not absent"))
+                .with_details(Details::field("from", allowed))
         })?;
-        Ok(Asked {
+        Ok(DiffQuery {
             from,
             to: query.remove("to").unwrap_or_else(|| HEAD.to_owned()),
             offset: query.remove("offset"),
@@ -54,29 +65,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
     }
 }
 
-#[derive(Serialize)]
-struct Page {
-    from: String,
-    to: String,
-    /// Of `to`.
-    size_bytes: u64,
-    ranges: Vec<Range>,
-    /// Where the next page begins, unless this is the last.
-    next_offset: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Range {
-    offset: u64,
-    length: u64,
-    state: &'static str,
-}
-
+/// What changed since a snapshot, told by the maps without reading data
+///
+/// Ranges that were written, zeroed or trimmed, in order, none overlapping; they may hold what they held before. Beyond the end of from, everything that is not a hole differs.
+#[utoipa::path(get, path = DIFF, operation_id = "diffVolume", params(VolumeId, DiffQuery), responses(
+    (status = 200, description = "A page of ranges.", body = Diff),
+    (status = 400, description = "A number of the query is wrong, or from is missing."),
+    (status = 404, description = "No such volume, or it has no such snapshot."),
+))]
 async fn diff(
     State(admin): State<Shared>,
     volume: VolumeId,
-    asked: Asked,
-) -> Result<Success<Page>, ApiError> {
+    asked: DiffQuery,
+) -> Result<Success<Diff>, ApiError> {
     let entry = volume.find(&admin)?;
     let from = snapshot(&entry, &volume, &asked.from)?;
     let to = match asked.to.as_str() {
@@ -94,16 +95,16 @@ async fn diff(
             move || async move { to.changes_since(&from, offset, size_bytes - offset, entries_max).await };
         while_wanted(&admin, walk).await?
     };
-    let range = |change: sandstone_storage::Change| Range {
+    let range = |change: Change| DiffRange {
         offset: change.offset,
         length: change.len_bytes,
         state: match change.state {
-            ExtentState::Data => "data",
-            ExtentState::Zero => "zero",
-            ExtentState::Hole => "hole",
+            ExtentState::Data => RangeState::Data,
+            ExtentState::Zero => RangeState::Zero,
+            ExtentState::Hole => RangeState::Hole,
         },
     };
-    Ok(Success::ok(Page {
+    Ok(Success::ok(Diff {
         from: asked.from,
         to: asked.to,
         size_bytes,
@@ -129,6 +130,6 @@ fn number(
         let allowed = format!("a whole number from {} to {}", range.start(), range.end());
         let shown: String = text.chars().take(64).collect();
         ApiError::bad_request(format!("{field} must be {allowed}, not {shown:?}"))
-            .with_details(json!({ "field": field, "allowed": allowed }))
+            .with_details(Details::field(field, allowed))
     })
 }

@@ -13,18 +13,19 @@
 //! I4  Changes of one volume take turns (`Registry::alone`); those of different volumes run side by side, so that they
 //!     share the store's syncs.
 
+use super::request::VolumeFields;
 use crate::{
     admin::base::{
-        Admin, ApiError, Force, GivenSize, Shared, VolumeFields, alone, close, finished,
+        Admin, ApiError, Force, GivenSize, GivenTuning, Shared, alone, close, finished,
         in_the_way_of_deletion, in_use_details,
     },
+    api::{AccessMode, Details},
     attachments::{Attachment, Closing},
-    record::{AccessMode, TEAM_ID, USER_ID, VolumeRecord, now},
+    record::{TEAM_ID, USER_ID, VolumeRecord, now},
     registry::{Entry, NameClaim},
 };
 use sandstone_config::ByteSize;
 use sandstone_storage::{Settings, VolumeChange, VolumeSpec};
-use serde_json::json;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -41,8 +42,10 @@ pub(super) async fn create(
     fields: VolumeFields,
 ) -> Result<Arc<Entry>, ApiError> {
     let created_at = now();
-    let (cache_size, cache_bytes) = text_and_bytes(fields.cache_size, CACHE_SIZE, CACHE_BYTES);
-    let (buffer_size, buffer_bytes) = text_and_bytes(fields.buffer_size, BUFFER_SIZE, BUFFER_BYTES);
+    let settings =
+        Settings { cache_bytes: CACHE_BYTES, buffer_bytes: BUFFER_BYTES, prefetch_mib: 0, writeback: false };
+    let ([cache_size, buffer_size], settings) =
+        tuned(fields.tuning, [CACHE_SIZE.to_owned(), BUFFER_SIZE.to_owned()], settings);
     let record = VolumeRecord {
         name: fields.name,
         team_id: TEAM_ID.to_owned(),
@@ -60,17 +63,10 @@ pub(super) async fn create(
     let spec = VolumeSpec {
         id: id.unwrap_or_else(Uuid::new_v4),
         size_bytes: fields.size_bytes.unwrap_or(admin.volume_size_bytes),
-        settings: Settings {
-            cache_bytes,
-            buffer_bytes,
-            prefetch_mib: fields.prefetch_mib.unwrap_or(0),
-            writeback: fields.writeback.unwrap_or(false),
-        },
+        settings,
         attributes: record.to_attributes(),
     };
-    let shared = Arc::clone(admin);
-    finished(admin, async move {
-        let admin = shared;
+    finished(admin, |admin| async move {
         let name = claimed(&admin, record.name.as_deref(), spec.id)?;
         let store = admin.store.clone();
         let volume = admin.keeper.run(move || async move { store.create_volume(spec).await }).await?;
@@ -83,9 +79,7 @@ pub(super) async fn create(
 
 /// Changes what `fields` names, all of it or nothing.
 pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Result<Arc<Entry>, ApiError> {
-    let shared = Arc::clone(admin);
-    finished(admin, async move {
-        let admin = shared;
+    finished(admin, |admin| async move {
         let turn = alone(&admin, id).await?;
         if fields == VolumeFields::default() {
             return Ok(Arc::clone(&turn.entry));
@@ -114,7 +108,7 @@ pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Re
 pub(super) fn claimed<'a>(admin: &'a Admin, name: Option<&str>, id: Uuid) -> Result<NameClaim<'a>, ApiError> {
     admin.registry.claim_name(name, id).map_err(|taken| {
         ApiError::conflict(taken.to_string())
-            .with_details(json!({ "field": "name", "sandboxvolume_id": taken.by }))
+            .with_details(Details::NameTaken { field: "name".to_owned(), sandboxvolume_id: taken.by })
     })
 }
 
@@ -135,25 +129,21 @@ pub(super) fn refuse_shrinking(now_bytes: u64, fields: &VolumeFields) -> Result<
             ByteSize::new(now_bytes),
             ByteSize::new(bytes)
         ))
-        .with_details(json!({ "field": "size", "size_bytes": now_bytes }))),
+        .with_details(Details::Shrinks { field: "size".to_owned(), size_bytes: now_bytes })),
         Some(_) | None => Ok(()),
     }
 }
 
 fn changed(entry: &Entry, fields: VolumeFields) -> (VolumeChange, VolumeRecord) {
     let mut record = entry.record();
-    let mut settings = entry.volume.settings();
     record.updated_at = now();
     record.name = fields.name.or(record.name);
     record.access_mode = fields.access_mode.unwrap_or(record.access_mode);
-    (record.cache_size, settings.cache_bytes) =
-        text_and_bytes(fields.cache_size, &record.cache_size, settings.cache_bytes);
-    (record.buffer_size, settings.buffer_bytes) =
-        text_and_bytes(fields.buffer_size, &record.buffer_size, settings.buffer_bytes);
+    let settings;
+    ([record.cache_size, record.buffer_size], settings) =
+        tuned(fields.tuning, [record.cache_size, record.buffer_size], entry.volume.settings());
     record.iops_max = limit(fields.iops_max, record.iops_max);
     record.bytes_per_second_max = limit(fields.bytes_per_second_max, record.bytes_per_second_max);
-    settings.prefetch_mib = fields.prefetch_mib.unwrap_or(settings.prefetch_mib);
-    settings.writeback = fields.writeback.unwrap_or(settings.writeback);
     let change = VolumeChange {
         size_bytes: fields.size_bytes,
         settings: Some(settings),
@@ -164,9 +154,7 @@ fn changed(entry: &Entry, fields: VolumeFields) -> (VolumeChange, VolumeRecord) 
 
 /// Deletes a volume and its snapshots. One that does not exist is deleted already.
 pub(super) async fn delete(admin: &Shared, id: Uuid, force: Force) -> Result<(), ApiError> {
-    let shared = Arc::clone(admin);
-    finished(admin, async move {
-        let admin = shared;
+    finished(admin, |admin| async move {
         let Some(turn) = admin.registry.alone(id).await else { return Ok(()) };
         let entry = &turn.entry;
         let of_snapshots = entry.snapshots.list().into_iter().map(|entry| Arc::clone(&entry.attachments));
@@ -191,6 +179,23 @@ pub(super) fn limit(given: Option<u64>, before: Option<u64>) -> Option<u64> {
     given.or(before).filter(|limit| *limit > 0)
 }
 
-pub(super) fn text_and_bytes(given: Option<GivenSize>, text: &str, bytes: u64) -> (String, u64) {
-    given.map_or_else(|| (text.to_owned(), bytes), |given| (given.text, given.bytes))
+/// What tuning becomes: as given, else as before. The texts are those of the cache's and the buffer's
+/// size.
+pub(super) fn tuned(
+    given: GivenTuning,
+    [cache_size, buffer_size]: [String; 2],
+    before: Settings,
+) -> ([String; 2], Settings) {
+    let or_before = |given: Option<GivenSize>, text: String, bytes: u64| {
+        given.map_or((text, bytes), |given| (given.text, given.bytes))
+    };
+    let (cache_size, cache_bytes) = or_before(given.cache_size, cache_size, before.cache_bytes);
+    let (buffer_size, buffer_bytes) = or_before(given.buffer_size, buffer_size, before.buffer_bytes);
+    let settings = Settings {
+        cache_bytes,
+        buffer_bytes,
+        prefetch_mib: given.prefetch_mib.unwrap_or(before.prefetch_mib),
+        writeback: given.writeback.unwrap_or(before.writeback),
+    };
+    ([cache_size, buffer_size], settings)
 }

@@ -10,14 +10,17 @@
 //! I2  Nobody sees content change under it: a client that read the volume before a restore is no client after it. NBD has
 //!     no word for such a change, and what the client has cached of it would be wrong.
 
-use super::lifecycle::{claimed, limit, refuse_shrinking, text_and_bytes};
+use super::{
+    lifecycle::{claimed, limit, refuse_shrinking, tuned},
+    request::VolumeFields,
+};
 use crate::{
     admin::base::{
-        ApiError, Force, Shared, SnapshotFields, VolumeFields, alone, close, finished,
-        in_the_way_of_deletion, not_kept, together,
+        ApiError, Force, Shared, alone, close, finished, in_the_way_of_deletion, not_kept, together,
     },
+    api::AccessMode,
     attachments::{Closing, InTheWay},
-    record::{AccessMode, SnapshotRecord, TEAM_ID, USER_ID, VolumeRecord, now},
+    record::{SnapshotRecord, TEAM_ID, USER_ID, VolumeRecord, now},
     registry::{Entry, SnapshotEntry},
 };
 use sandstone_storage::{ForkSpec, Settings};
@@ -28,13 +31,12 @@ use uuid::Uuid;
 pub(crate) async fn snapshot(
     admin: &Shared,
     volume: Uuid,
-    fields: SnapshotFields,
+    name: String,
+    description: Option<String>,
 ) -> Result<Arc<SnapshotEntry>, ApiError> {
-    let shared = Arc::clone(admin);
-    finished(admin, async move {
-        let admin = shared;
+    finished(admin, |admin| async move {
         let turn = together(&admin, volume).await?;
-        let record = SnapshotRecord { name: fields.name, description: fields.description, created_at: now() };
+        let record = SnapshotRecord { name, description, created_at: now() };
         let (store, attributes) = (admin.store.clone(), record.to_attributes());
         let create = move || async move { store.create_snapshot(volume, Uuid::new_v4(), attributes).await };
         let snapshot = admin.keeper.run(create).await?;
@@ -51,9 +53,7 @@ pub(crate) async fn fork(
     id: Option<Uuid>,
     fields: VolumeFields,
 ) -> Result<Arc<Entry>, ApiError> {
-    let shared = Arc::clone(admin);
-    finished(admin, async move {
-        let admin = shared;
+    finished(admin, |admin| async move {
         let turn = together(&admin, volume).await?;
         let source = match snapshot {
             None => turn.entry.volume.clone(),
@@ -84,10 +84,8 @@ pub(crate) async fn fork(
 fn forked(source: &Entry, fields: VolumeFields) -> (VolumeRecord, Settings) {
     let (record, settings) = (source.record(), source.volume.settings());
     let created_at = now();
-    let (cache_size, cache_bytes) =
-        text_and_bytes(fields.cache_size, &record.cache_size, settings.cache_bytes);
-    let (buffer_size, buffer_bytes) =
-        text_and_bytes(fields.buffer_size, &record.buffer_size, settings.buffer_bytes);
+    let ([cache_size, buffer_size], settings) =
+        tuned(fields.tuning, [record.cache_size, record.buffer_size], settings);
     let record = VolumeRecord {
         name: fields.name,
         team_id: TEAM_ID.to_owned(),
@@ -102,12 +100,6 @@ fn forked(source: &Entry, fields: VolumeFields) -> (VolumeRecord, Settings) {
         iops_max: limit(fields.iops_max, record.iops_max),
         bytes_per_second_max: limit(fields.bytes_per_second_max, record.bytes_per_second_max),
     };
-    let settings = Settings {
-        cache_bytes,
-        buffer_bytes,
-        prefetch_mib: fields.prefetch_mib.unwrap_or(settings.prefetch_mib),
-        writeback: fields.writeback.unwrap_or(settings.writeback),
-    };
     (record, settings)
 }
 
@@ -118,9 +110,7 @@ pub(crate) async fn restore(
     snapshot: Uuid,
     force: Force,
 ) -> Result<(), ApiError> {
-    let shared = Arc::clone(admin);
-    finished(admin, async move {
-        let admin = shared;
+    finished(admin, |admin| async move {
         let turn = alone(&admin, volume).await?;
         snapshot_of(&turn.entry, snapshot)?;
         let in_the_way = match force {
@@ -157,9 +147,7 @@ pub(crate) async fn delete_snapshot(
     snapshot: Uuid,
     force: Force,
 ) -> Result<(), ApiError> {
-    let shared = Arc::clone(admin);
-    finished(admin, async move {
-        let admin = shared;
+    finished(admin, |admin| async move {
         let Some(turn) = admin.registry.alone(volume).await else { return Ok(()) };
         let Some(entry) = turn.entry.snapshots.get(snapshot) else { return Ok(()) };
         let doors = vec![Arc::clone(&entry.attachments)];

@@ -4,11 +4,13 @@ mod diff;
 mod exclusive_bytes;
 mod lifecycle;
 mod lineage;
+mod request;
 mod routes;
 mod view;
 
 pub(super) use diff::routes as diff_routes;
 pub(super) use exclusive_bytes::exclusive_bytes;
 pub(super) use lineage::{delete_snapshot, fork, restore, snapshot, snapshot_of};
+pub(super) use request::check_new;
 pub(super) use routes::routes;
-pub(super) use view::VolumeView;
+pub(super) use view::newborn;

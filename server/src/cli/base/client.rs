@@ -3,7 +3,11 @@
 //! The token goes to whoever answers, so a server that was found, not named, is reached over a Unix socket, and only if it
 //! runs as a user that is trusted: on a TCP port any user may listen while the server does not.
 
-use crate::{show, token::Token};
+use crate::{
+    api::{Deleted, Details, Envelope, Failure},
+    show,
+    token::Token,
+};
 use axum::http::{
     Method, Request, StatusCode, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE, HOST},
@@ -13,7 +17,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use sandstone_config::trust;
-use serde_json::Value;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -137,31 +141,39 @@ impl AdminClient {
     }
 
     /// GET: the data of the answer.
-    pub(crate) fn get(&self, path: &str) -> Result<Value, ClientError> {
-        self.call(Method::GET, path, None)
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, String::new())
     }
 
-    /// POST of a JSON body.
-    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
-        self.call(Method::POST, path, Some(body))
+    /// POST of a request.
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.call(Method::POST, path, body(request))
     }
 
-    /// PATCH with a JSON body.
-    pub(crate) fn patch(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
-        self.call(Method::PATCH, path, Some(body))
+    /// PATCH with a request.
+    pub(crate) fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.call(Method::PATCH, path, body(request))
     }
 
     /// DELETE.
-    pub(crate) fn delete(&self, path: &str) -> Result<Value, ClientError> {
-        self.call(Method::DELETE, path, None)
+    pub(crate) fn delete(&self, path: &str) -> Result<Deleted, ClientError> {
+        self.call(Method::DELETE, path, String::new())
     }
 
     /// An answer that is not what a Sandstone server says.
-    pub(crate) fn foreign(&self, what: impl fmt::Display) -> ClientError {
+    fn foreign(&self, what: impl fmt::Display) -> ClientError {
         ClientError::Foreign { base: self.server.to_string(), what: what.to_string() }
     }
 
-    fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: String) -> Result<T, ClientError> {
         let (host, prefix) = match &self.server {
             AdminAddress::Unix(..) => ("localhost", ""),
             AdminAddress::Http { authority, prefix } => (authority.as_str(), prefix.as_str()),
@@ -172,32 +184,34 @@ impl AdminClient {
             .header(HOST, host)
             .header(AUTHORIZATION, format!("Bearer {}", self.token.reveal()))
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::from(body.map(Value::to_string).unwrap_or_default()))
+            .body(Full::from(body))
             .map_err(|error| self.foreign(error))?;
         let (status, answer) = self.runtime.block_on(self.exchange(request))?;
-        let answer: Value = serde_json::from_slice(&answer)
+        let answer: Envelope<T> = serde_json::from_slice(&answer)
             .map_err(|error| self.foreign(format_args!("status {status}, {error}")))?;
-        if answer["success"] == true {
-            return Ok(answer["data"].clone());
-        }
-        let error = &answer["error"];
-        let Some(message) = error["message"].as_str() else {
+        let Some(answer) = answer.into_result() else {
             return Err(self.foreign(format_args!("status {status}")));
         };
-        if status == StatusCode::UNAUTHORIZED {
-            return Err(ClientError::Unauthorized);
-        }
-        let message = message.to_owned();
-        let details = &error["details"];
-        match (holders(details), details["hint"].as_str()) {
-            // Its hint is in HTTP's words; a command has its own.
-            (Some(holders), _) => Err(ClientError::InUse { message, holders }),
-            (None, hint) => {
-                let message = hint.map_or(message.clone(), |hint| format!("{message}: {hint}"));
-                Err(ClientError::Refused { status: status.as_u16(), message })
+        answer.map_err(|Failure { message, details, .. }| {
+            let details = details.as_deref();
+            if status == StatusCode::UNAUTHORIZED {
+                ClientError::Unauthorized
+            } else if let Some(holders) = details.and_then(Details::holders) {
+                // Its hint is in HTTP's words; a command has its own.
+                ClientError::InUse { message, holders }
+            } else {
+                let message = match details.and_then(Details::hint) {
+                    Some(hint) => format!("{message}: {hint}"),
+                    None => message,
+                };
+                ClientError::Refused { status: status.as_u16(), message }
             }
-        }
+        })
     }
+}
+
+fn body(request: &impl Serialize) -> String {
+    serde_json::to_string(request).expect("a request has a JSON form")
 }
 
 impl AdminClient {
@@ -250,12 +264,6 @@ async fn ask(
     };
     let answer = timeout(Duration::from_secs(ANSWER_SECS_MAX), answer).await;
     answer.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))?.map_err(io::Error::other)
-}
-
-/// Who uses the volume, where that is why the server refused.
-fn holders(details: &Value) -> Option<Vec<String>> {
-    let mounts = details["mounts"].as_array()?;
-    Some(mounts.iter().filter_map(|mount| mount["holder"].as_str()).map(str::to_owned).collect())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use sandstone_config::{
     Config,
     trust::{self, Distrust},
 };
+use serde::Serialize;
 use serde_json::Value;
 use std::{
     io::{self, Write},
@@ -75,12 +76,21 @@ impl Context {
     }
 
     /// Answers with `data` as it is for programs, and with a text for people.
-    pub(crate) fn answer(&self, data: &Value, text: impl FnOnce() -> String) -> Result<(), CliError> {
+    pub(crate) fn answer(
+        &self,
+        data: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), CliError> {
         match self.audience() {
             Audience::People => print(&text()),
-            Audience::Programs => print(&format!("{data:#}")),
+            Audience::Programs => print(&format!("{:#}", json(data))),
         }
     }
+}
+
+/// Data for programs. Its fields are in the order of their names, whatever order the types have.
+pub(crate) fn json(data: &impl Serialize) -> Value {
+    serde_json::to_value(data).expect("answers have a JSON form")
 }
 
 /// Where the configured server is: at its Unix socket, where nobody else can be, unless it has none.

@@ -8,7 +8,7 @@ pub(crate) mod output;
 mod progress;
 
 pub(crate) use client::{AdminClient, ClientError};
-pub(crate) use context::{Audience, Context, Global, print};
+pub(crate) use context::{Audience, Context, Global, json, print};
 pub(crate) use error::CliError;
 pub(crate) use interrupt::Interrupt;
 pub(crate) use progress::{Activity, Progress};

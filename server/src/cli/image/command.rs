@@ -8,6 +8,7 @@ use super::{
     unpack::{Unpacked, untold},
 };
 use crate::{
+    api::{NewVolume, Size, Snapshot, Volume, VolumeFields},
     cli::{
         base::{AdminClient, CliError, ClientError, Context, Interrupt, Progress},
         copy::{
@@ -15,18 +16,18 @@ use crate::{
             transfer::{self, Before},
         },
         increment::{self, Since},
-        nbd::{blame, connect, reachable_export, reachable_snapshot},
+        nbd::{blame, connect, reachable_export},
         volume::{
             Temporary, snapshots,
-            volumes::{self, path_of},
+            volumes::{self, VOLUMES, path_of},
         },
     },
     record::{NAME_CHARS_MAX, parse_id},
     show,
 };
 use clap::Args;
-use serde_json::{Value, json};
-use std::path::PathBuf;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
@@ -75,12 +76,12 @@ pub(crate) fn import(args: &ImportArgs, context: &Context) -> Result<(), CliErro
     }
     let client = context.client()?;
     let found = find(&client, &args.volume)?;
-    let image = looked.ready(&args.image, found.as_ref().map(size_of), context)?;
+    let image = looked.ready(&args.image, found.as_ref().map(|volume| volume.size_bytes), context)?;
     let (volume, origin) = take_or_create(&client, &args.volume, found, image.disk_bytes)?;
     let copied = copy_in(args, &image, &volume, origin, context);
-    let imported = copied.and_then(|()| match origin {
+    let imported: Result<Volume, CliError> = copied.and_then(|()| match origin {
         Origin::Found => Ok(client.get(&path_of(&volume))?),
-        Origin::Created => Ok(client.patch(&path_of(&volume), &json!({ "name": args.volume }))?),
+        Origin::Created => Ok(client.patch(&path_of(&volume), &named(&args.volume))?),
     });
     let volume = match (imported, origin) {
         (Ok(volume), _) => volume,
@@ -98,7 +99,7 @@ pub(crate) fn import(args: &ImportArgs, context: &Context) -> Result<(), CliErro
             image.kind,
             show::rounded(image.disk_bytes),
             args.volume,
-            show::rounded(volume["used_bytes"].as_u64().unwrap_or(0))
+            show::rounded(volume.used_bytes)
         )
     })
 }
@@ -133,9 +134,13 @@ pub(crate) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
             Err(error) => return Err(error),
         },
     }
-    let bytes = size_of(snapshot.as_ref().unwrap_or(&volume));
-    let answer =
-        json!({ "volume": volume, "snapshot": snapshot, "image": args.image, "format": format.as_str() });
+    let bytes = snapshot.as_ref().map_or(volume.size_bytes, |snapshot| snapshot.size_bytes);
+    let answer = Exported {
+        volume: &volume,
+        snapshot: snapshot.as_ref(),
+        image: &args.image,
+        format: format.as_str(),
+    };
     context.answer(&answer, || {
         let (size, image) = (show::rounded(bytes), args.image.display());
         let what = match &args.snapshot {
@@ -146,10 +151,19 @@ pub(crate) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
     })
 }
 
+/// What an export answers programs with.
+#[derive(Serialize)]
+struct Exported<'a> {
+    volume: &'a Volume,
+    snapshot: Option<&'a Snapshot>,
+    image: &'a Path,
+    format: &'static str,
+}
+
 /// An export under way.
 struct Export<'a> {
     args: &'a ExportArgs,
-    volume: &'a Value,
+    volume: &'a Volume,
     format: Format,
     interrupt: &'a Interrupt,
     context: &'a Context,
@@ -157,13 +171,14 @@ struct Export<'a> {
 
 impl Export<'_> {
     /// Copies a snapshot, which holds still and is in no writer's way, or the volume itself.
-    fn run(&self, snapshot: Option<&Value>) -> Result<(), CliError> {
+    fn run(&self, snapshot: Option<&Snapshot>) -> Result<(), CliError> {
         let ExportArgs { volume: name, image, .. } = self.args;
-        let address = match snapshot {
-            None => reachable_export(self.volume, name)?,
-            Some(snapshot) => reachable_snapshot(self.volume, name, snapshot)?,
+        let (uris, size_bytes) = match snapshot {
+            None => (&self.volume.uris, self.volume.size_bytes),
+            Some(snapshot) => (&snapshot.uris, snapshot.size_bytes),
         };
-        let progress = Progress::new(size_of(snapshot.unwrap_or(self.volume)), self.context.audience());
+        let address = reachable_export(uris, name)?;
+        let progress = Progress::new(size_bytes, self.context.audience());
         let image_failed = |error| CliError::Image(image.clone(), error);
         if self.format == Format::Raw {
             let mut device = connect(&address, name)?;
@@ -187,7 +202,7 @@ enum Origin {
 }
 
 /// The volume of that name, where there is one.
-fn find(client: &AdminClient, name: &str) -> Result<Option<Value>, CliError> {
+fn find(client: &AdminClient, name: &str) -> Result<Option<Volume>, CliError> {
     match volumes::find(client, name) {
         Ok(volume) => Ok(Some(volume)),
         Err(CliError::NoVolume(_)) if parse_id(name).is_none() => Ok(None),
@@ -199,12 +214,12 @@ fn find(client: &AdminClient, name: &str) -> Result<Option<Value>, CliError> {
 fn take_or_create(
     client: &AdminClient,
     name: &str,
-    found: Option<Value>,
+    found: Option<Volume>,
     disk_bytes: u64,
-) -> Result<(Value, Origin), CliError> {
+) -> Result<(Volume, Origin), CliError> {
     match found {
         Some(volume) => {
-            let volume_bytes = size_of(&volume);
+            let volume_bytes = volume.size_bytes;
             if volume_bytes < disk_bytes {
                 return Err(CliError::TooSmall {
                     volume: name.to_owned(),
@@ -219,8 +234,9 @@ fn take_or_create(
             // middle leaves one. The next import takes the next name: the one that was left may be still at work.
             let mut refused = None;
             for try_count in 1..=PARTIALS_MAX {
-                let body = json!({ "name": partial_name(name, try_count), "size": disk_bytes.to_string() });
-                match client.post("/sandboxvolumes", &body) {
+                let size = Some(Size::Text(disk_bytes.to_string()).into());
+                let fields = VolumeFields { size, ..named(&partial_name(name, try_count)) };
+                match client.post(VOLUMES, &NewVolume { id: None, fields }) {
                     Err(error @ ClientError::Refused { status: 409, .. }) => refused = Some(error),
                     made => return Ok((made?, Origin::Created)),
                 }
@@ -246,12 +262,12 @@ fn partial_name(name: &str, try_count: u32) -> String {
 fn copy_in(
     args: &ImportArgs,
     image: &Ready,
-    volume: &Value,
+    volume: &Volume,
     origin: Origin,
     context: &Context,
 ) -> Result<(), CliError> {
     let progress = Progress::new(image.disk_bytes, context.audience());
-    let address = reachable_export(volume, &args.volume)?;
+    let address = reachable_export(&volume.uris, &args.volume)?;
     let (before, onto) = match origin {
         Origin::Created => (Before::Zeroes, Onto::Zeroes),
         Origin::Found => (Before::Anything, Onto::Anything),
@@ -276,8 +292,9 @@ fn copy_in(
     }
 }
 
-fn size_of(volume: &Value) -> u64 {
-    volume["size_bytes"].as_u64().unwrap_or(0)
+/// A volume's fields of which only the name is said.
+fn named(name: &str) -> VolumeFields {
+    VolumeFields { name: Some(name.to_owned().into()), ..VolumeFields::default() }
 }
 
 #[cfg(test)]

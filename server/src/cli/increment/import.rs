@@ -5,6 +5,7 @@ use super::{
     format::{Now, ReadError, Reader, Record, Totals},
 };
 use crate::{
+    api::Volume,
     cli::{
         base::{AdminClient, CliError, Context, Interrupt, Progress},
         copy::{CHUNK_BYTES, CopyError, Device, Span, ZERO_BYTES_MAX, refuse_others},
@@ -13,7 +14,6 @@ use crate::{
     },
     show,
 };
-use serde_json::{Value, json};
 use std::{
     cmp::Ordering,
     fs::{self, File},
@@ -33,18 +33,18 @@ type FileReader = Reader<BufReader<File>>;
 pub(crate) fn import(file: &Path, name: &str, context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
     let volume = volumes::find(&client, name)?;
-    let volume_bytes = volume["size_bytes"].as_u64().unwrap_or(0);
+    let volume_bytes = volume.size_bytes;
     let increment = Increment { file, volume: name };
     let totals = increment.check_whole()?;
     let header = increment.open()?.header();
 
     let interrupt = Interrupt::listen()?;
     // One connection for both: where a volume takes one writer, nobody writes in between.
-    let mut device = connect(&reachable_export(&volume, name)?, name)?;
+    let mut device = connect(&reachable_export(&volume.uris, name)?, name)?;
     let progress = Progress::new(PASSES * header.size_bytes, context.audience());
     increment.compare(&mut device, &interrupt, &progress)?;
     let before = Temporary::take(&client, &volume, "import")?;
-    let written = grow(&client, &volume, header.size_bytes, volume_bytes)
+    let written = grow(&client, &volume, header.size_bytes)
         .and_then(|()| increment.write(&mut device, &interrupt, &progress));
     drop(device);
     if let Err(error) = written {
@@ -64,13 +64,14 @@ pub(crate) fn import(file: &Path, name: &str, context: &Context) -> Result<(), C
     }
     before.delete()?;
     drop(progress);
-    let volume = client.get(&volumes::path_of(&volume))?;
+    let volume: Volume = client.get(&volumes::path_of(&volume))?;
     context.answer(&volume, || outcome(file, name, totals, header.size_bytes, volume_bytes))
 }
 
-fn grow(client: &AdminClient, volume: &Value, size_bytes: u64, volume_bytes: u64) -> Result<(), CliError> {
-    if size_bytes > volume_bytes {
-        client.patch(&volumes::path_of(volume), &json!({ "size": size_bytes.to_string() }))?;
+fn grow(client: &AdminClient, volume: &Volume, size_bytes: u64) -> Result<(), CliError> {
+    if size_bytes > volume.size_bytes {
+        let request = volumes::resized(&size_bytes.to_string());
+        client.patch::<Volume>(&volumes::path_of(volume), &request)?;
     }
     Ok(())
 }

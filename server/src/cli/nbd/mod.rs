@@ -5,4 +5,4 @@ mod client;
 mod handshake;
 mod stream;
 
-pub(crate) use attach::{blame, connect, reachable_export, reachable_snapshot};
+pub(crate) use attach::{blame, connect, reachable_export};

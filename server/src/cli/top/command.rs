@@ -1,11 +1,14 @@
 //! The command: looks at the server, and shows what it saw.
 
 use super::{
-    sample::{Answer, Rates},
+    sample::Rates,
     screen::{Command, Screen},
     table::{self, Sort},
 };
-use crate::cli::base::{AdminClient, Audience, CliError, Context, Interrupt, print};
+use crate::{
+    api::Stats,
+    cli::base::{AdminClient, Audience, CliError, Context, Interrupt, print},
+};
 use clap::Args;
 use std::{
     io::{IsTerminal, stdout},
@@ -59,9 +62,8 @@ pub(crate) fn run(args: &TopArgs, context: &Context) -> Result<(), CliError> {
     }
 }
 
-fn look(client: &AdminClient) -> Result<Answer, CliError> {
-    let answer = client.get(PATH)?;
-    Ok(serde_json::from_value(answer).map_err(|error| client.foreign(error))?)
+fn look(client: &AdminClient) -> Result<Stats, CliError> {
+    Ok(client.get(PATH)?)
 }
 
 fn show(rates: &Rates, sort: Sort, audience: Audience) -> Result<(), CliError> {
@@ -75,7 +77,7 @@ fn show(rates: &Rates, sort: Sort, audience: Audience) -> Result<(), CliError> {
 }
 
 /// Draws until somebody wants it to end.
-fn live(args: &TopArgs, client: &AdminClient, mut before: Answer) -> Result<(), CliError> {
+fn live(args: &TopArgs, client: &AdminClient, mut before: Stats) -> Result<(), CliError> {
     if !stdout().is_terminal() {
         return Err(CliError::NoTerminal);
     }

@@ -1,19 +1,22 @@
 //! The command: asks the server for all there is, and draws it.
 
 use super::{draw, lineage::Lineage};
-use crate::cli::{
-    base::{Audience, CliError, ClientError, Context, print},
-    volume::snapshots,
+use crate::{
+    api::{Snapshot, Volume},
+    cli::{
+        base::{Audience, CliError, ClientError, Context, print},
+        volume::{snapshots, volumes::VOLUMES},
+    },
 };
-use serde_json::Value;
 
 pub(crate) fn run(context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
-    let mut volumes = items(client.get("/sandboxvolumes")?);
+    let mut volumes: Vec<Volume> = client.get(VOLUMES)?;
     volumes.reverse();
     let mut listed = Vec::with_capacity(volumes.len());
     for volume in volumes {
-        let mut snapshots = items(client.get(&snapshots::list_path(&volume)).or_else(deleted_meanwhile)?);
+        let snapshots = client.get(&snapshots::list_path(&volume));
+        let mut snapshots: Vec<Snapshot> = snapshots.or_else(deleted_meanwhile)?;
         snapshots.reverse();
         listed.push((volume, snapshots));
     }
@@ -25,13 +28,9 @@ pub(crate) fn run(context: &Context) -> Result<(), CliError> {
 }
 
 /// A volume that went between the two requests has no snapshots any more.
-fn deleted_meanwhile(error: ClientError) -> Result<Value, CliError> {
+fn deleted_meanwhile(error: ClientError) -> Result<Vec<Snapshot>, CliError> {
     match error {
-        ClientError::Refused { status: 404, .. } => Ok(Value::Null),
+        ClientError::Refused { status: 404, .. } => Ok(Vec::new()),
         error => Err(error.into()),
     }
-}
-
-fn items(mut list: Value) -> Vec<Value> {
-    list.as_array_mut().map(std::mem::take).unwrap_or_default()
 }

@@ -1,19 +1,38 @@
 //! Lineages from plain data, drawn and nested.
 
 use super::{draw, lineage::Lineage};
+use crate::api::{Snapshot, Volume};
 use serde_json::{Value, json};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
 
-fn volume(id: &str, source: Option<&str>, source_snapshot: Option<&str>) -> Value {
-    json!({
-        "id": id, "name": id, "used_bytes": MIB, "exclusive_bytes": 4096, "created_at": "2026-01-02T03:04:05Z",
-        "source_volume_id": source, "source_snapshot_id": source_snapshot,
-    })
+/// An id that is told from others by a name.
+fn id_of(name: &str) -> Uuid {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    Uuid::from_u64_pair(7, hasher.finish())
 }
 
-fn snapshot(id: &str) -> Value {
-    json!({ "id": id, "name": id, "created_at": "2026-01-02T03:04:05Z" })
+fn volume(name: &str, source: Option<&str>, source_snapshot: Option<&str>) -> Volume {
+    serde_json::from_value(json!({
+        "id": id_of(name), "name": name, "used_bytes": MIB, "exclusive_bytes": 4096,
+        "created_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:05Z",
+        "source_volume_id": source.map(id_of), "source_snapshot_id": source_snapshot.map(id_of),
+        "team_id": "default", "user_id": "admin", "size_bytes": 0, "access_mode": "RWO", "state": "ready",
+        "attachments": 0, "cache_size": "1G", "buffer_size": "32M", "prefetch": 0, "writeback": false,
+        "uris": [], "backend": "s0fs", "export_name": "", "mounts": [],
+    }))
+    .unwrap()
+}
+
+fn snapshot(name: &str) -> Snapshot {
+    serde_json::from_value(json!({
+        "id": id_of(name), "volume_id": id_of("some"), "name": name, "size_bytes": 0, "used_bytes": MIB,
+        "created_at": "2026-01-02T03:04:05Z", "export_name": "", "uris": [], "attachments": 0,
+    }))
+    .unwrap()
 }
 
 fn family() -> Lineage {
@@ -60,11 +79,11 @@ fn a_lineage_is_drawn_with_snapshots_before_forks_and_the_oldest_first() {
 #[test]
 fn nested_data_says_the_same_as_the_drawing() {
     let roots: Value = serde_json::from_str(&draw::json(&family())).unwrap();
-    assert_eq!(roots[0]["id"], "base");
-    assert_eq!(roots[0]["snapshots"][0]["forks"][1]["snapshots"][0]["id"], "mine");
+    assert_eq!((&roots[0]["name"], &roots[0]["id"]), (&json!("base"), &json!(id_of("base"))));
+    assert_eq!(roots[0]["snapshots"][0]["forks"][1]["snapshots"][0]["name"], "mine");
     assert_eq!(roots[0]["snapshots"][1]["forks"], json!([]));
-    assert_eq!(roots[0]["forks"][1]["id"], "late");
-    assert_eq!(roots[1]["id"], "orphan");
+    assert_eq!(roots[0]["forks"][1]["name"], "late");
+    assert_eq!(roots[1]["name"], "orphan");
     assert!(roots[0]["snapshots"][0].get("snapshots").is_none());
     assert_eq!(draw::json(&Lineage::new(vec![])), "[]");
 }
@@ -73,9 +92,9 @@ fn nested_data_says_the_same_as_the_drawing() {
 fn a_narrow_terminal_is_not_overrun() {
     let long = "n".repeat(128);
     let mut named = volume("base", None, None);
-    named["name"] = json!(long);
+    named.name = Some(long.clone());
     let mut gone = volume("b", Some("gone"), None);
-    gone["name"] = json!(long);
+    gone.name = Some(long);
     let volumes = vec![(named, vec![snapshot("clean")]), (gone, vec![])];
     let lineage = Lineage::new(volumes);
     for columns in [60, 80, 120] {

@@ -26,6 +26,6 @@ pub(crate) fn run(args: &ForkArgs, context: &Context) -> Result<(), CliError> {
         None => volumes::path_of(&source),
         Some(name) => snapshots::path_of(&source, &snapshots::find(&client, &source, &args.source, name)?),
     };
-    let fork = client.post(&format!("{copied}/fork"), &args.fields.fields())?;
+    let fork = client.post(&format!("{copied}/fork"), &args.fields.request())?;
     context.answer(&fork, || output::volume_details(&fork))
 }

@@ -1,15 +1,15 @@
 //! `mount`, `unmount` and `mounts`: who may attach which volume.
 
-use super::volumes;
+use super::volumes::{self, field};
 use crate::{
+    api::{Field, Mount, NewMount, Unmount, Unmounted, VolumeConfig},
     cli::base::{CliError, Context, output},
     net::escaped_segment,
 };
 use clap::Args;
-use serde_json::{Map, Value, json};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Not said: the knobs are the volume's, also when that is changed later.")]
+#[command(after_help = "Not said: the tuning is the volume's, also when that is changed later.")]
 pub(crate) struct MountArgs {
     /// The volume, by id or name
     volume: String,
@@ -49,36 +49,41 @@ pub(crate) struct MountsArgs {
 pub(crate) fn mount(args: &MountArgs, context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
     let volume = volumes::find(&client, &args.volume)?;
-    let body = json!({
-        "sandboxvolume_id": volume["id"],
-        "mount_point": args.at,
-        "volume_config": args.config(),
-    });
-    let mount = client.post(&path_of(&args.sandbox, "mount"), &body)?;
+    let config = VolumeConfig {
+        cache_size: field(&args.cache_size),
+        buffer_size: field(&args.buffer_size),
+        prefetch: args.prefetch.map(Field::from),
+        writeback: args.writeback.map(Field::from),
+    };
+    let request = NewMount {
+        sandboxvolume_id: Some(volume.id.to_string().into()),
+        mount_point: Some(args.at.clone().into()),
+        sandbox_id: None,
+        volume_config: Some(config.into()),
+    };
+    let mount = client.post(&path_of(&args.sandbox, "mount"), &request)?;
     context.answer(&mount, || output::mount_details(&mount))
 }
 
 pub(crate) fn unmount(args: &UnmountArgs, context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
-    let mounts = client.get(ALL)?;
-    let mut mounts = mounts.as_array().map(Vec::as_slice).unwrap_or_default().iter();
-    let mount = mounts.find(|mount| mount["mount_session_id"] == args.session.as_str());
+    let mounts: Vec<Mount> = client.get(ALL)?;
+    let mount = mounts.iter().find(|mount| mount.mount_session_id.to_string() == args.session);
     let mount = mount.ok_or_else(|| CliError::NoMount(args.session.clone()))?;
-    let body = json!({
-        "sandboxvolume_id": mount["sandboxvolume_id"],
-        "mount_session_id": args.session,
-    });
-    let sandbox = output::text(&mount["sandbox_id"]);
-    let answer = client.post(&path_of(&sandbox, "unmount"), &body)?;
+    let request = Unmount {
+        sandboxvolume_id: Some(mount.sandboxvolume_id.to_string().into()),
+        mount_session_id: Some(args.session.clone().into()),
+    };
+    let answer: Unmounted = client.post(&path_of(&mount.sandbox_id, "unmount"), &request)?;
     context.answer(&answer, || {
-        format!("Unmounted volume {} of sandbox {sandbox}.", output::text(&mount["sandboxvolume_id"]))
+        format!("Unmounted volume {} of sandbox {}.", mount.sandboxvolume_id, mount.sandbox_id)
     })
 }
 
 pub(crate) fn mounts(args: &MountsArgs, context: &Context) -> Result<(), CliError> {
-    let mut mounts = context.client()?.get(ALL)?;
-    if let (Some(sandbox), Some(list)) = (&args.sandbox, mounts.as_array_mut()) {
-        list.retain(|mount| mount["sandbox_id"] == sandbox.as_str());
+    let mut mounts: Vec<Mount> = context.client()?.get(ALL)?;
+    if let Some(sandbox) = &args.sandbox {
+        mounts.retain(|mount| mount.sandbox_id == *sandbox);
     }
     context.answer(&mounts, || output::mount_list(&mounts))
 }
@@ -89,18 +94,4 @@ const ALL: &str = "/admin/mounts";
 /// What a sandbox does with its mounts, in the API.
 fn path_of(sandbox: &str, what: &str) -> String {
     format!("/sandboxes/{}/sandboxvolumes/{what}", escaped_segment(sandbox))
-}
-
-impl MountArgs {
-    /// What was said of the knobs.
-    fn config(&self) -> Value {
-        let said = [
-            ("cache_size", self.cache_size.as_ref().map(|size| json!(size))),
-            ("buffer_size", self.buffer_size.as_ref().map(|size| json!(size))),
-            ("prefetch", self.prefetch.map(|mib| json!(mib))),
-            ("writeback", self.writeback.map(|writeback| json!(writeback))),
-        ];
-        let said = said.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?)));
-        Value::Object(said.collect::<Map<_, _>>())
-    }
 }

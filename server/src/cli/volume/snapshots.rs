@@ -2,11 +2,11 @@
 
 use super::volumes;
 use crate::{
+    api::{Field, NewSnapshot, Restored, Snapshot, Volume},
     cli::base::{AdminClient, CliError, ClientError, Context, output},
     record::parse_id,
 };
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {
@@ -57,7 +57,7 @@ pub(crate) struct SnapshotArgs {
 
 impl SnapshotArgs {
     /// The snapshot, and its path in the API.
-    fn find(&self, client: &AdminClient) -> Result<(Value, String), CliError> {
+    fn find(&self, client: &AdminClient) -> Result<(Snapshot, String), CliError> {
         let volume = volumes::find(client, &self.volume)?;
         let snapshot = find(client, &volume, &self.volume, &self.snapshot)?;
         let path = path_of(&volume, &snapshot);
@@ -69,11 +69,11 @@ pub(crate) fn run(command: SnapshotCommand, context: &Context) -> Result<(), Cli
     let client = context.client()?;
     match command {
         SnapshotCommand::Create { volume, name, description } => {
-            let snapshot = create(&client, &volumes::find(&client, &volume)?, &name, description.as_deref())?;
+            let snapshot = create(&client, &volumes::find(&client, &volume)?, &name, description)?;
             context.answer(&snapshot, || output::snapshot_details(&snapshot))
         }
         SnapshotCommand::List { volume } => {
-            let snapshots = client.get(&list_path(&volumes::find(&client, &volume)?))?;
+            let snapshots: Vec<Snapshot> = client.get(&list_path(&volumes::find(&client, &volume)?))?;
             context.answer(&snapshots, || output::snapshot_list(&snapshots, &volume))
         }
         SnapshotCommand::Get(which) => {
@@ -89,7 +89,7 @@ pub(crate) fn run(command: SnapshotCommand, context: &Context) -> Result<(), Cli
         }
         SnapshotCommand::Restore { which, force } => {
             let (_, path) = which.find(&client)?;
-            let answer = client.post(&format!("{path}/restore?force={force}"), &json!({}))?;
+            let answer = restore(&client, &path, force)?;
             context.answer(&answer, || {
                 format!("Volume {} is what it was at snapshot {}.", which.volume, which.snapshot)
             })
@@ -100,24 +100,27 @@ pub(crate) fn run(command: SnapshotCommand, context: &Context) -> Result<(), Cli
 /// Takes a snapshot of a volume.
 pub(crate) fn create(
     client: &AdminClient,
-    volume: &Value,
+    volume: &Volume,
     name: &str,
-    description: Option<&str>,
-) -> Result<Value, CliError> {
-    let mut fields = Map::from_iter([("name".to_owned(), json!(name))]);
-    if let Some(description) = description {
-        fields.insert("description".to_owned(), json!(description));
-    }
-    Ok(client.post(&list_path(volume), &Value::Object(fields))?)
+    description: Option<String>,
+) -> Result<Snapshot, CliError> {
+    let name = Some(name.to_owned().into());
+    let request = NewSnapshot { name, description: description.map(Field::from) };
+    Ok(client.post(&list_path(volume), &request)?)
+}
+
+/// Makes a volume what its snapshot at that path is.
+pub(crate) fn restore(client: &AdminClient, path: &str, force: bool) -> Result<Restored, ClientError> {
+    client.post(&format!("{path}/restore?force={force}"), &())
 }
 
 /// The snapshot of that id, or the only one of that name, of a volume that its user calls `volume_name`.
 pub(crate) fn find(
     client: &AdminClient,
-    volume: &Value,
+    volume: &Volume,
     volume_name: &str,
     name: &str,
-) -> Result<Value, CliError> {
+) -> Result<Snapshot, CliError> {
     let missing = || CliError::NoSnapshot { volume: volume_name.to_owned(), snapshot: name.to_owned() };
     if let Some(id) = parse_id(name) {
         return match client.get(&format!("{}/{id}", list_path(volume))) {
@@ -125,26 +128,24 @@ pub(crate) fn find(
             answer => Ok(answer?),
         };
     }
-    let mut list = client.get(&list_path(volume))?;
-    let mut named = list.as_array_mut().map(std::mem::take).unwrap_or_default();
-    named.retain(|snapshot| snapshot["name"] == name);
+    let mut named: Vec<Snapshot> = client.get(&list_path(volume))?;
+    named.retain(|snapshot| snapshot.name == name);
     match named.as_slice() {
         [] => Err(missing()),
         [only] => Ok(only.clone()),
         several => {
-            let ids =
-                several.iter().filter_map(|snapshot| snapshot["id"].as_str()).map(str::to_owned).collect();
+            let ids = several.iter().map(|snapshot| snapshot.id.to_string()).collect();
             Err(CliError::AmbiguousSnapshot { snapshot: name.to_owned(), ids })
         }
     }
 }
 
 /// The path of a volume's snapshots in the API.
-pub(crate) fn list_path(volume: &Value) -> String {
+pub(crate) fn list_path(volume: &Volume) -> String {
     format!("{}/snapshots", volumes::path_of(volume))
 }
 
 /// The path of one of them.
-pub(crate) fn path_of(volume: &Value, snapshot: &Value) -> String {
-    format!("{}/{}", list_path(volume), snapshot["id"].as_str().unwrap_or_default())
+pub(crate) fn path_of(volume: &Volume, snapshot: &Snapshot) -> String {
+    format!("{}/{}", list_path(volume), snapshot.id)
 }

@@ -1,8 +1,10 @@
 //! A snapshot for as long as a command runs.
 
 use super::snapshots;
-use crate::cli::base::{AdminClient, CliError, ClientError};
-use serde_json::{Value, json};
+use crate::{
+    api::{Snapshot, Volume},
+    cli::base::{AdminClient, CliError, ClientError},
+};
 use std::{process, thread, time::Duration};
 
 /// Looks at a volume that is still in use by a connection that was closed a moment ago, and the time between them.
@@ -12,7 +14,7 @@ const LOOK_TIME: Duration = Duration::from_millis(50);
 /// A snapshot that is deleted when the work is done. Where we are killed it stays, with a description that says why.
 pub(crate) struct Temporary<'a> {
     client: &'a AdminClient,
-    snapshot: Value,
+    snapshot: Snapshot,
     /// Its path in the API.
     path: String,
 }
@@ -20,22 +22,22 @@ pub(crate) struct Temporary<'a> {
 impl<'a> Temporary<'a> {
     pub(crate) fn take(
         client: &'a AdminClient,
-        volume: &Value,
+        volume: &Volume,
         command: &str,
     ) -> Result<Temporary<'a>, CliError> {
         let name = format!("{command}-{}", process::id());
         let description = format!("made by `{command}` for as long as it runs; delete it if that was killed");
-        let snapshot = snapshots::create(client, volume, &name, Some(&description))?;
+        let snapshot = snapshots::create(client, volume, &name, Some(description))?;
         let path = snapshots::path_of(volume, &snapshot);
         Ok(Temporary { client, snapshot, path })
     }
 
-    pub(crate) fn snapshot(&self) -> &Value {
+    pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 
     pub(crate) fn name(&self) -> String {
-        self.snapshot["name"].as_str().unwrap_or_default().to_owned()
+        self.snapshot.name.clone()
     }
 
     pub(crate) fn delete(self) -> Result<(), CliError> {
@@ -43,15 +45,14 @@ impl<'a> Temporary<'a> {
         Ok(())
     }
 
-    /// Makes its volume what it was. Our own connection must be closed.
+    /// Makes its volume what it was. The command's own connection must be closed.
     pub(crate) fn restore(&self) -> Result<(), CliError> {
-        let path = format!("{}/restore", self.path);
         for _ in 1..LOOKS_MAX {
-            match self.client.post(&path, &json!({})) {
+            match snapshots::restore(self.client, &self.path, false) {
                 Err(ClientError::InUse { .. }) => thread::sleep(LOOK_TIME),
-                answer => return answer.map(drop).map_err(CliError::Client),
+                answer => return Ok(answer.map(drop)?),
             }
         }
-        self.client.post(&path, &json!({})).map(drop).map_err(CliError::Client)
+        Ok(snapshots::restore(self.client, &self.path, false).map(drop)?)
     }
 }

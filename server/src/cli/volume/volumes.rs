@@ -1,12 +1,12 @@
 //! `volume …`: the admin API from the command line.
 
 use crate::{
+    api::{self, Field, NewVolume, Size, Volume},
     cli::base::{AdminClient, CliError, ClientError, Context, output},
     record::parse_id,
 };
 use clap::{Args, Subcommand};
 use sandstone_config::{ByteSize, ByteSizeError};
-use serde_json::{Map, Value, json};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
@@ -103,11 +103,11 @@ pub(crate) fn run(command: VolumeCommand, context: &Context) -> Result<(), CliEr
     let client = context.client()?;
     match command {
         VolumeCommand::Create(fields) => {
-            let volume = client.post("/sandboxvolumes", &fields.fields())?;
+            let volume = client.post(VOLUMES, &fields.request())?;
             context.answer(&volume, || output::volume_details(&volume))
         }
         VolumeCommand::List => {
-            let volumes = client.get("/sandboxvolumes")?;
+            let volumes: Vec<Volume> = client.get(VOLUMES)?;
             context.answer(&volumes, || output::volume_list(&volumes))
         }
         VolumeCommand::Get { volume } => {
@@ -121,12 +121,12 @@ pub(crate) fn run(command: VolumeCommand, context: &Context) -> Result<(), CliEr
         }
         VolumeCommand::Resize { volume, size } => {
             let path = path_of(&find(&client, &volume)?);
-            let volume = client.patch(&path, &json!({ "size": size }))?;
+            let volume = client.patch(&path, &resized(&size))?;
             context.answer(&volume, || output::volume_details(&volume))
         }
         VolumeCommand::Limit { volume, limits } => {
             let path = path_of(&find(&client, &volume)?);
-            let volume = client.patch(&path, &Value::Object(limits.fields()))?;
+            let volume = client.patch(&path, &limits.request())?;
             context.answer(&volume, || output::volume_details(&volume))
         }
     }
@@ -134,89 +134,99 @@ pub(crate) fn run(command: VolumeCommand, context: &Context) -> Result<(), CliEr
 
 impl VolumeFields {
     /// What was said; what was not said is the server's to choose.
-    pub(crate) fn fields(&self) -> Value {
-        let mut fields = Map::new();
-        let texts = [
-            ("name", &self.name),
-            ("size", &self.size),
-            ("id", &self.id),
-            ("access_mode", &self.access_mode),
-            ("cache_size", &self.cache_size),
-            ("buffer_size", &self.buffer_size),
-        ];
-        for (field, value) in texts {
-            if let Some(value) = value {
-                fields.insert(field.to_owned(), json!(value));
-            }
+    pub(crate) fn request(&self) -> NewVolume {
+        NewVolume {
+            id: field(&self.id),
+            fields: api::VolumeFields {
+                name: field(&self.name),
+                size: self.size.as_deref().map(|size| Size::from(size).into()),
+                access_mode: field(&self.access_mode),
+                cache_size: field(&self.cache_size),
+                buffer_size: field(&self.buffer_size),
+                prefetch: self.prefetch.map(Field::from),
+                writeback: self.writeback.then(|| true.into()),
+                ..self.limits.request()
+            },
         }
-        if let Some(prefetch) = self.prefetch {
-            fields.insert("prefetch".to_owned(), json!(prefetch));
-        }
-        if self.writeback {
-            fields.insert("writeback".to_owned(), json!(true));
-        }
-        fields.append(&mut self.limits.fields());
-        Value::Object(fields)
     }
+}
+
+/// An option of the command line as a field of a request.
+pub(crate) fn field(said: &Option<String>) -> Option<Field<String>> {
+    said.clone().map(Field::from)
 }
 
 impl Limits {
-    fn fields(&self) -> Map<String, Value> {
-        let iops_max = self.iops_max.map(|iops| ("iops_max".to_owned(), json!(iops)));
-        let bytes = self.bytes_per_second_max.as_ref();
-        let bytes_per_second_max = bytes.map(|size| ("bytes_per_second_max".to_owned(), json!(size)));
-        iops_max.into_iter().chain(bytes_per_second_max).collect()
+    fn request(&self) -> api::VolumeFields {
+        api::VolumeFields {
+            iops_max: self.iops_max.map(Field::from),
+            bytes_per_second_max: self.bytes_per_second_max.as_deref().map(|size| Size::from(size).into()),
+            ..api::VolumeFields::default()
+        }
     }
 }
 
+/// A change of a volume's size alone.
+pub(crate) fn resized(size: &str) -> api::VolumeFields {
+    api::VolumeFields { size: Some(Size::from(size).into()), ..api::VolumeFields::default() }
+}
+
 /// The volume of that id, or the only one of that name.
-pub(crate) fn find(client: &AdminClient, name: &str) -> Result<Value, CliError> {
+pub(crate) fn find(client: &AdminClient, name: &str) -> Result<Volume, CliError> {
     if let Some(id) = parse_id(name) {
-        return match client.get(&format!("/sandboxvolumes/{id}")) {
+        return match client.get(&format!("{VOLUMES}/{id}")) {
             Err(ClientError::Refused { status: 404, .. }) => Err(CliError::NoVolume(name.to_owned())),
             answer => Ok(answer?),
         };
     }
-    let mut volumes = client.get("/sandboxvolumes")?;
-    let list = volumes.as_array_mut().map(std::mem::take).unwrap_or_default();
-    only_named(list, name)
+    only_named(client.get(VOLUMES)?, name)
 }
 
-fn only_named(volumes: Vec<Value>, name: &str) -> Result<Value, CliError> {
-    let mut named: Vec<Value> = volumes.into_iter().filter(|volume| volume["name"] == name).collect();
-    match (named.pop(), named.is_empty()) {
+fn only_named(mut volumes: Vec<Volume>, name: &str) -> Result<Volume, CliError> {
+    volumes.retain(|volume| volume.name.as_deref() == Some(name));
+    match (volumes.pop(), volumes.is_empty()) {
         (None, _) => Err(CliError::NoVolume(name.to_owned())),
         (Some(only), true) => Ok(only),
         (Some(last), false) => {
-            named.push(last);
-            let ids = named.iter().filter_map(|volume| volume["id"].as_str()).map(str::to_owned).collect();
+            volumes.push(last);
+            let ids = volumes.iter().map(|volume| volume.id.to_string()).collect();
             Err(CliError::AmbiguousName(name.to_owned(), ids))
         }
     }
 }
 
-/// Its path in the API.
-pub(crate) fn path_of(volume: &Value) -> String {
-    format!("/sandboxvolumes/{}", volume["id"].as_str().unwrap_or_default())
+/// The path of the volumes in the API.
+pub(crate) const VOLUMES: &str = "/sandboxvolumes";
+
+/// The path of one of them.
+pub(crate) fn path_of(volume: &Volume) -> String {
+    format!("{VOLUMES}/{}", volume.id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    fn volume(id: u128, name: &str) -> Volume {
+        serde_json::from_value(json!({
+            "id": uuid::Uuid::from_u128(id), "name": name, "team_id": "default", "user_id": "admin",
+            "size_bytes": 0, "used_bytes": 0, "access_mode": "RWO", "state": "ready", "attachments": 0,
+            "cache_size": "1G", "buffer_size": "32M", "prefetch": 0, "writeback": false,
+            "created_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:05Z", "uris": [],
+            "backend": "s0fs", "export_name": "", "mounts": [],
+        }))
+        .unwrap()
+    }
 
     #[test]
     fn a_volume_is_found_by_name_only_while_the_name_is_unique() {
-        let volumes = || {
-            vec![
-                json!({"id": "1", "name": "a"}),
-                json!({"id": "2", "name": "b"}),
-                json!({"id": "3", "name": "b"}),
-            ]
-        };
-        assert_eq!(only_named(volumes(), "a").unwrap()["id"], "1");
+        let volumes = || vec![volume(1, "a"), volume(2, "b"), volume(3, "b")];
+        let id = |id| uuid::Uuid::from_u128(id).to_string();
+        assert_eq!(only_named(volumes(), "a").unwrap().id.to_string(), id(1));
         assert!(matches!(only_named(volumes(), "c"), Err(CliError::NoVolume(_))));
         match only_named(volumes(), "b") {
-            Err(CliError::AmbiguousName(_, ids)) => assert_eq!(ids, ["2", "3"]),
+            Err(CliError::AmbiguousName(_, ids)) => assert_eq!(ids, [id(2), id(3)]),
             other => panic!("{other:?}"),
         }
     }

@@ -4,6 +4,7 @@
 //! are powers of two; no unit means bytes. Source: the size rule of the admin API, which speaks the same language.
 
 use std::{fmt, str::FromStr};
+use thiserror::Error;
 
 /// A number of bytes that was written, or is to be shown, as text.
 ///
@@ -37,26 +38,15 @@ const UNITS: [(char, u32); 4] = [('T', 40), ('G', 30), ('M', 20), ('K', 10)];
 const TEXT_LEN_MAX: usize = 23;
 
 /// Why a text is not a size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ByteSizeError {
     /// Not digits with one of the units.
+    #[error("not a size: write digits with an optional K, M, G, T, Ki, Mi, Gi or Ti, such as \"64G\"")]
     Syntax,
     /// More than 2^64 - 1 bytes.
+    #[error("a size past 2^64 - 1 bytes")]
     TooLarge,
 }
-
-impl fmt::Display for ByteSizeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ByteSizeError::Syntax => {
-                "not a size: write digits with an optional K, M, G, T, Ki, Mi, Gi or Ti, such as \"64G\""
-            }
-            ByteSizeError::TooLarge => "a size past 2^64 - 1 bytes",
-        })
-    }
-}
-
-impl std::error::Error for ByteSizeError {}
 
 impl FromStr for ByteSize {
     type Err = ByteSizeError;

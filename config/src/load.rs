@@ -7,12 +7,12 @@ use crate::{
     Config, Problem, Problems,
     keys::{KEYS, Key, Reach, Rule},
     ranges::SOCKET_PATH_BYTES_MAX,
-    settings::DATA_DIR_WORD,
+    settings::{DATA_DIR_WORD, is_loopback},
     trust::{self, Distrust},
 };
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -314,12 +314,6 @@ fn size_of(value: &DeValue<'_>) -> Option<u64> {
     }
 }
 
-pub(crate) fn is_loopback(address: &SocketAddr) -> bool {
-    // An IPv4 address may come dressed as IPv6.
-    let ip: IpAddr = address.ip().to_canonical();
-    ip.is_loopback()
-}
-
 fn check_reach(reach: Reach, address: &SocketAddr) -> Result<(), String> {
     match reach {
         Reach::Loopback if !is_loopback(address) => Err(format!(
@@ -334,7 +328,7 @@ fn unknown_key(section: &str, name: &str) -> String {
     let near = |key: &&Key| {
         let (of, known) = key.parts();
         // A key in the wrong section is nearer than one that is spelled alike.
-        if known == name { 0 } else { distance(known, name) + usize::from(of != section) }
+        if known == name { 0 } else { strsim::levenshtein(known, name) + usize::from(of != section) }
     };
     let comparable = name.chars().nth(COMPARED_CHARS_MAX).is_none();
     let nearest = comparable.then(|| KEYS.iter().min_by_key(near)).flatten();
@@ -345,22 +339,6 @@ fn unknown_key(section: &str, name: &str) -> String {
             format!("no such key; there are {}", known.join(", "))
         }
     }
-}
-
-/// Levenshtein's distance: characters to add, drop or change.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, of_a) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, of_b) in b.iter().enumerate() {
-            let change = diagonal + usize::from(of_a != *of_b);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

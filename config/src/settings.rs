@@ -1,7 +1,11 @@
 //! What a configuration is once it is checked.
 
 use crate::{ByteSize, memory};
-use std::{net::SocketAddr, num::NonZero, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZero,
+    path::PathBuf,
+};
 
 /// Checked settings: whoever holds one need not look again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,7 +206,7 @@ impl Config {
     /// What is allowed but should not pass without a word, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if !crate::load::is_loopback(&self.admin.listen) {
+        if !is_loopback(&self.admin.listen) {
             warnings.push(format!(
                 "admin.listen = \"{}\" is reachable from other hosts and there is no TLS yet, so the token crosses the \
                  network in the clear: keep it inside a network you trust or behind a proxy that ends TLS",
@@ -219,6 +223,12 @@ impl Config {
         }
         warnings
     }
+}
+
+pub(crate) fn is_loopback(address: &SocketAddr) -> bool {
+    // An IPv4 address may come dressed as IPv6.
+    let ip: IpAddr = address.ip().to_canonical();
+    ip.is_loopback()
 }
 
 #[cfg(test)]

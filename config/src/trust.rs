@@ -11,50 +11,33 @@ use rustix::{
     process::geteuid,
 };
 use std::{
-    error, fmt,
     fs::File,
     io::{self, Read},
     path::Path,
 };
+use thiserror::Error;
 
 /// The user whose programs are trusted by all.
 const ROOT: u32 = 0;
 
-/// Why a file is not relied on.
-#[derive(Debug)]
+/// Why a file is not relied on. Its text continues that of the file's path.
+#[derive(Debug, Error)]
 pub enum Distrust {
     /// It cannot be read.
-    Io(io::Error),
+    #[error("cannot be read: {0}")]
+    Io(#[source] io::Error),
     /// It is no file but that.
+    #[error("is no file but a {0}")]
     Kind(&'static str),
     /// It belongs to that user.
+    #[error("belongs to user {0}, who is neither you nor root")]
     Foreign(u32),
     /// Others may write to it, by its mode.
+    #[error("can be written by others (mode {0:o})")]
     Writable(u32),
     /// It has more than so many bytes.
+    #[error("has more than {0} bytes")]
     TooLarge(u64),
-}
-
-/// What it is, to stand behind its path.
-impl fmt::Display for Distrust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Distrust::Io(error) => write!(f, "cannot be read: {error}"),
-            Distrust::Kind(kind) => write!(f, "is no file but a {kind}"),
-            Distrust::Foreign(user) => write!(f, "belongs to user {user}, who is neither you nor root"),
-            Distrust::Writable(mode) => write!(f, "can be written by others (mode {mode:o})"),
-            Distrust::TooLarge(bytes) => write!(f, "has more than {bytes} bytes"),
-        }
-    }
-}
-
-impl error::Error for Distrust {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match self {
-            Distrust::Io(error) => Some(error),
-            Distrust::Kind(_) | Distrust::Foreign(_) | Distrust::Writable(_) | Distrust::TooLarge(_) => None,
-        }
-    }
 }
 
 impl From<rustix::io::Errno> for Distrust {

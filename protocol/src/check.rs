@@ -9,7 +9,7 @@
 //!
 //! Source: "Request types", "Command flags", "Error values", "Size constraints".
 
-use std::fmt;
+use thiserror::Error;
 
 use crate::error::WireError;
 use crate::export::TransmissionFlags;
@@ -99,7 +99,8 @@ pub enum Checked {
 }
 
 /// A request that is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{reason}: {error}")]
 pub struct Reject {
     /// To be sent in the reply.
     pub error: WireError,
@@ -111,12 +112,6 @@ pub struct Reject {
     /// "Either the server or the client MAY initiate a hard disconnect if the payload of an `NBD_CMD_WRITE`
     /// request [...] would be large enough to be deemed a denial of service attack" ("Size constraints").
     pub fatal: bool,
-}
-
-impl fmt::Display for Reject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason, self.error)
-    }
 }
 
 impl Request {

@@ -14,35 +14,16 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::constants::{CHUNK_FLAG_DONE, CHUNK_MAGIC, CHUNK_TYPE_ERROR_BIT};
+use crate::chunk_head::{
+    BlockDescriptor, ChunkType, HEADER_BYTES, More, encode_block_status, encode_hole, encode_none,
+    encode_offset_data, put_header,
+};
+use crate::constants::{CHUNK_FLAG_DONE, CHUNK_TYPE_ERROR_BIT};
 use crate::error::{DecodeError, WireError};
 use crate::limits::CHUNK_BYTES_MAX;
-use crate::reply::{More, encode_block_status, encode_hole, encode_none, encode_offset_data};
 use crate::request::Cookie;
 use crate::status_flags::StatusFlags;
 use crate::text::Text;
-
-const HEADER_BYTES: usize = 20;
-
-wire_enum! {
-    pub(crate) enum ChunkType: u16 {
-        None = 0,
-        OffsetData = 1,
-        OffsetHole = 2,
-        BlockStatus = 5,
-        Error = 0x8001,
-        ErrorOffset = 0x8002,
-    }
-}
-
-/// The status of some bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockDescriptor {
-    /// So many bytes, behind those of the descriptor before; never zero.
-    pub len: u32,
-    /// What is known of them, in the context of the chunk.
-    pub flags: StatusFlags,
-}
 
 /// One chunk of a structured reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,22 +88,6 @@ pub enum ChunkBody {
         /// Why, for people; may be empty.
         text: Text,
     },
-}
-
-#[inline]
-pub(crate) fn put_header(out: &mut BytesMut, cookie: Cookie, more: More, chunk_type: ChunkType, len: u32) {
-    let flags = match more {
-        More::Follows => 0,
-        More::Done => CHUNK_FLAG_DONE,
-    };
-    let mut bytes = [0; HEADER_BYTES];
-    let mut rest = &mut bytes[..];
-    rest.put_u32(CHUNK_MAGIC);
-    rest.put_u16(flags);
-    rest.put_u16(chunk_type.to_wire());
-    rest.put_u64(cookie.0);
-    rest.put_u32(len);
-    out.put_slice(&bytes);
 }
 
 fn put_error(

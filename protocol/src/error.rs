@@ -1,30 +1,40 @@
 //! What the wire can say when a request fails, and what we say when the other side's bytes make no sense.
 
-use std::fmt;
 use std::num::NonZeroU32;
+
+use thiserror::Error;
 
 /// An error in a reply to a request. Zero on the wire means success and is no `WireError`. Source: "Error
 /// values".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum WireError {
     /// Operation not permitted; a write to a read-only export.
+    #[error("operation not permitted (EPERM)")]
     Eperm,
     /// Input/output error.
+    #[error("input/output error (EIO)")]
     Eio,
     /// Out of memory. "The server SHOULD NOT return `NBD_ENOMEM` if at all possible."
+    #[error("out of memory (ENOMEM)")]
     Enomem,
     /// Invalid argument: unknown command or flag, or a range that cannot be read.
+    #[error("invalid argument (EINVAL)")]
     Einval,
     /// No space left on device; also a write beyond its end.
+    #[error("no space left (ENOSPC)")]
     Enospc,
     /// Value too large; only for an unfragmented READ (or lengths without payload).
+    #[error("value too large (EOVERFLOW)")]
     Eoverflow,
     /// Not supported; only for a WRITE_ZEROES with FAST_ZERO that would be slow.
+    #[error("not supported (ENOTSUP)")]
     Enotsup,
     /// The server is being shut down.
+    #[error("the server is shutting down (ESHUTDOWN)")]
     Eshutdown,
     /// A number that the specification does not list. "The client SHOULD treat an unexpected error value as
     /// if it had been `NBD_EINVAL`." Only for numbers without a name: build it by [`WireError::from_wire`].
+    #[error("error number {0}")]
     Unknown(NonZeroU32),
 }
 
@@ -61,29 +71,12 @@ impl WireError {
     }
 }
 
-impl fmt::Display for WireError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WireError::Eperm => f.write_str("operation not permitted (EPERM)"),
-            WireError::Eio => f.write_str("input/output error (EIO)"),
-            WireError::Enomem => f.write_str("out of memory (ENOMEM)"),
-            WireError::Einval => f.write_str("invalid argument (EINVAL)"),
-            WireError::Enospc => f.write_str("no space left (ENOSPC)"),
-            WireError::Eoverflow => f.write_str("value too large (EOVERFLOW)"),
-            WireError::Enotsup => f.write_str("not supported (ENOTSUP)"),
-            WireError::Eshutdown => f.write_str("the server is shutting down (ESHUTDOWN)"),
-            WireError::Unknown(number) => write!(f, "error number {number}"),
-        }
-    }
-}
-
-impl std::error::Error for WireError {}
-
 /// The byte stream can no longer be understood. Always the end of the connection: where the next message
 /// begins is not known, or reading up to it is not worth it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
     /// A message does not begin with its magic number.
+    #[error("{message}: must begin with its magic number, found {found:#x}")]
     BadMagic {
         /// Which message.
         message: &'static str,
@@ -91,6 +84,7 @@ pub enum DecodeError {
         found: u64,
     },
     /// A message announces more bytes than we are willing to read.
+    #[error("{message}: announces {len} bytes of data, the limit is {max}")]
     TooLong {
         /// Which message.
         message: &'static str,
@@ -100,6 +94,7 @@ pub enum DecodeError {
         max: u64,
     },
     /// A message from the server contradicts itself or the specification.
+    #[error("{message}: {flaw}")]
     Malformed {
         /// Which message.
         message: &'static str,
@@ -107,22 +102,6 @@ pub enum DecodeError {
         flaw: &'static str,
     },
 }
-
-impl fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DecodeError::BadMagic { message, found } => {
-                write!(f, "{message}: must begin with its magic number, found {found:#x}")
-            }
-            DecodeError::TooLong { message, len, max } => {
-                write!(f, "{message}: announces {len} bytes of data, the limit is {max}")
-            }
-            DecodeError::Malformed { message, flaw } => write!(f, "{message}: {flaw}"),
-        }
-    }
-}
-
-impl std::error::Error for DecodeError {}
 
 #[cfg(test)]
 mod tests {

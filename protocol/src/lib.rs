@@ -24,13 +24,16 @@ mod numbers;
 
 mod check;
 mod chunk;
+mod chunk_head;
 mod constants;
 mod error;
 mod escape;
 mod export;
+mod flaw;
 mod greeting;
 mod info;
 pub mod limits;
+mod lookup;
 mod meta_context;
 mod negotiation;
 mod option;
@@ -43,21 +46,23 @@ mod step;
 mod text;
 
 pub use check::{Checked, Reject, Terms};
-pub use chunk::{BlockDescriptor, Chunk, ChunkBody};
+pub use chunk::{Chunk, ChunkBody};
+pub use chunk_head::{
+    BlockDescriptor, More, encode_block_status, encode_hole, encode_none, encode_offset_data,
+};
 pub use error::{DecodeError, WireError};
 pub use escape::{Escaped, escaped};
 pub use export::{Access, BlockSizes, ExportInfo, ExportNameReply, TransmissionFlags, Zeroes};
+pub use flaw::Flaw;
 pub use greeting::{ClientFlags, Greeting, HandshakeFlags};
 pub use info::{Info, InfoType};
+pub use lookup::{Lookup, Purpose};
 pub use meta_context::{MetaContext, SelectedContext};
-pub use negotiation::{Lookup, Negotiation, Purpose};
+pub use negotiation::Negotiation;
 pub use option::{InfoRequest, MetaQuery, OptionCode, OptionRequest};
-pub use option_decoder::{Flaw, OptionDecoder, ReceivedOption};
+pub use option_decoder::{OptionDecoder, ReceivedOption};
 pub use option_reply::{OptionError, OptionReply, ReplyBody};
-pub use reply::{
-    More, Reply, ReplyMode, SimpleReply, encode_block_status, encode_failure, encode_hole, encode_none,
-    encode_offset_data, encode_success,
-};
+pub use reply::{Reply, ReplyMode, SimpleReply, encode_failure, encode_success};
 pub use request::{Command, CommandFlags, Cookie, REQUEST_BYTES, Request};
 pub use status_flags::{AllocationFlags, ChangeFlags, StatusFlags};
 pub use step::{CloseReason, HandshakeReply, ListedExport, Negotiated, Next, Refusal, Step};

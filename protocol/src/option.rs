@@ -9,8 +9,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::constants::OPTION_MAGIC;
+use crate::flaw::Flaw;
 use crate::info::InfoType;
-use crate::option_decoder::Flaw;
 use crate::text::Text;
 
 wire_enum! {

@@ -8,15 +8,13 @@
 //! Source: "Newstyle negotiation": "the presence of the option length in every option allows the server to
 //! skip any options presented by the client that it does not understand".
 
-use std::fmt;
-
-use bytes::{Buf, BytesMut, TryGetError};
+use bytes::{Buf, BytesMut};
 
 use crate::constants::OPTION_MAGIC;
 use crate::error::DecodeError;
+use crate::flaw::Flaw;
 use crate::limits::{OPTION_DATA_BYTES_MAX, OPTION_DRAIN_BYTES_MAX};
 use crate::option::{OptionCode, OptionRequest};
-use crate::text::TextError;
 
 const HEADER_BYTES: usize = 16;
 
@@ -47,42 +45,6 @@ impl ReceivedOption {
         match self {
             ReceivedOption::Request(request) => request.code(),
             ReceivedOption::Malformed { code, .. } | ReceivedOption::TooBig { code, .. } => *code,
-        }
-    }
-}
-
-/// What is wrong with the data of an option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// It ends inside a field, or a length in it points beyond its end.
-    Truncated,
-    /// It goes on after its last field.
-    TrailingData,
-    /// It should not be there: the option has no data.
-    DataNotAllowed,
-    /// A string in it is not one.
-    BadText(TextError),
-}
-
-impl From<TextError> for Flaw {
-    fn from(error: TextError) -> Flaw {
-        Flaw::BadText(error)
-    }
-}
-
-impl From<TryGetError> for Flaw {
-    fn from(_: TryGetError) -> Flaw {
-        Flaw::Truncated
-    }
-}
-
-impl fmt::Display for Flaw {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Flaw::Truncated => f.write_str("the option's data ends too early"),
-            Flaw::TrailingData => f.write_str("the option's data goes on after its last field"),
-            Flaw::DataNotAllowed => f.write_str("this option takes no data"),
-            Flaw::BadText(error) => write!(f, "the option contains {error}"),
         }
     }
 }

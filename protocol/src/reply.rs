@@ -17,10 +17,10 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 
-use crate::chunk::{self, BlockDescriptor, Chunk, ChunkBody, ChunkType};
+use crate::chunk::{Chunk, ChunkBody};
+use crate::chunk_head::More;
 use crate::constants::{CHUNK_MAGIC, SIMPLE_REPLY_MAGIC};
 use crate::error::{DecodeError, WireError};
-use crate::limits::BLOCK_DESCRIPTORS_MAX;
 use crate::request::Cookie;
 use crate::text::Text;
 
@@ -31,15 +31,6 @@ pub enum ReplyMode {
     Simple,
     /// Chunks for READ and BLOCK_STATUS, either kind for the rest.
     Structured,
-}
-
-/// Whether a chunk is the last of its reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum More {
-    /// Further chunks follow.
-    Follows,
-    /// It is the last (`NBD_REPLY_FLAG_DONE`).
-    Done,
 }
 
 /// A simple reply, without the data of a READ.
@@ -62,7 +53,8 @@ pub enum Reply {
 }
 
 /// The command succeeded. For a READ in simple mode the data is to follow, all of it; in structured mode use
-/// [`encode_offset_data`], [`encode_hole`], [`encode_none`].
+/// [`encode_offset_data`](crate::encode_offset_data), [`encode_hole`](crate::encode_hole),
+/// [`encode_none`](crate::encode_none).
 #[inline]
 pub fn encode_success(out: &mut BytesMut, cookie: Cookie) {
     SimpleReply { cookie, result: Ok(()) }.encode(out);
@@ -78,59 +70,6 @@ pub fn encode_failure(out: &mut BytesMut, cookie: Cookie, mode: ReplyMode, error
             let body = ChunkBody::Error { error, text: Text::message(text) };
             Chunk { cookie, more: More::Done, body }.encode(out);
         }
-    }
-}
-
-/// A chunk that only ends a structured reply (`NBD_REPLY_TYPE_NONE`).
-#[inline]
-pub fn encode_none(out: &mut BytesMut, cookie: Cookie) {
-    chunk::put_header(out, cookie, More::Done, ChunkType::None, 0);
-}
-
-/// The head of a chunk with `len` bytes of the export from `offset` on; the data is to follow
-/// (`NBD_REPLY_TYPE_OFFSET_DATA`). Pass `More::Done` only when no error can turn up any more.
-///
-/// # Panics
-/// When `len` is zero ("each chunk MUST describe at least one byte") or beyond 4 GiB - 9.
-#[inline]
-pub fn encode_offset_data(out: &mut BytesMut, cookie: Cookie, offset: u64, len: u32, more: More) {
-    assert_ne!(len, 0, "a data chunk without data");
-    chunk::put_header(out, cookie, more, ChunkType::OffsetData, 8 + len);
-    out.put_u64(offset);
-}
-
-/// A chunk for `len` zero bytes of the export from `offset` on (`NBD_REPLY_TYPE_OFFSET_HOLE`).
-///
-/// # Panics
-/// When `len` is zero.
-#[inline]
-pub fn encode_hole(out: &mut BytesMut, cookie: Cookie, offset: u64, len: u32, more: More) {
-    assert_ne!(len, 0, "a hole of nothing");
-    chunk::put_header(out, cookie, more, ChunkType::OffsetHole, 12);
-    out.put_u64(offset);
-    out.put_u32(len);
-}
-
-/// A chunk that describes, for one context, the range of a BLOCK_STATUS from its offset on
-/// (`NBD_REPLY_TYPE_BLOCK_STATUS`). One for each selected context, the last one `More::Done`.
-///
-/// # Panics
-/// Without descriptors, with an empty one, and with more than [`BLOCK_DESCRIPTORS_MAX`].
-pub fn encode_block_status(
-    out: &mut BytesMut,
-    cookie: Cookie,
-    context_id: u32,
-    descriptors: &[BlockDescriptor],
-    more: More,
-) {
-    assert!(!descriptors.is_empty(), "a block status chunk without descriptors");
-    assert!(descriptors.len() <= BLOCK_DESCRIPTORS_MAX, "too many block descriptors");
-    chunk::put_header(out, cookie, more, ChunkType::BlockStatus, 4 + 8 * descriptors.len() as u32);
-    out.put_u32(context_id);
-    for descriptor in descriptors {
-        assert_ne!(descriptor.len, 0, "an empty block descriptor");
-        out.put_u32(descriptor.len);
-        out.put_u32(descriptor.flags.bits());
     }
 }
 

@@ -1,16 +1,15 @@
 //! What the negotiation tells the server to do: first send, then go on.
 
-use std::fmt;
-
 use bytes::BytesMut;
+use thiserror::Error;
 
 use crate::check::Terms;
 use crate::error::DecodeError;
 use crate::escape::escaped;
 use crate::export::ExportNameReply;
+use crate::flaw::Flaw;
+use crate::lookup::Lookup;
 use crate::meta_context::SelectedContext;
-use crate::negotiation::Lookup;
-use crate::option_decoder::Flaw;
 use crate::option_reply::{OptionError, OptionReply};
 use crate::reply::ReplyMode;
 use crate::text::Text;
@@ -85,21 +84,27 @@ pub struct ListedExport {
 }
 
 /// Why a handshake ends without an export. Display is a sentence for the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CloseReason {
     /// The client said ABORT.
+    #[error("the client ended the handshake")]
     Aborted,
     /// The client's flags have bits that we do not know: these. "The server MUST drop the TCP connection if
     /// the client sets an unknown flag" ("Client flags").
+    #[error("the client set unknown flags {0:#x}")]
     UnknownClientFlags(u32),
     /// EXPORT_NAME cannot be answered with an error ("Option types").
+    #[error("EXPORT_NAME was refused: {}", .0.text)]
     ExportNameRefused(Refusal),
     /// EXPORT_NAME is malformed.
-    ExportNameMalformed(Flaw),
+    #[error("EXPORT_NAME was malformed: {0}")]
+    ExportNameMalformed(#[source] Flaw),
     /// More options than this; see [`HANDSHAKE_OPTIONS_MAX`](crate::limits::HANDSHAKE_OPTIONS_MAX).
+    #[error("the client sent more than {0} options")]
     TooManyOptions(u32),
     /// Bytes that are no option. For the server's own use: the negotiation never sees them.
-    Garbage(DecodeError),
+    #[error("the client's bytes make no sense: {0}")]
+    Garbage(#[from] DecodeError),
 }
 
 impl Step {
@@ -127,24 +132,5 @@ impl Refusal {
             name => format!("there is no export {}", escaped(name)),
         };
         Refusal::new(OptionError::UnknownExport, text)
-    }
-}
-
-impl From<DecodeError> for CloseReason {
-    fn from(error: DecodeError) -> CloseReason {
-        CloseReason::Garbage(error)
-    }
-}
-
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CloseReason::Aborted => f.write_str("the client ended the handshake"),
-            CloseReason::UnknownClientFlags(bits) => write!(f, "the client set unknown flags {bits:#x}"),
-            CloseReason::ExportNameRefused(refusal) => write!(f, "EXPORT_NAME was refused: {}", refusal.text),
-            CloseReason::ExportNameMalformed(flaw) => write!(f, "EXPORT_NAME was malformed: {flaw}"),
-            CloseReason::TooManyOptions(max) => write!(f, "the client sent more than {max} options"),
-            CloseReason::Garbage(error) => write!(f, "the client's bytes make no sense: {error}"),
-        }
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Deref;
 
+use thiserror::Error;
+
 use crate::limits::STRING_BYTES_MAX;
 
 /// A string as "Conventions" defines it: UTF-8, at most [`STRING_BYTES_MAX`] bytes, without NUL. May be
@@ -11,13 +13,16 @@ use crate::limits::STRING_BYTES_MAX;
 pub struct Text(String);
 
 /// Why some bytes are not a [`Text`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TextError {
     /// More than [`STRING_BYTES_MAX`] bytes: so many.
+    #[error("a string of {0} bytes, at most {STRING_BYTES_MAX} are allowed")]
     TooLong(usize),
     /// Not UTF-8.
+    #[error("a string that is not UTF-8")]
     NotUtf8,
     /// Contains a NUL.
+    #[error("a string that contains NUL")]
     Nul,
 }
 
@@ -102,20 +107,6 @@ impl fmt::Display for Text {
         f.write_str(&self.0)
     }
 }
-
-impl fmt::Display for TextError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TextError::TooLong(len) => {
-                write!(f, "a string of {len} bytes, at most {STRING_BYTES_MAX} are allowed")
-            }
-            TextError::NotUtf8 => f.write_str("a string that is not UTF-8"),
-            TextError::Nul => f.write_str("a string that contains NUL"),
-        }
-    }
-}
-
-impl std::error::Error for TextError {}
 
 #[cfg(test)]
 mod tests {

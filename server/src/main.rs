@@ -16,25 +16,18 @@
 //! meet here.
 
 mod admin;
-mod allocator;
+mod api;
 mod attachments;
 mod cli;
-mod client;
-mod endpoints;
-mod keeper;
-mod limits;
-mod logging;
 mod mounts;
-mod names;
 mod nbd;
-mod panic;
+mod net;
+mod process;
 mod record;
 mod registry;
 mod serve;
 mod show;
-mod signals;
-mod socket_file;
-mod startup;
+mod store_thread;
 mod token;
 mod traffic;
 mod watchdog;

@@ -2,13 +2,14 @@
 
 use sandstone_config::trust::{self, Distrust};
 use std::{
-    error, fmt,
+    fmt,
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 use subtle::ConstantTimeEq;
+use thiserror::Error;
 
 /// Random bytes of a token that we make: 256 bits cannot be guessed.
 const TOKEN_RANDOM_BYTES: usize = 32;
@@ -28,56 +29,32 @@ impl fmt::Debug for Token {
 }
 
 /// Why there is no token.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(crate) enum TokenError {
     /// It is not there. Only reading says so; the server makes one.
+    #[error(
+        "there is no admin token at {0}: start the server once, or name its configuration with \
+         --config or the token with --token"
+    )]
     Missing(PathBuf),
     /// It cannot be read or made.
-    Io(PathBuf, io::Error),
+    #[error(
+        "the admin token {0} cannot be used ({1}): run as the server's user, or give the token with \
+         --token"
+    )]
+    Io(PathBuf, #[source] io::Error),
     /// Others may have put it there.
-    Untrusted(PathBuf, Distrust),
+    #[error(
+        "the admin token {0} {1}, so it is not relied on: run as the server's user, put a file of \
+         its own there, or delete it and start the server, which makes a new one"
+    )]
+    Untrusted(PathBuf, #[source] Distrust),
     /// What is in the file cannot be a token.
+    #[error(
+        "{0} is no admin token (one line of {TOKEN_LEN_MIN} or more visible characters): delete it \
+         and start the server, which makes a new one"
+    )]
     Unusable(PathBuf),
-}
-
-impl fmt::Display for TokenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TokenError::Missing(path) => write!(
-                f,
-                "there is no admin token at {}: start the server once, or name its configuration with --config or the token \
-                 with --token",
-                path.display()
-            ),
-            TokenError::Io(path, error) => write!(
-                f,
-                "the admin token {} cannot be used ({error}): run as the server's user, or give the token with --token",
-                path.display()
-            ),
-            TokenError::Untrusted(path, why) => write!(
-                f,
-                "the admin token {} {why}, so it is not relied on: run as the server's user, put a file of its own there, or \
-                 delete it and start the server, which makes a new one",
-                path.display()
-            ),
-            TokenError::Unusable(path) => write!(
-                f,
-                "{} is no admin token (one line of {TOKEN_LEN_MIN} or more visible characters): delete it and start the \
-                 server, which makes a new one",
-                path.display()
-            ),
-        }
-    }
-}
-
-impl error::Error for TokenError {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match self {
-            TokenError::Io(_, error) => Some(error),
-            TokenError::Untrusted(_, why) => Some(why),
-            TokenError::Missing(_) | TokenError::Unusable(_) => None,
-        }
-    }
 }
 
 impl Token {

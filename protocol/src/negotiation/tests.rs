@@ -1,8 +1,9 @@
 use super::*;
 use crate::export::{Access, BlockSizes};
+use crate::flaw::Flaw;
 use crate::limits::SELECTED_CONTEXTS_MAX;
+use crate::lookup::Purpose;
 use crate::meta_context::MetaContext;
-use crate::option_decoder::Flaw;
 use uuid::Uuid;
 
 const SNAPSHOT: Uuid = Uuid::from_u128(7);

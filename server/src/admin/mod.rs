@@ -9,36 +9,18 @@
 //! Each group of routes is a file with a `routes()` function; `routes` puts them together, and `openapi.json` describes
 //! them (a test holds the two against each other).
 
-mod at_work;
-mod body;
-mod diff;
-mod envelope;
-mod error;
-mod fields;
-mod lifecycle;
-mod lineage;
+mod base;
 mod metrics;
-mod mounting;
 mod mounts;
 mod observe;
-mod probes;
-mod reclaim;
-mod routes;
-mod scrub;
-mod snapshot_view;
+mod router;
 mod snapshots;
-mod state;
-mod stats;
-mod steps;
-mod store_view;
-mod volume_view;
+mod store;
 mod volumes;
-mod walks;
 
+pub(crate) use base::{Admin, Reclaim};
 pub(crate) use metrics::Metrics;
-pub(crate) use reclaim::Reclaim;
-pub(crate) use routes::router;
-pub(crate) use state::Admin;
+pub(crate) use router::router;
 
 #[cfg(test)]
 mod tests;

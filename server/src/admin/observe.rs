@@ -1,6 +1,6 @@
 //! Around every request: its id, its log line, its numbers.
 
-use super::{error::LoggedError, state::Shared, stats::STATS};
+use super::base::{LoggedError, STATS, Shared};
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method},

@@ -1,9 +1,10 @@
 //! What [`Attachments`](super::Attachments) keeps under its lock: rights, connections, and who may have which.
 
 use super::{
-    Access, Attachment, Closing, Connection, Holder, InUse, MountState, Mounting, QUIET_TIME, Refused,
+    attachment::{Access, Attachment, Closing, Connection, Holder, InUse, Mounting, QUIET_TIME, Refused},
+    session::Session,
 };
-use crate::{mounts::Session, record::AccessMode};
+use crate::api::{AccessMode, MountState};
 use jiff::Timestamp;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -121,11 +122,7 @@ impl State {
         let Some(right) = self.rights.get(session) else {
             let (at, ended) = &self.ended;
             let by_restore = ended.contains(session);
-            return Err(if by_restore {
-                Refused::Restored { at: *at, mount: true }
-            } else {
-                Refused::NoMount
-            });
+            return Err(if by_restore { Refused::MountRestored { at: *at } } else { Refused::NoMount });
         };
         match right.state() {
             MountState::Pending | MountState::Mounted => Ok(right.access),
@@ -161,7 +158,7 @@ impl State {
             // Whoever only looks has no cache, and must not keep the others at that address out.
             Asks::ToLook => {}
         }
-        Err(Refused::Restored { at: outdated.restored_at, mount: false })
+        Err(Refused::Restored { at: outdated.restored_at })
     }
 
     /// Closes the door and cuts off everyone inside.

@@ -1,6 +1,15 @@
-use super::*;
-use crate::record::now;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use super::{attachment::*, table::LEAVING_TIME_MAX, *};
+use crate::{
+    api::{AccessMode, MountState},
+    record::now,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 /// The line of a client that stays until the test says otherwise.
 #[derive(Default)]
@@ -60,7 +69,8 @@ fn holder_of(refused: Refused) -> String {
         | Refused::Closed(_)
         | Refused::NoMount
         | Refused::Stale
-        | Refused::Restored { .. } => panic!("{refused:?}"),
+        | Refused::Restored { .. }
+        | Refused::MountRestored { .. } => panic!("{refused:?}"),
     }
 }
 
@@ -351,9 +361,9 @@ async fn who_was_attached_before_a_restore_is_refused_with_the_reason() {
     attachments.reopen();
     for _ in 0..2 {
         let refused = attach(&attachments, peer("process 1")).await.unwrap_err();
-        assert_eq!(refused, Refused::Restored { at, mount: false });
+        assert_eq!(refused, Refused::Restored { at });
         let refused = attach(&attachments, Holder::Mount(session)).await.unwrap_err();
-        assert_eq!(refused, Refused::Restored { at, mount: true });
+        assert_eq!(refused, Refused::MountRestored { at });
         assert!(refused.to_string().contains("restored"), "{refused}");
     }
     assert_eq!(attach(&attachments, Holder::Mount(Session::generate())).await.unwrap_err(), Refused::NoMount);

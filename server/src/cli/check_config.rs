@@ -1,10 +1,10 @@
 //! `check-config`: every mistake at once, or every key with its value.
 
-use super::{context::Context, error::CliError};
+use crate::cli::base::{CliError, Context};
 use sandstone_config::{Config, KEYS};
 use serde_json::{Value, json};
 
-pub(super) fn run(context: &Context) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context) -> Result<(), CliError> {
     let config = context.config()?;
     for warning in config.warnings() {
         eprintln!("sandstone: {warning}");

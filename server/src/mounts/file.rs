@@ -3,17 +3,17 @@
 //! The store's own records would be the better place, were they not bounded: a volume has room for two KiB of attributes,
 //! and an RWX volume may have any number of mounts.
 
-use super::Session;
+use crate::attachments::Session;
 use jiff::Timestamp;
 use sandstone_config::trust::{self, Distrust};
 use sandstone_storage::Overrides;
 use serde::{Deserialize, Serialize};
 use std::{
-    error, fmt,
     fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
 };
+use thiserror::Error;
 use uuid::Uuid;
 
 /// Most bytes of the file: several hundred thousand mounts. A guess.
@@ -87,42 +87,21 @@ impl Content {
 }
 
 /// Why the mounts of earlier starts cannot be taken up.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(crate) enum MountsError {
-    Unreadable(PathBuf, io::Error),
+    #[error(
+        "the mounts in {0} cannot be read ({1}): start the version that wrote them, or delete the \
+         file, and every sandbox has to mount anew"
+    )]
+    Unreadable(PathBuf, #[source] io::Error),
     /// Others may have put it there.
-    Untrusted(PathBuf, Distrust),
-    Unwritable(PathBuf, io::Error),
-}
-
-impl fmt::Display for MountsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MountsError::Unreadable(path, error) => write!(
-                f,
-                "the mounts in {} cannot be read ({error}): start the version that wrote them, or delete the file, and every \
-                 sandbox has to mount anew",
-                path.display()
-            ),
-            MountsError::Untrusted(path, why) => write!(
-                f,
-                "the mounts in {} are not relied on, because that {why}: move it away, and every sandbox has to mount anew",
-                path.display()
-            ),
-            MountsError::Unwritable(path, error) => {
-                write!(f, "the mounts cannot be kept in {} ({error})", path.display())
-            }
-        }
-    }
-}
-
-impl error::Error for MountsError {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match self {
-            MountsError::Unreadable(_, error) | MountsError::Unwritable(_, error) => Some(error),
-            MountsError::Untrusted(_, why) => Some(why),
-        }
-    }
+    #[error(
+        "the mounts in {0} are not relied on, because that {1}: move it away, and every sandbox \
+         has to mount anew"
+    )]
+    Untrusted(PathBuf, #[source] Distrust),
+    #[error("the mounts cannot be kept in {0} ({1})")]
+    Unwritable(PathBuf, #[source] io::Error),
 }
 
 /// Reads the file; `None` when there is none.

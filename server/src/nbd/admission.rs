@@ -3,13 +3,11 @@
 //! One that comes beyond may still ask what there is, and is told why it cannot attach. There may be some of those at a
 //! time; who comes when there are is sent away without a word.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
+use thiserror::Error;
 
 /// Clients beyond the bound that may be told so at a time. They are gone after their handshake. A guess, not tuned.
 const REFUSED_MAX: usize = 256;
@@ -34,19 +32,13 @@ pub(super) struct Admission {
 }
 
 /// A client came beyond the bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the server has {clients_max} connections and takes no more (nbd.connections_max): try again \
+     later"
+)]
 pub(super) struct Full {
     clients_max: usize,
-}
-
-impl fmt::Display for Full {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the server has {} connections and takes no more (nbd.connections_max): try again later",
-            self.clients_max
-        )
-    }
 }
 
 impl Admissions {

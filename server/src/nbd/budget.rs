@@ -12,7 +12,7 @@
 //! each of them.
 
 use super::room::{Grant, Lane, Party};
-use crate::allocator;
+use crate::process::allocator;
 use futures_util::future::{Either, select};
 use sandstone_storage::runtime;
 use std::{

@@ -1,33 +1,28 @@
 //! How connections end.
 
 use super::loss::Lost;
-use std::{fmt, io};
+use std::io;
+use thiserror::Error;
 
 /// How a connection ended.
+#[derive(Debug, Error)]
 pub(super) enum Ending {
-    /// The client said goodbye.
+    /// The client sent DISC.
+    #[error("the client disconnected")]
     Disconnected,
     /// It closed its side, or the server did.
+    #[error("the stream ended")]
     Closed,
-    /// It did so within something.
+    /// It did so within a message.
+    #[error("the stream ended within a {0}")]
     Torn(&'static str),
     /// It broke the protocol, so that nothing more can be made of what it sends.
+    #[error("cut off: {0}")]
     Broken(String),
     /// The connection failed.
-    Failed(io::Error),
+    #[error("the connection failed: {0}")]
+    Failed(#[source] io::Error),
     /// It came to an end otherwise.
+    #[error(transparent)]
     Lost(Lost),
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Disconnected => f.write_str("the client disconnected"),
-            Self::Closed => f.write_str("the stream ended"),
-            Self::Torn(what) => write!(f, "the stream ended within a {what}"),
-            Self::Broken(why) => write!(f, "cut off: {why}"),
-            Self::Failed(error) => write!(f, "the connection failed: {error}"),
-            Self::Lost(why) => why.fmt(f),
-        }
-    }
 }

@@ -14,7 +14,8 @@ use sandstone_protocol::{
     Text, TransmissionFlags, limits,
 };
 use sandstone_storage::Volume;
-use std::{fmt, io, sync::Arc};
+use std::{io, sync::Arc};
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::{Decoder, FramedRead};
 
@@ -31,34 +32,14 @@ pub(super) struct Attached {
 }
 
 /// Why there is none.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(super) enum Ended {
-    Closed(CloseReason),
-    /// The client closed the connection.
+    #[error(transparent)]
+    Closed(#[from] CloseReason),
+    #[error("the client closed the connection")]
     Gone,
-    Io(io::Error),
-}
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed(reason) => reason.fmt(f),
-            Self::Gone => f.write_str("the client closed the connection"),
-            Self::Io(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<io::Error> for Ended {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<CloseReason> for Ended {
-    fn from(reason: CloseReason) -> Self {
-        Self::Closed(reason)
-    }
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 /// Leads the handshake on `stream` to its end. `peer` names the client to others.

@@ -7,13 +7,13 @@ use super::{
     workers::{Ready, Workers},
 };
 use crate::{
-    endpoints::Endpoints,
+    net::{BindError, Endpoints, SocketFile, socket_file},
     registry::Registry,
-    socket_file::{self, BindError, SocketFile},
 };
 use rustix::{io::Errno, net::sockopt};
 use sandstone_config::Nbd;
-use std::{error, fmt, io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -33,32 +33,12 @@ const TURN_AWAY_TIME_MAX: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the NBD side does not listen.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(crate) enum ListenError {
-    Tcp(SocketAddr, io::Error),
-    Unix(PathBuf, BindError),
-}
-
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address, error) => {
-                write!(f, "NBD cannot listen on {address}: {error}; {}set nbd.listen", in_use(error))
-            }
-            Self::Unix(path, error) => {
-                write!(f, "NBD cannot listen on the socket {}: {error}, or set nbd.unix", path.display())
-            }
-        }
-    }
-}
-
-impl error::Error for ListenError {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match self {
-            Self::Tcp(_, error) => Some(error),
-            Self::Unix(_, error) => Some(error),
-        }
-    }
+    #[error("NBD cannot listen on {0}: {1}; {advice}set nbd.listen", advice = in_use(.1))]
+    Tcp(SocketAddr, #[source] io::Error),
+    #[error("NBD cannot listen on the socket {0}: {1}, or set nbd.unix")]
+    Unix(PathBuf, #[source] BindError),
 }
 
 /// What else can be done about an address that cannot be listened on.

@@ -7,30 +7,23 @@
 use slab::Slab;
 use std::{
     cell::{Cell, RefCell},
-    fmt,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
 };
+use thiserror::Error;
 
 /// Why a connection is lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(super) enum Lost {
     /// It was reset, or closed in both directions.
+    #[error("the connection was closed or reset")]
     HungUp,
     /// The client has not sent what it announced.
+    #[error("cut off: the client did not send what it announced (nbd.stall)")]
     PayloadStalled,
     /// It has not taken its replies.
+    #[error("cut off: the client did not take its replies (nbd.stall)")]
     ReplyStalled,
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Lost::HungUp => "the connection was closed or reset",
-            Lost::PayloadStalled => "cut off: the client did not send what it announced (nbd.stall)",
-            Lost::ReplyStalled => "cut off: the client did not take its replies (nbd.stall)",
-        })
-    }
 }
 
 /// Whether a connection is lost, and who wants to know.

@@ -13,6 +13,6 @@ mod meter;
 mod table;
 
 pub(crate) use latency::{LATENCY_BOUNDS_US, Latencies};
-pub(crate) use limits::{Cost, Limits, Rates};
+pub(crate) use limits::{Cost, Rates};
 pub(crate) use meter::{Meter, Operation, OperationTally, Success, Tally};
 pub(crate) use table::{Traffic, TrafficTable};

@@ -1,6 +1,9 @@
 //! The traffic of all exports that had a connection since the start.
 
-use super::{Limits, Meter, Rates, Tally};
+use super::{
+    limits::{Limits, Rates},
+    meter::{Meter, Tally},
+};
 use dashmap::DashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
@@ -75,7 +78,7 @@ impl TrafficTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::traffic::{Operation, Success};
+    use crate::traffic::meter::{Operation, Success};
     use std::time::Duration;
 
     #[test]

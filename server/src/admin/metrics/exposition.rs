@@ -2,7 +2,7 @@
 
 /// Which text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::admin) enum Exposition {
+pub(crate) enum Exposition {
     /// What every scraper reads.
     Prometheus,
     /// Its successor, for those who ask for it.
@@ -10,7 +10,7 @@ pub(in crate::admin) enum Exposition {
 }
 
 impl Exposition {
-    pub(in crate::admin) fn asked_for_by(accept: &str) -> Exposition {
+    pub(crate) fn asked_for_by(accept: &str) -> Exposition {
         if accept.contains("application/openmetrics-text") {
             Exposition::OpenMetrics
         } else {
@@ -19,7 +19,7 @@ impl Exposition {
     }
 
     /// Source: the content types of the two formats' specifications.
-    pub(in crate::admin) fn content_type(self) -> &'static str {
+    pub(crate) fn content_type(self) -> &'static str {
         match self {
             Exposition::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
             Exposition::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -29,7 +29,7 @@ impl Exposition {
 
 impl Exposition {
     /// The text in this format, made from OpenMetrics'.
-    pub(super) fn of(self, openmetrics: String) -> String {
+    pub(crate) fn of(self, openmetrics: String) -> String {
         match self {
             Exposition::OpenMetrics => openmetrics,
             Exposition::Prometheus => to_prometheus(&openmetrics),

@@ -3,9 +3,11 @@
 //! Of the volumes and snapshots only those are shown that have had a connection since the start, and of the commands only
 //! those that a client has used: a server with ten thousand volumes has a few hundred lines for those at work.
 
-use super::families::{Families, Histogram};
+use super::{
+    active_exports::{AtWork, at_work},
+    families::{Families, Histogram},
+};
 use crate::{
-    admin::at_work::{AtWork, at_work},
     nbd::Load,
     registry::Registry,
     traffic::{LATENCY_BOUNDS_US, Latencies, OperationTally},
@@ -58,7 +60,7 @@ impl TrafficNumbers {
             families.gauge(name, help, value)?;
         }
         let mounts = registry.mounts.count_by_state().into_iter();
-        let mounts = mounts.map(|(state, count)| ([("state", state.as_str())], as_u64(count)));
+        let mounts = mounts.map(|(state, count)| ([("state", <&str>::from(state))], as_u64(count)));
         families.gauges("mounts", "Mounts, by state", mounts)?;
         let by_command = |value: Number<OperationTally>| {
             total.used().map(move |(command, tally)| ([("command", command.name())], value(tally)))

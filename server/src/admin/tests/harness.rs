@@ -3,11 +3,11 @@
 use crate::{
     admin::{Admin, Metrics, Reclaim, router},
     attachments::{AttachedGuard, Connection, Holder, Line, Refused},
-    endpoints::Endpoints,
-    keeper::Keeper,
     mounts::Mounts,
+    net::Endpoints,
     record::now,
     registry::{Entry, Export, Registry},
+    store_thread::Keeper,
     token::Token,
     watchdog::{Heartbeat, Watchdog},
 };

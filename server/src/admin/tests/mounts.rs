@@ -2,8 +2,9 @@
 
 use super::harness::{Deaf, Server, path};
 use crate::{
-    attachments::{Access, MountState, Refused},
-    mounts::{Mounts, Session},
+    api::MountState,
+    attachments::{Access, Refused, Session},
+    mounts::Mounts,
     registry::Registry,
 };
 use sandstone_storage::StagingFate;
@@ -221,7 +222,7 @@ async fn a_mount_is_in_the_way_of_deletion_and_restore_and_ends_by_force() {
     server.call("POST", &format!("{restore}?force=true"), "").await.data(200);
     assert_eq!(status(&server).await, json!([]));
     let refused = server.attach_as("", &first, Arc::new(Deaf::default())).await.unwrap_err();
-    assert!(matches!(refused, Refused::Restored { mount: true, .. }), "its cache is of before: {refused}");
+    assert!(matches!(refused, Refused::MountRestored { .. }), "its cache is of before: {refused}");
     mount(&server, &volume).await;
     server.call("DELETE", &format!("{}?force=true", path(&volume)), "").await.data(200);
     assert_eq!(status(&server).await, json!([]));
@@ -271,7 +272,7 @@ async fn start_again(server: &Server, epoch: u32, staging: StagingFate) -> Regis
     let store = &server.admin.store;
     let mounts = Mounts::new(server.mounts_path(), epoch);
     let registry = Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap();
-    registry.mounts.recover(&registry, staging).await.unwrap();
+    registry.mounts.recover(|id| registry.mountable(id), staging).await.unwrap();
     registry
 }
 

@@ -1,7 +1,7 @@
 //! What is refused, and that every refusal has the same envelope.
 
 use super::harness::{Server, TOKEN, VOLUMES};
-use crate::admin::body::BODY_BYTES_MAX;
+use crate::admin::base::BODY_BYTES_MAX;
 use axum::{body::Body, http::Request};
 use serde_json::json;
 

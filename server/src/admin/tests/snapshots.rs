@@ -2,7 +2,7 @@
 
 use super::harness::{Deaf, Server, path};
 use crate::{
-    admin::walks::while_wanted,
+    admin::base::while_wanted,
     attachments::{Access, Holder, Refused},
     mounts::Mounts,
     registry::Registry,
@@ -139,16 +139,16 @@ async fn writers_are_in_the_way_of_a_restore_and_are_cut_off_by_force() {
     assert_eq!((&now["attachments"], &now["state"]), (&json!(0), &json!("ready")));
     // Under a plain name, too, it is the client of before.
     let refused = server.attach_as("process 7", &volume, Arc::new(Deaf::default())).await.unwrap_err();
-    assert!(matches!(refused, Refused::Restored { mount: false, .. }), "{refused}");
+    assert!(matches!(refused, Refused::Restored { .. }), "{refused}");
     server.attach_as("process 8", &volume, Arc::new(Deaf::default())).await.unwrap();
     // And after a restart of the server.
     let mounts = Mounts::new(server.mounts_path(), server.epoch + 1);
     let store = &server.admin.store;
     let later = Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap();
-    later.mounts.recover(&later, StagingFate::Kept).await.unwrap();
+    later.mounts.recover(|id| later.mountable(id), StagingFate::Kept).await.unwrap();
     let attachments = later.resolve(volume["id"].as_str().unwrap()).ok().unwrap().attachments().clone();
     let asks = async |peer: &str| attachments.would_attach(&Holder::Peer(peer.into())).await;
-    assert!(matches!(asks("process 7").await, Err(Refused::Restored { mount: false, .. })));
+    assert!(matches!(asks("process 7").await, Err(Refused::Restored { .. })));
     assert_eq!(asks("process 8").await, Ok(Access::ReadWrite));
     // Who would be let in is not kept for the next start.
     let Refused::Restored { at, .. } = refused else { unreachable!("it was looked at") };

@@ -1,6 +1,6 @@
 //! Checksums of ranges of a volume, many ranges at once, without reading its holes.
 
-use crate::cli::transfer::{CHUNK_BYTES, Content, CopyError, Device, Span};
+use crate::cli::copy::{CHUNK_BYTES, Content, CopyError, Device, Span};
 use crc32fast::Hasher;
 use std::{collections::HashMap, io};
 
@@ -80,7 +80,7 @@ fn zeroes(mut len: u64) -> Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::transfer::tests::Memory;
+    use crate::cli::copy::transfer::tests::Memory;
 
     #[test]
     fn zeroes_are_summed_without_being_there() {

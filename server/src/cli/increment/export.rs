@@ -5,27 +5,18 @@ use super::{
     format::{Header, Now, Record, Totals, Writer},
 };
 use crate::{
+    api::{Diff, DiffRange, RangeState, Snapshot, Volume},
     cli::{
-        context::Context,
-        error::CliError,
-        export_place::{blame, connect, reachable_snapshot},
-        interrupt::Interrupt,
-        progress::Progress,
-        raw_image::Partial,
-        snapshot,
-        temporary::Temporary,
-        transfer::{CHUNK_BYTES, CopyError, Device, Span, ZERO_BYTES_MAX},
-        volume,
+        base::{AdminClient, CliError, Context, Interrupt, Progress},
+        copy::{CHUNK_BYTES, CopyError, Device, Partial, Span, ZERO_BYTES_MAX},
+        nbd::{blame, connect, reachable_export},
+        volume::{Temporary, snapshots, volumes},
     },
-    client::AdminClient,
-    record::parse_id,
     show,
 };
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::{collections::HashMap, io::BufWriter, path::Path};
-use uuid::Uuid;
 
 /// Ranges that are asked for at a time.
 const RANGES_MAX: usize = 1000;
@@ -36,23 +27,23 @@ const BATCH_BYTES_MAX: u64 = 16 << 20;
 const BATCH_PIECES_MAX: usize = 4096;
 
 /// What is exported.
-pub(in crate::cli) struct Since<'a> {
+pub(crate) struct Since<'a> {
     /// As its user calls it.
-    pub(in crate::cli) volume: &'a str,
+    pub(crate) volume: &'a str,
     /// The snapshot that is exported; none is what the volume holds now.
-    pub(in crate::cli) to: Option<&'a str>,
+    pub(crate) to: Option<&'a str>,
     /// The snapshot that is followed.
-    pub(in crate::cli) from: &'a str,
+    pub(crate) from: &'a str,
 }
 
 /// Writes what changed to a file.
-pub(in crate::cli) fn export(since: &Since<'_>, file: &Path, context: &Context) -> Result<(), CliError> {
+pub(crate) fn export(since: &Since<'_>, file: &Path, context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
-    let volume = volume::find(&client, since.volume)?;
-    let find = |name| snapshot::find(&client, &volume, since.volume, name);
+    let volume = volumes::find(&client, since.volume)?;
+    let find = |name| snapshots::find(&client, &volume, since.volume, name);
     let from = find(since.from)?;
     let interrupt = Interrupt::listen()?;
-    let export = |to: &Value| {
+    let export = |to: &Snapshot| {
         let job = Job { client: &client, volume: &volume, from: &from, to, since, file };
         job.run(&interrupt, context)
     };
@@ -66,10 +57,14 @@ pub(in crate::cli) fn export(since: &Since<'_>, file: &Path, context: &Context) 
             exported.and_then(|totals| deleted.map(|()| totals))
         }
     }?;
-    let answer = json!({
-        "volume": volume, "from": from, "file": file, "format": "increment",
-        "ranges": totals.records, "data_bytes": totals.data_bytes,
-    });
+    let answer = Exported {
+        volume: &volume,
+        from: &from,
+        file,
+        format: "increment",
+        ranges: totals.records,
+        data_bytes: totals.data_bytes,
+    };
     context.answer(&answer, || {
         format!(
             "Exported what changed in volume {} since snapshot {} to {}: {} of data in {} ranges.",
@@ -82,76 +77,62 @@ pub(in crate::cli) fn export(since: &Since<'_>, file: &Path, context: &Context) 
     })
 }
 
-/// The API's answer to a diff.
-#[derive(Deserialize)]
-struct Diff {
-    size_bytes: u64,
-    ranges: Vec<Range>,
-    /// Where the next part begins; none behind the last.
-    next_offset: Option<u64>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-struct Range {
-    offset: u64,
-    length: u64,
-    state: State,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    Data,
-    Zero,
-    Hole,
+/// What an export answers programs with.
+#[derive(Serialize)]
+struct Exported<'a> {
+    volume: &'a Volume,
+    from: &'a Snapshot,
+    file: &'a Path,
+    format: &'static str,
+    ranges: u64,
+    data_bytes: u64,
 }
 
 /// A range, or a part of it, that becomes a record.
 #[derive(Clone, Copy)]
 struct Piece {
     span: Span,
-    state: State,
+    state: RangeState,
 }
 
-impl Range {
-    fn pieces(self) -> impl Iterator<Item = Piece> {
-        let len_max = match self.state {
-            State::Data => CHUNK_BYTES,
-            State::Zero | State::Hole => ZERO_BYTES_MAX,
-        };
-        let span = Span { offset: self.offset, len: self.length };
-        span.pieces(len_max).map(move |span| Piece { span, state: self.state })
-    }
+fn pieces(range: &DiffRange) -> impl Iterator<Item = Piece> + use<> {
+    let DiffRange { offset, length, state } = *range;
+    let len_max = match state {
+        RangeState::Data => CHUNK_BYTES,
+        RangeState::Zero | RangeState::Hole => ZERO_BYTES_MAX,
+    };
+    let span = Span { offset, len: length };
+    span.pieces(len_max).map(move |span| Piece { span, state })
 }
 
 impl Piece {
     fn data_bytes(self) -> u64 {
         match self.state {
-            State::Data => self.span.len,
-            State::Zero | State::Hole => 0,
+            RangeState::Data => self.span.len,
+            RangeState::Zero | RangeState::Hole => 0,
         }
     }
 }
 
 struct Job<'a> {
     client: &'a AdminClient,
-    volume: &'a Value,
-    from: &'a Value,
-    to: &'a Value,
+    volume: &'a Volume,
+    from: &'a Snapshot,
+    to: &'a Snapshot,
     since: &'a Since<'a>,
     file: &'a Path,
 }
 
 impl Job<'_> {
     fn run(&self, interrupt: &Interrupt, context: &Context) -> Result<Totals, CliError> {
-        let place = |snapshot| reachable_snapshot(self.volume, self.since.volume, snapshot);
+        let place = |snapshot: &Snapshot| reachable_export(&snapshot.uris, self.since.volume);
         let mut from = connect(&place(self.from)?, self.since.volume)?;
         let mut to = connect(&place(self.to)?, self.since.volume)?;
         let mut diff = self.diff(0)?;
         let header = Header {
-            volume: id_of(self.volume),
-            from: id_of(self.from),
-            to: id_of(self.to),
+            volume: self.volume.id,
+            from: self.from.id,
+            to: self.to.id,
             size_bytes: diff.size_bytes,
         };
         let file_failed = |error| CliError::Image(self.file.to_path_buf(), error);
@@ -162,7 +143,7 @@ impl Job<'_> {
         let progress = Progress::new(diff.size_bytes, context.audience());
         let mut done = 0;
         loop {
-            let pieces: Vec<Piece> = diff.ranges.iter().flat_map(|range| range.pieces()).collect();
+            let pieces: Vec<Piece> = diff.ranges.iter().flat_map(pieces).collect();
             for batch in batches(&pieces) {
                 interrupt.check()?;
                 write_batch(batch, &mut from, &mut to, &mut writer).map_err(blame)?;
@@ -184,16 +165,12 @@ impl Job<'_> {
     fn diff(&self, offset: u64) -> Result<Diff, CliError> {
         let path = format!(
             "{}/diff?from={}&to={}&offset={offset}&limit={RANGES_MAX}",
-            volume::path_of(self.volume),
-            id_of(self.from),
-            id_of(self.to),
+            volumes::path_of(self.volume),
+            self.from.id,
+            self.to.id,
         );
-        serde_json::from_value(self.client.get(&path)?).map_err(|error| self.client.foreign(error).into())
+        Ok(self.client.get(&path)?)
     }
-}
-
-fn id_of(shown: &Value) -> Uuid {
-    shown["id"].as_str().and_then(parse_id).unwrap_or_default()
 }
 
 /// Pieces in parts of a size that memory has room for.
@@ -220,16 +197,16 @@ fn write_batch<W: std::io::Write>(
     let spans: Vec<Span> = pieces.iter().map(|piece| piece.span).collect();
     let before = checksums(from, &spans)?;
     let mut data: HashMap<u64, Bytes> = HashMap::with_capacity(pieces.len());
-    let with_data = pieces.iter().filter(|piece| piece.state == State::Data);
+    let with_data = pieces.iter().filter(|piece| piece.state == RangeState::Data);
     to.read(&mut with_data.map(|piece| piece.span), &mut |offset, bytes| {
         data.insert(offset, bytes);
         Ok(())
     })?;
     for (piece, before) in pieces.iter().zip(before) {
         let now = match piece.state {
-            State::Data => Now::Data(data.remove(&piece.span.offset).expect("all of them were read")),
-            State::Zero => Now::Zero,
-            State::Hole => Now::Hole,
+            RangeState::Data => Now::Data(data.remove(&piece.span.offset).expect("all of them were read")),
+            RangeState::Zero => Now::Zero,
+            RangeState::Hole => Now::Hole,
         };
         writer.record(&Record { span: piece.span, before, now }).map_err(CopyError::Image)?;
     }
@@ -242,15 +219,17 @@ mod tests {
 
     #[test]
     fn pieces_are_batched_by_bytes_and_by_number() {
-        let range = |state, length| Range { offset: 0, length, state };
-        let large: Vec<Piece> = range(State::Data, 40 << 20).pieces().collect();
+        let pieces = |state, length| pieces(&DiffRange { offset: 0, length, state });
+        let large: Vec<Piece> = pieces(RangeState::Data, 40 << 20).collect();
         let sizes: Vec<usize> = batches(&large).map(<[Piece]>::len).collect();
         assert_eq!(sizes, [16, 16, 8]);
-        let small =
-            vec![Piece { span: Span { offset: 0, len: 4096 }, state: State::Hole }; BATCH_PIECES_MAX + 1];
+        let small = vec![
+            Piece { span: Span { offset: 0, len: 4096 }, state: RangeState::Hole };
+            BATCH_PIECES_MAX + 1
+        ];
         let sizes: Vec<usize> = batches(&small).map(<[Piece]>::len).collect();
         assert_eq!(sizes, [BATCH_PIECES_MAX, 1]);
-        assert_eq!(range(State::Hole, 3 << 30).pieces().count(), 3);
+        assert_eq!(pieces(RangeState::Hole, 3 << 30).count(), 3);
         assert_eq!(batches(&[]).count(), 0);
     }
 }

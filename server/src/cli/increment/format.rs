@@ -28,16 +28,14 @@
 //!
 //! A file that was cut off has no trailer; one with a changed bit has a wrong checksum near it, and in the trailer too.
 
-use crate::cli::transfer::{CHUNK_BYTES, Span, buffer};
+use crate::cli::copy::{CHUNK_BYTES, Span, buffer};
 use bytes::{Buf, BufMut, Bytes};
 use crc32fast::Hasher;
-use std::{
-    error, fmt,
-    io::{self, Read, Write},
-};
+use std::io::{self, Read, Write};
+use thiserror::Error;
 use uuid::Uuid;
 
-pub(in crate::cli) const MAGIC: [u8; 8] = *b"sandincr";
+pub(crate) const MAGIC: [u8; 8] = *b"sandincr";
 const VERSION: u32 = 1;
 const BLOCK_BYTES: u32 = 4096;
 
@@ -82,55 +80,28 @@ pub(super) enum Now {
 
 /// What an increment holds in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::cli) struct Totals {
-    pub(in crate::cli) records: u64,
-    pub(in crate::cli) data_bytes: u64,
+pub(crate) struct Totals {
+    pub(crate) records: u64,
+    pub(crate) data_bytes: u64,
 }
 
 /// Why an increment cannot be used. Shown behind the file's name.
-#[derive(Debug)]
-pub(in crate::cli) enum ReadError {
-    Io(io::Error),
+#[derive(Debug, Error)]
+pub(crate) enum ReadError {
+    #[error("cannot be read: {0}")]
+    Io(#[source] io::Error),
     /// It begins with something else.
+    #[error("is none: `export --since` makes them")]
     Foreign,
     /// It was made by a later version.
+    #[error("has format {0}, and this program knows {VERSION}: use the version that wrote it")]
     Version(u32),
     /// It ends before its trailer.
+    #[error("is cut off: copy it again from where it was made")]
     CutOff,
     /// Something in it before this byte is not what was written.
-    Damaged {
-        offset: u64,
-    },
-}
-
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ReadError::Io(error) => write!(f, "cannot be read: {error}"),
-            ReadError::Foreign => f.write_str("is none: `export --since` makes them"),
-            ReadError::Version(version) => {
-                write!(
-                    f,
-                    "has format {version}, and this program knows {VERSION}: use the version that wrote it"
-                )
-            }
-            ReadError::CutOff => f.write_str("is cut off: copy it again from where it was made"),
-            ReadError::Damaged { offset } => {
-                write!(f, "is damaged before byte {offset}: copy it again from where it was made")
-            }
-        }
-    }
-}
-
-impl error::Error for ReadError {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match self {
-            ReadError::Io(error) => Some(error),
-            ReadError::Foreign | ReadError::Version(_) | ReadError::CutOff | ReadError::Damaged { .. } => {
-                None
-            }
-        }
-    }
+    #[error("is damaged before byte {offset}: copy it again from where it was made")]
+    Damaged { offset: u64 },
 }
 
 /// Writes an increment from its beginning to its end.

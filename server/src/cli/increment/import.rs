@@ -5,21 +5,15 @@ use super::{
     format::{Now, ReadError, Reader, Record, Totals},
 };
 use crate::{
+    api::Volume,
     cli::{
-        context::Context,
-        error::CliError,
-        export_place::{connect, reachable_export},
-        interrupt::Interrupt,
-        progress::Progress,
-        raw_image::refuse_others,
-        temporary::Temporary,
-        transfer::{CHUNK_BYTES, CopyError, Device, Span, ZERO_BYTES_MAX},
-        volume,
+        base::{AdminClient, CliError, Context, Interrupt, Progress},
+        copy::{CHUNK_BYTES, CopyError, Device, Span, ZERO_BYTES_MAX, refuse_others},
+        nbd::{blame, connect, reachable_export},
+        volume::{Temporary, volumes},
     },
-    client::AdminClient,
     show,
 };
-use serde_json::{Value, json};
 use std::{
     cmp::Ordering,
     fs::{self, File},
@@ -36,21 +30,21 @@ const PASSES: u64 = 2;
 type FileReader = Reader<BufReader<File>>;
 
 /// Applies the increment in `file` to a volume that its user calls `name`.
-pub(in crate::cli) fn import(file: &Path, name: &str, context: &Context) -> Result<(), CliError> {
+pub(crate) fn import(file: &Path, name: &str, context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
-    let volume = volume::find(&client, name)?;
-    let volume_bytes = volume["size_bytes"].as_u64().unwrap_or(0);
+    let volume = volumes::find(&client, name)?;
+    let volume_bytes = volume.size_bytes;
     let increment = Increment { file, volume: name };
     let totals = increment.check_whole()?;
     let header = increment.open()?.header();
 
     let interrupt = Interrupt::listen()?;
     // One connection for both: where a volume takes one writer, nobody writes in between.
-    let mut device = connect(&reachable_export(&volume, name)?, name)?;
+    let mut device = connect(&reachable_export(&volume.uris, name)?, name)?;
     let progress = Progress::new(PASSES * header.size_bytes, context.audience());
     increment.compare(&mut device, &interrupt, &progress)?;
     let before = Temporary::take(&client, &volume, "import")?;
-    let written = grow(&client, &volume, header.size_bytes, volume_bytes)
+    let written = grow(&client, &volume, header.size_bytes)
         .and_then(|()| increment.write(&mut device, &interrupt, &progress));
     drop(device);
     if let Err(error) = written {
@@ -70,13 +64,14 @@ pub(in crate::cli) fn import(file: &Path, name: &str, context: &Context) -> Resu
     }
     before.delete()?;
     drop(progress);
-    let volume = client.get(&volume::path_of(&volume))?;
+    let volume: Volume = client.get(&volumes::path_of(&volume))?;
     context.answer(&volume, || outcome(file, name, totals, header.size_bytes, volume_bytes))
 }
 
-fn grow(client: &AdminClient, volume: &Value, size_bytes: u64, volume_bytes: u64) -> Result<(), CliError> {
-    if size_bytes > volume_bytes {
-        client.patch(&volume::path_of(volume), &json!({ "size": size_bytes.to_string() }))?;
+fn grow(client: &AdminClient, volume: &Volume, size_bytes: u64) -> Result<(), CliError> {
+    if size_bytes > volume.size_bytes {
+        let request = volumes::resized(&size_bytes.to_string());
+        client.patch::<Volume>(&volumes::path_of(volume), &request)?;
     }
     Ok(())
 }
@@ -181,10 +176,10 @@ impl Increment<'_> {
     }
 
     fn flaw(&self, error: ReadError) -> CliError {
-        CliError::Increment(self.file.to_path_buf(), error)
+        CliError::Increment(self.file.to_path_buf(), Box::new(error))
     }
 
     fn blame(&self, error: CopyError) -> CliError {
-        crate::cli::export_place::blame(error, self.file, self.volume)
+        blame(error, self.file, self.volume)
     }
 }

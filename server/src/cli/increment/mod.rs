@@ -19,5 +19,5 @@ mod format;
 mod import;
 
 pub(super) use export::{Since, export};
-pub(super) use format::{MAGIC, ReadError};
+pub(super) use format::MAGIC;
 pub(super) use import::import;

@@ -1,51 +1,9 @@
-//! The server's answer, and what happened between two of them.
+//! What happened between two answers of the server.
 
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use crate::api::{CommandStats, ReclaimPhase, Stats, StoreStats, VolumeStats};
+use serde::Serialize;
+use std::collections::HashMap;
 use uuid::Uuid;
-
-/// What the server says, as far as it is shown. Counts since its start.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Answer {
-    at_us: u64,
-    latency_bounds_us: Vec<u64>,
-    store: StoreCounts,
-    volumes: Vec<VolumeCounts>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct StoreCounts {
-    trouble: Option<String>,
-    capacity_bytes: u64,
-    free_bytes: u64,
-    log_bytes: u64,
-    log_batches: u64,
-    syncs: u64,
-    sync_requests: u64,
-    checkpoints: u64,
-    reclaim: String,
-    scrub_running: bool,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct VolumeCounts {
-    id: Uuid,
-    name: String,
-    attachments: u64,
-    requests_in_flight: u64,
-    buffered_bytes: u64,
-    cache_hits: u64,
-    cache_misses: u64,
-    commands: BTreeMap<String, CommandCounts>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-struct CommandCounts {
-    requests: u64,
-    errors: u64,
-    bytes: u64,
-    latencies: Vec<u64>,
-}
 
 /// What happened between two answers, a second.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -66,7 +24,7 @@ pub(super) struct StoreRates {
     /// Those who waited for a sync, by syncs; `None` without syncs.
     pub(super) callers_per_sync: Option<f64>,
     pub(super) checkpoints: f64,
-    pub(super) reclaim: String,
+    pub(super) reclaim: ReclaimPhase,
     pub(super) scrub_running: bool,
 }
 
@@ -74,7 +32,7 @@ pub(super) struct StoreRates {
 pub(super) struct VolumeRates {
     pub(super) id: Uuid,
     pub(super) name: String,
-    pub(super) attachments: u64,
+    pub(super) attachments: usize,
     pub(super) read: Flow,
     pub(super) write: Flow,
     /// Of all commands, in microseconds; `None` where there were none.
@@ -98,11 +56,11 @@ pub(super) struct Flow {
 impl Rates {
     /// Of a volume that was not there before, all is new. After a restart of the server nothing is known until the next
     /// look.
-    pub(super) fn between(before: &Answer, now: &Answer) -> Rates {
+    pub(super) fn between(before: &Stats, now: &Stats) -> Rates {
         let elapsed = Elapsed(now.at_us.saturating_sub(before.at_us) as f64 / 1e6);
-        let known: HashMap<Uuid, &VolumeCounts> =
+        let known: HashMap<Uuid, &VolumeStats> =
             before.volumes.iter().map(|volume| (volume.id, volume)).collect();
-        let volume = |now: &VolumeCounts| {
+        let volume = |now: &VolumeStats| {
             VolumeRates::between(known.get(&now.id).copied(), now, &before.latency_bounds_us, elapsed)
         };
         Rates {
@@ -123,7 +81,7 @@ impl Elapsed {
 }
 
 impl StoreRates {
-    fn between(before: &StoreCounts, now: &StoreCounts, elapsed: Elapsed) -> StoreRates {
+    fn between(before: &StoreStats, now: &StoreStats, elapsed: Elapsed) -> StoreRates {
         let syncs = elapsed.rate(before.syncs, now.syncs);
         let callers = elapsed.rate(before.sync_requests, now.sync_requests);
         StoreRates {
@@ -135,7 +93,7 @@ impl StoreRates {
             syncs,
             callers_per_sync: (syncs > 0.0).then_some(callers / syncs),
             checkpoints: elapsed.rate(before.checkpoints, now.checkpoints),
-            reclaim: now.reclaim.clone(),
+            reclaim: now.reclaim,
             scrub_running: now.scrub_running,
         }
     }
@@ -143,12 +101,12 @@ impl StoreRates {
 
 impl VolumeRates {
     fn between(
-        before: Option<&VolumeCounts>,
-        now: &VolumeCounts,
+        before: Option<&VolumeStats>,
+        now: &VolumeStats,
         bounds_us: &[u64],
         elapsed: Elapsed,
     ) -> VolumeRates {
-        let nothing = CommandCounts::default();
+        let nothing = CommandStats::default();
         let earlier =
             |command: &str| before.and_then(|before| before.commands.get(command)).unwrap_or(&nothing);
         let flow = |command: &str| {
@@ -158,7 +116,7 @@ impl VolumeRates {
                 bytes: elapsed.rate(before.bytes, now.bytes),
             }
         };
-        let since = |count: fn(&VolumeCounts) -> u64| count(now).saturating_sub(before.map_or(0, count));
+        let since = |count: fn(&VolumeStats) -> u64| count(now).saturating_sub(before.map_or(0, count));
         let (hits, misses) = (since(|v| v.cache_hits), since(|v| v.cache_misses));
         let mut latencies = vec![0; bounds_us.len() + 1];
         let mut errors = 0.0;

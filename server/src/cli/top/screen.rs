@@ -1,11 +1,11 @@
 //! The terminal: taken over while it lives, given back as it was.
 
-use crate::cli::interrupt::Interrupt;
+use crate::cli::base::Interrupt;
 use crossterm::{
-    cursor, event,
-    event::{Event, KeyCode, KeyModifiers},
-    execute, queue, style, terminal,
-    terminal::ClearType,
+    cursor,
+    event::{self, Event, KeyCode, KeyModifiers},
+    execute, queue, style,
+    terminal::{self, ClearType},
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::{

@@ -1,7 +1,7 @@
 //! Rates as lines for people: the store above, then a table of the volumes.
 
 use super::sample::{Rates, StoreRates, VolumeRates};
-use crate::{cli::output, show};
+use crate::{api::ReclaimPhase, cli::base::output, show};
 use clap::ValueEnum;
 use comfy_table::CellAlignment;
 use std::cmp::Ordering;
@@ -127,8 +127,8 @@ fn store(store: &StoreRates) -> String {
     if store.checkpoints > 0.0 {
         parts.push("checkpoint".to_owned());
     }
-    if store.reclaim != "idle" {
-        parts.push(format!("reclaim {}", store.reclaim));
+    if store.reclaim != ReclaimPhase::Idle {
+        parts.push(format!("reclaim {}", <&str>::from(store.reclaim)));
     }
     if store.scrub_running {
         parts.push("scrub".to_owned());

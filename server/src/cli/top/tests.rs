@@ -1,20 +1,21 @@
 //! Two answers of a server, and what is made of them.
 
 use super::{
-    sample::{Answer, Rates, percentile},
+    sample::{Rates, percentile},
     table::{self, Order, Sort},
 };
+use crate::api::Stats;
 use serde_json::{Value, json};
 
 const IDS: [&str; 2] = ["0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de", "1b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de"];
 
-fn answer(at_us: u64, requests: u64, volumes: Value) -> Answer {
+fn answer(at_us: u64, requests: u64, volumes: Value) -> Stats {
     serde_json::from_value(json!({
         "at_us": at_us, "latency_bounds_us": [8, 16, 32],
         "store": {
             "trouble": null, "capacity_bytes": 64_u64 << 30, "free_bytes": 32_u64 << 30, "log_bytes": requests << 20,
             "log_batches": requests, "syncs": requests / 4, "sync_requests": requests, "checkpoints": 0,
-            "reclaim": "idle", "scrub_running": true, "cache_hits": 0, "cache_misses": 0,
+            "reclaim": "idle", "scrub_running": true, "buffered_bytes": 0, "cache_hits": 0, "cache_misses": 0,
         },
         "volumes": volumes,
     }))

@@ -1,7 +1,7 @@
 //! A lineage as text for people, and as nested JSON for programs.
 
-use super::{Kind, Lineage, Node, Source};
-use crate::{cli::output, show};
+use super::lineage::{Kind, Lineage, Node, Source};
+use crate::{cli::base::output, show};
 use comfy_table::{CellAlignment, Table};
 
 /// Width of a terminal that does not tell it, or of no terminal at all: names are not cut for a file.
@@ -45,12 +45,12 @@ pub(super) fn text(lineage: &Lineage, columns: usize) -> String {
         let mut line = bars.before(depth, place);
         let room = tree_columns.saturating_sub(line.chars().count()).max(NAME_COLUMNS_MIN);
         line.push_str(&label(node, room));
-        let mut created = output::seconds(&node.shown["created_at"]);
+        let mut created = output::seconds(node.created_at);
         if time_columns == DAYS_COLUMNS {
             created = created.split(' ').next().unwrap_or_default().to_owned();
         }
-        let [used, exclusive] =
-            ["used_bytes", "exclusive_bytes"].map(|field| output::size(&node.shown[field]));
+        let used = show::rounded(node.used_bytes);
+        let exclusive = output::or_absent(node.exclusive_bytes.map(show::rounded));
         table.add_row([line, used, exclusive, created]);
         ahead.extend(Ahead::of(&node.children, depth + 1));
     }
@@ -118,7 +118,7 @@ impl Bars {
 
 /// What a node is called, in at most `columns` columns.
 fn label(node: &Node, columns: usize) -> String {
-    let name = node.shown["name"].as_str().or(node.shown["id"].as_str()).unwrap_or_default();
+    let name = &node.name;
     let (before, after) = match node.kind {
         Kind::Volume(Source::Known) => ("", ""),
         Kind::Volume(Source::Deleted) => ("", " (source deleted)"),
@@ -159,7 +159,7 @@ pub(super) fn json(lineage: &Lineage) -> String {
             }
             Step::Node(index) => &lineage.nodes[index],
         };
-        let fields = node.shown.to_string();
+        let fields = node.json.to_string();
         // Without its closing brace: it has an id, so that something stands before the comma.
         out.push_str(&fields[..fields.len() - 1]);
         let snapshots =

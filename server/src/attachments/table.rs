@@ -1,0 +1,278 @@
+//! The attachments of one export, for connections and the admin side.
+
+use super::{
+    attachment::{
+        Access, Attachment, Closing, Connection, Granted, Holder, InTheWay, InUse, MountStatus, Mounting,
+        Refused,
+    },
+    session::Session,
+    state::{Asks, Door, Right, Standing, State},
+};
+use crate::api::{AccessMode, MountState};
+use jiff::Timestamp;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+/// Longest wait for a holder that has closed its connections while what it sent is still being answered. Far more than
+/// that takes on a disk that works. A guess, not tuned.
+pub(super) const LEAVING_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The attachments of one export.
+#[derive(Debug)]
+pub(crate) struct Attachments {
+    state: Mutex<State>,
+    /// Told whenever a connection has gone.
+    left: Notify,
+}
+
+impl Attachments {
+    pub(crate) fn new(mode: AccessMode) -> Arc<Attachments> {
+        Arc::new(Attachments { state: Mutex::new(State::new(mode)), left: Notify::new() })
+    }
+
+    /// Lets a connection in; it is gone when the guard is dropped. One that stands in the way and is just going is waited
+    /// for: a program that ends and its successor that starts at once would else meet here. Dropping the future is safe.
+    ///
+    /// # Errors
+    /// Why not; nothing was done.
+    pub(crate) async fn attach(
+        self: &Arc<Attachments>,
+        connection: Connection,
+    ) -> Result<AttachedGuard, Refused> {
+        let (key, access) = self
+            .in_turn(|state| {
+                let access = state.admits(&connection.holder, Asks::ToEnter)?;
+                Ok((state.enter(connection.clone(), access), access))
+            })
+            .await?;
+        Ok(AttachedGuard { attachments: Arc::clone(self), key, access })
+    }
+
+    /// What [`Attachments::attach`] would say, for a client that only asks.
+    pub(crate) async fn would_attach(&self, holder: &Holder) -> Result<Access, Refused> {
+        self.in_turn(|state| state.admits(holder, Asks::ToLook)).await
+    }
+
+    /// Gives a right to a session that has none yet, or says which one its holder has for the same place. Those who are just
+    /// going are waited for.
+    ///
+    /// # Errors
+    /// Why not; nothing was done.
+    pub(crate) async fn mount(&self, session: Session, mounting: Mounting) -> Result<Granted, Refused> {
+        let holder = Holder::Mount(session);
+        self.in_turn(|state| {
+            state.is_open()?;
+            if let Some(same) = state.session_of(&mounting) {
+                state.renew(same);
+                return Ok(Granted::Again(same));
+            }
+            let access = state.has_room_for(&holder)?;
+            state.rights.insert(
+                session,
+                Right { mounting: mounting.clone(), access, standing: Standing::Pending(Instant::now()) },
+            );
+            Ok(Granted::New(access))
+        })
+        .await
+    }
+
+    /// Gives a right that an earlier start of the server has given: `state` is pending or stale.
+    pub(crate) fn mount_again(
+        &self,
+        session: Session,
+        mounting: Mounting,
+        access: Access,
+        state: MountState,
+    ) {
+        let standing = match state {
+            MountState::Pending | MountState::Mounted => Standing::Pending(Instant::now()),
+            MountState::Stale => Standing::Stale,
+        };
+        self.lock().rights.insert(session, Right { mounting, access, standing });
+    }
+
+    /// Takes a right back and cuts its connections off; they leave a little later, see [`Attachments::gone`].
+    pub(crate) fn unmount(&self, session: Session) {
+        let mut state = self.lock();
+        state.rights.remove(&session);
+        state.of(&Holder::Mount(session)).for_each(|live| live.connection.line.cut_off());
+    }
+
+    /// Takes all rights back, of an export whose door is closed and that nobody is connected to.
+    pub(crate) fn unmount_all(&self) -> Vec<Session> {
+        std::mem::take(&mut self.lock().rights).into_keys().collect()
+    }
+
+    /// Takes a right back that has been without a connection for `grace`. Whether it was.
+    pub(crate) fn expire(&self, session: Session, grace: Duration) -> bool {
+        let mut state = self.lock();
+        let since = match state.rights.get(&session).map(|right| &right.standing) {
+            Some(Standing::Pending(since) | Standing::Idle(since)) => *since,
+            Some(Standing::Connected | Standing::Stale) | None => return false,
+        };
+        since.elapsed() >= grace && state.rights.remove(&session).is_some()
+    }
+
+    /// A mount as it is now.
+    pub(crate) fn mount_status(&self, session: Session) -> Option<MountStatus> {
+        let state = self.lock();
+        let right = state.rights.get(&session)?;
+        let connections = state.of(&Holder::Mount(session)).count();
+        Some(MountStatus { state: right.state(), access: right.access, connections })
+    }
+
+    /// Changes who may attach from now on. Those who are in the way and just going are waited for.
+    ///
+    /// # Errors
+    /// Those whose attachment it would break; nothing was done.
+    pub(crate) async fn set_mode(&self, mode: AccessMode) -> Result<(), Vec<Attachment>> {
+        let change = |state: &mut State| {
+            let writers = state.writers();
+            if writers.len() > mode.writers_max() {
+                return Err(state.in_use(writers));
+            }
+            state.mode = mode;
+            Ok(())
+        };
+        self.again_while(change, |in_use| in_use.leaving).await.map_err(InUse::list)
+    }
+
+    /// Who is attached now, by holder.
+    pub(crate) fn list(&self) -> Vec<Attachment> {
+        self.lock().attachments().into_values().collect()
+    }
+
+    /// How many are attached now.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().attachments().len()
+    }
+
+    /// Closes the door and cuts off everyone inside, unless somebody is in the way. Who is in the way and just going is
+    /// waited for: a client that has closed its connection is gone for itself before it is for us. Those cut off leave a
+    /// little later: see [`Attachments::empty`].
+    ///
+    /// # Errors
+    /// Those who are in the way; the door stays open, and nobody was cut off.
+    pub(crate) async fn close(&self, why: Closing, in_the_way: InTheWay) -> Result<(), Vec<Attachment>> {
+        let close = |state: &mut State| {
+            let blocking = match in_the_way {
+                InTheWay::Nobody => BTreeMap::new(),
+                InTheWay::Everyone => state.attachments(),
+                InTheWay::Writers => state.writers(),
+            };
+            if !blocking.is_empty() {
+                return Err(state.in_use(blocking));
+            }
+            state.close(why);
+            Ok(())
+        };
+        self.again_while(close, |in_use| in_use.leaving).await.map_err(InUse::list)
+    }
+
+    /// The volume is restored behind its closed door. The peers that were cut off under plain names.
+    pub(crate) fn restored(&self, at: Timestamp) -> Vec<String> {
+        self.lock().restored(at)
+    }
+
+    /// It was not, after all.
+    pub(crate) fn not_restored(&self, at: Timestamp) {
+        self.lock().not_restored(at);
+    }
+
+    /// Keeps a peer out that a restore has cut off before the start of the server.
+    pub(crate) fn keep_out(&self, peer: String, restored_at: Timestamp) {
+        self.lock().keep_out(peer, restored_at);
+    }
+
+    /// Whether a peer that a restore has cut off would still be refused.
+    pub(crate) fn is_kept_out(&self, peer: &str) -> bool {
+        self.lock().is_kept_out(peer)
+    }
+
+    /// Opens the door again.
+    pub(crate) fn reopen(&self) {
+        self.lock().door = Door::Open;
+    }
+
+    /// Why the door is closed, if it is.
+    pub(crate) fn closing(&self) -> Option<Closing> {
+        match self.lock().door {
+            Door::Open => None,
+            Door::Closed(why) => Some(why),
+        }
+    }
+
+    /// Waits until nobody is inside. Dropping the future is safe.
+    pub(crate) async fn empty(&self) {
+        self.until(|state| state.live.is_empty()).await;
+    }
+
+    /// Waits until no connection of that holder is inside. Dropping the future is safe.
+    pub(crate) async fn gone(&self, holder: &Holder) {
+        self.until(|state| state.of(holder).next().is_none()).await;
+    }
+
+    async fn until(&self, met: impl Fn(&State) -> bool) {
+        loop {
+            // Before the look, so that who leaves behind it is noticed.
+            let left = self.left.notified();
+            if met(&self.lock()) {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Tries again as long as who is in the way is going.
+    async fn in_turn<T>(&self, attempt: impl Fn(&mut State) -> Result<T, Refused>) -> Result<T, Refused> {
+        self.again_while(attempt, |why| matches!(why, Refused::Held { leaving: true, .. })).await
+    }
+
+    /// Tries again whenever a connection has gone, as long as the error says that it may succeed soon.
+    async fn again_while<T, E>(
+        &self,
+        attempt: impl Fn(&mut State) -> Result<T, E>,
+        may_succeed_soon: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        let deadline = tokio::time::Instant::now() + LEAVING_TIME_MAX;
+        loop {
+            let left = self.left.notified();
+            let outcome = attempt(&mut self.lock());
+            let waits = outcome.as_ref().is_err_and(&may_succeed_soon);
+            if !waits || tokio::time::timeout_at(deadline, left).await.is_err() {
+                return outcome;
+            }
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing below panics half-way through a change, so a poisoned state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place in the list.
+#[derive(Debug)]
+pub(crate) struct AttachedGuard {
+    attachments: Arc<Attachments>,
+    key: u64,
+    access: Access,
+}
+
+impl AttachedGuard {
+    /// What the connection may do.
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+}
+
+impl Drop for AttachedGuard {
+    fn drop(&mut self) {
+        self.attachments.lock().leave(self.key);
+        self.attachments.left.notify_waiters();
+    }
+}

@@ -146,7 +146,7 @@ pub(crate) fn is_description(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandstone_storage::ATTRIBUTES_BYTES_MAX;
+    use sandstone_storage::{ATTRIBUTES_BYTES_MAX};
 
     fn widest() -> VolumeRecord {
         VolumeRecord {

@@ -4,7 +4,7 @@
 //! tasks reach it through its handle and wait there without blocking.
 
 use super::watchdog::Heartbeat;
-use sandstone_storage::{Engine, Handle, Runtime, runtime};
+use sandstone_ring::{Backend, Handle, Runtime, runtime};
 use std::{
     io,
     sync::{Arc, mpsc},
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 /// A running keeper thread. It stops when this is stopped or dropped.
 pub(crate) struct Keeper {
     handle: Handle,
-    engine_name: &'static str,
+    backend_name: &'static str,
     fallback: Option<String>,
     heartbeat: Arc<Heartbeat>,
     stop: oneshot::Sender<()>,
@@ -27,7 +27,7 @@ impl Keeper {
     ///
     /// # Errors
     /// What kept the thread or the engine from starting.
-    pub(crate) fn start(engine: Engine) -> io::Result<Keeper> {
+    pub(crate) fn start(engine: Backend) -> io::Result<Keeper> {
         let (started, starting) = mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
         let heartbeat = Heartbeat::new("keeper");
@@ -38,7 +38,7 @@ impl Keeper {
                 Err(error) => return send(&started, Err(error)),
             };
             let fallback = runtime.fallback_reason().map(str::to_owned);
-            send(&started, Ok((runtime.handle(), runtime.engine_name(), fallback)));
+            send(&started, Ok((runtime.handle(), runtime.backend_name(), fallback)));
             runtime.block_on(async move {
                 runtime::spawn(beating.go_on());
                 // Told to stop or forgotten: both end the thread.
@@ -46,8 +46,8 @@ impl Keeper {
             });
         })?;
         let died = || io::Error::other("the keeper thread ended before it had started");
-        let (handle, engine_name, fallback) = starting.recv().map_err(|_| died())??;
-        Ok(Keeper { handle, engine_name, fallback, heartbeat, stop, thread })
+        let (handle, backend_name, fallback) = starting.recv().map_err(|_| died())??;
+        Ok(Keeper { handle, backend_name, fallback, heartbeat, stop, thread })
     }
 
     /// To run things on the keeper.
@@ -61,8 +61,8 @@ impl Keeper {
     }
 
     /// Which engine it runs on.
-    pub(crate) fn engine_name(&self) -> &'static str {
-        self.engine_name
+    pub(crate) fn backend_name(&self) -> &'static str {
+        self.backend_name
     }
 
     /// Why it could not be the ring, where either would have done.

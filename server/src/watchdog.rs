@@ -7,7 +7,8 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry as Exported,
 };
-use sandstone_storage::{Stall, StallKind, Store, runtime};
+use sandstone_ring::{runtime};
+use sandstone_storage::{Stall, StallKind, Store};
 use std::{
     fmt,
     sync::{

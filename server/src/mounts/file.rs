@@ -6,7 +6,7 @@
 use crate::attachments::Session;
 use jiff::Timestamp;
 use sandstone_config::trust::{self, Distrust};
-use sandstone_storage::Overrides;
+use sandstone_storage::{SettingsOverride};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
@@ -51,10 +51,10 @@ pub(crate) struct Tuning {
     pub(crate) writeback: Option<bool>,
 }
 
-impl From<Tuning> for Overrides {
-    fn from(tuning: Tuning) -> Overrides {
+impl From<Tuning> for SettingsOverride {
+    fn from(tuning: Tuning) -> SettingsOverride {
         let Tuning { cache_bytes, buffer_bytes, prefetch_mib, writeback } = tuning;
-        Overrides { cache_bytes, buffer_bytes, prefetch_mib, writeback }
+        SettingsOverride { cache_bytes, buffer_bytes, prefetch_mib, writeback }
     }
 }
 

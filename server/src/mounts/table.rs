@@ -61,7 +61,7 @@ impl Mount {
         let tuned = if record.tuning == Tuning::default() {
             volume.clone()
         } else {
-            volume.tuned(record.tuning.into())
+            volume.with_override(record.tuning.into())
         };
         Mount { record, volume: tuned, attachments: Arc::clone(attachments) }
     }

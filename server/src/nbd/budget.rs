@@ -14,7 +14,7 @@
 use super::room::{Grant, Lane, Party};
 use crate::process::allocator;
 use futures_util::future::{Either, select};
-use sandstone_storage::runtime;
+use sandstone_ring::{runtime};
 use std::{
     cell::Cell,
     pin::pin,
@@ -327,7 +327,7 @@ mod tests {
         nbd::room::{LANE_BYTES, Room},
     };
     use futures_util::FutureExt;
-    use sandstone_storage::{Engine, Runtime};
+    use sandstone_ring::{Backend, Runtime};
     use uuid::Uuid;
 
     const MIB: u64 = 1 << 20;
@@ -336,7 +336,7 @@ mod tests {
     fn on_a_worker(test: impl FnOnce(&Arc<Room>, &dyn Fn(u128) -> Rc<Budget>, &Load)) {
         let room = Room::new(100 * MIB + LANE_BYTES);
         let load = Arc::<Load>::default();
-        Runtime::new(Engine::Threads).unwrap().block_on(async {
+        Runtime::new(Backend::Threads).unwrap().block_on(async {
             let worker = OnWorker::new(Arc::clone(&load));
             let connection = |volume: u128| {
                 let holder = Holder::Peer(volume.to_string());

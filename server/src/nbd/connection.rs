@@ -39,7 +39,8 @@ use crate::traffic::{Cost, Operation, Success, Traffic};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::poll;
 use sandstone_protocol::{Checked, Request, Terms, WireError};
-use sandstone_storage::{Begun, BegunRead, Reader, Receipt, Socket, Volume, runtime};
+use sandstone_ring::{Socket, runtime};
+use sandstone_storage::{Begun, BegunRead, Readahead, Receipt, Volume};
 use std::{
     cell::{Cell, RefCell},
     io,
@@ -77,7 +78,7 @@ const TOLD_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Connection {
     socket: Rc<Socket>,
     volume: Volume,
-    reader: Reader,
+    reader: Readahead,
     traffic: Arc<Traffic>,
     terms: Terms,
     agreed: Agreed,
@@ -142,7 +143,7 @@ impl Connection {
         let Placed { party, worker, stall } = place;
         Rc::new(Self {
             socket: Rc::new(socket),
-            reader: Reader::new(volume.clone()),
+            reader: Readahead::new(volume.clone()),
             volume,
             terms,
             agreed,
@@ -348,7 +349,7 @@ impl Connection {
     fn begin(self: &Rc<Self>, taken: Taken, checked: Checked, payload: Payload) {
         self.traffic.meter.taken_in();
         if !self.budget.is_alone() {
-            runtime::note_company();
+            runtime::hint_concurrency();
         }
         // What needs no wait needs no task, which would cost as much again; and what does need one goes on in it.
         match checked {

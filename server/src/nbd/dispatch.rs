@@ -8,7 +8,7 @@ use sandstone_protocol::{
     SelectedContext, WireError, encode_block_status, encode_failure, encode_hole, encode_none,
     encode_offset_data, encode_success, limits,
 };
-use sandstone_storage::{Allocation, Changes, Durability, Error, Extent, ExtentState, Piece, Reader, Volume};
+use sandstone_storage::{Allocation, Changes, Durability, Error, Extent, ExtentState, Piece, Readahead, Volume};
 use uuid::Uuid;
 
 /// Zeroes for simple replies, which have no holes.
@@ -97,7 +97,7 @@ fn durability(fua: bool) -> Durability {
 /// Does what a request asks for. `payload` is the data of a WRITE, and empty for the others.
 pub(super) async fn serve(
     volume: &Volume,
-    reader: &Reader,
+    reader: &Readahead,
     agreed: &Agreed,
     request: Checked,
     payload: Vec<Bytes>,
@@ -320,7 +320,7 @@ fn data_bytes(request: &Checked, agreed: &Agreed) -> u64 {
 mod tests {
     use super::*;
     use sandstone_protocol::{Chunk, ChunkBody, Reply};
-    use sandstone_storage::Change;
+    use sandstone_storage::{Change};
 
     fn two_contexts() -> Vec<Context> {
         let allocation = Context { id: 1, reports: Reports::Allocation };

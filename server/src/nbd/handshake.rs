@@ -13,7 +13,7 @@ use sandstone_protocol::{
     Negotiation, Next, OptionDecoder, OptionError, Purpose, ReceivedOption, Refusal, SelectedContext, Step,
     Text, TransmissionFlags, limits,
 };
-use sandstone_storage::Volume;
+use sandstone_storage::{Volume};
 use std::{io, sync::Arc};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};

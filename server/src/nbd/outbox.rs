@@ -4,7 +4,7 @@
 use super::{budget::Share, pace::in_time};
 use crate::traffic::{Meter, Operation, Success, Traffic};
 use bytes::{Bytes, BytesMut};
-use sandstone_storage::{Socket, runtime};
+use sandstone_ring::{Socket, runtime};
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,

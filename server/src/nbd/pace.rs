@@ -1,7 +1,7 @@
 //! The time that a client has for what is under way.
 
 use futures_util::future::{Either, select};
-use sandstone_storage::runtime;
+use sandstone_ring::{runtime};
 use std::{pin::pin, task::Poll, time::Duration};
 
 /// What comes of `future`; `None` where it takes longer than `time`. What is there at once costs no timer.
@@ -40,7 +40,7 @@ impl Stretch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandstone_storage::Runtime;
+    use sandstone_ring::{Runtime};
     use std::future::{pending, ready};
 
     const SECOND: Duration = Duration::from_secs(1);

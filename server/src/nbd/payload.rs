@@ -2,7 +2,7 @@
 
 use super::dispatch::FIRST_PART_BYTES;
 use bytes::Bytes;
-use sandstone_storage::BLOCK_BYTES;
+use sandstone_storage::{BLOCK_BYTES};
 
 /// Most bytes of a write that is begun without a task: if it has to wait all the same, its checksums are made twice. What is
 /// larger comes into memory of its own, which it gives back as a whole.

@@ -21,7 +21,8 @@ use dashmap::DashMap;
 use prometheus_client::registry::Registry as Exported;
 use sandstone_config::Nbd;
 use sandstone_protocol::Negotiated;
-use sandstone_storage::{Engine, Handle, Runtime, Socket, Store, Volume, runtime};
+use sandstone_ring::{Backend, Handle, Runtime, Socket, runtime};
+use sandstone_storage::{Store, Volume};
 use std::{
     cell::OnceCell,
     io,
@@ -87,7 +88,7 @@ impl Workers {
     ///
     /// # Errors
     /// What kept a thread or its engine from starting.
-    pub(crate) fn start(nbd: &Nbd, engine: Engine, store: &Store) -> io::Result<Self> {
+    pub(crate) fn start(nbd: &Nbd, engine: Backend, store: &Store) -> io::Result<Self> {
         let workers = (0..nbd.workers as usize)
             .map(|i| Worker::start(i, engine, store.clone()))
             .collect::<io::Result<_>>()?;
@@ -198,7 +199,7 @@ thread_local! {
 }
 
 impl Worker {
-    fn start(i: usize, engine: Engine, store: Store) -> io::Result<Self> {
+    fn start(i: usize, engine: Backend, store: Store) -> io::Result<Self> {
         let (started, starting) = mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
         let heartbeat = Heartbeat::new(format!("worker-{i}"));

@@ -12,7 +12,7 @@ use crate::{
     traffic::{Rates, Traffic, TrafficTable},
 };
 use dashmap::{DashMap, Entry as Place};
-use sandstone_storage::Volume;
+use sandstone_storage::{Volume};
 use std::{cmp::Reverse, sync::Arc};
 use thiserror::Error;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};

@@ -13,7 +13,8 @@ use crate::{
     watchdog::Watchdog,
 };
 use sandstone_config::{Config, IoEngine, trust};
-use sandstone_storage::{Engine, RecoveryReport, STALLED_AFTER, Store, StoreOptions};
+use sandstone_ring::{Backend};
+use sandstone_storage::{RecoveryReport, STALLED_AFTER, Store, StoreOptions};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -78,11 +79,11 @@ fn prepare_data_dir(path: &Path) -> Result<(), ServeError> {
 }
 
 /// What the configuration calls it.
-pub(crate) fn engine(io: IoEngine) -> Engine {
+pub(crate) fn engine(io: IoEngine) -> Backend {
     match io {
-        IoEngine::Auto => Engine::Auto,
-        IoEngine::Uring => Engine::Uring,
-        IoEngine::Threads => Engine::Threads,
+        IoEngine::Auto => Backend::Auto,
+        IoEngine::Uring => Backend::Uring,
+        IoEngine::Threads => Backend::Threads,
     }
 }
 
@@ -90,7 +91,7 @@ async fn serve(
     config: &Config,
     token: Token,
     keeper: &Keeper,
-    engine: Engine,
+    engine: Backend,
     mut signals: Signals,
 ) -> Result<(), ServeError> {
     // Before the store opens: a taken address is told at once, and early callers wait instead of being refused.

@@ -4,7 +4,7 @@
 
 use crate::{net::Endpoints, show};
 use sandstone_config::{ByteSize, Config, LogFormat};
-use sandstone_storage::RecoveryReport;
+use sandstone_storage::{RecoveryReport};
 use std::{fmt::Write as _, io::Write as _, net::SocketAddr, path::Path, sync::mpsc, thread, time::Duration};
 
 /// Longest wait for a reader of stdout.
@@ -142,7 +142,8 @@ fn recovery(started: &Started<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandstone_storage::{Placement, StagingFate};
+    use sandstone_ring::{Placement};
+use sandstone_storage::{StagingFate};
     use std::time::Duration;
 
     fn report() -> RecoveryReport {

@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use sandstone_storage::Kind;
+use sandstone_storage::{Kind};
 use std::error::Error as _;
 
 /// The status of a code, unless its error says another.

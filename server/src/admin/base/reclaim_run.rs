@@ -9,7 +9,8 @@
 //! store ends it.
 
 use crate::api;
-use sandstone_storage::{Handle, ReclaimPhase, ReclaimProgress, Store};
+use sandstone_ring::{Handle};
+use sandstone_storage::{ReclaimPhase, ReclaimProgress, Store};
 use std::{
     error::Error as _,
     sync::{Arc, Mutex, MutexGuard},

@@ -2,7 +2,8 @@
 
 use super::reclaim_run::Reclaim;
 use crate::{admin::metrics::Metrics, net::Endpoints, registry::Registry, token::Token, watchdog::Watchdog};
-use sandstone_storage::{Handle, Store};
+use sandstone_ring::{Handle};
+use sandstone_storage::{Store};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},

@@ -1,7 +1,7 @@
 //! The volumes and snapshots that have had a connection since the start, for metrics and statistics.
 
 use crate::{registry::Registry, traffic::Tally};
-use sandstone_storage::VolumeStats;
+use sandstone_storage::{VolumeStats};
 use uuid::Uuid;
 
 /// One of them.

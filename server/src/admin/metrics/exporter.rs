@@ -8,7 +8,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry as Exported, Unit},
 };
-use sandstone_storage::Store;
+use sandstone_storage::{Store};
 use std::{sync::Arc, time::Duration};
 
 /// Upper bounds of the buckets of request durations, in seconds: a sync of a good disk is at the low end, a deletion

@@ -4,7 +4,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet},
     metrics::MetricType,
 };
-use sandstone_storage::Distribution;
+use sandstone_storage::{Distribution};
 use std::{fmt, time::Duration};
 
 /// Writes metrics, each under its whole name.

@@ -5,7 +5,7 @@ use crate::{
     api::{CorruptRange, CorruptWhat, Scrub},
 };
 use axum::extract::State;
-use sandstone_storage::{Rot, RotKind, ScrubProgress};
+use sandstone_storage::{CorruptKind, Corruption, ScrubProgress};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 const SCRUB: &str = "/api/v1/admin/scrub";
@@ -34,26 +34,25 @@ async fn progress(State(admin): State<Shared>) -> Success<Scrub> {
 }
 
 fn view(progress: ScrubProgress) -> Scrub {
-    let ScrubProgress { running, passes, lines, lines_done, checked_bytes, rotten_bytes, rots, .. } =
-        progress;
-    let corrupt: Vec<CorruptRange> = rots.into_iter().map(range).collect();
+    let ScrubProgress { running, passes, checked_bytes, corrupt_bytes, .. } = progress;
+    let corrupt: Vec<CorruptRange> = progress.corruptions.into_iter().map(range).collect();
     Scrub {
         running,
         passes,
-        volumes: lines,
-        volumes_done: lines_done,
+        volumes: progress.entries,
+        volumes_done: progress.entries_done,
         checked_bytes,
-        corrupt_bytes: rotten_bytes,
-        rotten_bytes,
+        corrupt_bytes,
+        rotten_bytes: corrupt_bytes,
         rots: corrupt.clone(),
         corrupt,
     }
 }
 
-fn range(Rot { line, offset, len, what }: Rot) -> CorruptRange {
+fn range(Corruption { entry, offset, len, what }: Corruption) -> CorruptRange {
     let what = match what {
-        RotKind::Data => CorruptWhat::Data,
-        RotKind::Map => CorruptWhat::Map,
+        CorruptKind::Data => CorruptWhat::Data,
+        CorruptKind::Map => CorruptWhat::Map,
     };
-    CorruptRange { id: line, offset, length: len, what }
+    CorruptRange { id: entry, offset, length: len, what }
 }

@@ -9,7 +9,7 @@ use crate::{
     traffic::{LATENCY_BOUNDS_US, OperationTally},
 };
 use axum::extract::State;
-use sandstone_storage::Health;
+use sandstone_storage::{Health};
 use std::{sync::LazyLock, time::Instant};
 use utoipa_axum::{router::OpenApiRouter, routes};
 

@@ -16,7 +16,8 @@ use axum::{
     body::{Body, to_bytes},
     http::{HeaderMap, Request, StatusCode},
 };
-use sandstone_storage::{Durability, Engine, Piece, STALLED_AFTER, Store, StoreOptions};
+use sandstone_ring::{Backend};
+use sandstone_storage::{Durability, Piece, STALLED_AFTER, Store, StoreOptions};
 use serde_json::Value;
 use std::{
     path::PathBuf,
@@ -58,7 +59,7 @@ impl Server {
     /// One that waits so long for those threads.
     pub(super) async fn start_watching(threads: Vec<Arc<Heartbeat>>, patience: Duration) -> Server {
         let directory = tempfile::tempdir().unwrap();
-        let keeper = Keeper::start(Engine::Threads).unwrap();
+        let keeper = Keeper::start(Backend::Threads).unwrap();
         let options = StoreOptions {
             path: directory.path().join("store"),
             size_bytes: 1 << 30,

@@ -7,7 +7,7 @@ use crate::{
     mounts::Mounts,
     registry::Registry,
 };
-use sandstone_storage::StagingFate;
+use sandstone_storage::{StagingFate};
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, atomic::Ordering},

@@ -6,7 +6,7 @@ use crate::{
     show,
 };
 use clap::Args;
-use sandstone_storage::{CheckOptions, CheckReport, Finding, FindingKind};
+use sandstone_storage::{check::CheckOptions, check::CheckReport, check::Finding, check::FindingKind};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -117,7 +117,7 @@ fn line(finding: &Finding) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandstone_storage::Place;
+    use sandstone_storage::{check::Place};
 
     #[test]
     fn what_is_wrong_is_told_with_its_place() {

@@ -3,7 +3,7 @@
 use super::stopped::stopped;
 use crate::cli::base::{Audience, CliError, Context, output, print};
 use clap::Args;
-use sandstone_storage::{Field, Row, Section};
+use sandstone_storage::{inspect::Field, inspect::Row, inspect::Section};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Nodes of maps that changed since they were written: what the next checkpoint takes.
+//! Dirty nodes: nodes of maps that changed since the last checkpoint began.
 
 use crate::base::Progress;
 use std::sync::atomic::{AtomicU64, Ordering::*};
@@ -9,25 +9,25 @@ use tokio::sync::Notify;
 /// 256 children.
 const NODE_MEMORY_BYTES: u64 = 8192;
 
-/// Counts changed nodes, and stands between the writers that change them and the checkpointer.
+/// Counts dirty nodes, for the writers that change them and the checkpointer.
 #[derive(Debug)]
 pub(crate) struct DirtyNodes {
     /// Changed since the last checkpoint began.
     dirty: AtomicU64,
     /// Taken by checkpoints since the last one that found room for all.
     taken: AtomicU64,
-    /// Most that memory has room for.
+    /// Limit by the metadata budget.
     max: u64,
-    /// So much is dirty that a checkpoint is due.
+    /// Notified when so much is dirty that a checkpoint is due.
     due: Notify,
-    /// A checkpoint ended.
+    /// Notified when a checkpoint ends.
     checkpoint_ended: Notify,
     /// Writers that wait for a checkpoint.
     waiting: Progress,
 }
 
 impl DirtyNodes {
-    /// None yet, with a budget of memory.
+    /// No dirty nodes yet, with a budget of memory in bytes.
     pub(crate) fn new(metadata_bytes: u64) -> Self {
         Self {
             dirty: AtomicU64::new(0),
@@ -51,22 +51,22 @@ impl DirtyNodes {
         self.dirty.load(Relaxed)
     }
 
-    /// Those too that checkpoints took which then found no room for all.
+    /// The count, with nodes of checkpoints that then found no room for all of them.
     pub(crate) fn count_with_taken(&self) -> u64 {
         self.count() + self.taken.load(Relaxed)
     }
 
-    /// Most that memory has room for.
+    /// Limit by the metadata budget.
     pub(crate) fn max(&self) -> u64 {
         self.max
     }
 
-    /// A checkpoint takes what is dirty now.
+    /// A checkpoint takes the nodes that are dirty now.
     pub(crate) fn take(&self) {
         self.taken.fetch_add(self.dirty.swap(0, Relaxed), Relaxed);
     }
 
-    /// What was taken is on disk.
+    /// The nodes that checkpoints took are on disk.
     pub(crate) fn taken_is_durable(&self) {
         self.taken.store(0, Relaxed);
     }
@@ -76,12 +76,12 @@ impl DirtyNodes {
         self.due.notify_one();
     }
 
-    /// Waits until one is asked for.
+    /// Waits until a checkpoint is asked for.
     pub(crate) async fn checkpoint_wanted(&self) {
         self.due.notified().await;
     }
 
-    /// Wakes those who wait for a checkpoint: one ended, or none will come.
+    /// Wakes the writers that wait for a checkpoint: one ended, or none will come.
     pub(crate) fn wake_waiters(&self) {
         self.checkpoint_ended.notify_waiters();
     }

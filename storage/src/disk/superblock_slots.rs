@@ -1,11 +1,11 @@
-//! The superblock's slots: which of them counts, whether they are damaged, and writing them.
+//! The superblock slots: reading them, choosing the valid one, judging damage, and writing.
 //!
-//! I1  A slot is never torn: what counts of it is one sector. So one that cannot be read, or holds
-//!     what does not belong there, is damage, and may have been the newer one. Then the other
-//!     serves, for reading only.
-//! I2  A superblock counts as written when it was synced, and read again: what it frees is reused
-//!     only then, so a disk that has lost the write, or put it elsewhere, is found out while all
-//!     that the one before names is still there.
+//! I1  A slot is never torn: only its first sector counts. So a slot that cannot be read, or holds
+//!     what does not belong there, is damage, and may have been the newer one. Then the store is
+//!     opened with the other slot, for reading only.
+//! I2  A superblock counts as written when it was synced and read again: slots that it frees are
+//!     reused only then, so a write that the disk lost or misdirected is found while everything
+//!     that the superblock before names is still there.
 
 use super::space_wait;
 use crate::{
@@ -31,17 +31,17 @@ pub(crate) enum Content {
     Blank,
     /// Something else.
     Malformed(Malformed),
-    /// The device does not give it.
+    /// The device cannot read it.
     Unreadable(io::Error),
 }
 
-/// Which superblock counts.
+/// The result of choosing a superblock.
 pub(crate) enum Counts {
     /// There is no store yet.
     None,
-    /// The making of a store was cut off before it was ever used.
+    /// The store's creation was interrupted before its first use.
     HalfMade,
-    /// This one. Where something is wrong with the slots, the store is for reading only.
+    /// This superblock counts. With damage to the slots, the store is for reading only.
     This(Box<Superblock>, Option<String>),
 }
 
@@ -101,7 +101,7 @@ pub(crate) async fn read_superblock_slots(file: &File) -> Vec<SuperblockSlot> {
     slots
 }
 
-/// Reads a slot; once more where that fails; and where it fails again its first sector, which is
+/// Reads a slot; again where that fails; and where it fails again, only its first sector, which is
 /// all that counts.
 async fn read_slot(file: &File, number: u64) -> io::Result<Vec<u8>> {
     let offset = superblock_offset(number);
@@ -113,7 +113,7 @@ async fn read_slot(file: &File, number: u64) -> io::Result<Vec<u8>> {
                 block.resize(BLOCK_BYTES, 0);
                 return Ok(block);
             }
-            // What the whole says is worth more than that a part is not aligned.
+            // The whole read's error says more than a misaligned part's.
             Err(error) => failed = Some(failed.unwrap_or(error)),
         }
     }
@@ -123,7 +123,7 @@ async fn read_slot(file: &File, number: u64) -> io::Result<Vec<u8>> {
 /// The superblock that counts: the newest one that can be read.
 ///
 /// # Errors
-/// [`crate::Kind::Corrupt`] where something is there that is no superblock that can be read.
+/// [`crate::Kind::Corrupt`] where the slots hold something and no readable superblock.
 pub(crate) fn choose(slots: &[SuperblockSlot]) -> Result<Counts> {
     let newest = slots.iter().filter_map(SuperblockSlot::superblock).max_by_key(|s| s.generation);
     let Some(newest) = newest else {
@@ -157,7 +157,7 @@ fn damage(slots: &[SuperblockSlot], newest: &Superblock) -> Option<String> {
         );
         return Some(what);
     }
-    // They are written in turn, each when the one before was synced.
+    // The slots are written in turn, each after the one before was synced.
     let follows = |s: &Superblock| {
         s.generation.abs_diff(newest.generation) < SUPERBLOCK_SLOTS && s.identity == newest.identity
     };
@@ -187,7 +187,7 @@ pub(crate) async fn write_superblock(
     read_back(file, superblock).await
 }
 
-/// Writes a superblock into its slot. It counts when it was synced.
+/// Writes a superblock into its slot. It counts once it is synced.
 ///
 /// # Errors
 /// The device's.
@@ -206,7 +206,7 @@ pub(crate) async fn put_superblock(
 /// Keeps I2.
 ///
 /// # Errors
-/// [`crate::Kind::Corrupt`] where something else is there, now and once more; [`crate::Kind::Io`].
+/// [`crate::Kind::Corrupt`] where something else is there, twice; [`crate::Kind::Io`].
 async fn read_back(file: &File, superblock: &Superblock) -> Result<()> {
     if is_blind_to(Blindness::SuperblockDamage) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The superblock: who the store is, and where reading it begins.
+//! The superblock: the store's identity, and where reading it begins.
 //!
 //! Two slots are written in turn; the newest valid one counts. All that counts is in the first
 //! sector of its slot, with its own checksum. A sector is written whole or not at all, so a crash
@@ -57,7 +57,7 @@ impl Geometry {
     pub(crate) const SLOTS_AT: u64 = 1 << 20;
 
     /// Measures for a store of `size_bytes`: at least a thousand segments of 2 to 64 MiB, so that
-    /// those which are open, and those that are kept for what makes room, are a small part of it.
+    /// the open segments and the reserve are a small part of it.
     pub(crate) fn standard(size_bytes: u64) -> Self {
         let wanted = size_bytes / SEGMENTS_LEAST / BLOCK_BYTES as u64;
         let wanted = wanted.clamp(u64::from(SEGMENT_BLOCKS_LEAST), u64::from(SEGMENT_BLOCKS_MAX));
@@ -136,8 +136,8 @@ pub(crate) struct ReplayStart {
     pub(crate) previous: Lsn,
 }
 
-/// Where the log goes on when it leaves a segment. It is settled before the segment's first batch
-/// is sealed, and every batch says it, so that a lost footer does not hide what comes behind.
+/// The next segment of the log. It is claimed before the first batch of the current segment is
+/// sealed, and every batch names it, so that a lost footer does not hide the rest of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     /// The segment that it leaves.
@@ -163,10 +163,10 @@ pub(crate) struct Superblock {
     /// Where the next map node goes.
     pub(crate) node_tail: Option<(SegmentId, Slot, u32)>,
     pub(crate) catalog: Option<CatalogRef>,
-    /// The same once more, because without one the whole store is lost.
+    /// The catalog's second copy, because without a catalog the whole store is lost.
     pub(crate) catalog_copy: Option<CatalogRef>,
-    /// The server that wrote it was closing the store: the checkpoint holds everything, and nothing
-    /// was staged any more.
+    /// The server that wrote it closed the store: the checkpoint holds everything, and staging is
+    /// empty.
     pub(crate) closed: bool,
     /// Of the segment that the log was in: at the replay start, or with the superblock of a start
     /// at the log's end.
@@ -269,7 +269,9 @@ impl Superblock {
             0 => false,
             1 => true,
             _ => {
-                return Err(Malformed("the superblock is neither of an open nor of a closed store"));
+                return Err(Malformed(
+                    "the superblock is neither of an open nor of a closed store",
+                ));
             }
         };
         let of = SegmentId(b.get_u64_le());

@@ -32,7 +32,7 @@ macro_rules! golden {
     }};
 }
 
-/// Says where two byte strings part.
+/// Panics with the place where two byte strings differ.
 fn assert_bytes(found: &[u8], golden: &[u8]) {
     assert_eq!(found.len(), golden.len());
     if let Some(at) = found.iter().zip(golden).position(|(a, b)| a != b) {
@@ -45,7 +45,7 @@ fn crc(bytes: &[u8]) -> [u8; 4] {
     crc32fast::hash(bytes).to_le_bytes()
 }
 
-/// The keyed checksum, told once more: crc32 over secret, epoch, bytes.
+/// The keyed checksum, computed independently: crc32 over secret, epoch, bytes.
 fn keyed(epoch: u32, bytes: &[u8]) -> [u8; 4] {
     crc(&[&[0xe5; 16][..], &epoch.to_le_bytes(), bytes].concat())
 }

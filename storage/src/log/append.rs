@@ -185,7 +185,7 @@ pub(super) struct Open {
     pub(super) records_bytes: usize,
     pub(super) data_blocks: u32,
     /// It lingers, and somebody will look after it in time.
-    pub(super) is_looked_after: bool,
+    pub(super) has_pump_scheduled: bool,
     /// It goes to the device beside [`WRITES_MAX`] others (`crowd.rs`).
     pub(super) goes_beside: bool,
 }

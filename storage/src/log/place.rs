@@ -146,7 +146,7 @@ impl Log {
             block = 0;
         }
         let window = self.window(state, block)?;
-        self.settle_claim(state); // keeps I5
+        self.claim_next(state); // keeps I5
         let at = (state.segment.id, state.segment.slot, block);
         let batch = Batch::new(at, state.segment.mode, window, state.next_lsn, state.previous);
         if batch.mode == WriteMode::Through {
@@ -176,7 +176,7 @@ impl Log {
             records: 0,
             records_bytes: 0,
             data_blocks: 0,
-            is_looked_after: false,
+            has_pump_scheduled: false,
             goes_beside: false,
         });
         self.unwritten_since_us.store(state.unwritten_since_us(), Relaxed);
@@ -185,7 +185,7 @@ impl Log {
 
     /// Claims the segment behind this one, or another one whose slot is ready where this one's is
     /// not. The batch that is about to be opened tells it.
-    fn settle_claim(&self, state: &mut State) {
+    fn claim_next(&self, state: &mut State) {
         if state.is_claim_lent {
             return;
         }

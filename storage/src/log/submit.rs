@@ -51,7 +51,7 @@ impl Log {
             if state.writing < open.writes_max() && !state.is_gathering() {
                 Self::close(state);
             }
-        } else if open.records > 0 && !std::mem::replace(&mut open.is_looked_after, true) {
+        } else if open.records > 0 && !std::mem::replace(&mut open.has_pump_scheduled, true) {
             let log = Arc::clone(self);
             runtime::spawn(async move {
                 runtime::sleep(LINGER).await;

@@ -63,7 +63,7 @@ impl Maintenance {
         let failures = RefCell::new(Failures::default());
         let checkpoint = async || {
             let result = self.checkpoint().await;
-            failures.borrow_mut().tell(result, "a checkpoint");
+            failures.borrow_mut().log(result, "a checkpoint");
         };
         join5(
             self.checkpointer.run(checkpoint),

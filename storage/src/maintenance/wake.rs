@@ -56,7 +56,7 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    pub(super) fn tell(&mut self, result: Result<()>, what: &str) {
+    pub(super) fn log(&mut self, result: Result<()>, what: &str) {
         match result {
             Ok(()) => self.is_told = false,
             Err(error) if self.is_told => tracing::debug!(%error, "{what} failed again"),

@@ -1,4 +1,4 @@
-//! A leaf: what the 256 blocks of one MiB of a volume are.
+//! A leaf: the states of the 256 blocks of one MiB of a volume.
 
 use crate::{
     base::{Address, LEAF_BLOCKS},
@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 const BLOCKS: usize = LEAF_BLOCKS as usize;
 
-/// Blocks of a leaf in a row that are alike.
+/// Consecutive blocks of a leaf that have one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     /// First block in the leaf.
@@ -71,7 +71,7 @@ impl Leaf {
             .sum()
     }
 
-    /// Makes `len` blocks from `start` on what `state` says (`None`: a hole). Gives the change in
+    /// Gives `len` blocks from `start` on the state `state` (`None`: a hole). Returns the change in
     /// data blocks.
     pub(crate) fn replace(
         &mut self,
@@ -87,8 +87,8 @@ impl Leaf {
             && let Some(run) = self.runs.get_mut(first)
             && (run.start, run.len) == (start, len)
         {
-            // The run as it stands gets another state: what most writes of a leaf that is written
-            // at random are.
+            // The run keeps its place and gets another state: so are most writes to a leaf that is
+            // written at random.
             let removed = if matches!(run.state, RunState::Data(_)) { i64::from(len) } else { 0 };
             run.state = state;
             self.join(first.saturating_sub(1), first + 2);

@@ -16,11 +16,11 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 pub struct StoppedStore {
     file: File,
     boot: [u8; 16],
-    staging: Left,
+    staging: StagingSource,
 }
 
 /// Where to look for what the last server left in staging.
-enum Left {
+enum StagingSource {
     Files(StagingFiles),
     Memory(Option<Arc<SharedMemory>>),
 }
@@ -38,13 +38,13 @@ impl StoppedStore {
             io::ErrorKind::WouldBlock => Error::new(Kind::Io, what("a server holds")),
             _ => Error::io(what("locking"), error),
         })?;
-        let staging = Left::Files(StagingFiles::beside(path, staging_dir));
+        let staging = StagingSource::Files(StagingFiles::beside(path, staging_dir));
         Ok(Self { file, boot: recovery::boot_id(), staging })
     }
 
     /// On parts that the caller brings, as simulations do.
     pub fn on(file: File, boot: [u8; 16], staging: Option<Arc<SharedMemory>>) -> Self {
-        Self { file, boot, staging: Left::Memory(staging) }
+        Self { file, boot, staging: StagingSource::Memory(staging) }
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -62,7 +62,7 @@ impl StoppedStore {
     fn leftover(&self, superblock: &Superblock) -> Option<Leftover> {
         let identity = &superblock.identity;
         let memory = match &self.staging {
-            Left::Files(files) => files
+            StagingSource::Files(files) => files
                 .read(
                     &identity.store,
                     &self.boot,
@@ -72,7 +72,7 @@ impl StoppedStore {
                 .inspect_err(|error| tracing::warn!(%error, "the staging buffer cannot be read"))
                 .ok()
                 .flatten(),
-            Left::Memory(memory) => memory.clone(),
+            StagingSource::Memory(memory) => memory.clone(),
         };
         Leftover::open(memory?, superblock.geometry, identity, &self.boot, superblock.epoch).ok()
     }

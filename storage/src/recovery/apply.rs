@@ -87,12 +87,12 @@ impl Volumes {
     /// Takes out a volume with its snapshots, or a snapshot.
     fn remove(&mut self, number: VolumeNumber) {
         let snapshots = self.snapshots.remove(&number).unwrap_or_default();
-        for gone in snapshots.into_iter().chain([number]) {
-            let Some(VolumeImage { meta, .. }) = self.by_number.remove(&gone) else { continue };
+        for removed in snapshots.into_iter().chain([number]) {
+            let Some(VolumeImage { meta, .. }) = self.by_number.remove(&removed) else { continue };
             if let Some(others) = meta.snapshot_of.and_then(|of| self.snapshots.get_mut(&of)) {
-                others.remove(&gone);
+                others.remove(&removed);
             }
-            self.leave(gone, meta.family);
+            self.leave(removed, meta.family);
         }
     }
 
@@ -279,7 +279,7 @@ impl Volumes {
             (Some(last), 1) => {
                 family.shared_blocks = 0;
                 if let Some(last) = self.by_number.get_mut(last) {
-                    last.tree.be_alone();
+                    last.tree.become_unshared();
                 }
             }
             (Some(_), _) => {}

@@ -56,7 +56,7 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
     });
     match recovered.await {
         Ok(recovered) => {
-            staging_file.iter().for_each(|file| file.tell_home(&options.path));
+            staging_file.iter().for_each(|file| file.stamp_home(&options.path));
             Ok(Recovered { staging_file, ..recovered })
         }
         Err(error) => {

@@ -83,25 +83,25 @@ impl Home {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut told = Vec::with_capacity(BLOCK_BYTES);
+        let mut bytes = Vec::with_capacity(BLOCK_BYTES);
         if let Self::Known { path, device, namespace } = self {
             let path = path.as_os_str().as_bytes();
-            told.put_u32_le(path.len() as u32);
-            told.put_u64_le(*device);
-            told.put_u64_le(*namespace);
-            told.put_slice(path);
-            let checksum = checksum::plain(&told);
-            told.splice(0..0, checksum.to_le_bytes());
+            bytes.put_u32_le(path.len() as u32);
+            bytes.put_u64_le(*device);
+            bytes.put_u64_le(*namespace);
+            bytes.put_slice(path);
+            let checksum = checksum::plain(&bytes);
+            bytes.splice(0..0, checksum.to_le_bytes());
         }
-        told.resize(BLOCK_BYTES - HOME_AT, 0);
-        told
+        bytes.resize(BLOCK_BYTES - HOME_AT, 0);
+        bytes
     }
 
-    fn decode(told: &[u8]) -> Self {
-        let mut b = told;
+    fn decode(bytes: &[u8]) -> Self {
+        let mut b = bytes;
         let (checksum, len) = (b.get_u32_le(), b.get_u32_le() as usize);
         let (device, namespace) = (b.get_u64_le(), b.get_u64_le());
-        let checked = told.get(4..HEAD_BYTES.saturating_add(len));
+        let checked = bytes.get(4..HEAD_BYTES.saturating_add(len));
         if len == 0 || checked.is_none_or(|checked| checksum::plain(checked) != checksum) {
             return Self::Unknown;
         }
@@ -178,11 +178,11 @@ pub(super) fn remove_all(directories: &[PathBuf], own: &[u8; 16]) {
 
 fn remove_orphan(path: &Path, store: &[u8; 16]) {
     let Ok(file) = private::open(path, Access::ReadWrite, &[own_user()]) else { return };
-    let mut told = [0; BLOCK_BYTES - HOME_AT];
-    if file.read_exact_at(&mut told, HOME_AT as u64).is_err() {
+    let mut bytes = [0; BLOCK_BYTES - HOME_AT];
+    if file.read_exact_at(&mut bytes, HOME_AT as u64).is_err() {
         return;
     }
-    let home = Home::decode(&told);
+    let home = Home::decode(&bytes);
     // In this order: a server that has begun meanwhile has the lock. Keeps I1.
     if !matches!(private::try_lock(&file), Ok(true))
         || !home.has_lost(store)
@@ -219,7 +219,7 @@ mod tests {
         fs::create_dir(&data).unwrap();
         fs::write(data.join("store"), "as damaged as it may be").unwrap();
         let files = StagingFiles::beside(&data.join("store"), &shared);
-        files.open(&OTHER, &BOOT, 1, BYTES).unwrap().tell_home(&data.join("store"));
+        files.open(&OTHER, &BOOT, 1, BYTES).unwrap().stamp_home(&data.join("store"));
         let staging = shared.join(name_of(&OTHER));
         assert!(staging.exists());
         (home, shared, data, staging)
@@ -248,7 +248,7 @@ mod tests {
         let (_home, shared, data, staging) = left();
         let files = StagingFiles::beside(&data.join("store"), &shared);
         let living = files.open(&OTHER, &BOOT, 1, BYTES).unwrap();
-        living.tell_home(&data.join("store"));
+        living.stamp_home(&data.join("store"));
         fs::remove_dir_all(&data).unwrap();
         remove_all(&[shared.clone(), data.clone()], &OWN);
         assert!(staging.exists());
@@ -278,12 +278,12 @@ mod tests {
     fn what_is_told_reads_back_and_what_is_torn_tells_nothing() {
         let home =
             Home::Known { path: "/srv/größe/store".into(), device: 5, namespace: u64::MAX };
-        let told = home.encode();
-        assert_eq!(told.len(), BLOCK_BYTES - HOME_AT);
-        assert_eq!(Home::decode(&told), home);
+        let bytes = home.encode();
+        assert_eq!(bytes.len(), BLOCK_BYTES - HOME_AT);
+        assert_eq!(Home::decode(&bytes), home);
         assert_eq!(Home::decode(&Home::Unknown.encode()), Home::Unknown);
         for at in [0, 4, 7, 8, 16, HEAD_BYTES, HEAD_BYTES + 5] {
-            let mut torn = told.clone();
+            let mut torn = bytes.clone();
             torn[at] ^= 0x80;
             assert_eq!(Home::decode(&torn), Home::Unknown, "byte {at}");
         }

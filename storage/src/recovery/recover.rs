@@ -152,9 +152,9 @@ pub(crate) async fn recover(
     let readiness = readiness_of(&file, &superblock.geometry, end.at);
     let mut claim = None;
     if health == Health::Ready {
-        match settle(&file, &as_read, &mut superblock, &segments, &end).await {
+        match prepare_for_writing(&file, &as_read, &mut superblock, &segments, &end).await {
             Ok(claimed) => claim = claimed,
-            Err(error) => health = Health::Latched(told(&error)),
+            Err(error) => health = Health::Latched(with_cause(&error)),
         }
     }
     match &health {
@@ -196,7 +196,7 @@ pub(crate) async fn recover(
         footer: end.footer,
         footer_from: end.footer_from,
         readiness,
-        // What was replayed is in the store, and `settle` has synced it.
+        // What was replayed is in the store, and `prepare_for_writing` has synced it.
         synced: end.at.lsn,
         claim,
         generation: superblock.generation,
@@ -239,7 +239,7 @@ pub(crate) async fn recover(
 }
 
 /// An error with what is underneath.
-fn told(error: &Error) -> String {
+fn with_cause(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -276,7 +276,7 @@ pub(super) fn disk_of(
 }
 
 /// Whether plain writes into what is left of the log's segment will survive the host, once what was
-/// written so far is synced, as `settle` does.
+/// written so far is synced, as `prepare_for_writing` does.
 fn readiness_of(file: &File, geometry: &Geometry, at: ReplayStart) -> Readiness {
     let start = geometry.offset(at.slot, 0);
     let rest = start + u64::from(at.block) * BLOCK_BYTES as u64..start + geometry.segment_bytes();
@@ -284,7 +284,7 @@ fn readiness_of(file: &File, geometry: &Geometry, at: ReplayStart) -> Readiness 
 }
 
 /// Keeps I4. Gives the segment that is claimed for the log to go on in.
-async fn settle(
+async fn prepare_for_writing(
     file: &File,
     as_read: &Superblock,
     superblock: &mut Superblock,

@@ -49,7 +49,7 @@ pub(crate) struct StagingFile {
 
 impl StagingFile {
     /// Has it tell where the store at `path` is. After it was stamped, which clears that.
-    pub(crate) fn tell_home(&self, path: &Path) {
+    pub(crate) fn stamp_home(&self, path: &Path) {
         Home::of(path).write(&self.memory);
     }
 

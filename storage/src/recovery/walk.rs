@@ -76,7 +76,7 @@ pub(super) struct Walk<'a> {
     /// Where the log goes on behind this segment, as its last batch or the superblock has it.
     claim: Option<(SegmentId, Slot)>,
     /// First headers of the slots that no segment is known to be in, once somebody had to look.
-    strangers: Option<Vec<(Slot, BatchHeader)>>,
+    unlisted: Option<Vec<(Slot, BatchHeader)>>,
     again: Again,
     fence: Fence,
     /// Epoch of the last batch taken.
@@ -143,7 +143,7 @@ impl<'a> Walk<'a> {
             generation: 0,
             superblock,
             claim: superblock.claim.next.filter(|_| superblock.claim.of == at.segment),
-            strangers: None,
+            unlisted: None,
             again: Again::default(),
             fence,
             epoch: 0,
@@ -194,7 +194,7 @@ impl<'a> Walk<'a> {
             // and so on.
             while self.walk_segment(volumes).await? {}
             let known = self.synced;
-            self.look_behind_end().await;
+            self.scan_past_tail().await;
             if self.synced == known {
                 return self.check_end().await;
             }
@@ -222,7 +222,7 @@ impl<'a> Walk<'a> {
                 self.generation
             )));
         }
-        match self.stranger_in_place().await {
+        match self.other_content_in_place().await {
             None => Ok(()),
             Some(what) => Err(Error::corrupt(format!(
                 "the log ends in segment {}, and {what} in its slot {}: the superblock is not the newest one",
@@ -233,7 +233,7 @@ impl<'a> Walk<'a> {
 
     /// What is where the segment should be in which the log ends, if it is not that: what was there
     /// can be given to others only by a newer superblock than this one.
-    async fn stranger_in_place(&self) -> Option<String> {
+    async fn other_content_in_place(&self) -> Option<String> {
         let at = self.end.at;
         let begins = self.blocks(at.slot, 0, 1).await;
         // A segment of the log begins with a header.
@@ -266,7 +266,7 @@ impl<'a> Walk<'a> {
     /// Takes note of what headers behind the end say was synced. Their places are not the chain's
     /// word, but their checksums are keyed, and what one says stays true for ever: what was synced
     /// is in every later log, even where the header itself is from an end that was lost.
-    async fn look_behind_end(&mut self) {
+    async fn scan_past_tail(&mut self) {
         let geometry = self.disk.segments.geometry;
         let at = self.end.at;
         // This one, and those behind it, where their trailers lead there, and where it was settled
@@ -292,9 +292,9 @@ impl<'a> Walk<'a> {
         if last.iter().all(|b| *b == 0) || Trailer::decode(self.identity, &last).is_ok() {
             return;
         }
-        self.meet_strangers().await;
+        self.scan_unlisted_slots().await;
         let behind =
-            self.strangers.iter().flatten().filter(|(_, header)| header.first_lsn >= at.lsn);
+            self.unlisted.iter().flatten().filter(|(_, header)| header.first_lsn >= at.lsn);
         for (slot, segment) in
             behind.map(|(slot, header)| (*slot, header.segment)).collect::<Vec<_>>()
         {
@@ -303,23 +303,23 @@ impl<'a> Walk<'a> {
     }
 
     /// Looks at the beginnings of all slots that no segment is known to be in.
-    async fn meet_strangers(&mut self) {
-        if self.strangers.is_some() {
+    async fn scan_unlisted_slots(&mut self) {
+        if self.unlisted.is_some() {
             return;
         }
         let segments = &self.disk.segments;
         let slots: Vec<_> =
             (0..segments.geometry.slots).map(Slot).filter(|s| segments.is_free(*s)).collect();
-        let mut strangers = Vec::new();
+        let mut unlisted = Vec::new();
         for slots in slots.chunks(LOADS_MAX) {
             let firsts = join_all(slots.iter().map(|slot| self.blocks(*slot, 0, 1))).await;
             let headers = slots.iter().zip(firsts).filter_map(|(slot, first)| {
                 let header = BatchHeader::decode(self.identity, &first).ok()?;
                 (header.block == 0).then_some((*slot, header))
             });
-            strangers.extend(headers);
+            unlisted.extend(headers);
         }
-        self.strangers = Some(strangers);
+        self.unlisted = Some(unlisted);
     }
 
     /// Takes note of what the headers of a segment from `block` on say was synced. Gives where they
@@ -559,8 +559,8 @@ impl<'a> Walk<'a> {
             None if at.block == 0 || self.superblock.closed || self.superblock.epoch == 0 => {}
             None if is_blind_to(Blindness::NextSegment) => {}
             None => {
-                self.meet_strangers().await;
-                candidates.extend(self.strangers.iter().flatten().copied());
+                self.scan_unlisted_slots().await;
+                candidates.extend(self.unlisted.iter().flatten().copied());
             }
         }
         let goes_on = |(_, header): &(Slot, BatchHeader)| {

@@ -129,8 +129,8 @@ impl Store {
             let logged =
                 catalog.log(&engine.log, volume.inner.number, RecordKind::Restore, &payload)?;
             engine.reclaim.add_garbage(state.tree.mapped_blocks());
-            let gone = state.tree.become_copy_of(&from.tree, logged.point);
-            engine.space.add(-i128::from(gone));
+            let formerly_own = state.tree.become_copy_of(&from.tree, logged.point);
+            engine.space.add(-i128::from(formerly_own));
             state.meta.size_bytes = from.meta.size_bytes;
             state.applied = logged.behind;
             volume.inner.publish(&state);

@@ -2,7 +2,7 @@
 
 use crate::{
     base::{Address, BLOCK_BYTES, Result},
-    cache::Newcomer,
+    cache::Origin,
     core::ReadPin,
     disk::{Demanded, Fill, NodesInHand},
     format::RunState,
@@ -336,12 +336,7 @@ impl Volume {
                 if fills_cache {
                     // Staging holds it for a while only, and what is read soon after it was written
                     // is read again.
-                    engine.disk.cache_blocks(
-                        here,
-                        &data,
-                        &self.effective.account,
-                        Newcomer::Wanted,
-                    );
+                    engine.disk.cache_blocks(here, &data, &self.effective.account, Origin::Demand);
                 }
                 pieces.push(Piece::Data(data));
                 *hits += staged as usize;

@@ -182,7 +182,7 @@ impl Fetch {
                 break;
             }
             self.at.set(at + len);
-            match volume.bring_in(at, len, Fill::Guess(&volume.effective.account)).await {
+            match volume.bring_in(at, len, Fill::Readahead(&volume.effective.account)).await {
                 Ok(bytes) => {
                     inner.usage.prefetched_bytes.fetch_add(bytes, Relaxed);
                 }

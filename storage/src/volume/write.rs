@@ -487,7 +487,7 @@ impl Volume {
         let admitted = self.admit(&state, chunks, nodes)?;
         let before = state.tree.birthday().own_blocks;
         let applied = self.apply_admitted(&mut state, chunks, last, nodes);
-        self.inner.engine.space.settle(admitted, before, state.tree.birthday().own_blocks);
+        self.inner.engine.space.commit_admitted(admitted, before, state.tree.birthday().own_blocks);
         applied
     }
 
@@ -523,13 +523,13 @@ impl Volume {
     ) -> Result<(), Stopped> {
         for (i, chunk) in chunks.iter().enumerate() {
             // The log may take data in parts, each of which changes the map.
-            let grasp = match chunk.content {
+            let mode = match chunk.content {
                 Content::Data { .. } => ReplaceMode::Parts,
                 Content::Range { .. } => ReplaceMode::Whole,
             };
             let mut touched = Touched::default();
             let prepared =
-                state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp, &mut touched);
+                state.tree.prepare(nodes, chunk.block, chunk.blocks(), mode, &mut touched);
             self.inner.engine.note_touched(touched);
             prepared.map_err(Stopped::Missing)?;
             if let Some(edge) = &chunk.edge {

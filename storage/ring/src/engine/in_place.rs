@@ -112,7 +112,7 @@ impl InPlace {
             self.by_ring -= 1;
             return false;
         }
-        is_small && in_flight == 0 && self.held.is_none() && !self.is_crowded()
+        is_small && in_flight == 0 && self.held.is_none() && !self.serves_several()
     }
 
     pub(super) fn hold(&mut self, key: Key) {
@@ -135,7 +135,7 @@ impl InPlace {
     }
 
     /// See I5.
-    pub(super) fn is_crowded(&self) -> bool {
+    pub(super) fn serves_several(&self) -> bool {
         self.clients > CLIENTS_MAX
     }
 

@@ -191,7 +191,7 @@ impl Uring {
         if has_news
             || sends.in_flight > 0
             || !sends.backlog.is_empty()
-            || self.in_place.is_crowded()
+            || self.in_place.serves_several()
         {
             self.hand_over(key, Class::File);
             return false;

@@ -110,9 +110,9 @@ pub(super) fn of_file(file: BorrowedFd<'_>, direct: bool) -> io::Result<Placemen
     }
     // Some take O_DIRECT and go through the page cache even so: ext4 for journaled and for
     // encrypted data.
-    let told = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
-    let tells = StatxFlags::from_bits_retain(told.stx_mask).contains(StatxFlags::DIOALIGN);
-    if tells && told.stx_dio_offset_align == 0 {
+    let answer = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
+    let tells = StatxFlags::from_bits_retain(answer.stx_mask).contains(StatxFlags::DIOALIGN);
+    if tells && answer.stx_dio_offset_align == 0 {
         return Ok(Placement::Buffered("the file system offers no direct I/O for this file"));
     }
     Ok(match magic {
@@ -133,7 +133,7 @@ pub(super) fn of_file(file: BorrowedFd<'_>, direct: bool) -> io::Result<Placemen
 /// checksums is direct I/O direct there, and the store has its own.
 pub(super) fn prefer_in_place(file: BorrowedFd<'_>) {
     let is_btrfs =
-        rustix::fs::fstatfs(file).is_ok_and(|told| told.f_type as u64 & 0xffff_ffff == BTRFS);
+        rustix::fs::fstatfs(file).is_ok_and(|answer| answer.f_type as u64 & 0xffff_ffff == BTRFS);
     if is_btrfs
         && let Err(error) = rustix::fs::ioctl_getflags(file)
             .and_then(|flags| rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW))
@@ -147,9 +147,9 @@ fn is_on_realtime_device(file: BorrowedFd<'_>) -> bool {
     const FS_IOC_FSGETXATTR: Opcode = ioctl::opcode::read::<FsXattr>(b'X', 31);
     const FS_XFLAG_REALTIME: u32 = 1;
     // SAFETY: the kernel fills the structure that the opcode names.
-    let told = unsafe { ioctl::ioctl(file, Getter::<FS_IOC_FSGETXATTR, FsXattr>::new()) };
+    let answer = unsafe { ioctl::ioctl(file, Getter::<FS_IOC_FSGETXATTR, FsXattr>::new()) };
     // What does not answer is no file system to trust.
-    told.map_or(true, |told| told.xflags & FS_XFLAG_REALTIME != 0)
+    answer.map_or(true, |answer| answer.xflags & FS_XFLAG_REALTIME != 0)
 }
 
 /// `struct fsxattr` of linux/fs.h.
@@ -192,7 +192,7 @@ struct FiemapExtent {
 
 /// Flags of an extent whose blocks are not simply there, or are another file's too: UNKNOWN,
 /// DELALLOC, ENCODED, NOT_ALIGNED, DATA_INLINE, DATA_TAIL, UNWRITTEN, SHARED.
-const NOT_SETTLED: u32 = 0x2 | 0x4 | 0x8 | 0x100 | 0x200 | 0x400 | 0x800 | 0x2000;
+const NOT_IN_PLACE: u32 = 0x2 | 0x4 | 0x8 | 0x100 | 0x200 | 0x400 | 0x800 | 0x2000;
 
 /// What a range of a file has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -229,15 +229,16 @@ pub(super) fn coverage(file: impl AsFd, range: Range<u64>) -> Coverage {
         };
         // SAFETY: the kernel reads the head and fills as many extents as the head says there is
         // room for.
-        let told = unsafe { ioctl::ioctl(&file, Updater::<FS_IOC_FIEMAP, Fiemap>::new(&mut map)) };
-        match told {
+        let answer =
+            unsafe { ioctl::ioctl(&file, Updater::<FS_IOC_FIEMAP, Fiemap>::new(&mut map)) };
+        match answer {
             Ok(()) => {}
             Err(Errno::INTR) => continue,
             Err(_) => return Coverage { missing: vec![range], is_hole: false },
         }
         let extents = &map.extents[..(map.mapped_extents as usize).min(EXTENTS)];
         is_hole &= extents.is_empty();
-        for extent in extents.iter().filter(|extent| extent.flags & NOT_SETTLED == 0) {
+        for extent in extents.iter().filter(|extent| extent.flags & NOT_IN_PLACE == 0) {
             let (from, to) = (extent.logical, extent.logical.saturating_add(extent.length));
             add(&mut missing, at..from.min(range.end));
             at = at.max(to);

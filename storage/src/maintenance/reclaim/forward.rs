@@ -175,7 +175,7 @@ pub(crate) async fn copy(
 enum Copied {
     Whole(Vec<Piece>),
     /// Something in it is not what was written there.
-    Spoilt,
+    Corrupt,
     /// No segment is free to take it.
     NoRoom,
 }
@@ -215,7 +215,7 @@ impl Copier<'_, '_> {
                     Copied::Whole(pieces) => {
                         moves.push(Move { segment: *id, from: container.id, pieces });
                     }
-                    Copied::Spoilt => drop(corrupt.insert(*id)),
+                    Copied::Corrupt => drop(corrupt.insert(*id)),
                     Copied::NoRoom => break 'all,
                 }
             }
@@ -250,7 +250,7 @@ impl Copier<'_, '_> {
             let (step, from, len) = stretch(segments, id, left)?;
             let bytes = read_stretch(self.disk, id, step, from, len).await?;
             self.pace.spend(len).await?;
-            let Some(bytes) = bytes else { return Ok(Copied::Spoilt) };
+            let Some(bytes) = bytes else { return Ok(Copied::Corrupt) };
             for item in step {
                 if self
                     .destination

@@ -92,7 +92,7 @@ impl Reclaimer {
         let engine = &self.volumes.engine;
         let (mut activity, mut failures) = (LogActivity::default(), Failures::default());
         // Whether no garbage is left that was not given back to the file system yet.
-        let mut is_tidy = true;
+        let mut is_all_returned = true;
         loop {
             match self.next_event().await {
                 Event::ShutDown => break,
@@ -101,12 +101,13 @@ impl Reclaimer {
                 }
                 Event::Wanted | Event::Tick => {
                     engine.measure_backing();
-                    self.steer();
+                    self.throttle_writers();
                     activity.look(&engine.log);
-                    let done = self.do_what_is_due(activity.quiet_ticks(), &mut is_tidy).await;
+                    let done =
+                        self.do_what_is_due(activity.quiet_ticks(), &mut is_all_returned).await;
                     if !engine.shutdown.has_begun() {
                         // What was given up for that is no failure.
-                        failures.tell(done, "reclaim");
+                        failures.log(done, "reclaim");
                     }
                 }
             }
@@ -125,19 +126,19 @@ impl Reclaimer {
         .await
     }
 
-    async fn do_what_is_due(&self, quiet_ticks: u32, is_tidy: &mut bool) -> Result<()> {
+    async fn do_what_is_due(&self, quiet_ticks: u32, is_all_returned: &mut bool) -> Result<()> {
         let engine = &self.volumes.engine;
         let segment_bytes = engine.disk.segments.geometry.segment_bytes();
         let garbage = engine.reclaim.garbage_blocks() * BLOCK_BYTES as u64;
-        *is_tidy &= garbage < segment_bytes;
+        *is_all_returned &= garbage < segment_bytes;
         let is_quiet = quiet_ticks == QUIET_TICKS && garbage >= segment_bytes;
         let is_pointless = engine.reclaim.is_without_progress() && garbage < segment_bytes;
         if engine.reclaim.is_wanted() || (engine.is_short() && !is_pointless) {
             self.round(Effort::Needed).await.map(drop)
         } else if self.has_plan.load(Acquire) || engine.is_garbage_due() || is_quiet {
             self.round(Effort::Usual).await.map(drop)
-        } else if quiet_ticks >= IDLE_TICKS && !*is_tidy {
-            *is_tidy = true;
+        } else if quiet_ticks >= IDLE_TICKS && !*is_all_returned {
+            *is_all_returned = true;
             self.reclaim_all(Effort::Usual).await
         } else {
             Ok(())
@@ -210,7 +211,7 @@ impl Reclaimer {
     }
 
     /// Slows writers to what reclaim frees, the more the less room there is; or lets them go.
-    pub(super) fn steer(&self) {
+    pub(super) fn throttle_writers(&self) {
         let engine = &self.volumes.engine;
         let segments = &engine.disk.segments;
         let (room, low) = (segments.room(Need::Data), engine.low_room());

@@ -265,7 +265,7 @@ impl Reclaimer {
             segments.release(&retired);
         }
         self.freed_rate.freed(u64::from(freed.saturating_sub(destinations)));
-        self.steer();
+        self.throttle_writers();
         engine.log.room.notify_waiters();
         engine.reclaim.wake_waiters();
         Ok(u64::from(freed))

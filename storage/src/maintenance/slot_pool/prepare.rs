@@ -57,7 +57,7 @@ enum Event {
 }
 
 /// What the pool remembers from look to look.
-struct Pace {
+struct LogDemand {
     looked: Duration,
     log_bytes: u64,
     batches: u64,
@@ -68,14 +68,14 @@ struct Pace {
 
 /// How much is written for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effort {
+enum FillMode {
     /// All that is missing.
     Whole,
     /// What is missing where most is there.
     Gaps,
 }
 
-impl Effort {
+impl FillMode {
     /// What is worth it for a log that has taken so much in so many batches in this time, where
     /// zeroes are written so fast.
     fn worth_it(log_bytes: u64, batches: u64, seconds: f64, zeroes_bytes_a_second: f64) -> Self {
@@ -89,8 +89,13 @@ impl SlotPool {
     /// Prepares slots whenever the log takes some, until the store closes.
     pub(crate) async fn run(&self) {
         let next_segment = self.engine.disk.segments.next().0;
-        let mut pace =
-            Pace { looked: runtime::now(), log_bytes: 0, batches: 0, next_segment, taken: 0.0 };
+        let mut demand = LogDemand {
+            looked: runtime::now(),
+            log_bytes: 0,
+            batches: 0,
+            next_segment,
+            taken: 0.0,
+        };
         let zeroes =
             Zeroes { by: Cell::new(ZeroesBy::Device), bytes_a_second: Cell::new(f64::INFINITY) };
         loop {
@@ -98,7 +103,7 @@ impl SlotPool {
                 Event::ShutDown => break,
                 Event::Taken if self.engine.health.is_stopped() => {}
                 Event::Taken => {
-                    if let Err(error) = look(self, &mut pace, &zeroes).await {
+                    if let Err(error) = look(self, &mut demand, &zeroes).await {
                         // The log's own write will meet it, and tell.
                         tracing::debug!(%error, "a slot could not be prepared");
                     }
@@ -119,42 +124,49 @@ impl SlotPool {
     }
 }
 
-async fn look(pool: &SlotPool, pace: &mut Pace, zeroes: &Zeroes) -> Result<()> {
+async fn look(pool: &SlotPool, demand: &mut LogDemand, zeroes: &Zeroes) -> Result<()> {
     let engine = &pool.engine;
     let (segments, counters) = (&engine.disk.segments, &engine.log.counters);
     let (bytes, batches) = (counters.bytes.load(Relaxed), counters.batches.load(Relaxed));
     let (now, next) = (runtime::now(), segments.next().0);
-    let elapsed = now.saturating_sub(pace.looked).as_secs_f64();
-    let taken = next - pace.next_segment;
-    pace.taken = pace.taken * FADES.powf(elapsed) + taken as f64;
+    let elapsed = now.saturating_sub(demand.looked).as_secs_f64();
+    let taken = next - demand.next_segment;
+    demand.taken = demand.taken * FADES.powf(elapsed) + taken as f64;
     // What was logged before all slots were given back is no reason to get some ready again. They
     // may just have been.
     let returned = pool.log_bytes_when_returned();
     let (new_bytes, new_batches) =
-        (bytes.saturating_sub(pace.log_bytes.max(returned)), batches - pace.batches);
-    *pace = Pace { looked: now, log_bytes: bytes, batches, next_segment: next, taken: pace.taken };
+        (bytes.saturating_sub(demand.log_bytes.max(returned)), batches - demand.batches);
+    *demand = LogDemand {
+        looked: now,
+        log_bytes: bytes,
+        batches,
+        next_segment: next,
+        taken: demand.taken,
+    };
     if new_bytes == 0 {
         return Ok(());
     }
-    let effort = Effort::worth_it(new_bytes, new_batches, elapsed, zeroes.bytes_a_second.get());
+    let fill_mode =
+        FillMode::worth_it(new_bytes, new_batches, elapsed, zeroes.bytes_a_second.get());
     let _no_other = pool.work.lock().await;
     let slots =
         |bytes: u64| (bytes / segments.geometry.segment_bytes()).max(PREPARED_KEPT as u64) as usize;
-    let ahead = (slots(READY_BYTES) + pace.taken as usize).min(slots(READY_BYTES_MAX));
+    let ahead = (slots(READY_BYTES) + demand.taken as usize).min(slots(READY_BYTES_MAX));
     let ahead = ahead.min((segments.geometry.slots / 8).max(1) as usize);
-    match (engine.disk.file.placement(), effort) {
+    match (engine.disk.file.placement(), fill_mode) {
         (Placement::Device | Placement::Memory(_), _) => Ok(()),
-        (Placement::InPlace(_), Effort::Whole) => prepare(pool, ahead, effort, zeroes).await,
-        (Placement::InPlace(_), Effort::Gaps) => {
-            prepare(pool, ahead, effort, zeroes).await?;
+        (Placement::InPlace(_), FillMode::Whole) => prepare(pool, ahead, fill_mode, zeroes).await,
+        (Placement::InPlace(_), FillMode::Gaps) => {
+            prepare(pool, ahead, fill_mode, zeroes).await?;
             allocate(pool, slots(ALLOCATED_BYTES) + taken as usize).await;
             Ok(())
         }
-        (Placement::Moving(_) | Placement::Buffered(_), Effort::Gaps) => {
+        (Placement::Moving(_) | Placement::Buffered(_), FillMode::Gaps) => {
             allocate(pool, slots(ALLOCATED_BYTES) + taken as usize).await;
             Ok(())
         }
-        (Placement::Moving(_) | Placement::Buffered(_), Effort::Whole) => Ok(()),
+        (Placement::Moving(_) | Placement::Buffered(_), FillMode::Whole) => Ok(()),
     }
 }
 
@@ -179,7 +191,12 @@ async fn allocate(pool: &SlotPool, ahead: usize) {
 
 /// Prepares slots until `ahead` of them are: first what needs little, because it was written
 /// before.
-async fn prepare(pool: &SlotPool, ahead: usize, effort: Effort, zeroes: &Zeroes) -> Result<()> {
+async fn prepare(
+    pool: &SlotPool,
+    ahead: usize,
+    fill_mode: FillMode,
+    zeroes: &Zeroes,
+) -> Result<()> {
     let disk = &pool.engine.disk;
     let (segments, geometry) = (&disk.segments, disk.segments.geometry);
     let range =
@@ -200,7 +217,7 @@ async fn prepare(pool: &SlotPool, ahead: usize, effort: Effort, zeroes: &Zeroes)
             runtime::yield_now().await;
         }
     }
-    while effort == Effort::Whole
+    while fill_mode == FillMode::Whole
         && pool.goes_on()
         && let Some(slot) = segments.take_to(SlotPreparation::Prepared, ahead)
     {
@@ -308,14 +325,14 @@ mod tests {
     fn only_a_fast_stream_of_large_batches_goes_without_zeroes() {
         let check = |mib: u64, batches, zeroes: f64, expected| {
             assert_eq!(
-                Effort::worth_it(mib << 20, batches, 1.0, zeroes * 1e6),
+                FillMode::worth_it(mib << 20, batches, 1.0, zeroes * 1e6),
                 expected,
                 "{mib} {batches} {zeroes}"
             );
         };
-        check(800, 800, 1000.0, Effort::Gaps);
-        check(800, 20_000, 1000.0, Effort::Whole); // 40 KiB each
-        check(250, 1000, 1000.0, Effort::Whole); // the disk can do both
-        check(800, 800, f64::INFINITY, Effort::Whole); // it is not known yet
+        check(800, 800, 1000.0, FillMode::Gaps);
+        check(800, 20_000, 1000.0, FillMode::Whole); // 40 KiB each
+        check(250, 1000, 1000.0, FillMode::Whole); // the disk can do both
+        check(800, 800, f64::INFINITY, FillMode::Whole); // it is not known yet
     }
 }

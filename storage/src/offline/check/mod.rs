@@ -16,7 +16,7 @@
 //! I2  Memory is bounded by the store's measures, not by the data: one address a node, one bit a
 //!     block.
 
-mod books;
+mod catalog;
 mod log;
 mod maps;
 #[cfg(test)]
@@ -164,7 +164,7 @@ impl StoppedStore {
         let found = self.examine(options.metadata_bytes).await?;
         let mut report = CheckReport::default();
         superblock(&found, self.file().len_bytes(), &mut report);
-        books::check(&found, &mut report);
+        catalog::check(&found, &mut report);
         log::check(&found, &mut report).await;
         Maps::new(&found, options, &mut report, on_progress).walk().await;
         count(&found, &mut report);

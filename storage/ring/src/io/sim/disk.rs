@@ -409,7 +409,7 @@ impl State {
         match (effect, fault) {
             (Effect::Refused(errno), _) => Err(errno),
             (Effect::Read | Effect::Allocate, Some(Fault::Error(errno))) => Err(errno),
-            (Effect::Read, _) if self.is_spoilt(op) => Err(Errno::IO),
+            (Effect::Read, _) if self.is_unreadable(op) => Err(Errno::IO),
             (Effect::Read, Some(Fault::Short(len))) => Ok(self.read(op, len)),
             (Effect::Read, Some(Fault::Stale)) => Ok(self.read_stale(op)),
             (Effect::Read, Some(Fault::Late(_) | Fault::Lost | Fault::Misdirected(_)) | None) => {
@@ -474,7 +474,7 @@ impl State {
     }
 
     /// Whether a read touches a sector that cannot be read.
-    fn is_spoilt(&self, op: &Op) -> bool {
+    fn is_unreadable(&self, op: &Op) -> bool {
         let Op::Read { offset, len, .. } = op else { return false };
         let end = (offset + *len as u64).div_ceil(SECTOR_BYTES);
         self.unreadable.range(offset / SECTOR_BYTES..end).next().is_some()
@@ -561,9 +561,9 @@ impl State {
 
     fn resize(&mut self, len: u64) {
         if len < self.len {
-            let (from, gone) = (len, self.len - len);
-            self.visible.zero(from, gone);
-            self.durable.zero(from, gone);
+            let (from, removed) = (len, self.len - len);
+            self.visible.zero(from, removed);
+            self.durable.zero(from, removed);
             self.give_space(from, self.len);
         }
         self.len = len;

@@ -79,8 +79,9 @@ impl Image {
         let end = offset + len;
         let whole = offset.div_ceil(PAGE_BYTES)..end / PAGE_BYTES;
         if whole.start < whole.end {
-            let gone: Vec<u64> = self.pages.range(whole.clone()).map(|(page, _)| *page).collect();
-            for page in gone {
+            let removed: Vec<u64> =
+                self.pages.range(whole.clone()).map(|(page, _)| *page).collect();
+            for page in removed {
                 self.pages.remove(&page);
             }
         }

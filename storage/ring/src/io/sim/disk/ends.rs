@@ -91,14 +91,18 @@ impl SimDisk {
     #[must_use]
     pub fn unsynced(&self) -> Vec<Unsynced> {
         let state = self.state();
-        let told = |in_flight| {
+        let unsynced = |in_flight| {
             move |change: &Change| Unsynced {
                 offset: change.offset(),
                 len_bytes: change.len(),
                 in_flight,
             }
         };
-        state.completed().map(told(false)).chain(state.in_flight().map(told(true))).collect()
+        state
+            .completed()
+            .map(unsynced(false))
+            .chain(state.in_flight().map(unsynced(true)))
+            .collect()
     }
 
     /// The disk after a power loss at this moment that keeps of each of [`Self::unsynced`] what is

@@ -23,25 +23,27 @@ fn segments(found: &Found, report: &mut CheckReport) {
     let geometry = &found.superblock.geometry;
     for (i, why) in misplaced(&found.cataloged, geometry) {
         let entry = &found.cataloged[i];
-        report.find(FindingKind::Segments, format!("the catalog: {why}: {}", told(entry)));
+        report.find(FindingKind::Segments, format!("the catalog: {why}: {}", describe(entry)));
     }
     // Those too that the log entered since.
     let all = found.disk.segments.entries(&Retired::default());
     for (i, why) in misplaced(&all, geometry) {
         report.find(
             FindingKind::Segments,
-            format!("with those of the log, {why}: {}", told(&all[i])),
+            format!("with those of the log, {why}: {}", describe(&all[i])),
         );
     }
     for entry in found.cataloged.iter().filter(|entry| entry.id >= found.superblock.next_segment) {
         let next = found.superblock.next_segment.0;
-        let what =
-            format!("the next segment would be {next}, and there is one already: {}", told(entry));
+        let what = format!(
+            "the next segment would be {next}, and there is one already: {}",
+            describe(entry)
+        );
         report.find(FindingKind::Segments, what);
     }
 }
 
-fn told(entry: &SegmentEntry) -> String {
+fn describe(entry: &SegmentEntry) -> String {
     let (id, kind) = (entry.id.0, entry.kind);
     match &entry.place {
         SegmentPlace::Own(Slot(slot)) => format!("segment {id} ({kind:?}) in slot {slot}"),

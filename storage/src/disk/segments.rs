@@ -86,7 +86,7 @@ pub(crate) enum Writing {
 pub(crate) const PREPARED_KEPT: usize = 2;
 
 /// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the
-/// log's next one, and four of reserve.
+/// log's next one, and four of reserve make eight; the other six are for maps and dead blocks.
 const WORKING_SLOTS: u64 = 14;
 /// When a new segment will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! A store that no server has open, to be looked at without changing a byte of it.
+//! A store that no server has open, opened for reading only.
 
 use crate::{
     base::{Error, Kind, Result},
@@ -9,17 +9,17 @@ use crate::{
 use sandstone_ring::{File, SharedMemory};
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-/// How long a server that was just killed may still be letting go of the store. A guess.
+/// How long a server that was just killed may still hold the store's lock. A guess.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// The store of a stopped server. It is locked, so that none starts meanwhile.
+/// The store of a stopped server. It is locked, so that no server starts meanwhile.
 pub struct StoppedStore {
     file: File,
     boot: [u8; 16],
     staging: StagingSource,
 }
 
-/// Where to look for what the last server left in staging.
+/// Where to look for the last server's staging buffer.
 enum StagingSource {
     Files(StagingFiles),
     Memory(Option<Arc<SharedMemory>>),
@@ -30,7 +30,8 @@ impl StoppedStore {
     /// server is given.
     ///
     /// # Errors
-    /// [`Kind::Io`]: it is not there, may not be read, or a server has it.
+    /// [`Kind::Io`]: the store does not exist, may not be read, or a server has it open. Nothing
+    /// was changed.
     pub async fn open(path: &Path, staging_dir: &Path) -> Result<Self> {
         let what = |doing: &str| format!("{doing} {}", path.display());
         let file = File::open_read_only(path).map_err(|e| Error::io(what("opening"), e))?;
@@ -42,7 +43,7 @@ impl StoppedStore {
         Ok(Self { file, boot: recovery::boot_id(), staging })
     }
 
-    /// On parts that the caller brings, as simulations do.
+    /// A stopped store on the caller's file and staging memory, for simulations.
     pub fn on(file: File, boot: [u8; 16], staging: Option<Arc<SharedMemory>>) -> Self {
         Self { file, boot, staging: StagingSource::Memory(staging) }
     }
@@ -51,7 +52,7 @@ impl StoppedStore {
         &self.file
     }
 
-    /// What a start would find.
+    /// Examines the store: what a start would find.
     ///
     /// # Errors
     /// Those of [`recovery::examine`].

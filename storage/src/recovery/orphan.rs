@@ -1,16 +1,16 @@
-//! Staging files whose store is gone: its directory was removed after the server had died. Each
-//! would keep 48 MiB of shared memory until the host's next boot.
+//! Orphans: staging files whose store was removed after its server had died. Each would keep 48 MiB
+//! of shared memory until the host's next boot.
 //!
-//! So a staging file tells where its store is, and each start looks at those of its own user.
-//! Removing one too many loses acknowledged writes, so a store counts as gone only if
+//! So a staging file names the place of its store, and each start examines the files of its own
+//! user. Removing one too many loses acknowledged writes, so a store counts as removed only if
 //!
-//! I1  nobody holds the lock of its staging file, and
+//! I1  no process holds the lock of its staging file, and
 //! I2  its path leads, in the same mount namespace, to no file, while the file system that it was
 //!     on is still there; or to a store of another id.
 //!
-//! What cannot be told is left alone: block devices, which come and go, and files of a version that
-//! tells nothing. A store that is moved after its server was killed counts as gone where it was; it
-//! has to be started once before, or closed.
+//! Undecidable cases are left alone: block devices, which come and go, and files of a version that
+//! names no place. A store that is moved after its server was killed counts as removed at its old
+//! place; start or close it before the move.
 
 use super::private::{self, Access, own_user};
 use crate::format::SUPERBLOCK_SLOTS;
@@ -32,15 +32,15 @@ use std::{
 };
 use uuid::Uuid;
 
-/// Where a staging file tells it: behind what recovery reads, in the same block. Source: FORMAT.md,
-/// "Staging file".
+/// Offset of the store's place in a staging file: behind what recovery reads, in the same block.
+/// Source: FORMAT.md, "Staging file".
 const HOME_AT: usize = 64;
 /// Bytes before the path.
 const HEAD_BYTES: usize = 24;
-/// A longer path is not told.
+/// Longest path that is written; a longer one is left out.
 const PATH_BYTES_MAX: usize = BLOCK_BYTES - HOME_AT - HEAD_BYTES;
 
-/// What a store's staging file is called.
+/// Name of a store's staging file.
 pub(super) fn name_of(store: &[u8; 16]) -> String {
     format!("sandstone-{}.staging", Uuid::from_bytes(*store))
 }
@@ -50,23 +50,23 @@ fn store_of(name: &OsStr) -> Option<[u8; 16]> {
     id.parse().ok().map(Uuid::into_bytes)
 }
 
-/// Where a store is.
+/// The place of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Home {
     Known {
         /// Absolute, as it was given.
         path: PathBuf,
-        /// Of the file system that the store's file is on.
+        /// Device number of the file system that the store's file is on.
         device: u64,
         /// The mount namespace in which the path is meant.
         namespace: u64,
     },
-    /// Nothing can be told about it later.
+    /// The place is unknown, so the file is never removed.
     Unknown,
 }
 
 impl Home {
-    /// That of the store at `path`, which is there.
+    /// The place of the store at `path`, which exists.
     pub(super) fn of(path: &Path) -> Self {
         let known = || {
             let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
@@ -77,7 +77,7 @@ impl Home {
         known().unwrap_or(Self::Unknown)
     }
 
-    /// Has a staging file tell it.
+    /// Writes it into a staging file.
     pub(super) fn write(&self, memory: &SharedMemory) {
         memory.copy_in(HOME_AT, &self.encode());
     }
@@ -108,7 +108,7 @@ impl Home {
         Self::Known { path: OsStr::from_bytes(&b[..len]).into(), device, namespace }
     }
 
-    /// Whether the store is there no more. Keeps I2.
+    /// Whether the store was removed. Keeps I2.
     fn has_lost(&self, store: &[u8; 16]) -> bool {
         let Self::Known { path, device, namespace } = self else { return false };
         if own_namespace() != Some(*namespace) {
@@ -136,7 +136,7 @@ fn is_on(path: &Path, device: u64) -> bool {
 }
 
 /// Whether the nearest directory above a missing file is on the file system that the file was on.
-/// Else that may be back later.
+/// Otherwise the file system may be mounted again later.
 fn is_mounted_above(path: &Path, device: u64) -> bool {
     let nearest = path.ancestors().skip(1).find_map(|above| fs::metadata(above).ok());
     nearest.is_some_and(|above| above.dev() == device)
@@ -155,18 +155,18 @@ fn stores_at(path: &Path) -> io::Result<Vec<[u8; 16]>> {
         file.read_exact_at(&mut block, superblock_offset(slot))?;
         match Superblock::decode(&block) {
             Ok(superblock) => there.push(superblock.identity.store),
-            // It may be that of the store that is looked for.
+            // It may belong to the store in question.
             Err(_) => return Ok(Vec::new()),
         }
     }
     Ok(there)
 }
 
-/// Removes all staging files in these directories that are this user's and whose store is gone, but
-/// for that of `own`.
+/// Removes all staging files in these directories that are this user's and whose store was removed,
+/// except the file of `own`.
 pub(super) fn remove_all(directories: &[PathBuf], own: &[u8; 16]) {
     for directory in directories {
-        // Where it cannot be read there is nothing to be found.
+        // A directory that cannot be read has nothing to remove.
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         for entry in entries {
             if let Some(store) = store_of(&entry.file_name()).filter(|store| store != own) {
@@ -183,7 +183,7 @@ fn remove_orphan(path: &Path, store: &[u8; 16]) {
         return;
     }
     let home = Home::decode(&bytes);
-    // In this order: a server that has begun meanwhile has the lock. Keeps I1.
+    // The lock first: a server that has started meanwhile holds it. Keeps I1.
     if !matches!(private::try_lock(&file), Ok(true))
         || !home.has_lost(store)
         || !private::is_at(&file, path)

@@ -202,8 +202,8 @@ impl Reclaimer {
             let mark =
                 Mark::new(&segments.candidates(), residents, segments.geometry.segment_blocks);
             // All roots under one lock: a fork that began meanwhile may hold blocks that its source
-            // has dropped. The pin is taken after the lock: a task that holds a pin and waits for
-            // the lock could block a quiesce under the lock.
+            // has dropped. The pin is taken last: a task that waits for a lock while it holds a pin
+            // could deadlock with a quiesce.
             let catalog = self.volumes.lock();
             let root = |volume: &Volume| Root {
                 family: volume.inner.family,

@@ -1,5 +1,5 @@
-//! The slot pool: gets free slots ready before the log needs them, so that no write waits for the
-//! file system's journal.
+//! Slot preparation: the pool prepares free slots before the log needs them, so that no write waits
+//! for the file system's journal.
 //!
 //! ```text
 //!   take ─► look at it ─► zeroes where blocks were not written ─► sync ─► prepared
@@ -8,15 +8,16 @@
 //!
 //! I1  A slot counts as prepared after a sync that began when all of its blocks were written
 //!     (segments' I5).
-//! I2  Returning all slots to the file system waits for one step of this at most.
+//! I2  Returning all slots to the file system waits for at most one step of preparation.
 //!
 //! How many: [`READY_BYTES`] of them, and as many as the log has taken lately in a second, up to
-//! [`READY_BYTES_MAX`] and an eighth of the store. None while nothing is logged: a store that
-//! nobody writes to takes no room. What the log is faster than, it writes through.
+//! [`READY_BYTES_MAX`] and an eighth of the store. None while nothing is logged: an idle store
+//! takes no room. Where the log outruns preparation, it writes through.
 //!
-//! A log that streams large batches, nearly as fast as the disk can, has no zeroes written for it:
-//! each byte would be written twice where writing it through costs little. Its slots get their
-//! blocks allocated instead, in long runs. What was written before is used by it too.
+//! For a log that streams large batches, nearly as fast as the disk can, the pool writes no zeroes:
+//! each byte would be written twice (a write amplification of 2) where writing through costs
+//! little. Its slots get their blocks allocated instead, in long runs. It also uses slots that were
+//! written before.
 
 use super::pool::SlotPool;
 use crate::{
@@ -31,21 +32,21 @@ use std::{cell::Cell, io, ops::Range, pin::pin, sync::atomic::Ordering::*, time:
 /// Bytes of prepared slots at least, while something is logged, and at least two slots: one is
 /// filled while the next is prepared.
 const READY_BYTES: u64 = 128 << 20;
-/// Bytes of prepared slots at most, with which two gigabytes a second have a quarter of one.
+/// Most bytes of prepared slots: a quarter of a second's worth at 2 GB/s.
 const READY_BYTES_MAX: u64 = 512 << 20;
-/// Bytes of slots kept allocated ahead of a log that streams, beside those that it takes between
-/// two looks.
+/// Bytes of slots kept allocated ahead of a log that streams, beside the slots that it takes
+/// between two looks.
 const ALLOCATED_BYTES: u64 = 256 << 20;
-/// From the log's first wish to the look: others come with it.
+/// Time from the log's first request to the look, so that later requests join it.
 const GATHER: Duration = Duration::from_millis(20);
-/// How long a number of slots taken is remembered: it fades by half in about a second.
+/// Decay of the rate at which the log takes slots: by half in about a second.
 const FADES: f64 = 0.5;
-/// Slots that are looked at before one is written: they may have been written before a restart.
+/// Slots that are examined before one is written: they may have been written before a restart.
 const LOOKS_MAX: u32 = 64;
-/// Where zeroes are written less than so many times as fast as the log, it is better written
+/// Where zeroes are written less than so many times as fast as the log, the log is better written
 /// through.
 const SPEED_LEAST: f64 = 3.0;
-/// Part of a slot that is worth writing for a log that streams.
+/// For a log that streams, a slot is completed if at most one part in this many is missing.
 const GAPS_PART: u64 = 8;
 
 /// What wakes the pool to prepare slots.
@@ -56,28 +57,28 @@ enum Event {
     ShutDown,
 }
 
-/// What the pool remembers from look to look.
+/// The log's demand for slots, kept from look to look.
 struct LogDemand {
     looked: Duration,
     log_bytes: u64,
     batches: u64,
     next_segment: u64,
-    /// Segments a second, fading.
+    /// Segments a second, decaying.
     taken: f64,
 }
 
-/// How much is written for a slot.
+/// How much is written to prepare a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FillMode {
-    /// All that is missing.
+    /// All blocks that are missing.
     Whole,
-    /// What is missing where most is there.
+    /// The missing blocks of slots that are nearly complete.
     Gaps,
 }
 
 impl FillMode {
-    /// What is worth it for a log that has taken so much in so many batches in this time, where
-    /// zeroes are written so fast.
+    /// The mode that pays for a log that has taken `log_bytes` in `batches` in `seconds`, at this
+    /// speed of writing zeroes.
     fn worth_it(log_bytes: u64, batches: u64, seconds: f64, zeroes_bytes_a_second: f64) -> Self {
         let is_fast = log_bytes as f64 * SPEED_LEAST > zeroes_bytes_a_second * seconds;
         let is_large = log_bytes >= batches * STREAM_BATCH_BYTES;
@@ -104,7 +105,7 @@ impl SlotPool {
                 Event::Taken if self.engine.health.is_stopped() => {}
                 Event::Taken => {
                     if let Err(error) = look(self, &mut demand, &zeroes).await {
-                        // The log's own write will meet it, and tell.
+                        // The log's own write will meet and report it.
                         tracing::debug!(%error, "a slot could not be prepared");
                     }
                 }
@@ -132,8 +133,8 @@ async fn look(pool: &SlotPool, demand: &mut LogDemand, zeroes: &Zeroes) -> Resul
     let elapsed = now.saturating_sub(demand.looked).as_secs_f64();
     let taken = next - demand.next_segment;
     demand.taken = demand.taken * FADES.powf(elapsed) + taken as f64;
-    // What was logged before all slots were given back is no reason to get some ready again. They
-    // may just have been.
+    // Bytes logged before all slots were returned are no reason to prepare slots again. They may
+    // have just been returned.
     let returned = pool.log_bytes_when_returned();
     let (new_bytes, new_batches) =
         (bytes.saturating_sub(demand.log_bytes.max(returned)), batches - demand.batches);
@@ -183,14 +184,14 @@ async fn allocate(pool: &SlotPool, ahead: usize) {
             if allocated.is_ok() { SlotPreparation::Allocated } else { SlotPreparation::Punched };
         disk.segments.give_back(slot, preparation);
         if allocated.is_err() {
-            // Not offered, or no room: the log's own write will tell.
+            // Not offered, or no room: the log's own write will report it.
             return;
         }
     }
 }
 
-/// Prepares slots until `ahead` of them are: first what needs little, because it was written
-/// before.
+/// Prepares slots until `ahead` of them are prepared: first slots that need little, because they
+/// were written before.
 async fn prepare(
     pool: &SlotPool,
     ahead: usize,
@@ -247,20 +248,20 @@ async fn finish(pool: &SlotPool, slot: Slot, coverage: Coverage, zeroes: &Zeroes
 /// How zeroes are made.
 struct Zeroes {
     by: Cell<ZeroesBy>,
-    /// How fast they were written beside what else was; infinite as long as that is unknown.
+    /// How fast they were written beside other I/O; infinite as long as that is unknown.
     bytes_a_second: Cell<f64>,
 }
 
-/// Who makes the zeroes.
+/// Whether device or pool makes the zeroes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ZeroesBy {
     /// The device is asked for them, which moves no data.
     Device,
-    /// They are written, because the device, the file system or the kernel does not offer that.
+    /// The pool writes them, because the device, the file system or the kernel does not offer that.
     Writing,
 }
 
-/// Writes what is missing of a slot.
+/// Writes the missing blocks of a slot.
 async fn fill(
     pool: &SlotPool,
     range: Range<u64>,
@@ -268,7 +269,7 @@ async fn fill(
     zeroes: &Zeroes,
 ) -> io::Result<()> {
     // Each step changes metadata, for which the next sync waits: few and large ones make few syncs
-    // wait. With pauses, because somebody may wait for a sync meanwhile: about 150 MiB a second.
+    // wait. With pauses, because a flush may wait for a sync meanwhile: about 150 MiB a second.
     const STEP_BYTES: u64 = 2 << 20;
     const PAUSE: Duration = Duration::from_millis(12);
     let disk = &pool.engine.disk;
@@ -307,7 +308,7 @@ async fn fill(
             at += step;
             pool.add_prepared(step);
             match disk.segments.prepared() {
-                // The log is where each batch is slow, until this is done.
+                // The log writes through, slowly, until this is done.
                 0 => {}
                 1 => runtime::sleep(PAUSE / 4).await,
                 _ => runtime::sleep(PAUSE).await,

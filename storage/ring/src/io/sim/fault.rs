@@ -1,4 +1,4 @@
-//! What a simulated disk is told to do wrong.
+//! Planned faults of a simulated disk.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use crate::io::OpKind;
 
-/// What happens to one operation.
+/// A fault of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// It fails.
@@ -19,7 +19,7 @@ pub(super) enum Fault {
     Lost,
     /// It goes well, and writes to this offset.
     Misdirected(u64),
-    /// It goes well, and finds what was there before.
+    /// It goes well, and returns earlier content.
     Stale,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Faults {
 #[derive(Clone, Copy, Debug)]
 struct Planned {
     kind: OpKind,
-    /// Operations of this kind that still go well.
+    /// Number of operations of this kind before the fault.
     skip: u32,
     fault: Fault,
 }

@@ -26,7 +26,7 @@ async fn content(disk: &SimDisk, offset: u64, len: usize) -> BytesMut {
     File::simulated(disk).read(offset, aligned(len), len).await.unwrap()
 }
 
-/// The content as a run that only looks at the disk sees it.
+/// The content, read in a runtime of its own.
 fn visible(disk: &SimDisk, offset: u64, len: usize) -> BytesMut {
     Runtime::simulated(0).block_on(content(disk, offset, len))
 }

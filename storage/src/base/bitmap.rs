@@ -97,10 +97,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_a_list_of_blocks(blocks in prop::collection::btree_set(0u32..256, 0..256), least in 1u32..9) {
+        fn equals_a_list_of_blocks(
+            blocks in prop::collection::btree_set(0u32..256, 0..256),
+            least in 1u32..9,
+        ) {
             let mut words = vec![0u64; 4].into_boxed_slice();
             blocks.iter().for_each(|b| words[(b / 64) as usize] |= 1 << (b % 64));
-            prop_assert_eq!(ones(&words).collect::<Vec<_>>(), blocks.iter().copied().collect::<Vec<_>>());
+            let listed = blocks.iter().copied().collect::<Vec<_>>();
+            prop_assert_eq!(ones(&words).collect::<Vec<_>>(), listed);
             let mut dead = Vec::new();
             for (first, len) in gaps(&words, 256, least) {
                 prop_assert!(len >= least);

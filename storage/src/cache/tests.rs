@@ -49,11 +49,11 @@ fn one_pass_over_much_more_leaves_the_hot_set_alone() {
 fn what_comes_back_soon_after_it_left_is_kept_longer() {
     let cache = cache(1000);
     (0..1500).for_each(|i| put(&cache, i));
-    let gone: Vec<_> = (0..1500).filter(|i| !cache.contains(key(*i))).take(50).collect();
-    assert_eq!(gone.len(), 50);
-    gone.iter().for_each(|i| put(&cache, *i));
+    let evicted: Vec<_> = (0..1500).filter(|i| !cache.contains(key(*i))).take(50).collect();
+    assert_eq!(evicted.len(), 50);
+    evicted.iter().for_each(|i| put(&cache, *i));
     (50_000..51_000).for_each(|i| put(&cache, i));
-    let kept = gone.iter().filter(|i| cache.contains(key(**i))).count();
+    let kept = evicted.iter().filter(|i| cache.contains(key(**i))).count();
     assert!(kept > 40, "{kept} of 50 are left");
 }
 
@@ -134,7 +134,8 @@ proptest! {
         room in 16usize..200,
     ) {
         let cache = cache(room);
-        let accounts: Vec<_> = [0, 20, 1000].map(|n| Account::new(n * WHOLE as u64, Arc::default())).into();
+        let account = |n| Account::new(n * WHOLE as u64, Arc::default());
+        let accounts: Vec<_> = [0, 20, 1000].map(account).into();
         for (i, what, who, bytes) in steps {
             match what {
                 0 => cache.insert(key(i), bytes, Some(&accounts[who]), Origin::Readahead, || i),

@@ -30,7 +30,7 @@ pub(crate) struct Catalog {
     applied: Lsn,
 }
 
-/// The entries that may share blocks: those that come from one volume.
+/// A family: the entries that come from one volume, and so may share blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Family {
     members: BTreeSet<VolumeNumber>,
@@ -44,7 +44,7 @@ pub(crate) struct Family {
 /// What was removed with an entry.
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
-    /// Data blocks that its map and those of its snapshots had.
+    /// Data blocks of its map and of its snapshots' maps.
     pub(crate) mapped_blocks: u64,
     /// By how many blocks the live data shrinks, as far as the birthday rule says.
     pub(crate) freed_blocks: i128,

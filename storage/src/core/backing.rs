@@ -26,7 +26,7 @@ impl Engine {
             }
             Ok(None) => u32::MAX,
             Err(error) => {
-                tracing::debug!(%error, "the file system does not tell its room");
+                tracing::debug!(%error, "the file system does not report its room");
                 u32::MAX
             }
         };

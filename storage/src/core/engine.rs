@@ -109,8 +109,7 @@ impl Engine {
         self.disk.segments.room(Need::Data) >= 2 * self.low_room()
     }
 
-    /// Lets the log send its batches at the end of this thread's turns, as long as the guard is
-    /// held.
+    /// Pumps the log at the end of each of this thread's turns, as long as the guard is held.
     pub(crate) fn attach_runtime(&self) -> TurnEnd {
         let log = Arc::clone(&self.log);
         runtime::on_turn_end(Rc::new(move || log.pump()))

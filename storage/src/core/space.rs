@@ -150,9 +150,9 @@ impl Space {
     fn log_fill_level(&self) {
         let (live, usable) = (self.live_blocks(), self.usable_blocks().max(1));
         let percent = live * 100 / usable;
-        let told = usize::from(self.level.load(Relaxed));
+        let logged = usize::from(self.level.load(Relaxed));
         let reached = LEVELS.iter().filter(|level| percent >= **level).count();
-        if reached > told {
+        if reached > logged {
             let mib = |blocks: u64| (blocks * BLOCK_BYTES as u64) >> 20;
             tracing::warn!(
                 live_mib = mib(live),
@@ -166,7 +166,7 @@ impl Space {
                 }
             );
             self.level.store(reached as u8, Relaxed);
-        } else if told > 0 && percent + LEVEL_SLACK < LEVELS[told - 1] {
+        } else if logged > 0 && percent + LEVEL_SLACK < LEVELS[logged - 1] {
             self.level.store(reached as u8, Relaxed);
         }
     }

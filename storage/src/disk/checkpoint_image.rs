@@ -85,7 +85,10 @@ impl CheckpointImage {
                 (catalog, chunks, None)
             }
             (Ok((catalog, chunks)), Err(damage)) | (Err(damage), Ok((catalog, chunks))) => {
-                tracing::error!(%damage, "a copy of the catalog cannot be read; the other one serves");
+                tracing::error!(
+                    %damage,
+                    "a copy of the catalog cannot be read; the other one serves"
+                );
                 (catalog, chunks, Some(damage.to_string()))
             }
             (Err(error), Err(_)) => return Err(error),

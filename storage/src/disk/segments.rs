@@ -60,7 +60,7 @@ mod tests;
 use slot::SlotState;
 pub(crate) use slot::{Readiness, SlotBacking, SlotPreparation};
 
-/// What a new segment is for; each may go deeper into the reserve than those before.
+/// The purpose of a new segment; each may take more of the reserve than the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// New data; takes nothing of the reserve.
@@ -231,7 +231,7 @@ impl Segments {
         (self.geometry.slots / 8).clamp(4, 6).min(self.geometry.slots / 2)
     }
 
-    /// Free slots, the reserve included, and those that the file system cannot back.
+    /// Free slots, including the reserve and slots that the file system cannot back.
     pub(crate) fn free(&self) -> u32 {
         self.free.load(Relaxed)
     }

@@ -73,7 +73,8 @@ impl fmt::Display for Content {
                 let (generation, slot) = (superblock.generation, superblock.slot());
                 write!(
                     f,
-                    "it holds the superblock of generation {generation}, which belongs into slot {slot}"
+                    "it holds the superblock of generation {generation}, \
+                     which belongs into slot {slot}"
                 )
             }
             Self::Blank => f.write_str("it is blank"),
@@ -164,7 +165,8 @@ fn damage(slots: &[SuperblockSlot], newest: &Superblock) -> Option<String> {
     let odd = slots.iter().filter_map(SuperblockSlot::superblock).find(|s| !follows(s))?;
     let (slot, generation) = (odd.slot(), odd.generation);
     Some(format!(
-        "superblock slot {slot} holds generation {generation} beside generation {}: a later one was not kept there",
+        "superblock slot {slot} holds generation {generation} beside generation {}: \
+         a later one was not kept there",
         newest.generation
     ))
 }
@@ -221,6 +223,7 @@ async fn read_back(file: &File, superblock: &Superblock) -> Result<()> {
     }
     let (slot, generation) = (superblock.slot(), superblock.generation);
     Err(Error::corrupt(format!(
-        "the disk has not kept the superblock of generation {generation} that was written into slot {slot}"
+        "the disk has not kept the superblock of generation {generation} \
+         that was written into slot {slot}"
     )))
 }

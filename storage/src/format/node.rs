@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   | magic 4 | level 1 | 0 | entries 2 | 0 … 16 |
-//!   leaf:   entries × { start 1, len-1 1, state+address 8 }, then a crc32 for each data block, in order
+//!   leaf:   entries × { start 1, len-1 1, state+address 8 }, then crc32 of each data block
 //!   inner:  entries × { index 1, tag 1, address 8, crc32 4, mapped 4 }
 //! ```
 //! A node takes one block, an inner node with many children two. Its checksum is in its parent.

@@ -135,7 +135,7 @@ pub(crate) struct Counters {
     pub(crate) records: AtomicU64,
     pub(crate) batches: AtomicU64,
     pub(crate) bytes: AtomicU64,
-    /// Of the batches, those that were written through.
+    /// Number of batches that were written through.
     pub(crate) through: AtomicU64,
     pub(crate) batch_bytes: Counting<8>,
     pub(crate) syncs: AtomicU64,

@@ -70,13 +70,15 @@ impl fmt::Display for Stall {
                 };
                 write!(
                     f,
-                    "writers have waited for {seconds} s for reclaim, which {doing} and makes no progress"
+                    "writers have waited for {seconds} s for reclaim, \
+                     which {doing} and makes no progress"
                 )
             }
             StallKind::WriterForReads => {
                 write!(
                     f,
-                    "writers have waited for reclaim, and reclaim for a read that began before, for {seconds} s"
+                    "writers have waited for reclaim, \
+                     and reclaim for a read that began before, for {seconds} s"
                 )
             }
         }

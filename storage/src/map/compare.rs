@@ -17,7 +17,7 @@ use std::{ops::ControlFlow, sync::Arc};
 pub(crate) enum Identity {
     Empty,
     Zero,
-    /// On disk: an address names the same bytes for ever.
+    /// On disk: an address names the same bytes forever.
     Stored(Address),
     /// In memory only. Valid as long as the node is held.
     Loaded(*const Node),

@@ -237,6 +237,8 @@ mod tests {
         ) {
             let mut leaf = Leaf::default();
             let mut twin: Vec<Option<(RunState, u32)>> = vec![None; 256];
+            let is_data =
+                |s: &&Option<(RunState, u32)>| matches!(s, Some((RunState::Data(_), _)));
             for (start, len, kind, target) in steps {
                 let len = len.min(256 - start);
                 let state = match kind {
@@ -248,12 +250,12 @@ mod tests {
                     Some(RunState::Data(_)) => (0..u32::from(len)).map(|i| target ^ i).collect(),
                     _ => Vec::new(),
                 };
-                let before = twin.iter().filter(|s| matches!(s, Some((RunState::Data(_), _)))).count() as i64;
+                let before = twin.iter().filter(is_data).count() as i64;
                 for i in 0..len {
                     twin[usize::from(start + i)] =
                         state.map(|s| (s.plus(i), sums.get(usize::from(i)).copied().unwrap_or(0)));
                 }
-                let after = twin.iter().filter(|s| matches!(s, Some((RunState::Data(_), _)))).count() as i64;
+                let after = twin.iter().filter(is_data).count() as i64;
                 prop_assert_eq!(leaf.replace(start as u8, len, state, &sums), after - before);
                 prop_assert!(leaf.self_check());
                 prop_assert_eq!(leaf.data_blocks() as i64, after);

@@ -153,8 +153,7 @@ impl Change {
 }
 
 impl Tree {
-    /// A tree from its root, the number of data blocks below it, and those of them that are its
-    /// own.
+    /// A tree from its root, the number of data blocks below it, and how many of them are its own.
     pub(crate) fn from_root(root: Child, mapped: u64, birthday: Birthday) -> Self {
         Self { root, mapped, birthday, birthday_changes: 0, clipped: 0 }
     }

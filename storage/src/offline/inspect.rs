@@ -58,7 +58,8 @@ impl StoppedStore {
         slots.iter().enumerate().map(section).collect()
     }
 
-    /// The catalog, the segments with those that the log entered since, and the log's measures.
+    /// The catalog, the segments, including segments that the log entered since, and the log's
+    /// measures.
     ///
     /// # Errors
     /// As [`Self::check`].
@@ -304,13 +305,13 @@ fn segment_row(entry: &SegmentEntry, found: &Found) -> Row {
             (number(slot.0), number(offset), Field::Absent)
         }
         SegmentPlace::Moved(pieces) => {
-            let told = |piece: &crate::format::Piece| {
+            let piece_text = |piece: &crate::format::Piece| {
                 format!("{}:{}+{}", piece.into.0, piece.first, piece.live.count())
             };
             (
                 Field::Absent,
                 Field::Absent,
-                text(pieces.iter().map(told).collect::<Vec<_>>().join(" ")),
+                text(pieces.iter().map(piece_text).collect::<Vec<_>>().join(" ")),
             )
         }
     };

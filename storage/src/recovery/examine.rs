@@ -30,7 +30,7 @@ pub(crate) struct Found {
     pub(crate) copy_damage: Option<String>,
     /// The catalog's volumes and snapshots, before replay.
     pub(crate) cataloged_volumes: Vec<VolumeEntry>,
-    /// The catalog's segments, including those that cannot be at the place it names.
+    /// The catalog's segments, including segments with an impossible place.
     pub(crate) cataloged: Vec<SegmentEntry>,
     /// The disk, with the segments whose place is possible.
     pub(crate) disk: Arc<Disk>,

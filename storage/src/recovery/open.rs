@@ -27,14 +27,22 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Recovered> {
     // A block device has a fixed size.
     let device = std::fs::metadata(&options.path).is_ok_and(|m| m.file_type().is_block_device());
     let size_bytes = if device { file.len_bytes() } else { options.size_bytes };
-    let waiting = || tracing::warn!(path = %options.path.display(), "waiting for another server, or the last one's writes");
+    let waiting = || {
+        tracing::warn!(
+            path = %options.path.display(),
+            "waiting for another server, or the last one's writes"
+        );
+    };
     file.lock(LOCK_WAIT, waiting).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => Error::io(what("another server holds"), error),
         _ => Error::io(what("locking"), error),
     })?;
     let placement = file.placement();
     if !placement.is_trusted() {
-        tracing::warn!(path = %options.path.display(), "writes to the store are slower here than they could be: {placement}");
+        tracing::warn!(
+            path = %options.path.display(),
+            "writes to the store are slower here than they could be: {placement}"
+        );
     }
     let directories = StagingFiles::beside(&options.path, &options.staging_dir);
     let boot = boot_id();

@@ -192,10 +192,18 @@ fn remove_orphan(path: &Path, store: &[u8; 16]) {
     }
     match fs::remove_file(path) {
         Ok(()) => {
-            tracing::info!(path = %path.display(), ?home, "a staging file whose store is gone was removed")
+            tracing::info!(
+                path = %path.display(),
+                ?home,
+                "a staging file whose store is gone was removed"
+            );
         }
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "a staging file whose store is gone stays")
+            tracing::warn!(
+                %error,
+                path = %path.display(),
+                "a staging file whose store is gone stays"
+            );
         }
     }
 }
@@ -238,7 +246,7 @@ mod tests {
         assert!(staging.exists(), "something is there that is no other store");
         fs::remove_dir_all(&data).unwrap();
         remove_all(&directories, &OTHER);
-        assert!(staging.exists(), "it is one's own");
+        assert!(staging.exists(), "it is the store's own");
         remove_all(&directories, &OWN);
         assert!(!staging.exists());
     }
@@ -275,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_reads_back_and_what_is_torn_tells_nothing() {
+    fn a_place_reads_back_and_a_torn_one_is_unknown() {
         let home =
             Home::Known { path: "/srv/größe/store".into(), device: 5, namespace: u64::MAX };
         let bytes = home.encode();

@@ -27,7 +27,8 @@ pub(crate) enum Access {
 /// Opens an existing file. `owners` are its trusted owners.
 ///
 /// # Errors
-/// `NotFound`; `InvalidInput`, with the reason, for a file that breaks I1; else those of open(2).
+/// `NotFound`; `InvalidInput`, with the reason, for a file that breaks I1; otherwise those of
+/// open(2).
 pub(crate) fn open(path: &Path, access: Access, owners: &[u32]) -> io::Result<File> {
     let before = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
     check(&before, owners)?; // keeps I2
@@ -44,7 +45,7 @@ pub(crate) fn open(path: &Path, access: Access, owners: &[u32]) -> io::Result<Fi
 /// Creates a new file, for its owner only.
 ///
 /// # Errors
-/// `AlreadyExists`, also for a link that leads nowhere; else those of open(2).
+/// `AlreadyExists`, also for a link that leads nowhere; otherwise those of open(2).
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(File::from(openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?))

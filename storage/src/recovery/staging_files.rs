@@ -102,7 +102,8 @@ impl StagingFiles {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
                 Err(error) => {
                     tracing::warn!(%error, path = %path.display(),
-                        "what has the name of the staging file is not this server's, and not used: remove it");
+                        "what has the name of the staging file is not this server's, \
+                         and not used: remove it");
                     return None;
                 }
             };

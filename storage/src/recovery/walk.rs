@@ -218,14 +218,16 @@ impl<'a> Walk<'a> {
         let newest = self.superblock.generation;
         if self.generation > newest {
             return Err(Error::corrupt(format!(
-                "the newest superblock is of generation {newest}, and the log knows of one of generation {}",
+                "the newest superblock is of generation {newest}, \
+                 and the log knows of one of generation {}",
                 self.generation
             )));
         }
         match self.other_content_in_place().await {
             None => Ok(()),
             Some(what) => Err(Error::corrupt(format!(
-                "the log ends in segment {}, and {what} in its slot {}: the superblock is not the newest one",
+                "the log ends in segment {}, and {what} in its slot {}: \
+                 the superblock is not the newest one",
                 at.segment.0, at.slot.0
             ))),
         }

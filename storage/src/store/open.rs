@@ -92,9 +92,9 @@ impl Store {
         )
     }
 
-    /// Lets the log send its batches at the end of this thread's turns, as long as the guard is
-    /// held. Call it once on each runtime's thread that uses the store's volumes; the one that
-    /// opened the store is attached already.
+    /// Pumps the log at the end of each of this thread's turns, as long as the guard is held. Call
+    /// it once on each runtime's thread that uses the store's volumes; the one that opened the
+    /// store is attached already.
     pub fn attach_runtime(&self) -> TurnEnd {
         self.0.volumes.engine.attach_runtime()
     }

@@ -37,7 +37,8 @@ impl Store {
     /// durable when this returns.
     ///
     /// # Errors
-    /// [`crate::Kind::NotFound`], [`crate::Kind::Exists`], [`crate::Kind::Invalid`], [`crate::Kind::NoSpace`]: nothing was done. [`crate::Kind::Latched`],
+    /// [`crate::Kind::NotFound`], [`crate::Kind::Exists`], [`crate::Kind::Invalid`],
+    /// [`crate::Kind::NoSpace`]: nothing was done. [`crate::Kind::Latched`],
     /// [`crate::Kind::ReadOnly`]: see [`Self::health`].
     pub async fn create_snapshot(
         &self,

@@ -82,7 +82,8 @@ impl Store {
     /// Changes a volume. The change is durable when this returns.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Invalid`] for a smaller size; otherwise as [`Self::create_volume`].
+    /// [`Kind::NotFound`]; [`Kind::Invalid`] for a smaller size; otherwise as
+    /// [`Self::create_volume`].
     pub async fn update_volume(&self, id: Uuid, change: VolumeChange) -> Result<()> {
         if let Some(attributes) = &change.attributes {
             check_attributes(attributes)?;

@@ -36,8 +36,8 @@ impl Volume {
     /// a change. Changes are whole blocks, except at the ends of the range.
     ///
     /// # Errors
-    /// [`Kind::OutOfRange`]; [`Kind::NotFound`] when one of the two was deleted; [`Kind::Invalid`] for another family;
-    /// [`Kind::Io`], [`Kind::Corrupt`] when a map cannot be read.
+    /// [`Kind::OutOfRange`]; [`Kind::NotFound`] when one of the two was deleted; [`Kind::Invalid`]
+    /// for another family; [`Kind::Io`], [`Kind::Corrupt`] when a map cannot be read.
     pub async fn changes_since(
         &self,
         older: &Volume,

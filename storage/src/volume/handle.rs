@@ -121,7 +121,8 @@ impl Volume {
     /// Waits until everything acknowledged before is on stable storage.
     ///
     /// # Errors
-    /// [`Kind::Latched`] when a write or sync failed, now or earlier; [`Kind::NotFound`] after deletion.
+    /// [`Kind::Latched`] when a write or sync failed, now or earlier; [`Kind::NotFound`] after
+    /// deletion.
     pub async fn flush(&self) -> Result<()> {
         let applied = {
             let state = self.inner.lock();

@@ -220,9 +220,9 @@ impl Volume {
         if let Some(first) = extents.first_mut() {
             first.len_bytes -= offset % block_bytes;
         }
-        let told: u64 = extents.iter().map(|e| e.len_bytes).sum();
+        let covered: u64 = extents.iter().map(|e| e.len_bytes).sum();
         if let Some(last) = extents.last_mut() {
-            last.len_bytes -= told.saturating_sub(len);
+            last.len_bytes -= covered.saturating_sub(len);
         }
         Ok(extents)
     }
@@ -306,7 +306,7 @@ impl Volume {
         found
     }
 
-    /// Counts blocks that were in memory, and those that were not.
+    /// Counts cache hits and misses, in blocks.
     fn count(&self, hits: usize, misses: usize) {
         for usage in [&*self.inner.usage, &self.inner.engine.disk.usage] {
             if hits > 0 {

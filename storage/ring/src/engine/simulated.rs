@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::io::{Class, Key, Op, OpTable, Reaped, SimDisk, Ticket};
 
-/// Pending completions, soonest first; those of one moment in the order of their beginning.
+/// Pending completions, soonest first; completions of one moment in the order of their start.
 #[derive(Default)]
 pub(crate) struct Simulated {
     table: OpTable,

@@ -90,7 +90,8 @@ impl File {
     }
 
     fn open_with(options: &OpenOptions, path: &Path, create_len: Option<u64>) -> io::Result<File> {
-        check_type(std::fs::metadata(path))?; // a pipe or another device does something when it is opened
+        // Before the open, because opening a pipe or another device has effects.
+        check_type(std::fs::metadata(path))?;
         let open = |flags: OFlags| {
             let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
             options.clone().custom_flags(flags.bits() as i32).open(path)

@@ -112,15 +112,15 @@ pub(super) fn of_file(file: BorrowedFd<'_>, direct: bool) -> io::Result<Placemen
     // Some take O_DIRECT and go through the page cache even so: ext4 for journaled and for
     // encrypted data.
     let answer = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
-    let tells = StatxFlags::from_bits_retain(answer.stx_mask).contains(StatxFlags::DIOALIGN);
-    if tells && answer.stx_dio_offset_align == 0 {
+    let answers = StatxFlags::from_bits_retain(answer.stx_mask).contains(StatxFlags::DIOALIGN);
+    if answers && answer.stx_dio_offset_align == 0 {
         return Ok(Placement::Buffered("the file system offers no direct I/O for this file"));
     }
     Ok(match magic {
-        EXT4 if tells => Placement::InPlace("ext4"),
-        EXT4 => {
-            Placement::Moving("a kernel before Linux 6.1 does not tell whether ext4 journals data")
-        }
+        EXT4 if answers => Placement::InPlace("ext4"),
+        EXT4 => Placement::Moving(
+            "a kernel before Linux 6.1 does not report whether ext4 journals data",
+        ),
         XFS if is_on_realtime_device(file) => {
             Placement::Moving("a realtime device of XFS may be zoned")
         }
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn many_extents_are_told_in_several_calls() {
+    fn many_extents_take_several_calls() {
         let file = file_with(&(0..150).map(|i| 2 * i..2 * i + 1).collect::<Vec<_>>());
         let missing = coverage(&file, 0..300 * BLOCK).missing;
         if of_file(file.as_fd(), true).is_ok_and(|placement| placement.is_trusted()) {

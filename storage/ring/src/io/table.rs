@@ -214,7 +214,8 @@ impl OpTable {
 
     fn slot(&mut self, key: Key) -> &mut Slot {
         let slot = &mut self.slots[key.slot()];
-        assert_eq!(slot.generation, key.generation, "{key:?} is of an operation that has ended"); // keeps I2
+        // Keeps I2.
+        assert_eq!(slot.generation, key.generation, "{key:?} is of an operation that has ended");
         slot
     }
 }

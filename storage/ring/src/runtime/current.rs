@@ -43,7 +43,8 @@ pub fn sleep(duration: Duration) -> Sleep {
     Sleep::new(core, deadline)
 }
 
-/// Lets the other tasks run and what they have queued be submitted, and goes on in the next turn.
+/// Yields: the other tasks run, their operations are submitted, and the caller goes on in the next
+/// turn.
 pub async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {

@@ -145,7 +145,7 @@ impl Socket {
         const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Hang-up and failure are reported without being asked for.
         let mut asked = [PollFd::new(&*self.fd, PollFlags::empty())];
-        poll(&mut asked, Some(&AT_ONCE)).is_ok_and(|told| told > 0)
+        poll(&mut asked, Some(&AT_ONCE)).is_ok_and(|events| events > 0)
     }
 
     /// Ends the connection in both directions. A receive under way ends (with no bytes), a send

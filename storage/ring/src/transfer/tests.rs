@@ -494,8 +494,8 @@ fn both_directions_wait_on_one_socket() {
     });
 }
 
-/// More receives than the ring lets sockets have in flight: the store goes on beside them, and each
-/// gets its turn.
+/// More receives than the ring has entries for: the store goes on beside them, and each gets its
+/// turn.
 #[test]
 fn silent_peers_do_not_keep_the_store_waiting() {
     const RECEIVES: usize = 8000;

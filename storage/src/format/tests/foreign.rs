@@ -101,7 +101,9 @@ proptest! {
         if pad {
             bytes.resize(BLOCK_BYTES, 0);
         }
-        let magics: [&[u8]; 6] = [b"", b"SANDSTN\x01", b"SSB1\x01\x00", b"SSF1\x01\x00\x00\x00", b"SSL1\x00", b"SSI1\x02"];
+        let magics: [&[u8]; 6] = [
+            b"", b"SANDSTN\x01", b"SSB1\x01\x00", b"SSF1\x01\x00\x00\x00", b"SSL1\x00", b"SSI1\x02",
+        ];
         let magic = magics[magic];
         if bytes.len() >= magic.len() {
             bytes[..magic.len()].copy_from_slice(magic);

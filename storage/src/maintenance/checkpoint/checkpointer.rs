@@ -199,7 +199,7 @@ impl Checkpointer {
         }
     }
 
-    /// Waits until no checkpoint is under way, and lets none begin as long as the guard is held.
+    /// Waits until no checkpoint is under way; none begins as long as the guard is held.
     pub(crate) async fn hold(&self) -> NoCheckpoint<'_> {
         NoCheckpoint(self.writer.lock().await)
     }

@@ -105,32 +105,35 @@ proptest! {
 
     #[test]
     fn comparison_equals_one_block_by_block(
-        steps in prop::collection::vec((0usize..2, 0usize..3, 0u64..1200, 1u64..700, 0u8..8, 0u32..8000), 1..40),
+        steps in prop::collection::vec(
+            (0usize..2, 0usize..3, 0u64..1200, 1u64..700, 0u8..8, 0u32..8000),
+            1..40,
+        ),
         max in 1usize..50,
         part in (0u64..1500, 1u64..500),
     ) {
-        let (mut lines, mut disk) = ([Pair::default(), Pair::default()], Disk::default());
+        let (mut maps, mut disk) = ([Pair::default(), Pair::default()], Disk::default());
         for (which, region, at, len, kind, target) in steps {
             let at = BASES[region] + at;
             match kind {
-                0 => lines[which].replace(&mut disk, at, len, None),
-                1 => lines[which].replace(&mut disk, at, len, Some(RunState::Zero)),
-                2 => lines[which].checkpoint(&mut disk),
+                0 => maps[which].replace(&mut disk, at, len, None),
+                1 => maps[which].replace(&mut disk, at, len, Some(RunState::Zero)),
+                2 => maps[which].checkpoint(&mut disk),
                 3 => disk.memory.clear(),
                 // A fork or restore.
-                4 => lines[which] = lines[1 - which].clone(),
+                4 => maps[which] = maps[1 - which].clone(),
                 // A whole child, which becomes one place.
                 5 => {
                     let state = (target % 2 == 0).then_some(RunState::Zero);
-                    lines[which].replace(&mut disk, at.next_multiple_of(256), 256, state);
+                    maps[which].replace(&mut disk, at.next_multiple_of(256), 256, state);
                 }
                 _ => {
                     let state = RunState::Data(Address::new(SegmentId(5), target));
-                    lines[which].replace(&mut disk, at, len, Some(state));
+                    maps[which].replace(&mut disk, at, len, Some(state));
                 }
             }
         }
-        let [a, b] = &lines;
+        let [a, b] = &maps;
         for base in BASES {
             for (newer, older) in [(a, b), (b, a)] {
                 disk.memory.clear();

@@ -33,7 +33,8 @@ pub(super) async fn check(found: &Found, report: &mut CheckReport) {
             // The log behind it was synced, so it was too.
             None if left.next_lsn < found.synced => {
                 let what = format!(
-                    "segment {}: the footer is lost or damaged; replay goes by its batches to segment {}",
+                    "segment {}: the footer is lost or damaged; \
+                     replay goes by its batches to segment {}",
                     left.segment.0, left.next.0.0
                 );
                 report.find(FindingKind::Log, what);

@@ -191,7 +191,7 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         match read {
             Ok(node) => self.below(&node, at).await,
             Err(error) => {
-                self.report.find_at(FindingKind::Map, told(&error), Some(at.place()));
+                self.report.find_at(FindingKind::Map, with_cause(&error), Some(at.place()));
                 self.pass(u64::from(home.mapped));
                 None
             }
@@ -313,7 +313,8 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
                 for lost in corrupt.chunk_by(|a, b| a + 1 == *b) {
                     let (first, blocks) = (lost[0], lost.len());
                     let what = format!(
-                        "{blocks} block(s) of data at {:?} are not what was written there, or cannot be read",
+                        "{blocks} block(s) of data at {:?} are not what was written there, \
+                         or cannot be read",
                         run.address.plus(first)
                     );
                     let place = place(run.line, run.block + u64::from(first), blocks as u64);
@@ -356,7 +357,7 @@ fn home_of(child: &Child) -> Option<NodeRef> {
     }
 }
 
-fn told(error: &crate::Error) -> String {
+fn with_cause(error: &crate::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

@@ -154,8 +154,8 @@ impl StoppedStore {
     /// Checks the store. It calls `on_progress` from time to time while it reads maps and data.
     ///
     /// # Errors
-    /// [`crate::Kind::NotFound`] where there is no store; [`crate::Kind::Corrupt`] where no superblock or catalog can be
-    /// read.
+    /// [`crate::Kind::NotFound`] where there is no store; [`crate::Kind::Corrupt`] where no
+    /// superblock or catalog can be read.
     pub async fn check(
         &self,
         options: CheckOptions,

@@ -456,7 +456,8 @@ impl State {
             (Effect::Sync(covered), Some(Fault::Error(errno))) => {
                 for change in self.take_unsynced(covered) {
                     if self.random.coin() {
-                        change.apply(&mut self.durable); // keeps I3: the others are lost to every later sync
+                        // Keeps I3: the others are lost to every later sync.
+                        change.apply(&mut self.durable);
                     }
                 }
                 Err(errno)
@@ -598,7 +599,8 @@ impl State {
 
     fn note(&mut self, values: &[u64]) {
         for byte in values.iter().flat_map(|value| value.to_le_bytes()) {
-            self.fingerprint = (self.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3); // FNV-1a
+            // FNV-1a
+            self.fingerprint = (self.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 }

@@ -312,7 +312,7 @@ fn data_changed_under_a_write_is_noticed() {
 }
 
 #[test]
-fn crash_keeps_exactly_what_it_is_told_to() {
+fn crash_keeps_exactly_the_chosen_changes() {
     let disk = SimDisk::new(DISK_BYTES, 3);
     Runtime::simulated(3).block_on(async {
         let file = File::simulated(&disk);
@@ -322,10 +322,10 @@ fn crash_keeps_exactly_what_it_is_told_to() {
         file.write(PAGE as u64, filled(PAGE, 3)).await.unwrap();
         let mut late = Box::pin(file.write(2 * PAGE as u64, filled(PAGE, 4)));
         assert!(futures_util::poll!(&mut late).is_pending());
-        let told: Vec<_> =
+        let left: Vec<_> =
             disk.unsynced().iter().map(|u| (u.offset, u.len_bytes, u.in_flight)).collect();
         let page = PAGE as u64;
-        assert_eq!(told, [(0, page, false), (page, page, false), (2 * page, page, true)]);
+        assert_eq!(left, [(0, page, false), (page, page, false), (2 * page, page, true)]);
     });
     let sectors = |disk: &SimDisk| -> Vec<u8> {
         disk.peek(0, 3 * PAGE).chunks(SECTOR).map(|sector| sector[0]).collect()
@@ -362,7 +362,7 @@ fn lost_write_changes_nothing_and_a_misdirected_one_something_else() {
 }
 
 #[test]
-fn spoilt_sector_cannot_be_read_until_it_is_written() {
+fn unreadable_sector_cannot_be_read_until_it_is_written() {
     let disk = SimDisk::new(DISK_BYTES, 1);
     Runtime::simulated(1).block_on(async {
         let file = File::simulated(&disk);

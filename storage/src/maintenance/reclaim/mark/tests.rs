@@ -198,7 +198,10 @@ proptest! {
 
     #[test]
     fn mark_finds_what_a_walk_over_everything_finds(
-        steps in prop::collection::vec((0u8..20, 0usize..100, 0u64..VOLUME_BLOCKS, 1u64..60), 1..80),
+        steps in prop::collection::vec(
+            (0u8..20, 0usize..100, 0u64..VOLUME_BLOCKS, 1u64..60),
+            1..80,
+        ),
         cache in prop_oneof![Just(0u64), Just(8 << 20)],
         seed in any::<u64>(),
     ) {
@@ -214,14 +217,16 @@ proptest! {
                 reclaim_rate: u64::MAX,
                 scrub_rate: 0,
             };
-            let memory = |_: &[u8; 16], bytes| Ok((Arc::new(SharedMemory::anonymous(bytes)?), false));
+            let memory =
+                |_: &[u8; 16], bytes| Ok((Arc::new(SharedMemory::anonymous(bytes)?), false));
             let (store, _) = Store::open_on(parts, memory).await.expect("a new store");
             for (fresh, one) in steps.into_iter().enumerate() {
                 step(&store, one, fresh).await;
             }
             check_counts(&store).await;
             check(&store).await;
-            while let Some(entry) = store.0.volumes.all().get(seed as usize % 3 % store.0.volumes.all().len().max(1)) {
+            let volumes = || store.0.volumes.all();
+            while let Some(entry) = volumes().get(seed as usize % 3 % volumes().len().max(1)) {
                 delete(&store, entry).await;
             }
             check_counts(&store).await;

@@ -23,7 +23,7 @@ pub(crate) fn is_zero(data: &[u8]) -> bool {
     data.chunks(64).all(|chunk| chunk.iter().fold(0u8, |all, byte| all | byte) == 0)
 }
 
-/// What seeds the checksums of log headers, records and footers.
+/// The secret that seeds the checksums of log headers, records and footers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Secret(pub(crate) [u8; 16]);
 

@@ -1,8 +1,8 @@
-//! What can go wrong in the store, sorted by what the caller can do about it.
+//! Errors of the store, sorted by what the caller can do about them.
 
 use std::{error, fmt, io};
 
-/// What an error means for the caller.
+/// The kind of an error: what it means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The store has no room for new data. Nothing was lost; reads, trims and deletions go on, and
@@ -48,7 +48,7 @@ impl Error {
         Self::new(Kind::Corrupt, context)
     }
 
-    /// What the caller can do about it.
+    /// The kind, which says what the caller can do about the error.
     pub fn kind(&self) -> Kind {
         self.kind
     }

@@ -37,9 +37,9 @@ pub(super) const ENTRY_BYTES: usize = 192;
 /// Why a block or node comes into the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A request asked for it.
+    /// Brought in for a request.
     Demand,
-    /// It was read ahead.
+    /// Brought in by read-ahead.
     Readahead,
 }
 

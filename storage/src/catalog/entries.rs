@@ -41,7 +41,7 @@ pub(crate) struct Family {
     pub(crate) resets: u64,
 }
 
-/// What was removed with an entry.
+/// Counts of blocks that were removed with an entry.
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
     /// Data blocks of its map and of its snapshots' maps.

@@ -39,7 +39,7 @@ impl DirtyNodes {
         }
     }
 
-    /// These many nodes became dirty.
+    /// Counts nodes that became dirty.
     pub(crate) fn add(&self, nodes: u64) {
         let before = self.dirty.fetch_add(nodes, Relaxed);
         if before + nodes > self.max / 2 && before <= self.max / 2 {

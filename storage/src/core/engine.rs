@@ -1,5 +1,5 @@
-//! What all volumes of a store share: the disk, the log, and what changes in memory until it is on
-//! disk.
+//! The engine: what all volumes of a store share, namely the disk, the log, and counts of changes
+//! in memory.
 
 use super::{DirtyNodes, ReadPins, ReclaimDemand, Space};
 use crate::{

@@ -21,9 +21,9 @@ const NO_PROGRESS_PAUSE: Duration = Duration::from_millis(20);
 /// How a round of reclaim ended, for the writers that wait for space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RoundResult {
-    /// It freed a segment, or found one that the next round can free.
+    /// The round freed a segment, or found one that the next round can free.
     Progress,
-    /// It did neither: another round finds nothing either, unless something changes.
+    /// The round did neither: another round finds nothing either, unless something changes.
     NoProgress,
 }
 
@@ -60,7 +60,7 @@ impl Default for ReclaimDemand {
 }
 
 impl ReclaimDemand {
-    /// So many blocks became garbage.
+    /// Counts `blocks` that became garbage.
     pub(crate) fn add_garbage(&self, blocks: u64) {
         self.garbage_blocks.fetch_add(blocks, Relaxed);
     }

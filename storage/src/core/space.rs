@@ -115,7 +115,7 @@ impl Space {
         self.add(i128::from(after) - i128::from(before) - i128::from(admitted));
     }
 
-    /// So many more or fewer live.
+    /// Changes the count of live blocks by `delta`.
     pub(crate) fn add(&self, delta: i128) {
         let less = |live: u64| Some((i128::from(live) + delta).max(0) as u64);
         if delta != 0 {

@@ -24,9 +24,9 @@ use std::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fill<'a> {
     Cache(&'a Arc<Account>),
-    /// It was read ahead.
+    /// Inserts them with origin *readahead*.
     Readahead(&'a Arc<Account>),
-    /// It bypasses the cache: a stream would evict blocks that are read again and again.
+    /// Bypasses the cache: a stream would evict blocks that are read again and again.
     Bypass,
 }
 

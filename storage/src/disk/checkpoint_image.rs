@@ -97,8 +97,8 @@ impl CheckpointImage {
     }
 }
 
-/// What is wrong on disk with the superblock slots, of which `superblock` is the newest, and with
-/// its catalog: a start relies on them, and a running store never reads them again.
+/// The damage on disk to the superblock slots, of which `superblock` is the newest, and to its
+/// catalog: a start relies on them, and a running store never reads them again.
 pub(crate) async fn checkpoint_damage(file: &File, superblock: &Superblock) -> Option<String> {
     let slots = read_superblock_slots(file).await;
     match choose(&slots) {

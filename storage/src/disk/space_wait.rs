@@ -16,7 +16,7 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Writes plainly; while the file system has no room, waits for it (I2).
 ///
 /// # Errors
-/// The device's; "no space left" once waits are cancelled.
+/// The device's errors; "no space left" once waits are cancelled.
 pub(crate) async fn write(
     file: &File,
     health: &HealthCell,

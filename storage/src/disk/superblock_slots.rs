@@ -21,7 +21,7 @@ pub(crate) struct SuperblockSlot {
     pub(crate) content: Content,
 }
 
-/// What a superblock slot holds.
+/// The content of a superblock slot.
 pub(crate) enum Content {
     /// A superblock that belongs there.
     Superblock(Superblock),
@@ -54,7 +54,7 @@ impl SuperblockSlot {
         }
     }
 
-    /// What is wrong with it.
+    /// The slot's damage, if any.
     pub(crate) fn damage(&self) -> Option<String> {
         match &self.content {
             Content::Superblock(_) => None,
@@ -147,7 +147,7 @@ pub(crate) fn choose(slots: &[SuperblockSlot]) -> Result<Counts> {
     Ok(Counts::This(Box::new(newest.clone()), damage))
 }
 
-/// What is wrong with the slots of a store (I1).
+/// The damage to the slots of a store, if any (I1).
 fn damage(slots: &[SuperblockSlot], newest: &Superblock) -> Option<String> {
     let wrong: Vec<_> = slots.iter().filter_map(SuperblockSlot::damage).collect();
     if !wrong.is_empty() {
@@ -176,8 +176,8 @@ fn damage(slots: &[SuperblockSlot], newest: &Superblock) -> Option<String> {
 /// [`super::space_wait`] does.
 ///
 /// # Errors
-/// The device's, those of `sync`, and [`crate::Kind::Corrupt`] where the disk does not have the
-/// superblock then.
+/// The device's errors, those of `sync`, and [`crate::Kind::Corrupt`] where the disk does not have
+/// the superblock then.
 pub(crate) async fn write_superblock(
     file: &File,
     health: &HealthCell,
@@ -192,7 +192,7 @@ pub(crate) async fn write_superblock(
 /// Writes a superblock into its slot. It counts once it is synced.
 ///
 /// # Errors
-/// The device's.
+/// The device's errors.
 pub(crate) async fn put_superblock(
     file: &File,
     health: &HealthCell,

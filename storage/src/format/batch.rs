@@ -154,7 +154,7 @@ impl BatchHeader {
     }
 }
 
-/// What a record does.
+/// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecordKind {
     /// `count` blocks of the volume hold the data blocks from `data_offset` on; the payload is

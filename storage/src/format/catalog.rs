@@ -167,7 +167,7 @@ pub(crate) struct VolumeEntry {
     pub(crate) map: StoredMap,
 }
 
-/// What a segment holds.
+/// The kind of a segment's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SegmentKind {
     /// Batches.

@@ -1,4 +1,4 @@
-//! What lies on disk, byte by byte. `FORMAT.md` is the table for people; `tests.rs` holds the
+//! The format on disk, byte by byte. `FORMAT.md` is the table for people; `tests.rs` holds the
 //! golden bytes.
 //!
 //! Little-endian throughout. Decoders take bytes of any content: they answer [`Malformed`], they

@@ -40,7 +40,7 @@ pub(crate) struct NodeRef {
     pub(crate) mapped: u32,
 }
 
-/// What a run of blocks is. Blocks without a run are holes.
+/// The state of a run of blocks. Blocks without a run are holes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunState {
     /// Data, one block after the other from this address on.

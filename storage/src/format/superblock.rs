@@ -12,7 +12,7 @@ use crate::base::{
 use bytes::{Buf, BufMut};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTN\x01");
-/// What a device writes whole or not at all, at the least.
+/// Smallest unit that a device writes whole or not at all, in bytes.
 pub(crate) const SECTOR_BYTES: usize = 512;
 const CHECKED_BYTES: usize = SECTOR_BYTES - 4;
 /// Bytes that the checksum of versions 1 to 4 covered, which stood at the end of the block.
@@ -168,8 +168,8 @@ pub(crate) struct Superblock {
     /// The server that wrote it closed the store: the checkpoint holds everything, and staging is
     /// empty.
     pub(crate) closed: bool,
-    /// Of the segment that the log was in: at the replay start, or with the superblock of a start
-    /// at the log's end.
+    /// The claim of the segment that the log was in: at the replay start, or with the superblock of
+    /// a start at the log's end.
     pub(crate) claim: Claim,
 }
 

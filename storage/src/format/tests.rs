@@ -121,15 +121,15 @@ fn superblock_is_laid_out_as_told() {
         [0x14, 0x13, 0, 0, 0, 0, 0, 0],                     // 128: node tail: segment
         [0x15, 0, 0, 0],                                    // 136: node tail: slot
         [0x16, 0, 0, 0],                                    // 140: node tail: block
-        [0x18, 0xc0, 0x05, 0, 0, 0, 0, 0],                  // 144: catalog: address 0x17 << 14 | 0x18
+        [0x18, 0xc0, 0x05, 0, 0, 0, 0, 0],                  // 144: catalog: 0x17 << 14 | 0x18
         [0x19, 0, 0, 0],                                    // 152: catalog: slot
         [0x1a, 0, 0, 0],                                    // 156: catalog: blocks
         [0x1e, 0x1d, 0x1c, 0x1b],                           // 160: catalog: checksum
         [1, 0, 0, 0],                                       // 164: closed
-        [0x20, 0x1f, 0, 0, 0, 0, 0, 0],                     // 168: claim: segment that the log leaves
+        [0x20, 0x1f, 0, 0, 0, 0, 0, 0],                     // 168: claim: segment that is left
         [0x22, 0x21, 0, 0, 0, 0, 0, 0],                     // 176: claim: the next segment
         [0x23, 0, 0, 0],                                    // 184: claim: its slot
-        [0x25, 0, 0x09, 0, 0, 0, 0, 0],                     // 188: its copy: address 0x24 << 14 | 0x25
+        [0x25, 0, 0x09, 0, 0, 0, 0, 0],                     // 188: its copy: 0x24 << 14 | 0x25
         [0x26, 0, 0, 0],                                    // 196: its copy: slot
         [0x27, 0, 0, 0],                                    // 200: its copy: blocks
         [0x2b, 0x2a, 0x29, 0x28],                           // 204: its copy: checksum

@@ -158,7 +158,7 @@ impl Staging {
     }
 
     /// Appends staged blocks to `out`: as many as are there from `address` on, at most `blocks`.
-    /// Gives the number.
+    /// Returns the number.
     pub(crate) fn read(&self, address: Address, blocks: u32, out: &mut BytesMut) -> u32 {
         for (i, window) in self.holding(address) {
             // Held while copying, so that the window is not reused meanwhile.
@@ -201,7 +201,7 @@ pub(crate) fn check_header(
     Ok(())
 }
 
-/// What an earlier process left in the staging file.
+/// A copy of the staging buffer that an earlier process left.
 pub(crate) struct Leftover {
     memory: Arc<SharedMemory>,
     geometry: Geometry,
@@ -229,7 +229,7 @@ impl Leftover {
         Ok(Self { memory, geometry })
     }
 
-    /// What window `window` holds where `blocks` from `block` of a segment would be staged. The
+    /// The content of window `window` where `blocks` from `block` of a segment would be staged. The
     /// range must not leave the window.
     pub(crate) fn read(&self, window: usize, block: u32, blocks: u32) -> Vec<u8> {
         let in_window = block % self.geometry.window_blocks;

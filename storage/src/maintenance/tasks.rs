@@ -18,7 +18,7 @@ use futures_util::future::join5;
 use std::{cell::RefCell, sync::Arc};
 use tokio::sync::Notify;
 
-/// What background work may read and write, in bytes a second.
+/// Limits of background reads and writes, in bytes a second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rates {
     /// Rate of reclaim while no writer waits for it.
@@ -80,7 +80,7 @@ impl Maintenance {
     /// that reclaim needs for its own checkpoint, which frees slots, a round of reclaim goes first.
     ///
     /// # Errors
-    /// Those of [`Checkpointer::write_if_changed`].
+    /// The errors of [`Checkpointer::write_if_changed`].
     pub(crate) async fn checkpoint(&self) -> Result<()> {
         let engine = &self.volumes.engine;
         // Only then does a checkpoint wait for a round: otherwise the checkpoint would take the

@@ -71,8 +71,8 @@ impl Leaf {
             .sum()
     }
 
-    /// Gives `len` blocks from `start` on the state `state` (`None`: a hole). Returns the change in
-    /// data blocks.
+    /// Sets the state of `len` blocks from `start` on (`None`: a hole). Returns the change in data
+    /// blocks.
     pub(crate) fn replace(
         &mut self,
         start: u8,

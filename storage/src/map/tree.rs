@@ -106,7 +106,7 @@ pub(crate) struct Touched {
     pub(crate) added_blocks: u64,
 }
 
-/// What a change of the map did.
+/// The effects of a change of the map.
 struct Change {
     shared_below: u64,
     touched: Touched,
@@ -201,7 +201,7 @@ impl Tree {
         if self.birthday_changes != then.birthday_changes {
             return 0;
         }
-        // What was cut since may have been a part of the excess.
+        // Blocks that were clipped since may have been a part of the excess.
         let clipped = self.clipped - then.clipped;
         let excess = then.birthday.own_blocks.saturating_sub(own_blocks).saturating_sub(clipped);
         let excess = excess.min(self.birthday.own_blocks);

@@ -55,7 +55,7 @@ impl StoppedStore {
     /// Examines the store: what a start would find.
     ///
     /// # Errors
-    /// Those of [`recovery::examine`].
+    /// The errors of [`recovery::examine`].
     pub(crate) async fn examine(&self, metadata_bytes: u64) -> Result<Found> {
         recovery::examine(&self.file, metadata_bytes, |superblock| self.leftover(superblock)).await
     }

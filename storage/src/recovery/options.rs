@@ -41,7 +41,7 @@ pub struct RecoveryReport {
     pub volumes: usize,
     /// Whether the last server had closed the store.
     pub clean: bool,
-    /// What became of what it had staged.
+    /// The fate of its staging buffer.
     pub staging: StagingFate,
     /// Whether plain writes survive a crash of the host.
     pub placement: Placement,
@@ -52,7 +52,7 @@ pub struct RecoveryReport {
 /// The fate of the last server's staging buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StagingFate {
-    /// It was replayed, or there was none: no acknowledged write is missing.
+    /// The staging buffer was replayed, or there was none: no acknowledged write is missing.
     Kept,
     /// The last server did not close the store, and its staging buffer is lost, as after a crash of
     /// the host: the last writes to volumes with write-back may be missing.

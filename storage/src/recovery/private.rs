@@ -98,7 +98,7 @@ pub(crate) fn own_user() -> u32 {
 /// Takes the lock of a file; `false` where another process has it.
 ///
 /// # Errors
-/// Those of flock(2), where the file system has no locks.
+/// The errors of flock(2), where the file system has no locks.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     loop {
         match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {

@@ -120,7 +120,7 @@ impl StagingFiles {
     /// which may take up the room.
     ///
     /// # Errors
-    /// Those of the file system, above all "no space left" in both directories.
+    /// The errors of the file system, above all "no space left" in both directories.
     pub(crate) fn open(
         &self,
         store: &[u8; 16],
@@ -322,8 +322,8 @@ mod tests {
         let stale = in_shm.open(&STORE, &[1; 16], 5, bytes()).unwrap();
         assert!(!stale.existed, "the file is there, and no server's");
         drop(stale);
-        // What the last one left is found beside the store too, behind an older one in the
-        // preferred directory.
+        // The last start's file is found beside the store too, behind an older one in the preferred
+        // directory.
         let back = StagingFiles::beside(&other.join("store"), &shm);
         let mut left = [0; 12];
         back.read(&STORE, &[1; 16], 5, bytes())

@@ -56,9 +56,9 @@ pub(crate) struct Left {
 /// What recovery does with a part of the log that only staging has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Completion {
-    /// It writes it to the store: the log goes on behind it.
+    /// Recovery writes it to the store: the log goes on behind it.
     InStore,
-    /// It only notes it: nothing may be written.
+    /// Recovery only notes it: nothing may be written.
     Noted,
 }
 

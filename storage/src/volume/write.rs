@@ -37,9 +37,10 @@ use std::{collections::VecDeque, fmt, sync::Arc};
 /// Whether a zeroed range keeps its space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allocation {
-    /// It may become a hole.
+    /// The range may become a hole.
     Hole,
-    /// It stays reserved (`NBD_CMD_FLAG_NO_HOLE`): a state of the map, not gigabytes of zeroes.
+    /// The range stays reserved (`NBD_CMD_FLAG_NO_HOLE`): a state of the map, not gigabytes of
+    /// zeroes.
     Reserve,
 }
 

@@ -41,7 +41,7 @@ const BYTES_MAX: usize = 16 << 10;
 const LONG: Duration = Duration::from_millis(2);
 /// Operations that go to the ring after a hint of concurrency.
 const BY_RING: u32 = 64;
-/// The same after many that took long.
+/// Most operations that go to the ring, after many long ones.
 const BY_RING_MAX: u32 = 8192;
 /// Most clients of a thread that may wait in a call: the one that it waits for.
 const CLIENTS_MAX: usize = 1;

@@ -72,7 +72,7 @@ impl File {
     /// or empty file is made that long (sparse, mode 0600), durably.
     ///
     /// # Errors
-    /// Those of open(2) and ftruncate(2). A file that was created may stay behind.
+    /// The errors of open(2) and ftruncate(2). A file that was created may stay behind.
     ///
     /// [`placement`]: File::placement
     pub fn open(path: &Path, create_len: Option<u64>) -> io::Result<File> {
@@ -84,7 +84,7 @@ impl File {
     /// Opens an existing file or block device for reading only.
     ///
     /// # Errors
-    /// Those of open(2); later those of writing to a file that is open for reading.
+    /// The errors of open(2); later those of writing to a file that is open for reading.
     pub fn open_read_only(path: &Path) -> io::Result<File> {
         File::open_with(OpenOptions::new().read(true), path, None)
     }
@@ -180,7 +180,7 @@ impl File {
     /// Bytes that the file really takes on its file system (zero for a block device).
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// The errors of fstat(2).
     pub fn allocated_bytes(&self) -> io::Result<u64> {
         match &self.0 {
             // st_blocks counts 512 bytes whatever the file system's block.
@@ -193,7 +193,7 @@ impl File {
     /// where there is no known limit, above all for a block device, whose size is fixed.
     ///
     /// # Errors
-    /// Those of fstatvfs(3).
+    /// The errors of fstatvfs(3).
     pub fn room_bytes(&self) -> io::Result<Option<u64>> {
         match &self.0 {
             Kind::Real(file) if file.is_device => Ok(None),
@@ -209,7 +209,7 @@ impl File {
     /// Sets the length of a file in bytes. Blocking, and quick.
     ///
     /// # Errors
-    /// Those of ftruncate(2); a block device refuses.
+    /// The errors of ftruncate(2); a block device refuses.
     pub fn set_len(&self, len: u64) -> io::Result<()> {
         match &self.0 {
             Kind::Real(file) => {

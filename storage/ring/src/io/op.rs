@@ -21,9 +21,9 @@ pub(crate) enum Op {
     Sync { file: File },
     /// Reserves space.
     Allocate { file: File, offset: u64, len: u64 },
-    /// Has the device fill a range with zeroes, in blocks that count as written.
+    /// Makes the device fill a range with zeroes, in blocks that count as written.
     Zero { file: File, offset: u64, len: u64 },
-    /// Gives space back; the range reads as zeroes.
+    /// Punches a hole; the range reads as zeroes.
     Punch { file: File, offset: u64, len: u64 },
     /// Receives into the spare capacity of `buf`.
     Recv { socket: Arc<SocketFd>, buf: BytesMut },

@@ -98,7 +98,7 @@ impl fmt::Display for Placement {
 /// The placement of a file, by its file system. `direct` says whether it was opened for direct I/O.
 ///
 /// # Errors
-/// Those of fstatfs(2) and statx(2).
+/// The errors of fstatfs(2) and statx(2).
 pub(super) fn of_file(file: BorrowedFd<'_>, direct: bool) -> io::Result<Placement> {
     let magic = rustix::fs::fstatfs(file)?.f_type as u64 & 0xffff_ffff;
     match magic {

@@ -28,7 +28,7 @@ use rustix::fs::FallocateFlags;
 
 use super::mapping::{HUGE_BYTES, Mapping};
 
-/// What direct I/O asks of memory addresses, in bytes. A page satisfies every device.
+/// Alignment of memory addresses for direct I/O, in bytes. A page satisfies every device.
 const ALIGNMENT_BYTES: usize = 4096;
 
 /// An empty buffer whose spare capacity is at least `len` bytes and begins at a multiple of 4,096.
@@ -104,7 +104,7 @@ impl SharedMemory {
     /// the first touch.
     ///
     /// # Errors
-    /// Those of the file system, above all "no space left".
+    /// The errors of the file system, above all "no space left".
     pub fn of_file(file: &File, len: usize) -> io::Result<SharedMemory> {
         assert!(len > 0, "an empty mapping holds nothing");
         let len_before = file.metadata()?.len();

@@ -82,12 +82,12 @@ impl File {
     /// Writes all of `data` to `offset`. The data belongs to the write until its completion, also
     /// when the future is dropped, which does not stop it.
     ///
-    /// It is on the device when this returns, but safe from a power loss only after a
+    /// The data is on the device when this returns, but safe from a power loss only after a
     /// [`sync`](File::sync), and from a crash of the host where [`placement`](File::placement) says
     /// so.
     ///
     /// # Errors
-    /// The device's. Then any part of the range may have been written.
+    /// The device's errors. Then any part of the range may have been written.
     pub async fn write(&self, offset: u64, data: WriteBuf) -> io::Result<()> {
         self.try_write(offset, data, WriteMode::Plain).await.map_err(|(error, _)| error)
     }
@@ -129,7 +129,7 @@ impl File {
     /// Makes durable every write that completed before this was called (fdatasync).
     ///
     /// # Errors
-    /// The device's. Afterwards the state of those writes is unknown, and a second sync that
+    /// The device's errors. Afterwards the state of those writes is unknown, and a second sync that
     /// succeeds proves nothing.
     pub async fn sync(&self) -> io::Result<()> {
         self.simple(|file| Op::Sync { file }).await

@@ -77,7 +77,7 @@ impl Socket {
     /// Sends all of the chunks, at once and in one vectored send where the peer's side has room.
     ///
     /// # Errors
-    /// Those of the connection, and `Other` where another send is under way or was dropped
+    /// The errors of the connection, and `Other` where another send is under way or was dropped
     /// half-way: then it is unknown what the peer has seen, and no further send succeeds.
     pub async fn send_all(&self, chunks: Vec<Bytes>) -> io::Result<()> {
         if self.sending.swap(true, Ordering::Relaxed) {

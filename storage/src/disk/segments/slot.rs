@@ -43,13 +43,13 @@ impl SlotState {
     }
 }
 
-/// What a plain write into a segment's slot is worth when the host crashes, in a file that is
+/// Whether a plain write into a segment's slot survives a crash of the host, in a file that is
 /// overwritten in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readiness {
-    /// It is there: the slot was prepared when the segment took it.
+    /// It survives: the slot was prepared when the segment took it.
     Ready,
-    /// It is there after a sync.
+    /// It survives after a sync.
     Unready,
 }
 
@@ -66,13 +66,13 @@ impl Readiness {
 /// How far the preparation of a free slot has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SlotPreparation {
-    /// It has no blocks in the file.
+    /// The slot has no blocks in the file.
     Punched,
-    /// It has some of its blocks.
+    /// The slot has some of its blocks.
     Partly,
-    /// It has its blocks.
+    /// The slot has all of its blocks.
     Allocated,
-    /// It was written throughout, and that was synced.
+    /// All of the slot's blocks were written and synced.
     Prepared,
 }
 

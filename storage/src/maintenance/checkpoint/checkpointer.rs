@@ -30,7 +30,7 @@ const LOG_PART_DUE: u64 = 16;
 /// Quiet ticks after which a checkpoint of any change is due.
 const QUIET_TICKS: u32 = 25;
 
-/// What wakes the checkpointer.
+/// An event that wakes the checkpointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     /// Many nodes are dirty, or a writer waits for fewer.

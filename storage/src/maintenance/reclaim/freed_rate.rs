@@ -18,7 +18,7 @@ impl FreedRate {
         self.0.lock().expect("no panics under this lock").at = runtime::now();
     }
 
-    /// So many slots became free.
+    /// Notes that `slots` slots became free.
     pub(super) fn freed(&self, slots: u64) {
         let mut state = self.0.lock().expect("no panics under this lock");
         let now = runtime::now();

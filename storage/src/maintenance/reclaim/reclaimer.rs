@@ -39,7 +39,7 @@ const SLOWEST_RATE: u64 = 256;
 /// Rounds of a thorough reclaim, at most: it ends when a round finds nothing more.
 const THOROUGH_ROUNDS_MAX: u32 = 64;
 
-/// What wakes the reclaimer.
+/// An event that wakes the reclaimer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     /// A writer waits for space.

@@ -54,7 +54,7 @@ const COPY_BYTES: u64 = 512 << 20;
 /// Shortest run of dead blocks that is worth a hole in the file.
 const PUNCH_BLOCKS: u32 = 16;
 
-/// What one round leaves for the next.
+/// The plan that one round leaves for the next.
 #[derive(Default)]
 pub(super) struct Plan {
     /// Victims, the emptiest first.

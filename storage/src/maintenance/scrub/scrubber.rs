@@ -88,7 +88,7 @@ pub enum CorruptKind {
     Map,
 }
 
-/// What wakes the scrubber.
+/// An event that wakes the scrubber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     /// A pass was asked for.

@@ -45,7 +45,7 @@ enum Visit {
     Done(Address),
 }
 
-/// What a step has read.
+/// Bytes and nodes that a step has read.
 #[derive(Default)]
 struct Spent {
     bytes: u64,

@@ -23,7 +23,7 @@ const BLOCKS_KEPT_BYTES: u64 = 512 << 20;
 /// seconds.
 const FORGET: f64 = 0.99;
 
-/// What wakes the pool to return slots.
+/// An event that wakes the pool to return slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     Tick,

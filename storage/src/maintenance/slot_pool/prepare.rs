@@ -49,7 +49,7 @@ const SPEED_LEAST: f64 = 3.0;
 /// For a log that streams, a slot is completed if at most one part in this many is missing.
 const GAPS_PART: u64 = 8;
 
-/// What wakes the pool to prepare slots.
+/// An event that wakes the pool to prepare slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     /// The log took slots that were prepared.
@@ -171,7 +171,7 @@ async fn look(pool: &SlotPool, demand: &mut LogDemand, zeroes: &Zeroes) -> Resul
     }
 }
 
-/// Gives free slots their blocks in the file, so that the log's writes need not look for some.
+/// Allocates the blocks of free slots, so that the log's writes need not.
 async fn allocate(pool: &SlotPool, ahead: usize) {
     let disk = &pool.engine.disk;
     let geometry = disk.segments.geometry;

@@ -198,7 +198,7 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         }
     }
 
-    /// What is mapped below a node; `None` where a part of it cannot be read.
+    /// The number of blocks mapped below a node; `None` where a part of it cannot be read.
     async fn below(&mut self, node: &Node, at: &Visit<'_>) -> Option<u64> {
         match node.body() {
             NodeBody::Leaf(leaf) => {

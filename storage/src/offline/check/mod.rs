@@ -82,7 +82,7 @@ pub enum FindingKind {
 pub struct Finding {
     /// The finding's kind.
     pub kind: FindingKind,
-    /// What is wrong, in a sentence.
+    /// Description of what is wrong, in a sentence.
     pub what: String,
     /// The range of a volume or snapshot that is concerned, if any. Others may share it.
     pub place: Option<Place>,

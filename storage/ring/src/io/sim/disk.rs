@@ -341,7 +341,7 @@ impl State {
         }
     }
 
-    /// What an operation will do, and its usual latency in microseconds.
+    /// The effect of an operation, and its usual latency in microseconds.
     fn describe(&mut self, op: &Op) -> (OpKind, Effect, u64) {
         match op {
             Op::Read { offset, len, buf, .. } => {

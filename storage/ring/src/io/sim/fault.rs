@@ -9,17 +9,17 @@ use crate::io::OpKind;
 /// A fault of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It fails.
+    /// The operation fails.
     Error(Errno),
-    /// It does this many bytes and says so.
+    /// The operation ends after this many bytes.
     Short(usize),
-    /// It goes well, this much later than it would have.
+    /// The operation goes well, with this delay.
     Late(Duration),
-    /// It goes well, and nothing is written.
+    /// The operation goes well, and nothing is written.
     Lost,
-    /// It goes well, and writes to this offset.
+    /// The operation goes well, and writes to this offset.
     Misdirected(u64),
-    /// It goes well, and returns earlier content.
+    /// The operation goes well, and returns earlier content.
     Stale,
 }
 

@@ -112,7 +112,7 @@ impl Image {
     }
 }
 
-/// What changed pages held before their last change; `None` is all zeroes.
+/// Content of changed pages before their last change; `None` is all zeroes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History(BTreeMap<u64, Option<Arc<Page>>>);
 

@@ -29,7 +29,7 @@ pub(super) struct Metadata {
     pending: Vec<Pending>,
 }
 
-/// What one change did to metadata.
+/// The effect of one change on metadata.
 #[derive(Clone, Debug)]
 struct Pending {
     /// The change's number.

@@ -1,7 +1,7 @@
 //! The units of the store: blocks, segments, addresses and log sequence numbers.
 //!
-//! An index is not a count is not a size: each of these is its own type, and what is measured in
-//! bytes says so in its name. Source: DESIGN section 2.
+//! Index, count and size differ: each unit is its own type, and a name says when it counts bytes.
+//! Source: DESIGN section 2.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! One bit a block of a segment, and how many are set before each.
+//! Bitmaps with one bit for each block of a segment, and the rank of each bit.
 
 /// A fixed set of blocks of one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]

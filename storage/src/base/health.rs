@@ -1,4 +1,4 @@
-//! Whether the store may be written to.
+//! Health: whether the store may be written to.
 
 use super::{Error, Kind};
 use std::sync::{

@@ -1,4 +1,5 @@
-//! Between writers that need space and the reclaimer, which frees it a round at a time.
+//! Demand for reclaim: the link between writers that need space and the reclaimer, which frees it a
+//! round at a time.
 
 use super::Engine;
 use crate::{

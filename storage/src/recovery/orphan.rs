@@ -6,7 +6,7 @@
 //!
 //! I1  no process holds the lock of its staging file, and
 //! I2  its path leads, in the same mount namespace, to no file, while the file system that it was
-//!     on is still there; or to a store of another id.
+//!     on is still mounted; or to a store of another id.
 //!
 //! Undecidable cases are left alone: block devices, which come and go, and files of a version that
 //! names no place. A store that is moved after its server was killed counts as removed at its old

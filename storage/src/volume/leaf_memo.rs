@@ -4,7 +4,7 @@
 //! are the same for most reads of a connection: one root, one node for 64 GiB, one for 256 MiB.
 //! (Measured: of a 4 KiB read from memory, these look-ups were a sixth.)
 //!
-//! I1  What an address holds never changes and addresses are never reused, so the memo is never
+//! I1  The content at an address never changes and addresses are never reused, so the memo is never
 //!     stale.
 
 use crate::{

@@ -1,6 +1,7 @@
 //! The way into a runtime from other threads.
 //!
-//! I1  What is pushed before the queue closes is taken by the runtime's thread, or dropped there.
+//! I1  An item that is pushed before the queue closes is taken by the runtime's thread, or dropped
+//!     there.
 //! I2  No wake-up is lost: the thread announces that it is about to wait, then looks at the queue
 //!     under its lock. An item that was pushed before that look is seen; a push after it finds the
 //!     announcement and writes the eventfd.

@@ -22,13 +22,13 @@
 //! I5  Entries are only pushed and entered from the thread that made the ring: `Uring` is not
 //!     `Send`.
 //!
-//! Flags: SINGLE_ISSUER with DEFER_TASKRUN (6.1: completions are made inside our own enter, never
-//! by interrupting us), else COOP_TASKRUN (5.19), else none. TASKRUN_FLAG lets the spin look at
-//! memory instead of entering. No SQPOLL (a kernel thread a worker), no IOPOLL (needs polled queues
-//! and excludes sockets).
+//! Flags: SINGLE_ISSUER with DEFER_TASKRUN (6.1: completions are made inside this thread's own
+//! enter, never by an interrupt), else COOP_TASKRUN (5.19), else none. TASKRUN_FLAG lets the spin
+//! look at memory instead of entering. No SQPOLL (a kernel thread a worker), no IOPOLL (needs
+//! polled queues and excludes sockets).
 //!
-//! io_uring_enter may say EINTR (a signal: the executor goes round), ETIME (the timeout), EAGAIN
-//! (no memory for requests: nothing is lost, tried again next turn after a moment) and EBUSY
+//! io_uring_enter may say EINTR (a signal: the executor begins its next turn), ETIME (the timeout),
+//! EAGAIN (no memory for requests: nothing is lost, tried again next turn after a moment) and EBUSY
 //! (completions wait to be reaped first). Source: io_uring_enter(2), io_uring_setup(2).
 
 #![expect(
@@ -76,7 +76,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 /// How often `drain` repeats its cancels.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// `user_data` of our own entries: the top bit, which no key has.
+/// `user_data` of the engine's own entries: the top bit, which no key has.
 const WAKE: u64 = 1 << 63;
 const CANCEL: u64 = WAKE + 1;
 const PROBE: u64 = WAKE + 2;
@@ -270,8 +270,8 @@ impl Uring {
         self.release_held();
         self.pump();
         self.arm_wake();
-        // Room in flight and yet a backlog: an enter was refused. Its completions cannot be counted
-        // on to wake us.
+        // Room in flight and yet a backlog: an enter was refused. Its completions cannot be relied
+        // on for a wake-up.
         let refused = Class::ALL.iter().any(|class| {
             let queue = &self.queues[*class as usize];
             !queue.backlog.is_empty() && queue.in_flight < class.in_flight_max()
@@ -341,7 +341,7 @@ impl Uring {
         }
     }
 
-    /// Keeps a read of the eventfd in flight, so that other threads end our wait.
+    /// Keeps a read of the eventfd in flight, so that other threads end the wait.
     fn arm_wake(&mut self) {
         let Some(eventfd) = self.remote.eventfd() else { return };
         if !self.wake_armed {

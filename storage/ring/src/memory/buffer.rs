@@ -1,6 +1,6 @@
 //! Memory that the kernel reads and writes: aligned buffers and the shared staging mapping.
 //!
-//! I1  What [`aligned`] returns keeps its alignment for as long as it does not grow past its
+//! I1  A buffer of [`aligned`] keeps its alignment for as long as it does not grow past its
 //!     capacity.
 //! I2  A range of a [`SharedMemory`] has one writer at a time, chosen by the log that hands the
 //!     ranges out.

@@ -1,11 +1,11 @@
 //! The executor: tasks of one thread, turn by turn.
 //!
 //! ```text
-//!          ┌────────────────────────────── turn ──────────────────────────────┐
+//!          ┌─────────────────────────────── turn ───────────────────────────────┐
 //!   wait ─►│ completions, remote queue, timers ─► ready tasks ─► turn-end hooks │─► submit, wait
-//!          │                                        ▲ tasks ready again │      │
-//!          │                                        └───────────────────┘      │
-//!          └───────────────────────────────────────────────────────────────────┘
+//!          │                                      ▲ tasks ready again │         │
+//!          │                                      └───────────────────┘         │
+//!          └────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! I1  Tasks are polled and dropped on this thread only. Wakers may be called anywhere: here they

@@ -1,6 +1,6 @@
-//! How far a round of reclaim goes.
+//! Effort: which segments a round of reclaim empties.
 
-/// How far a round goes.
+/// Which segments a round empties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
     /// Moves the live blocks of segments of which less than half lives.

@@ -1,4 +1,4 @@
-//! How fast slots become free, which writers are slowed to while the log's room is short.
+//! Rate at which slots become free; writers are slowed to it while the log's room is short.
 
 use sandstone_ring::runtime;
 use std::{sync::Mutex, time::Duration};

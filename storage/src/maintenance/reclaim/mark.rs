@@ -5,8 +5,8 @@
 //! checked.
 //!
 //! I1  Only segments that were sealed before the roots were taken are judged: later writes are not
-//!     in the bits. A block that no root reached then, no root reaches later, because every map is
-//!     a copy of a map.
+//!     in the bits. A block that no root reached then is reached by none later, because every map
+//!     is a copy of a map.
 //! I2  There are no reference counts. The mark can be late, it cannot be wrong: overwritten,
 //!     trimmed and deleted blocks are all found by the same walk, and a crash loses nothing but the
 //!     walk.

@@ -2,7 +2,7 @@
 //! found while there is still a backup.
 //!
 //! ```text
-//!   resting ─(a day, or it is asked)─► pass: entry after entry, step after step ─► resting
+//!   resting ─(a day, or on request)─► pass: entry after entry, step after step ─► resting
 //! ```
 //!
 //! First it reads superblock and catalog. Where they are damaged, both slots and both copies are

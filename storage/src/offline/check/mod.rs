@@ -5,7 +5,7 @@
 //!   superblock, catalog ─► segments: each in a place of its own
 //!          log ─► to its end as recovery goes; headers against footers
 //!          maps ─► every distinct node, counted; with `data` every distinct block
-//!                   └─► what they reach lies in segments of the right kind, and where those are
+//!                   └─► their addresses lie inside segments of the right kind
 //! ```
 //!
 //! It writes nothing. A torn tail of the log is no finding; damage below the last synced record is,

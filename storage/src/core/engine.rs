@@ -39,8 +39,8 @@ impl Engine {
     /// free anything.
     fn dirty_max(&self) -> u64 {
         let segments = &self.disk.segments;
-        // A node takes two blocks at most; the other half is left to the catalog and to the
-        // checkpoint after.
+        // A node takes two blocks at most; the other half is left for the catalog and for the next
+        // checkpoint.
         let room = u64::from(segments.usable()) * u64::from(segments.geometry.segment_blocks) / 4;
         self.dirty.max().min(room)
     }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-/// Held by an operation from before it looks into the map until it has its bytes.
+/// A read pin: held by an operation from before it looks into the map until it has its bytes.
 pub(crate) type ReadPin = Arc<()>;
 
 #[derive(Debug, Default)]

@@ -34,7 +34,7 @@ pub(crate) struct ReclaimDemand {
     /// Blocks that were overwritten, trimmed or deleted since the last mark; a hint, the mark
     /// counts.
     garbage_blocks: AtomicU64,
-    /// A writer waits for the round of this number.
+    /// Number of the latest round that a writer waits for.
     rounds_wanted: AtomicU64,
     rounds_ended: AtomicU64,
     no_progress: AtomicBool,
@@ -71,7 +71,7 @@ impl ReclaimDemand {
         self.garbage_blocks.load(Relaxed)
     }
 
-    /// A mark begins, which counts them: gives the number so far.
+    /// Takes the count, because a mark begins, which counts anew.
     pub(crate) fn take_garbage(&self) -> u64 {
         self.garbage_blocks.swap(0, Relaxed)
     }
@@ -117,7 +117,7 @@ impl ReclaimDemand {
         self.freed.notified()
     }
 
-    /// Asks for a round that begins from now on. Gives its number.
+    /// Asks for a round that begins from now on. Returns its number.
     fn want_round(&self) -> u64 {
         let round = self.rounds_ended() + 1;
         self.rounds_wanted.fetch_max(round, AcqRel);

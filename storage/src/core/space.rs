@@ -47,15 +47,15 @@ const LEVEL_SLACK: u64 = 2;
 /// Counts of live blocks, and their limits.
 #[derive(Debug, Default)]
 pub(crate) struct Space {
-    /// Data blocks that some map reaches or a request was admitted for, at most (I1).
+    /// Upper bound of the data blocks that a map reaches or that are admitted (I1).
     live: AtomicU64,
-    /// Blocks of maps, at most: as of the last mark, and by what they have grown since.
+    /// Upper bound of the blocks of maps: the last mark's count, and their growth since.
     maps: AtomicU64,
     /// Blocks of the catalog.
     catalog: AtomicU64,
     /// Data blocks that may live, maps not counted.
     usable: AtomicU64,
-    /// Blocks of maps that do not count.
+    /// Blocks of maps that do not count as data.
     maps_free: AtomicU64,
     /// How many of [`LEVELS`] were reached.
     level: AtomicU8,
@@ -123,7 +123,7 @@ impl Space {
         }
     }
 
-    /// Maps will take so many blocks more.
+    /// Counts `blocks` by which maps will grow.
     pub(crate) fn add_maps(&self, blocks: u64) {
         if blocks > 0 {
             self.maps.fetch_add(blocks, Relaxed);
@@ -135,7 +135,7 @@ impl Space {
         self.catalog.load(Relaxed)
     }
 
-    /// The catalog takes so many blocks now.
+    /// Sets the blocks of the catalog, both copies.
     pub(crate) fn set_catalog(&self, blocks: u64) {
         self.catalog.store(blocks, Relaxed);
     }
@@ -180,11 +180,11 @@ impl Space {
 /// Slows writers to what reclaim frees while the log's room is short, so that writers slow down
 /// before they stop.
 ///
-/// A virtual clock: each write moves it on by what it takes at the present rate, and waits until
-/// then. Writers wait in the order in which they came.
+/// A virtual clock: each write advances it by the write's duration at the present rate, and waits
+/// until then. Writers wait in the order in which they came.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    /// Blocks a second that the log may take; 0 for as many as there are.
+    /// Rate of the log in blocks a second; 0 for no limit.
     rate: AtomicU64,
     /// When the next write may go, in microseconds.
     next_us: Mutex<u64>,
@@ -194,7 +194,7 @@ pub(crate) struct Throttle {
 const SLOWED_MAX: Duration = Duration::from_millis(500);
 
 impl Throttle {
-    /// Writers may take so many blocks a second from now on; `None` for as many as there are.
+    /// Limits writers to this rate from now on; `None` for no limit.
     pub(crate) fn set(&self, blocks_per_second: Option<u64>) {
         self.rate.store(blocks_per_second.map_or(0, |rate| rate.max(1)), Relaxed);
     }
@@ -204,7 +204,7 @@ impl Throttle {
         self.rate.load(Relaxed) > 0
     }
 
-    /// Waits until a write of so many blocks may go.
+    /// Waits until a write of `blocks` blocks may go.
     pub(crate) async fn wait(&self, blocks: u64) {
         let rate = self.rate.load(Relaxed);
         if rate == 0 {

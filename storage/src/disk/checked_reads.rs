@@ -30,7 +30,7 @@ pub(crate) enum Fill<'a> {
     Bypass,
 }
 
-/// The store file, its segments, and what of it is cached.
+/// The store file, its segments, and the caches.
 pub(crate) struct Disk {
     pub(crate) file: File,
     pub(crate) segments: Arc<Segments>,

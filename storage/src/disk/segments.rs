@@ -78,7 +78,7 @@ pub(crate) enum Need {
 pub(crate) enum Writing {
     /// Piece by piece, each acknowledged when it is in the store: the use of prepared slots.
     Awaited,
-    /// As a whole, and a sync comes before it counts.
+    /// As a whole, with a sync before it counts.
     Streamed,
 }
 
@@ -88,11 +88,11 @@ pub(crate) const PREPARED_KEPT: usize = 2;
 /// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the
 /// log's next one, and four of reserve make eight; the other six are for maps and dead blocks.
 const WORKING_SLOTS: u64 = 14;
-/// When a new segment will be written.
+/// When the log will use a new segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
     Now,
-    /// When the log comes there, if it ever does.
+    /// When the log reaches it, if ever.
     Later,
 }
 
@@ -523,8 +523,7 @@ impl Segments {
         kept.map(|(id, s)| SegmentEntry { id: *id, kind: s.kind, place: s.place.clone() }).collect()
     }
 
-    /// Segments whose addresses may be looked through for dead ones: sealed, not yet retired, with
-    /// addresses in use.
+    /// Segments that the mark may judge: sealed, not yet retired, with addresses in use.
     pub(crate) fn candidates(&self) -> Vec<SegmentId> {
         let state = self.lock();
         let judged = |id: &SegmentId, s: &Segment| {

@@ -15,7 +15,7 @@ use crate::{
 use sandstone_ring::{File, WriteBuf, aligned};
 use std::{fmt, io};
 
-/// A superblock slot as it lies on disk.
+/// A superblock slot as read from disk.
 pub(crate) struct SuperblockSlot {
     number: u64,
     pub(crate) content: Content,
@@ -23,7 +23,7 @@ pub(crate) struct SuperblockSlot {
 
 /// The content of a superblock slot.
 pub(crate) enum Content {
-    /// A superblock that belongs there.
+    /// A superblock that belongs into this slot.
     Superblock(Superblock),
     /// A superblock that belongs into another slot.
     Misplaced(Superblock),

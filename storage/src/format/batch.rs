@@ -42,7 +42,7 @@ pub(crate) struct BatchHeader {
     pub(crate) records: u16,
     /// Bytes of records after the header.
     pub(crate) records_bytes: u16,
-    /// Where the log goes on behind this segment; `None` while the store has no room for another
+    /// The next segment of the log, and its slot; `None` while the store has no room for another
     /// one.
     pub(crate) next: Option<(SegmentId, Slot)>,
     /// Generation of the newest superblock that was synced when the header was sealed.
@@ -171,7 +171,7 @@ pub(crate) enum RecordKind {
     /// A volume or snapshot begins as a copy of this one; it has the number, size, settings and
     /// attributes of the payload.
     Fork,
-    /// The volume is what its snapshot of the payload's number is, in content and size.
+    /// The volume is restored to its snapshot of the payload's number, in content and size.
     Restore,
 }
 

@@ -190,7 +190,7 @@ pub(crate) enum SegmentPlace {
 /// Blocks that were moved together: those of `live`, one behind the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// Where they are now, and its slot.
+    /// The destination segment that holds them, and its slot.
     pub(crate) into: SegmentId,
     pub(crate) slot: Slot,
     /// First block there.

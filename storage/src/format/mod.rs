@@ -33,7 +33,7 @@ use bytes::TryGetError;
 /// Version of everything on disk. A change comes with FORMAT.md, a fixture and a recovery test.
 pub(crate) const VERSION: u16 = 5;
 
-/// Bytes that are not what they should be, and why.
+/// The reason why bytes are malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 

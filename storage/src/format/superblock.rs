@@ -41,7 +41,7 @@ pub(crate) fn superblock_offset(slot: u64) -> u64 {
     slot * (64 << 10)
 }
 
-/// The store's measures, fixed when it is made (the size may grow).
+/// The store's geometry, fixed when it is created (the size may grow).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     /// Blocks in a segment.
@@ -56,16 +56,16 @@ impl Geometry {
     /// Byte offset of the first slot.
     pub(crate) const SLOTS_AT: u64 = 1 << 20;
 
-    /// Measures for a store of `size_bytes`: at least a thousand segments of 2 to 64 MiB, so that
-    /// the open segments and the reserve are a small part of it.
+    /// The geometry of a store of `size_bytes`: at least a thousand segments of 2 to 64 MiB, so
+    /// that the open segments and the reserve are a small part of it.
     pub(crate) fn standard(size_bytes: u64) -> Self {
         let wanted = size_bytes / SEGMENTS_LEAST / BLOCK_BYTES as u64;
         let wanted = wanted.clamp(u64::from(SEGMENT_BLOCKS_LEAST), u64::from(SEGMENT_BLOCKS_MAX));
         Self::with_segments(size_bytes, 1 << wanted.ilog2())
     }
 
-    /// Measures with other segments. Windows are as large as a segment, and at most 16 MiB; in tiny
-    /// segments, which tests have, a quarter of them.
+    /// A geometry with other segments. Windows are as large as a segment, and at most 16 MiB; in
+    /// tiny segments, which tests have, a quarter of them.
     pub(crate) fn with_segments(size_bytes: u64, segment_blocks: u32) -> Self {
         let segment_bytes = u64::from(segment_blocks) * BLOCK_BYTES as u64;
         let slots = size_bytes.saturating_sub(Self::SLOTS_AT) / segment_bytes;

@@ -52,8 +52,8 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Device writes of batches under way at once. With one, a second connection's lone write waits for
-/// the first's; with many, batches stay small and each costs a header block.
+/// Device writes of batches under way at once. With one, a lone write of a second connection waits
+/// for the first connection's batch; with many, batches stay small and each costs a header block.
 const WRITES_MAX: u32 = 2;
 
 /// Longest time that writes are acknowledged from staging while an older one is not in the store:
@@ -74,10 +74,10 @@ const LINGER_BLOCKS: u32 = 64;
 /// large enough that their headers cost nothing.
 pub(super) const BATCH_BLOCKS: u32 = 256;
 
-/// Batches of so many bytes, on average, are written through nearly as fast as a slot is prepared
-/// for them; so the slots of a log that streams are not. (Measured on ext4, 1 MiB: 830 MB/s through
-/// against 1,600 to allocated slots, each byte of which would be written twice to have them
-/// prepared. Of 8 KiB, it is 21 MB/s against 96.)
+/// Batches of at least this many bytes, on average, are written through nearly as fast as a slot is
+/// prepared for them; so a log that streams gets no prepared slots. (Measured on ext4, 1 MiB: 830
+/// MB/s through against 1,600 to allocated slots, each byte of which would be written twice to have
+/// them prepared. Of 8 KiB, it is 21 MB/s against 96.)
 pub(crate) const STREAM_BATCH_BYTES: u64 = 128 << 10;
 
 /// While a batch of half as many writes or more is under way, the next one gathers so many.
@@ -170,7 +170,7 @@ pub(super) struct Segment {
     pub(super) footer_bytes: usize,
     /// Batch entries of the sealed batches.
     pub(super) footer: Arc<Mutex<Vec<u8>>>,
-    /// Opened from the reserve: data only when there is more room again.
+    /// Taken from the reserve: it takes data only when there is more room again.
     pub(super) reserved: bool,
     /// How it is written, so that acknowledged data survives a crash of the host (I6).
     pub(super) mode: WriteMode,
@@ -180,7 +180,7 @@ pub(super) struct Segment {
 
 pub(super) struct Open {
     pub(super) batch: Arc<Batch>,
-    /// Where the log goes on behind the batch's segment.
+    /// The segment behind the batch's segment, and its slot.
     pub(super) next: Option<(SegmentId, Slot)>,
     pub(super) records: u16,
     pub(super) records_bytes: usize,
@@ -352,7 +352,8 @@ impl Log {
         self.state.lock().expect("no panics under this lock")
     }
 
-    /// A superblock of this generation was synced: what is sealed from now on says so.
+    /// Notes that a superblock of this generation was synced: batches that are sealed from now on
+    /// name it.
     pub(crate) fn note_superblock(&self, generation: u64) {
         self.generation.store(generation, Release);
     }
@@ -386,7 +387,7 @@ impl Log {
         }
     }
 
-    /// Whether a record waits for the store longer than writes may be acknowledged ahead of it.
+    /// Whether the oldest record that is not in the store is older than [`BEHIND_MAX`].
     pub(crate) fn is_behind(&self) -> bool {
         let since = self.unwritten_since_us.load(Relaxed);
         since < (runtime::now().saturating_sub(BEHIND_MAX)).as_micros() as u64
@@ -404,8 +405,8 @@ impl Log {
         self.leases.load(Acquire) == 0
     }
 
-    /// Gives a record its place and fills it in. Call it under the lock of the volume whose map it
-    /// will change.
+    /// Places a record in the log and fills it in. Call it under the lock of the volume whose map
+    /// it will change.
     ///
     /// # Errors
     /// Nothing was logged then.

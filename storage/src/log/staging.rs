@@ -110,8 +110,8 @@ impl Staging {
         self.geometry.window_blocks as usize * BLOCK_BYTES
     }
 
-    /// Gives the window to the stretch of `segment` that begins at `start`; blocks below `from` are
-    /// not staged. Keeping I1 is the log's part.
+    /// Assigns the window to the stretch of `segment` that begins at `start`; blocks below `from`
+    /// are not staged. The log keeps I1.
     pub(crate) fn open_window(&self, window: usize, segment: SegmentId, start: u32, from: u32) {
         let at = &self.windows[window];
         let mut held = at.held.write().expect("no panics under this lock");

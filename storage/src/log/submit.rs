@@ -27,7 +27,7 @@ impl Log {
         (at, claim)
     }
 
-    /// Sends out what is ready. Call it at the end of a turn, on a runtime's thread.
+    /// Sends out ready batches. Call it at the end of a turn, on a runtime's thread.
     pub(crate) fn pump(self: &Arc<Self>) {
         let mut state = self.lock();
         self.close_if_due(&mut state);

@@ -122,7 +122,7 @@ impl Leaf {
         self.set_checksums(from, to, state, checksums) - removed
     }
 
-    /// Sets the checksums of blocks, which are zero where there is no data. Gives the number of
+    /// Sets the checksums of blocks, which are zero where there is no data. Returns the number of
     /// data blocks among them.
     fn set_checksums(
         &mut self,

@@ -22,8 +22,8 @@ fn child_blocks(level: u32) -> u64 {
     LEAF_BLOCKS << (8 * (level - 1))
 }
 
-/// Nodes that are on disk and in memory. The bounded cache is one; so is what the checkpoint has
-/// just written.
+/// Nodes that are on disk and in memory. Implemented by the bounded cache, and by the nodes that
+/// the checkpoint has just written.
 pub(crate) trait Nodes {
     /// The node, if it is in memory.
     fn get(&self, node: &NodeRef) -> Option<Arc<Node>>;
@@ -164,8 +164,8 @@ impl Tree {
     }
 
     /// A copy that begins where the log stands at `point`, for a snapshot or fork: from here on
-    /// neither has blocks of its own. Gives the copy, and the blocks that were this map's alone and
-    /// may be shared now.
+    /// neither has blocks of its own. Returns the copy, and the number of blocks that were this
+    /// map's alone and may be shared now.
     pub(crate) fn branch(&mut self, point: Address) -> (Tree, u64) {
         let shared = std::mem::replace(
             &mut self.birthday,
@@ -249,7 +249,8 @@ impl Tree {
         visit(&self.root, nodes, ROOT_LEVEL, start, len, each)
     }
 
-    /// Appends what the blocks from `start` on are; neighbours that continue each other are joined.
+    /// Appends the mappings of the blocks from `start` on; neighbours that continue each other are
+    /// joined.
     pub(crate) fn lookup(
         &self,
         nodes: &impl Nodes,
@@ -293,7 +294,7 @@ impl Tree {
         prepared
     }
 
-    /// Makes a range that is prepared what `state` says.
+    /// Sets the state of a prepared range.
     ///
     /// # Panics
     /// If it, or a part of it, is not prepared.
@@ -312,7 +313,7 @@ impl Tree {
         self.replace_ensured(&AllInHand, start, len, state)
     }
 
-    /// Makes the range what `state` says.
+    /// Sets the state of a range.
     pub(crate) fn replace(
         &mut self,
         nodes: &impl Nodes,

@@ -73,7 +73,7 @@ pub(super) struct Walk<'a> {
     /// was read was synced is not known.
     generation: u64,
     superblock: &'a Superblock,
-    /// Where the log goes on behind this segment, as its last batch or the superblock has it.
+    /// The segment that is claimed behind this one, by its last batch or the superblock.
     claim: Option<(SegmentId, Slot)>,
     /// First headers of the slots that no known segment is in, once they were scanned.
     unlisted: Option<Vec<(Slot, BatchHeader)>>,
@@ -400,7 +400,7 @@ impl<'a> Walk<'a> {
         Footer::decode(self.identity, trailer, &bytes).ok()
     }
 
-    /// Whether the footer has every batch from where the log stands to the segment's end.
+    /// Whether the footer has every batch from the current place to the segment's end.
     fn covers(&self, footer: &Footer) -> bool {
         let mut expected = self.end.at.lsn;
         let behind = |b: &&FooterBatch| b.block >= self.end.at.block;

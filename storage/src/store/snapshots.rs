@@ -2,7 +2,7 @@
 //!
 //! I1  The record is logged and the root is copied under the source's lock, so the copy holds every
 //!     write that was acknowledged before, from all connections; and replay, which meets the
-//!     records in the same order, makes the same.
+//!     records in the same order, makes the same copy.
 //! I2  The cost depends neither on the volume's size nor on the depth of its lineage: a copy is a
 //!     map like any other, without a reference to its source.
 

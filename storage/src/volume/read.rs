@@ -46,11 +46,11 @@ pub struct Extent {
 /// The states of an extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtentState {
-    /// Holds data.
+    /// The extent holds data.
     Data,
-    /// Reads as zeroes, reserved.
+    /// The extent reads as zeroes, and its space is reserved.
     Zero,
-    /// Reads as zeroes, takes nothing.
+    /// The extent reads as zeroes, and takes no space.
     Hole,
 }
 

@@ -37,7 +37,7 @@ use crate::memory::append_with;
 /// Most bytes of a read or write. A lone client's are 4 KiB, and a log batch with one such block 8
 /// KiB; one that carries more requests is worth overlapping with the next.
 const BYTES_MAX: usize = 16 << 10;
-/// An operation that took longer shows a device beside which a wake-up costs little.
+/// Duration above which the device is so slow that a wake-up costs little beside it.
 const LONG: Duration = Duration::from_millis(2);
 /// Operations that go to the ring after a hint of concurrency.
 const BY_RING: u32 = 64;

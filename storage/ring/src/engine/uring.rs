@@ -59,8 +59,8 @@ use crate::memory;
 
 /// Entries pushed between two enters; more simply means one enter more. A guess, not tuned.
 const SQ_ENTRIES: u32 = 256;
-/// With each so many entries queued a file operation goes out before the turn ends: the device need
-/// not idle while the thread takes in the rest of a burst.
+/// After each this many queued entries, file operations are submitted before the turn ends: the
+/// device need not idle while the thread takes in the rest of a burst.
 const SUBMIT_EARLY: usize = 8;
 /// Completions the kernel can hand over at once without allocating. 16 bytes each.
 const CQ_ENTRIES: u32 = 16_384;

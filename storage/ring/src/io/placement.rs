@@ -198,7 +198,7 @@ const NOT_IN_PLACE: u32 = 0x2 | 0x4 | 0x8 | 0x100 | 0x200 | 0x400 | 0x800 | 0x20
 /// Which parts of a range of a file have written blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// The parts, in order, that a write into would change metadata of the file system for: holes,
+    /// The parts, in order, where a write would change metadata of the file system: holes,
     /// unwritten extents, and blocks that are shared with a clone. All other parts were written,
     /// though perhaps not synced.
     pub missing: Vec<Range<u64>>,

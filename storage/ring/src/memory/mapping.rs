@@ -77,7 +77,7 @@ impl Mapping {
     /// part of it stays in small pages.
     pub(super) fn collapse(&self) -> io::Result<()> {
         let bytes = self.bytes / HUGE_BYTES * HUGE_BYTES;
-        // SAFETY: the range is this mapping's, and what is in it stays.
+        // SAFETY: the range is this mapping's, and its content stays.
         match unsafe { libc::madvise(self.start.cast(), bytes, libc::MADV_COLLAPSE) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),

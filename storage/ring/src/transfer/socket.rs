@@ -115,8 +115,8 @@ impl Socket {
         }
     }
 
-    /// Sends as much as there is room for, without waiting. Gives the number of bytes; errors show
-    /// with the next send.
+    /// Sends as much as there is room for, without waiting. Returns the number of bytes; errors
+    /// show with the next send.
     fn send_now(&self, chunks: &[Bytes]) -> usize {
         let slices: SmallVec<[IoSlice<'_>; SLICES]> =
             window(chunks, 0, 0).map(IoSlice::new).collect();

@@ -195,7 +195,7 @@ async fn write_superblock(engine: &Engine, superblock: &Superblock) -> Result<()
 }
 
 impl NodeWriter<'_> {
-    /// Writes the maps, then the catalog, twice. Gives the places of the catalog.
+    /// Writes the maps, then the catalog, twice. Returns the places of the catalog.
     async fn checkpoint(&mut self, cut: &Cut, retired: &Retired) -> Result<[CatalogRef; 2]> {
         for volume in &cut.volumes {
             self.tree(volume.tree.root(), 3).await?;

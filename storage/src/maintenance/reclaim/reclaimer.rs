@@ -220,7 +220,7 @@ impl Reclaimer {
         let rate = (room < low).then(|| {
             let freed = self.freed_rate.per_second().unwrap_or(UNKNOWN_RATE);
             let blocks = (freed * f64::from(segments.geometry.segment_blocks)) as u64;
-            // Twice what is freed at the beginning, half of it at the end.
+            // Twice the freed rate at the watermark, half of it without room.
             blocks.max(SLOWEST_RATE) * u64::from(1 + 3 * room / low.max(1)) / 2
         });
         engine.space.throttle().set(rate);

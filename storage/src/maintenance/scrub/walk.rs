@@ -156,7 +156,7 @@ impl<'a> Pass<'a> {
             Child::Empty | Child::Zero => return None,
             Child::Loaded(node) => match node.home() {
                 Some(home) => (home, Some(Arc::clone(node))),
-                // Not on disk yet; what lies below it may be.
+                // Not on disk yet; nodes below it may be.
                 None => return Some(Arc::clone(node)),
             },
             Child::Stored(home) => (*home, self.engine.disk.nodes.peek(home)),

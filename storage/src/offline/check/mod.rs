@@ -63,9 +63,9 @@ pub enum FindingKind {
     Superblock,
     /// The catalog cannot be read, or contradicts itself or the superblock.
     Catalog,
-    /// The table of segments: two in one slot, outside the store, moved to where nothing can be.
+    /// The table of segments: two in one slot, outside the store, moved to an impossible place.
     Segments,
-    /// The log: it ends below what was synced, or a header or footer is damaged.
+    /// The log: it ends below the last synced record, or a header or footer is damaged.
     Log,
     /// A node of a map cannot be read, and with it everything below it.
     Map,

@@ -106,7 +106,7 @@ impl Metadata {
         }
     }
 
-    /// The journal has what the changes numbered below `covered` did.
+    /// The journal now has the metadata of changes numbered below `covered`.
     pub(super) fn journal(&mut self, covered: u64) {
         self.pending.retain(|pending| pending.number >= covered);
     }

@@ -50,7 +50,7 @@ impl File {
     /// Appends exactly `len` bytes from `offset` to `buf`, which must have the room.
     ///
     /// With direct I/O, `offset`, `len` and the address of the spare capacity are multiples of
-    /// 4,096 (see [`aligned`](super::aligned)). Dropping the future leaves the buffer to the read.
+    /// 4,096 (see [`aligned`](crate::aligned)). Dropping the future leaves the buffer to the read.
     ///
     /// # Errors
     /// `UnexpectedEof` past the end, else the device's.

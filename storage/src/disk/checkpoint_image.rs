@@ -164,7 +164,7 @@ pub(crate) fn misplaced(
     geometry: &Geometry,
 ) -> Vec<(usize, &'static str)> {
     let (mut ids, mut slots) = (HashSet::new(), HashSet::new());
-    let hosts: HashSet<(SegmentId, Slot)> = entries
+    let destinations: HashSet<(SegmentId, Slot)> = entries
         .iter()
         .filter_map(|entry| match entry {
             SegmentEntry { id, kind: SegmentKind::Forwarded, place: SegmentPlace::Own(slot) } => {
@@ -175,7 +175,7 @@ pub(crate) fn misplaced(
         .collect();
     let fits = |Piece { into, slot, first, live }: &Piece| {
         first.checked_add(live.count()).is_some_and(|end| end <= geometry.segment_blocks)
-            && hosts.contains(&(*into, *slot))
+            && destinations.contains(&(*into, *slot))
             && live.words().len() == geometry.segment_blocks.div_ceil(64) as usize
             && bitmap::ones(live.words()).all(|block| block < geometry.segment_blocks)
     };
@@ -231,8 +231,8 @@ mod tests {
         assert!(!with(own(0, SegmentKind::Node, 2)) && !with(own(u64::MAX, SegmentKind::Node, 2)));
         assert!(!with(moved(3, &[5, 0])), "more blocks than a segment has");
         let small = Geometry { segment_blocks: 60, ..geometry };
-        let host = own(2, SegmentKind::Forwarded, 1);
-        assert!(misplaced(&[host.clone(), moved(3, &[1 << 59])], &small).is_empty());
-        assert_eq!(misplaced(&[host, moved(3, &[1 << 60])], &small).len(), 1);
+        let destination = own(2, SegmentKind::Forwarded, 1);
+        assert!(misplaced(&[destination.clone(), moved(3, &[1 << 59])], &small).is_empty());
+        assert_eq!(misplaced(&[destination, moved(3, &[1 << 60])], &small).len(), 1);
     }
 }

@@ -545,10 +545,12 @@ impl Segments {
                 (SegmentPlace::Moved(pieces), _) => {
                     let into: BTreeSet<_> = pieces.iter().map(|piece| piece.into).collect();
                     // A destination that still takes blocks would be emptied into itself.
-                    let sealed = into
-                        .into_iter()
-                        .filter(|host| state.table.get(host).is_some_and(|h| h.sealed));
-                    sealed.for_each(|host| residents.entry(host).or_default().push(*id));
+                    let sealed = into.into_iter().filter(|destination| {
+                        state.table.get(destination).is_some_and(|h| h.sealed)
+                    });
+                    sealed.for_each(|destination| {
+                        residents.entry(destination).or_default().push(*id)
+                    });
                 }
                 (SegmentPlace::Own(_), SegmentKind::Log | SegmentKind::Node) => {
                     residents.entry(*id).or_default().push(*id);

@@ -246,7 +246,7 @@ impl<'a> Walk<'a> {
             Ok(header) if header.segment == at.segment => return None,
             Ok(_) | Err(_) => {}
         }
-        // Nothing of it was written yet; or batches of it were read.
+        // The segment is still empty; or batches of it were read.
         if at.block == 0 || !self.end.footer.is_empty() {
             return None;
         }

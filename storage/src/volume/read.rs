@@ -63,7 +63,7 @@ struct Miss {
 
 /// State of a read that was begun at once.
 pub enum BegunRead {
-    /// All of it was in memory: pieces in order.
+    /// The whole read was in memory: pieces in order.
     Done(Vec<Piece>),
     /// A part has to be read from the disk.
     Started(UnfinishedRead),

@@ -124,11 +124,12 @@ fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
     let s = segments();
     let take = |kind, need| s.take(kind, need, Writing::Awaited).expect("room");
     let sparse: Vec<_> = (0..2).map(|_| take(SegmentKind::Log, Need::Data).id).collect();
-    let hosts: Vec<_> = (0..2).map(|_| take(SegmentKind::Forwarded, Need::Forward)).collect();
-    sparse.iter().chain(hosts.iter().map(|h| &h.id)).for_each(|id| s.seal(*id));
-    let piece = |host: usize, first, blocks: &[u32]| Piece {
-        into: hosts[host].id,
-        slot: hosts[host].slot,
+    let destinations: Vec<_> =
+        (0..2).map(|_| take(SegmentKind::Forwarded, Need::Forward)).collect();
+    sparse.iter().chain(destinations.iter().map(|h| &h.id)).for_each(|id| s.seal(*id));
+    let piece = |destination: usize, first, blocks: &[u32]| Piece {
+        into: destinations[destination].id,
+        slot: destinations[destination].slot,
         first,
         live: Bitmap::of(blocks.iter().copied(), 64),
     };
@@ -140,7 +141,7 @@ fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
     let found = |i: usize, block, blocks| {
         s.stretches(Address::new(sparse[i], block), blocks).map(|s| s.to_vec())
     };
-    let at = |host: usize, block| s.geometry.offset(hosts[host].slot, block);
+    let at = |destination: usize, block| s.geometry.offset(destinations[destination].slot, block);
     assert_eq!(found(0, 3, 2), Some(vec![(at(0, 0), 2)]));
     assert_eq!(found(0, 60, 1), Some(vec![(at(0, 2), 1)]));
     assert_eq!(found(1, 9, 3), Some(vec![(at(0, 4), 1), (at(1, 0), 2)]));
@@ -162,7 +163,7 @@ fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
 
     s.retire(&[sparse[0]]);
     assert_eq!(s.retired_slots(), 0);
-    s.move_to(vec![moved(1, hosts[0].id, vec![piece(1, 9, &[9])])]);
+    s.move_to(vec![moved(1, destinations[0].id, vec![piece(1, 9, &[9])])]);
     assert_eq!(s.retired_slots(), 1, "no segment is left in the first");
     assert_eq!(found(1, 9, 2), Some(vec![(at(1, 9), 1), (at(1, 0), 1)]));
     s.retire(&[sparse[1]]);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   take ─► look at it ─► zeroes where blocks were not written ─► sync ─► prepared
-//!              └─ all of it was written (it comes from before a restart) ─┘
+//!              └─ all blocks were written (by an earlier server process) ─┘
 //! ```
 //!
 //! I1  A slot counts as prepared after a sync that began when all of its blocks were written

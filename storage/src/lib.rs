@@ -1,26 +1,27 @@
 //! Sandstone's block store: many copy-on-write volumes in one file, crash safe, without a database.
 //!
 //! ```text
-//!   store         the facade: open and close, volumes, snapshots, statistics      offline: check and inspect
-//!   recovery      what the last server left, made whole
+//!   store         the facade: open and close, volumes, snapshots, statistics
+//!   offline       check and inspect a stopped store
+//!   recovery      opening a store: replay, staging files
 //!   maintenance   checkpointer, reclaimer, scrubber, slot pool, watchdog
-//!   catalog       which volumes and snapshots there are
+//!   catalog       the volumes and snapshots of a store
 //!   volume        read, write, read-ahead, diff
-//!   core          what volumes share: read pins, space, what is dirty, who waits for what
+//!   core          shared by all volumes: read pins, space, dirty nodes, demand for reclaim
 //!   log           append, place, submit, sync, staging, fairness
 //!   disk          segments and their slots, checked reads, superblock and catalog
 //!   cache  map    blocks and nodes in memory; a radix tree of leaves, one a MiB
 //!   format  base  bytes on disk; units, errors, settings, health
 //! ```
-//! A room imports from those below it alone; `tests/tidy.rs` holds that. Files and sockets are
+//! A room imports only from the rooms below it; `tests/tidy.rs` holds that. Files and sockets are
 //! `sandstone-ring`'s.
 //!
 //! Start reading at [`Volume::write_now`] (`volume/write.rs`), follow it into `log/append.rs`, then
-//! `maintenance/checkpoint/writer.rs` and `recovery/recover.rs`. What lies on disk is told in
-//! `storage/FORMAT.md`, why it is so in `storage/DESIGN.md`.
+//! `maintenance/checkpoint/writer.rs` and `recovery/recover.rs`. `storage/FORMAT.md` is the table
+//! of the format on disk, `storage/DESIGN.md` has the decisions and their reasons.
 //!
-//! All of it runs on the threads of a [`sandstone_ring::Runtime`]; see its documentation for how
-//! other threads call in.
+//! The store runs on threads of a [`sandstone_ring::Runtime`]; its documentation says how other
+//! threads call in.
 //!
 //! ```
 //! use sandstone_ring::{Backend, Runtime};
@@ -39,7 +40,12 @@
 //! };
 //! Runtime::new(Backend::Auto)?.block_on(async {
 //!     let (store, _report) = Store::open(options).await?;
-//!     let settings = Settings { cache_bytes: 64 << 20, buffer_bytes: 32 << 20, prefetch_mib: 0, writeback: false };
+//!     let settings = Settings {
+//!         cache_bytes: 64 << 20,
+//!         buffer_bytes: 32 << 20,
+//!         prefetch_mib: 0,
+//!         writeback: false,
+//!     };
 //!     let id = uuid::Uuid::new_v4();
 //!     let spec = VolumeSpec { id, size_bytes: 1 << 30, settings, attributes: Vec::new() };
 //!     let volume = store.create_volume(spec).await?;
@@ -55,61 +61,65 @@
 //! ```
 //!
 //! # Glossary
-//! | word | what it is here |
+//! | word | meaning here |
 //! |---|---|
 //! | block | 4 KiB, the unit of mapping and of checksums |
-//! | segment, slot | a numbered stretch of the log, of map nodes or of moved blocks; its place in the file, which is reused |
-//! | address | a block's segment and number: the same bytes for ever |
-//! | leaf, node | the map's ends (1 MiB of a volume each), and what is above them |
+//! | segment | a numbered stretch of log, map nodes or moved blocks; numbers are not reused |
+//! | slot | a segment's place in the store file; slots are reused |
+//! | address | segment and block in it; an address names the same bytes forever |
+//! | leaf, node | the map of one MiB of a volume, and the tree nodes above it |
 //! | catalog, entry | all volumes and snapshots; one of them |
-//! | family | the entries that may share blocks, because they come from one volume |
-//! | birthday rule | a block younger than its volume's last snapshot or fork belongs to that volume alone |
-//! | pin, quiesce | what an operation holds while it may read a slot; waiting until all older pins are released |
+//! | family | the entries that come from one volume, and so may share blocks |
+//! | birthday rule | a block younger than its volume's last snapshot or fork is not shared |
+//! | pin, quiesce | held while a slot may be read; waiting until all older pins are released |
+//! | admission | counting new blocks against the usable size before they are logged |
 //! | checkpoint | all maps and the catalog written, and a superblock that names them |
 //! | cut | the place in the log where a checkpoint begins |
-//! | mark, victim | finding out what is alive; a segment that reclaim empties |
-//! | forward | copying what is alive elsewhere; addresses stay, look-ups are led to the copy |
-//! | retired | a segment that nothing refers to any more, until a checkpoint says so |
-//! | prepared slot | one whose blocks are all written and synced, so that a write into it survives a host's crash |
-//! | written through | with `RWF_DSYNC`, where no prepared slot is there |
-//! | staging | shared memory that holds what is acknowledged and not in the store yet; it survives the server |
-//! | epoch, generation | the number of a start; the number of a superblock |
-//! | claim | the slot that the log takes next, written down before it is needed |
+//! | mark, victim | the walk that finds live blocks; a segment that reclaim empties |
+//! | forward | copying live blocks; addresses stay, look-ups are led to the copy |
+//! | destination | the segment that takes moved blocks |
+//! | retired | of a segment without references: free once a checkpoint without it is durable |
+//! | prepared slot | all of its blocks are written and synced: a plain write survives the host |
+//! | written through | with `RWF_DSYNC`, where there is no prepared slot |
+//! | staging | shared memory with the end of the log; it survives the server |
+//! | epoch, generation | number of a start; number of a superblock |
+//! | fence | a start's superblock: an older end of the log is void from then on |
+//! | claim | the segment that the log takes next, recorded before it is needed |
+//! | tail | the end of the log, which a crash may tear |
 //! | salvage | reading block by block where a whole read fails |
-//! | blindness | mutation testing: engines that leave one ordering out, which the suites must find |
+//! | blindness | mutation testing: engines without one ordering, which the suites must find |
 //!
 //! # Promises
-//! Numbered, because the tests that attack them cite them.
+//! The promises are numbered, because the tests that attack them cite them.
 //! - **P1** A flush or FUA that was acknowledged survives power loss.
 //! - **P2** With `writeback` off, an acknowledged write survives the death of the server and of the
-//!   host; with it on, that of the server. The host takes what its file system's journal does not
-//!   know of yet, so such a write goes to blocks that were written and synced before, or is written
-//!   through ([`sandstone_ring::Placement`]).
+//!   host; with it on, that of the server. A crash of the host takes what is not in its file
+//!   system's journal yet, so with `writeback` off a write goes to blocks that were written and
+//!   synced before, or is written through ([`sandstone_ring::Placement`]).
 //! - **P3** After a crash every volume, snapshot and fork equals its state at some prefix of the
 //!   log that is no older than its last flush.
-//! - **P4** A block is never returned that is not what was written there. The alternative is
-//!   [`Kind::Corrupt`].
-//! - **P5** No volume ever shows another's bytes, or those of a freed block.
+//! - **P4** A read returns the bytes that were written, or [`Kind::Corrupt`].
+//! - **P5** No volume ever returns another volume's bytes, or those of a freed block.
 //! - **P6** A failed sync is never retried and never forgotten.
 //! - **P7** A full store loses nothing, goes on reading, and recovers. Overwrites, trims, deletions
 //!   and restores go on in it.
-//! - **P8** Damage to acknowledged data is reported, and never cut off with the end of the log:
-//!   also of what leads to it, a superblock, the catalog, a footer. The store is open for reading
-//!   only then; no one sector that is damaged or cannot be read keeps it from being opened.
+//! - **P8** Damage to acknowledged data, or to a structure that leads to it (superblock, catalog,
+//!   footer), is reported, and never cut off with the tail of the log. The store is then open for
+//!   reading only; no single damaged or unreadable sector keeps it from being opened.
 //! - **P9** A snapshot never changes.
 //!
 //! | in `tests/` | attacks | how |
 //! |---|---|---|
-//! | `enumeration.rs` | P1 to P5, P8, P9 | all crash states of all short sequences of operations on a tiny store |
+//! | `enumeration.rs` | P1 to P5, P8, P9 | all crash states of all short runs on a tiny store |
 //! | `crash.rs` | P1 to P3, P5, P7, P9 | long random lives, which end in every way |
-//! | `host.rs` | P2 | hosts that crash at any moment of young and old stores, on file systems of each kind |
+//! | `host.rs` | P2 | hosts that crash at any moment, on file systems of each kind |
 //! | `faults.rs` | P1, P2, P6, P7 | a disk that fails, or is full |
-//! | `damage.rs` | P4, P8 | a disk that does not hold what was written |
-//! | `rot.rs` | P4, P8 | a flipped bit in every byte that anything reads |
-//! | `space.rs` | P7 | stores filled to any part of what is usable, and interleaved volumes that are deleted |
-//! | `ordering.rs` | P2, P5 | what overlaps, held apart on purpose |
-//! | `watchdog.rs` | | what hangs, and who waits for it, is told |
-//! | `blindness.rs` | | engines that leave one of it out, each of which those above find |
+//! | `damage.rs` | P4, P8 | a disk that loses or changes what was written |
+//! | `rot.rs` | P4, P8 | a flipped bit in every byte that is ever read |
+//! | `space.rs` | P7 | stores filled to any level; deletion of interleaved volumes |
+//! | `ordering.rs` | P2, P5 | overlapping operations, held apart on purpose |
+//! | `watchdog.rs` | | work that hangs, and its waiters, are reported |
+//! | `blindness.rs` | | mutations, each of which the suites above find |
 
 mod base;
 mod cache;
@@ -141,19 +151,19 @@ pub use volume::{
     Unfinished, UnfinishedRead, Volume,
 };
 
-/// Checking a stopped store.
+/// Checking a stopped store for damage.
 pub mod check {
     pub use crate::offline::check::{
         CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Place,
     };
 }
 
-/// Showing what lies in a stopped store.
+/// Inspecting a stopped store, field by field.
 pub mod inspect {
     pub use crate::offline::inspect::{Field, Row, Section};
 }
 
-/// The seams for tests: a store on a simulated disk, and engines that leave one ordering out.
+/// Seams for tests: a store on a simulated disk, and mutation testing.
 pub mod sim {
     #[cfg(feature = "blindness")]
     pub use crate::base::{Blindness, while_blind_to};

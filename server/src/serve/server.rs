@@ -154,7 +154,7 @@ async fn serve(
         endpoints: &endpoints,
         admin: admin_address,
         admin_socket: admin_socket.as_ref().map(|(_, file)| file.path()),
-        engine: keeper.engine_name(),
+        engine: keeper.backend_name(),
         fallback: keeper.fallback(),
         recovery: &recovery,
         usable_bytes: store.stats().usable_bytes,

@@ -3,12 +3,12 @@
 //! ```text
 //!   transfer    whole reads, writes, receives and sends, as futures
 //!   runtime     the executor, its timers, the spin policy, handles for other threads
-//!   engine      who does an operation: io_uring, a thread pool with epoll, or events in virtual time
-//!   io          what an operation is, and what it works on: files, sockets, the simulated disk
+//!   engine      io_uring, a thread pool with epoll, or events in virtual time
+//!   io          operations, and what they work on: files, sockets, the simulated disk
 //!   memory      buffers that the kernel may borrow
 //! ```
-//! Each room imports from those below it. All `unsafe` of the workspace that concerns I/O and
-//! memory is in here.
+//! Each room imports from those below it. All `unsafe` code of the workspace for I/O and memory is
+//! in this crate.
 //!
 //! ```
 //! use sandstone_ring::{Backend, File, Runtime, aligned};

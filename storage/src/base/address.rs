@@ -1,7 +1,7 @@
 //! The units of the store: blocks, segments, addresses and log sequence numbers.
 //!
-//! An index is not a count is not a size: each of these is its own type, and what is measured in
-//! bytes says so in its name. Source: DESIGN section 2.
+//! Index, count and size differ: each unit is its own type, and a name says when it counts bytes.
+//! Source: DESIGN section 2.
 
 use std::fmt;
 
@@ -19,11 +19,12 @@ const BLOCK_BITS: u32 = 14;
 const _: () = assert!(VOLUME_BYTES_MAX / BLOCK_BYTES as u64 == 1 << 32);
 
 /// Number of a segment. Numbers only grow and are never used twice, so an address names the same
-/// bytes for ever.
+/// bytes forever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct SegmentId(pub(crate) u64);
 
-/// Place of a segment in the store file: the `n`th stretch of a segment's length. Slots are reused.
+/// Place of a segment in the store file: the `n`th stretch that is as long as a segment. Slots are
+/// reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Slot(pub(crate) u32);
 
@@ -40,7 +41,7 @@ impl Address {
         Self(segment.0 << BLOCK_BITS | u64::from(block))
     }
 
-    /// Reads an address from disk; `None` for what no address can be.
+    /// Reads an address from disk; `None` for a number that no address can have.
     pub(crate) fn from_raw(raw: u64) -> Option<Self> {
         let segment = raw >> BLOCK_BITS;
         (segment > 0 && segment < 1 << 48).then_some(Self(raw))
@@ -73,7 +74,8 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Number of a log record. One counter for the store; it grows by one a record and has no gaps.
+/// Number of a log record. The store has one counter; it grows by one for each record and has no
+/// gaps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub(crate) struct Lsn(pub(crate) u64);
 
@@ -88,7 +90,7 @@ impl Lsn {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct VolumeNumber(pub(crate) u32);
 
-/// Bytes as whole blocks, rounded up.
+/// Number of whole blocks that `bytes` take, rounded up.
 pub(crate) fn blocks_for(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(BLOCK_BYTES)).expect("below 16 TiB")
 }

@@ -1,6 +1,6 @@
-//! One bit a block of a segment, and how many are set before each.
+//! Bitmaps with one bit for each block of a segment, and the rank of each bit.
 
-/// Which blocks of a segment are meant. It does not change.
+/// A fixed set of blocks of one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bitmap {
     words: Box<[u64]>,
@@ -9,14 +9,15 @@ pub(crate) struct Bitmap {
 }
 
 impl Bitmap {
-    /// Of these blocks, in a segment of `segment_blocks`.
+    /// The set of these blocks, in a segment of `segment_blocks`.
     pub(crate) fn of(blocks: impl Iterator<Item = u32>, segment_blocks: u32) -> Self {
         let mut words = vec![0; (segment_blocks as usize).div_ceil(64)].into_boxed_slice();
         blocks.for_each(|block| words[(block / 64) as usize] |= 1 << (block % 64));
         Self::new(words)
     }
 
-    /// From its words, the first block in the lowest bit. A segment has at most 16,384 blocks.
+    /// A set from its words, the first block in the lowest bit. A segment has at most 16,384
+    /// blocks.
     pub(crate) fn new(words: Box<[u64]>) -> Self {
         let mut count = 0;
         let before = words
@@ -55,7 +56,7 @@ impl Bitmap {
     }
 }
 
-/// Sets a bit. Whether it was not set before.
+/// Sets a bit, and returns whether it was clear before.
 pub(crate) fn set(words: &mut [u64], block: u32) -> bool {
     let (word, bit) = (&mut words[(block / 64) as usize], 1 << (block % 64));
     let fresh = *word & bit == 0;
@@ -96,10 +97,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_a_list_of_blocks(blocks in prop::collection::btree_set(0u32..256, 0..256), least in 1u32..9) {
+        fn equals_a_list_of_blocks(
+            blocks in prop::collection::btree_set(0u32..256, 0..256),
+            least in 1u32..9,
+        ) {
             let mut words = vec![0u64; 4].into_boxed_slice();
             blocks.iter().for_each(|b| words[(b / 64) as usize] |= 1 << (b % 64));
-            prop_assert_eq!(ones(&words).collect::<Vec<_>>(), blocks.iter().copied().collect::<Vec<_>>());
+            let listed = blocks.iter().copied().collect::<Vec<_>>();
+            prop_assert_eq!(ones(&words).collect::<Vec<_>>(), listed);
             let mut dead = Vec::new();
             for (first, len) in gaps(&words, 256, least) {
                 prop_assert!(len >= least);

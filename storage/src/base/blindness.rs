@@ -1,14 +1,14 @@
-//! Blindness: engines that leave out one ordering or one check on purpose, so that the suites can
-//! show that they notice.
+//! Mutation testing (*blindness*): engines that leave out one ordering or one check on purpose, so
+//! that the suites can show that they notice.
 //!
-//! Without the feature `blindness` every question here is answered with a constant no, and nothing
-//! is left of it in the program. With it, a test chooses for its own thread, on which the simulated
-//! engine runs altogether.
+//! Without the feature `blindness` [`is_blind_to`] is a constant `false`, and the compiler removes
+//! it from the program. With it, a test chooses a mutation for its own thread, on which the whole
+//! simulated engine runs.
 
 #[cfg(feature = "blindness")]
 use std::cell::Cell;
 
-/// What an engine can be blind to. Each names the promise that it breaks.
+/// A mutation of the engine. Each names the promise that it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blindness {
     /// P1: the sync before the superblock is written (checkpoint's I3).
@@ -20,11 +20,11 @@ pub enum Blindness {
     /// P1: segments are free once the checkpoint that no longer names them is durable (segments'
     /// I2).
     FreeAfterCheckpoint,
-    /// P5: what readers may be reading is not reused (segments' I2).
+    /// P5: a slot that a read pin may cover is not reused: quiesce before reuse (segments' I2).
     DrainBeforeReuse,
     /// P2: acknowledgements leave in log order (the log's I2).
     LogOrder,
-    /// P2: what goes to a slot that is not ready is written through (the log's I5).
+    /// P2: data for a slot that is not ready is written through (the log's I6).
     WriteThrough,
     /// P2: a slot is prepared when its zeroes were synced (segments' I5).
     PreparedSync,
@@ -39,34 +39,36 @@ pub enum Blindness {
     Fua,
     /// P1: a change of the catalog waits for a sync.
     CatalogSync,
-    /// P3: replay compares the data of what is not known to be synced (recovery's I3).
+    /// P3: replay compares the data of records that are not known to be synced (recovery's I3).
     ReplayData,
     /// P3: an end of the log that was lost does not come back (recovery's I4).
     Fence,
     /// P3: the trailer block of the open segment is cleared before the log goes on (recovery's I4).
     ClearedTrailer,
-    /// P8: an end of the log below what was synced is damage (recovery's I2).
+    /// P8: an end of the log below the last synced LSN is damage (recovery's I2).
     SyncedEnd,
-    /// P8: a superblock that is damaged, lost or elsewhere is no torn write (recovery's I5).
-    SuperblockDamage,
-    /// P8: the log goes on where it was settled that it would, with or without a footer (the log's
+    /// P8: a superblock that is damaged, lost or in the wrong slot is no torn write (recovery's
     /// I5).
+    SuperblockDamage,
+    /// P8: the log goes on in the segment that was claimed for it, with or without a footer (the
+    /// log's I5).
     NextSegment,
-    /// P1: what can be read of the log after a start, and is not known to be synced, is written
-    /// again (recovery's I4).
+    /// P1: a start writes again the part of the log that it can read and that is not known to be
+    /// synced (recovery's I4).
     WrittenAgain,
     /// P2: the trailer is staged before the log goes on in the next segment.
     StagedTrailer,
-    /// P2: a window of staging takes the next stretch when all of the old is in the store
+    /// P2: a window of staging takes the next stretch when all of the old one is in the store
     /// (staging's I1).
     WindowInUse,
     /// P4: data is compared with its checksum when it is read.
     DataChecksum,
-    /// P4: so are the nodes of the map.
+    /// P4: nodes of the map are compared with their checksums when they are read.
     NodeChecksum,
-    /// P4: a block that is written in part is what was read when it is written (write's I3).
+    /// P4: a block that is written in part still has, at that moment, the content that was read
+    /// (write's I3).
     EdgeChanged,
-    /// P7: some segments are kept for what makes room again (segments' I3).
+    /// P7: some segments are kept for the work that makes room again (segments' I3).
     Reserve,
     /// P9: a snapshot refuses to be written.
     SnapshotWrites,
@@ -77,7 +79,7 @@ thread_local! {
     static CHOSEN: Cell<Option<Blindness>> = const { Cell::new(None) };
 }
 
-/// Runs `work` on this thread with an engine that is blind to that.
+/// Runs `work` on this thread with an engine that has this mutation.
 #[cfg(feature = "blindness")]
 pub fn while_blind_to<T>(blindness: Blindness, work: impl FnOnce() -> T) -> T {
     struct Sighted;
@@ -91,13 +93,13 @@ pub fn while_blind_to<T>(blindness: Blindness, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Whether this engine leaves that out.
+/// Whether this engine has that mutation.
 #[cfg(feature = "blindness")]
 pub(crate) fn is_blind_to(what: Blindness) -> bool {
     CHOSEN.get() == Some(what)
 }
 
-/// Whether this engine leaves that out: never.
+/// Whether this engine has that mutation: never.
 #[cfg(not(feature = "blindness"))]
 pub(crate) const fn is_blind_to(_: Blindness) -> bool {
     false

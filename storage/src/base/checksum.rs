@@ -12,17 +12,18 @@ pub(crate) fn block(data: &[u8]) -> u32 {
     crc32fast::hash(data)
 }
 
-/// Checksum of bytes that the holder of the checksum vouches for (map nodes, catalog chunks).
+/// Checksum of bytes whose checksum is stored elsewhere (map nodes: in the parent; catalog chunks:
+/// in the reference).
 pub(crate) fn plain(data: &[u8]) -> u32 {
     crc32fast::hash(data)
 }
 
-/// Whether all bytes are zero. Most data says no within its first bytes.
+/// Whether all bytes are zero. For most data the first bytes decide.
 pub(crate) fn is_zero(data: &[u8]) -> bool {
     data.chunks(64).all(|chunk| chunk.iter().fold(0u8, |all, byte| all | byte) == 0)
 }
 
-/// What seeds the checksums of log headers, records and footers.
+/// The secret that seeds the checksums of log headers, records and footers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Secret(pub(crate) [u8; 16]);
 

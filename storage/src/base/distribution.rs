@@ -1,19 +1,20 @@
-//! How often something was how large, for metrics.
+//! Histograms for metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counts of values by size.
+/// A histogram: counts of values by size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Distribution {
-    /// Upper bounds of the buckets, each included; one more bucket has no bound.
+    /// Upper bounds of the buckets, inclusive, in the unit of the values; one more bucket has no
+    /// bound.
     pub bounds: &'static [u64],
-    /// Values in each bucket, those of the last included.
+    /// Number of values in each bucket, the unbounded last one included.
     pub counts: Vec<u64>,
-    /// Sum of all values.
+    /// Sum of all values, in their unit.
     pub sum: u64,
 }
 
-/// Counts them. Any thread may.
+/// The counters behind a [`Distribution`]; any thread may count.
 #[derive(Debug)]
 pub(crate) struct Counting<const N: usize> {
     bounds: &'static [u64; N],

@@ -1,22 +1,22 @@
-//! What can go wrong in the store, sorted by what the caller can do about it.
+//! Errors of the store, sorted by what the caller can do about them.
 
 use std::{error, fmt, io};
 
-/// What an error means for the caller.
+/// The kind of an error: what it means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// No room for new data. Nothing was lost; reads, trims and deletes go on, and writes succeed
-    /// again after them.
+    /// The store has no room for new data. Nothing was lost; reads, trims and deletions go on, and
+    /// writes succeed again after trims and deletions.
     NoSpace,
     /// The range lies beyond the end of the volume. Nothing was done.
     OutOfRange,
-    /// There is no such volume, or it was deleted meanwhile.
+    /// The volume does not exist, or was deleted meanwhile. Nothing was done.
     NotFound,
-    /// A volume of that id exists already. Nothing was done.
+    /// A volume or snapshot of that id exists already. Nothing was done.
     Exists,
     /// The request makes no sense (a shrinking resize, an unaligned size). Nothing was done.
     Invalid,
-    /// Bytes on disk are not those that were written. This read fails; the store goes on.
+    /// The bytes on disk differ from what was written. This read fails; the store goes on.
     Corrupt,
     /// The device refused this one read. The store goes on.
     Io,
@@ -48,7 +48,7 @@ impl Error {
         Self::new(Kind::Corrupt, context)
     }
 
-    /// What the caller can do about it.
+    /// The kind, which says what the caller can do about the error.
     pub fn kind(&self) -> Kind {
         self.kind
     }

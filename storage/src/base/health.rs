@@ -1,4 +1,4 @@
-//! Whether the store may be written to.
+//! Health: whether the store may be written to.
 
 use super::{Error, Kind};
 use std::sync::{
@@ -9,27 +9,28 @@ use std::sync::{
 /// The store's state, as readiness shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// All is well.
+    /// The store takes reads and writes.
     Ready,
-    /// The file system below the store has no room for what is to be written, for this reason. What
-    /// was written waits, and goes on when there is room; reads go on.
+    /// The file system below the store has no room for a write, for this reason. Writes wait, and
+    /// go on when there is room; reads go on.
     Starved(String),
     /// A log write or sync failed, or a start could not write what it has to, for this reason.
-    /// Reads go on; nothing more is written until a restart.
+    /// Reads go on; the store writes nothing until a restart.
     Latched(String),
-    /// Recovery found acknowledged data damaged, or what leads to it, as told. Reads go on, and may
-    /// find what is older than it should be; nothing is written, nothing is cut off.
+    /// Recovery found damage to acknowledged data, or to a structure that leads to it, for this
+    /// reason. Reads go on, and may return older data than they should; nothing is written, and
+    /// nothing is cut off.
     Corrupt(String),
 }
 
-/// The one owner of that state. It only ever gets worse, but for waiting, which may end.
+/// The one owner of the [`Health`]. It only gets worse, except that waiting for room may end.
 #[derive(Debug)]
 pub(crate) struct HealthCell {
     stopped: AtomicBool,
     health: Mutex<Health>,
-    /// Writes that wait for room below.
+    /// Writes that wait for room in the file system.
     waiting: AtomicU32,
-    /// Nobody waits for room any more.
+    /// Waits for room are cancelled.
     waits_cancelled: AtomicBool,
 }
 
@@ -47,12 +48,12 @@ impl HealthCell {
         self.health.lock().expect("no panics under this lock").clone()
     }
 
-    /// Whether nothing may be written any more.
+    /// Whether writes are refused for good.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Acquire)
     }
 
-    /// What a write is told when nothing may be written any more.
+    /// The error for a write when writes are refused.
     pub(crate) fn refusal(&self) -> Error {
         match self.get() {
             Health::Corrupt(reason) => Error::new(Kind::ReadOnly, reason),
@@ -63,7 +64,7 @@ impl HealthCell {
         }
     }
 
-    /// No more writes. The first reason is the one that counts.
+    /// Refuses all later writes. The first reason is kept.
     pub(crate) fn latch(&self, reason: &str) {
         let mut health = self.health.lock().expect("no panics under this lock");
         if matches!(*health, Health::Ready | Health::Starved(_)) {
@@ -76,7 +77,7 @@ impl HealthCell {
         }
     }
 
-    /// Waiting for room is over: what finds none fails.
+    /// Cancels waits for room: a write that finds none fails.
     pub(crate) fn cancel_waits(&self) {
         self.waits_cancelled.store(true, Release);
     }
@@ -85,7 +86,7 @@ impl HealthCell {
         !self.waits_cancelled.load(Acquire) && !self.is_stopped()
     }
 
-    /// One more write waits for room below.
+    /// One more write waits for room in the file system.
     pub(crate) fn enter_wait(&self, reason: &str) {
         self.waiting.fetch_add(1, AcqRel);
         let mut health = self.health.lock().expect("no panics under this lock");
@@ -98,7 +99,7 @@ impl HealthCell {
         }
     }
 
-    /// One of them waits no longer.
+    /// One write waits no longer.
     pub(crate) fn leave_wait(&self) {
         let was_last = self.waiting.fetch_sub(1, AcqRel) == 1;
         let mut health = self.health.lock().expect("no panics under this lock");

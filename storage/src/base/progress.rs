@@ -1,4 +1,5 @@
-//! One kind of work that may hang: how much of it is under way, and when it last got on.
+//! Progress of one kind of work that may hang: how much of it is under way, and when it last made
+//! progress.
 
 use sandstone_ring::runtime;
 use std::{
@@ -6,30 +7,31 @@ use std::{
     time::Duration,
 };
 
-/// One kind of work: how much of it is under way, and when it last got on.
+/// Progress of one kind of work: how much of it is under way, and when it last made a step.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     under_way: AtomicU32,
-    /// In microseconds of the clock.
+    /// Time of the last step, in microseconds of the runtime's clock.
     moved_us: AtomicU64,
 }
 
-/// Some of that work, until it is dropped.
+/// A piece of that work, under way until this guard is dropped.
 #[derive(Debug)]
 pub(crate) struct UnderWay<'a>(&'a Progress);
 
 impl Progress {
-    /// Some of it begins.
+    /// A piece of the work begins.
     pub(crate) fn begin(&self) -> UnderWay<'_> {
         if self.under_way.load(Acquire) == 0 {
-            // Before it counts, so that nobody takes the end of the last one for its last step.
+            // Before it counts, so that the watchdog does not take the end of the last piece for a
+            // step of this one.
             self.step();
         }
         self.under_way.fetch_add(1, AcqRel);
         UnderWay(self)
     }
 
-    /// It gets on.
+    /// The work makes a step.
     pub(crate) fn step(&self) {
         self.moved_us.store(runtime::clock().as_micros() as u64, Release);
     }
@@ -38,7 +40,7 @@ impl Progress {
         Duration::from_micros(self.moved_us.load(Acquire))
     }
 
-    /// When that which is under way last got on.
+    /// When the work under way last made a step; `None` while none is under way.
     pub(crate) fn waits_since(&self) -> Option<Duration> {
         (self.under_way.load(Acquire) > 0).then(|| self.moved())
     }

@@ -1,17 +1,17 @@
-//! What a volume is tuned by, and how durable a write is when it is acknowledged.
+//! A volume's four settings, and how durable a write is when it is acknowledged.
 
-/// Most bytes of attributes a volume can carry.
+/// Limit of a volume's attributes, in bytes.
 pub const ATTRIBUTES_BYTES_MAX: usize = 2048;
 
-/// How a volume uses what all volumes share (DESIGN section 6).
+/// A volume's settings: how it uses what all volumes share (DESIGN section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Most bytes of memory that clean blocks which this volume brought into the cache may take,
-    /// within the cache's own size.
+    /// Limit, in bytes, of cache memory for clean blocks that this volume brought in, within the
+    /// cache's own size.
     pub cache_bytes: u64,
-    /// Most bytes accepted but not yet in the store file.
+    /// Limit, in bytes, of data that is accepted but not yet in the store file.
     pub buffer_bytes: u64,
-    /// MiB to read ahead when reads run in sequence.
+    /// MiB to read ahead when reads are sequential; 0 for none.
     pub prefetch_mib: u32,
     /// Whether a write is acknowledged from the staging buffer.
     pub writeback: bool,

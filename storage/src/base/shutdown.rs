@@ -1,22 +1,21 @@
-//! That the store is being closed: what works in the background ends at its next step instead of
-//! finishing.
+//! The shutdown of a store: background work ends at its next step instead of finishing.
 
 use crate::base::{Error, Kind, Result};
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use tokio::sync::Notify;
 
-/// Begins once and never ends.
+/// The shutdown flag: it is set once and stays set.
 #[derive(Debug, Default)]
 pub(crate) struct Shutdown {
     begun: AtomicBool,
-    told: Notify,
+    changed: Notify,
 }
 
 impl Shutdown {
-    /// Begins it, and says whether it had not begun before.
+    /// Begins the shutdown, and returns whether this call began it.
     pub(crate) fn begin(&self) -> bool {
         let begun_before = self.begun.swap(true, AcqRel);
-        self.told.notify_waiters();
+        self.changed.notify_waiters();
         !begun_before
     }
 
@@ -24,18 +23,18 @@ impl Shutdown {
         self.begun.load(Acquire)
     }
 
-    /// Waits for it, as those do who would only sleep.
+    /// Waits until the shutdown begins.
     pub(crate) async fn begun(&self) {
-        let told = self.told.notified();
+        let changed = self.changed.notified();
         if !self.has_begun() {
-            told.await;
+            changed.await;
         }
     }
 
-    /// Whether work may go on.
+    /// Checks that work may go on.
     ///
     /// # Errors
-    /// [`Kind::Latched`] from then on.
+    /// [`Kind::Latched`] once the shutdown has begun.
     pub(crate) fn check(&self) -> Result<()> {
         if self.has_begun() {
             Err(Error::new(Kind::Latched, "the store is being closed"))

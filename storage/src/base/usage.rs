@@ -1,4 +1,5 @@
-//! What a volume uses of what all volumes share, counted for metrics and for its knobs.
+//! A volume's use of the resources that all volumes share, counted for metrics and for its
+//! settings.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -14,7 +15,8 @@ pub(crate) struct Usage {
     pub(crate) buffered_bytes: AtomicU64,
 }
 
-/// Numbers of one volume for metrics. Blocks of a shared history count for whoever brought them in.
+/// Statistics of one volume, for metrics. Shared blocks in the cache count for the volume that
+/// brought them in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VolumeStats {
     /// Blocks that reads found in memory (cache or staging).
@@ -25,9 +27,9 @@ pub struct VolumeStats {
     pub cache_bytes: u64,
     /// Bytes that were read ahead.
     pub prefetched_bytes: u64,
-    /// Of them, those that were then read.
+    /// Bytes of them that were then read.
     pub prefetch_used_bytes: u64,
-    /// Of them, those that were thrown out unread.
+    /// Bytes of them that were evicted unread.
     pub prefetch_wasted_bytes: u64,
     /// Bytes that are accepted and not in the store yet.
     pub buffered_bytes: u64,

@@ -1,4 +1,4 @@
-//! Who brought a block into the cache, and how much it may keep there.
+//! Accounts: which volume brought a block into the cache, and how much it may keep there.
 
 use crate::base::Usage;
 use std::sync::{
@@ -28,7 +28,7 @@ impl Account {
         })
     }
 
-    /// What its entries are found by.
+    /// The number by which its entries are found.
     pub(super) fn number(&self) -> u64 {
         self.number
     }

@@ -7,4 +7,4 @@ mod shard;
 mod tests;
 
 pub(crate) use account::Account;
-pub(crate) use s3_fifo::{BlockCache, Cache, Newcomer, NodeCache};
+pub(crate) use s3_fifo::{BlockCache, Cache, NodeCache, Origin};

@@ -2,19 +2,19 @@
 //!
 //! ```text
 //!   new ─► small (a tenth) ─used again─► main ─round and round─┬─used meanwhile─► once more
-//!             └─not used again─► gone; its key is remembered   └─not used─► gone
-//!                and brings it straight into main if it comes back soon
+//!             └─not used again─► evicted; a ghost keeps        └─not used─► evicted
+//!                its key, and a key that returns soon goes straight into main
 //! ```
 //!
 //! Two of them exist: blocks of data, and nodes of the map. Both are keyed by address, and because
-//! an address names the same bytes for ever, an entry is never stale and a block that a thousand
+//! an address names the same bytes forever, an entry is never stale and a block that a thousand
 //! forks share is held once.
 //!
-//! I1  The entries and what they take beside their content never take more than the budget.
-//! I2  The entries that an account brought in never take more than its cap: who is at it gives up
-//!     one of its own.
-//! I3  A guess (read ahead) takes the place of other guesses and of what was read once, never of
-//!     what was used again.
+//! I1  The entries, with their overhead, never take more than the budget.
+//! I2  The entries that an account brought in never take more than its cap: an account at its cap
+//!     evicts one of its own.
+//! I3  A block that is read ahead replaces other such blocks and blocks that were read once, never
+//!     a block that was used again.
 //!
 //! Source: Yang et al., "FIFO queues are all you need for cache eviction" (S3-FIFO), SOSP 2023. One
 //! pass over a large volume goes through the small queue alone.
@@ -30,17 +30,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 const SHARDS: usize = 16;
 
-/// What an entry takes beside its content: its place in table and queues, a remembered key, the
-/// counter of those who hold it, the allocator's heads (counted on a 64-bit machine, rounded up).
+/// Overhead of an entry in bytes: its place in table and queues, a ghost key, its reference count,
+/// the allocator's heads (counted on a 64-bit machine, rounded up).
 pub(super) const ENTRY_BYTES: usize = 192;
 
-/// Why something comes into the cache.
+/// Why a block or node comes into the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Newcomer {
-    /// Somebody asked for it.
-    Wanted,
-    /// Somebody may soon.
-    Guess,
+pub(crate) enum Origin {
+    /// Brought in for a request.
+    Demand,
+    /// Brought in by read-ahead.
+    Readahead,
 }
 
 /// The cache. `V` is held by value and looked at under its shard's lock.
@@ -68,7 +68,7 @@ impl<V> Cache<V> {
         shard.lock().expect("no panics under this lock")
     }
 
-    /// Neighbouring addresses to different shards.
+    /// The shard of a key; neighbouring addresses go to different shards.
     fn shard_number(key: u64) -> usize {
         (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60) as usize
     }
@@ -77,7 +77,7 @@ impl<V> Cache<V> {
         Self::lock(&self.shards[Self::shard_number(key.raw())])
     }
 
-    /// Looks at an entry under the lock of its shard; keep `look` short.
+    /// Calls `look` with an entry under the lock of its shard; keep it short.
     pub(crate) fn get<R>(&self, key: Address, look: impl FnOnce(&V) -> R) -> Option<R> {
         self.shard(key).get(key.raw()).map(look)
     }
@@ -87,14 +87,14 @@ impl<V> Cache<V> {
         self.shard(key).contains(key.raw())
     }
 
-    /// Puts an entry in whose content takes `bytes`. It is left out where the account's cap, or
-    /// what is worth more, leaves it no room; then `make` is not called.
+    /// Inserts an entry whose content takes `bytes`, unless the account's cap, or entries that are
+    /// worth more, leave no room; then `make` is not called.
     pub(crate) fn insert(
         &self,
         key: Address,
         bytes: usize,
         owner: Option<&Arc<Account>>,
-        newcomer: Newcomer,
+        origin: Origin,
         make: impl FnOnce() -> V,
     ) {
         let bytes = bytes + ENTRY_BYTES;
@@ -110,20 +110,20 @@ impl<V> Cache<V> {
         }
         let mut shard = self.shard(key);
         // Another worker may have put it in meanwhile.
-        if !shard.contains(key.raw()) && shard.make_room(bytes, newcomer) {
-            shard.push(key.raw(), make(), bytes, owner.cloned(), newcomer);
+        if !shard.contains(key.raw()) && shard.make_room(bytes, origin) {
+            shard.push(key.raw(), make(), bytes, owner.cloned(), origin);
         } else if let Some(owner) = owner {
             owner.give_back(bytes as u64);
         }
     }
 
-    /// Lets go of one of the account's entries; of those in the shard `first` before others.
+    /// Evicts one of the account's entries, from the shard `first` if it has one.
     fn evict_owned(&self, owner: &Account, first: usize) -> Option<V> {
         let from = |i| Self::lock(&self.shards[(first + i) % SHARDS]).evict_owned(owner);
         (0..SHARDS).find_map(from)
     }
 
-    /// Lets go of what an account holds beyond its cap, which may just have become smaller.
+    /// Evicts what an account holds beyond its cap, which may just have become smaller.
     pub(crate) fn trim(&self, owner: &Account) {
         while owner.is_over() && self.evict_owned(owner, 0).is_some() {}
     }
@@ -152,9 +152,9 @@ impl NodeCache {
         self.shard(node.address).peek(node.address.raw()).cloned()
     }
 
-    /// Puts a node in under the address it has on disk.
+    /// Inserts a node under the address it has on disk.
     pub(crate) fn put(&self, node: Arc<Node>) {
         let home = node.home().expect("only nodes that are on disk are cached");
-        self.insert(home.address, node.memory_bytes(), None, Newcomer::Wanted, || node);
+        self.insert(home.address, node.memory_bytes(), None, Origin::Demand, || node);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     account::Account,
-    s3_fifo::{ENTRY_BYTES, Newcomer},
+    s3_fifo::{ENTRY_BYTES, Origin},
 };
 use foldhash::fast::FixedState;
 use slab::Slab;
@@ -21,7 +21,7 @@ pub(super) struct Shard<V> {
     entries: Slab<Entry<V>>,
     small: Queue,
     main: Queue,
-    /// Keys that left the small queue without having been used again, oldest first.
+    /// Keys that left the small queue without a second use, oldest first.
     ghosts: VecDeque<u64>,
     ghost_index: HashSet<u64, FixedState>,
     /// The entries of each account, newest first.
@@ -33,10 +33,10 @@ struct Entry<V> {
     key: u64,
     value: V,
     bytes: u32,
-    /// Looks at it since it came into its queue.
+    /// Uses since it came into its queue.
     uses: u8,
-    /// Read ahead, and nobody has asked for it yet.
-    is_guess: bool,
+    /// It was read ahead, and no request has used it yet.
+    is_readahead: bool,
     place: Place,
     owner: Option<Arc<Account>>,
     /// Neighbours in its queue, and among its owner's entries.
@@ -127,9 +127,8 @@ impl<V> Shard<V> {
     /// An entry that is used.
     pub(super) fn get(&mut self, key: u64) -> Option<&V> {
         let entry = &mut self.entries[*self.index.get(&key)?];
-        if std::mem::take(&mut entry.is_guess) {
-            // Somebody wanted it once, which is what every block in the small queue can say of
-            // itself.
+        if std::mem::take(&mut entry.is_readahead) {
+            // A request used it once, as is true of every block in the small queue.
             if let Some(owner) = &entry.owner {
                 owner
                     .usage
@@ -142,10 +141,11 @@ impl<V> Shard<V> {
         Some(&entry.value)
     }
 
-    /// Makes room for `bytes` more; `false` where a guess finds nothing that may go for it.
-    pub(super) fn make_room(&mut self, bytes: usize, newcomer: Newcomer) -> bool {
+    /// Makes room for `bytes` more; `false` where a block that is read ahead finds nothing that it
+    /// may replace.
+    pub(super) fn make_room(&mut self, bytes: usize, origin: Origin) -> bool {
         while self.bytes() + bytes > self.bytes_max {
-            if self.evict(newcomer).is_none() {
+            if self.evict(origin).is_none() {
                 return false;
             }
         }
@@ -158,15 +158,26 @@ impl<V> Shard<V> {
         value: V,
         bytes: usize,
         owner: Option<Arc<Account>>,
-        newcomer: Newcomer,
+        origin: Origin,
     ) {
-        let is_guess = newcomer == Newcomer::Guess;
-        let place =
-            if self.ghost_index.contains(&key) && !is_guess { Place::Main } else { Place::Small };
+        let is_readahead = origin == Origin::Readahead;
+        let place = if self.ghost_index.contains(&key) && !is_readahead {
+            Place::Main
+        } else {
+            Place::Small
+        };
         let number = owner.as_ref().map(|owner| owner.number());
         let bytes = u32::try_from(bytes).expect("an entry is below 4 GiB");
-        let entry =
-            Entry { key, value, bytes, uses: 0, is_guess, place, owner, links: Default::default() };
+        let entry = Entry {
+            key,
+            value,
+            bytes,
+            uses: 0,
+            is_readahead,
+            place,
+            owner,
+            links: Default::default(),
+        };
         let at = self.entries.insert(entry);
         self.index.insert(key, at);
         self.enqueue(at, place);
@@ -175,7 +186,7 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Lets go of the account's oldest entry that was not used lately.
+    /// Evicts the account's oldest entry that was not used lately.
     pub(super) fn evict_owned(&mut self, account: &Account) -> Option<V> {
         let list = self.owned.get_mut(&account.number())?;
         let mut at = list.oldest? as usize;
@@ -212,20 +223,21 @@ impl<V> Shard<V> {
         *self.queue(place) = queue;
     }
 
-    /// Lets go of what is least worth keeping.
-    fn evict(&mut self, newcomer: Newcomer) -> Option<V> {
+    /// Evicts the entry that is least worth keeping.
+    fn evict(&mut self, origin: Origin) -> Option<V> {
         loop {
             let small_is_large = self.small.bytes > self.bytes_max / SMALL_PART;
-            let oldest = match (newcomer, self.main.list.oldest) {
-                (Newcomer::Wanted, Some(oldest)) if !small_is_large => oldest,
-                // A guess looks no further than the small queue (keeps I3).
-                (Newcomer::Guess | Newcomer::Wanted, _) => self.small.list.oldest?,
+            let oldest = match (origin, self.main.list.oldest) {
+                (Origin::Demand, Some(oldest)) if !small_is_large => oldest,
+                // A block that is read ahead evicts from the small queue only (keeps I3).
+                (Origin::Readahead | Origin::Demand, _) => self.small.list.oldest?,
             } as usize;
             let Entry { uses, place, .. } = self.entries[oldest];
             match (place, uses) {
                 (Place::Small, 0) => {
-                    let (key, is_guess) = (self.entries[oldest].key, self.entries[oldest].is_guess);
-                    if !is_guess {
+                    let (key, is_readahead) =
+                        (self.entries[oldest].key, self.entries[oldest].is_readahead);
+                    if !is_readahead {
                         self.remember(key);
                     }
                     return Some(self.remove(oldest));
@@ -245,7 +257,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Remembers a key that left unused, as many of them as there are entries.
+    /// Keeps the key of an entry that left unused as a ghost; there are at most as many ghosts as
+    /// entries.
     fn remember(&mut self, key: u64) {
         if self.ghost_index.insert(key) {
             self.ghosts.push_back(key);
@@ -271,7 +284,7 @@ impl<V> Shard<V> {
         self.index.remove(&entry.key);
         if let Some(owner) = &entry.owner {
             owner.give_back(u64::from(entry.bytes));
-            if entry.is_guess {
+            if entry.is_readahead {
                 let bytes = u64::from(entry.bytes) - ENTRY_BYTES as u64;
                 owner.usage.prefetch_wasted_bytes.fetch_add(bytes, Relaxed);
             }
@@ -279,7 +292,7 @@ impl<V> Shard<V> {
         entry.value
     }
 
-    /// Holds the books against each other.
+    /// Checks table, queues and counts against each other.
     #[cfg(test)]
     pub(super) fn self_check(&self) {
         let walk = |list: List, chain: Chain| {

@@ -3,7 +3,8 @@
 //!
 //! I1  A change is logged and made under the one lock around [`Catalog`], so a checkpoint that
 //!     takes all entries under it has exactly the changes below [`Catalog::applied`].
-//! I2  A entry's number is never used twice: when they are used up, no entry is made any more.
+//! I2  An entry's number is never used twice: when the numbers are used up, no entry is made any
+//!     more.
 
 use crate::{
     base::{Address, Error, Kind, Lsn, Result, VolumeNumber},
@@ -22,29 +23,30 @@ pub(crate) struct Catalog {
     /// In an order that does not change from run to run, so that simulations repeat.
     by_id: BTreeMap<Uuid, Volume>,
     by_number: BTreeMap<VolumeNumber, Uuid>,
-    /// Snapshots by the volume that they are of.
+    /// Snapshots by their volume.
     snapshots: BTreeMap<VolumeNumber, BTreeSet<VolumeNumber>>,
     families: BTreeMap<VolumeNumber, Family>,
     next: u32,
     applied: Lsn,
 }
 
-/// The entries that may share blocks: those that come from one volume.
+/// A family: the entries that come from one volume, and so may share blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Family {
     members: BTreeSet<VolumeNumber>,
-    /// Data blocks that some member has and that are not told to be one member's alone, at most.
+    /// Upper bound of the data blocks that a member has and that the birthday rule does not give to
+    /// one member alone.
     pub(crate) shared_blocks: u64,
-    /// How often that was found to be none.
+    /// How often `shared_blocks` was found to be 0.
     pub(crate) resets: u64,
 }
 
-/// What went with a entry.
+/// Counts of blocks that were removed with an entry.
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
-    /// Data blocks that its map and those of its snapshots had.
+    /// Data blocks of its map and of its snapshots' maps.
     pub(crate) mapped_blocks: u64,
-    /// By how many blocks less lives, as far as the birthday rule tells.
+    /// By how many blocks the live data shrinks, as far as the birthday rule says.
     pub(crate) freed_blocks: i128,
 }
 
@@ -128,7 +130,7 @@ impl Catalog {
         self.families.get_mut(&number)
     }
 
-    /// All of them, in the order of their ids.
+    /// All entries, in the order of their ids.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Volume> {
         self.by_id.values()
     }
@@ -187,7 +189,7 @@ impl Catalog {
     /// The number for a new entry of that id.
     ///
     /// # Errors
-    /// [`Kind::Exists`]; [`Kind::NoSpace`] when there is no number any more (I2).
+    /// [`Kind::Exists`]; [`Kind::NoSpace`] when the numbers are used up (I2).
     pub(crate) fn next_number(&self, id: Uuid) -> Result<VolumeNumber> {
         if self.by_id.contains_key(&id) {
             return Err(Error::new(
@@ -203,24 +205,24 @@ impl Catalog {
         Ok(VolumeNumber(self.next))
     }
 
-    /// Takes in a entry that was logged under the next number.
+    /// Adds an entry that was logged under the next number.
     pub(crate) fn add(&mut self, entry: Volume) -> Volume {
         self.next = entry.inner.number.0 + 1;
         self.insert(entry.clone());
         entry
     }
 
-    /// Lets go of a entry and, with a volume, of its snapshots, whose locks it takes. Handles that
-    /// are still held find them gone.
+    /// Removes an entry and, with a volume, its snapshots, whose locks it takes. Handles that are
+    /// still held find them deleted.
     pub(crate) fn remove(&mut self, number: VolumeNumber) -> Removed {
         let snapshots = self.snapshots.remove(&number).unwrap_or_default();
         let ids = snapshots
             .into_iter()
             .chain([number])
             .filter_map(|number| self.by_number.remove(&number));
-        let gone: Vec<_> = ids.filter_map(|id| self.by_id.remove(&id)).collect();
+        let deleted: Vec<_> = ids.filter_map(|id| self.by_id.remove(&id)).collect();
         let (mut removed, mut families) = (Removed::default(), BTreeSet::new());
-        for entry in gone {
+        for entry in deleted {
             if let Some(others) = entry.inner.snapshot_of.and_then(|of| self.snapshots.get_mut(&of))
             {
                 others.remove(&entry.inner.number);
@@ -243,11 +245,11 @@ impl Catalog {
                     self.families.remove(&number);
                 }
                 1 => {
-                    // The last one shares with none: what it has is its own, and what it has not is
-                    // garbage.
+                    // The last member shares with no other: all blocks of its map are its own, and
+                    // other blocks of the family are garbage.
                     let last = family.members.first().and_then(|last| self.by_number.get(last));
                     let last = last.and_then(|id| self.by_id.get(id));
-                    let own = last.map_or(0, |last| last.inner.lock().tree.be_alone());
+                    let own = last.map_or(0, |last| last.inner.lock().tree.become_unshared());
                     removed.freed_blocks += i128::from(family.shared_blocks) - i128::from(own);
                     family.shared_blocks = 0;
                     family.resets += 1;
@@ -258,7 +260,7 @@ impl Catalog {
         removed
     }
 
-    /// Logs a change about a entry.
+    /// Logs a change of an entry.
     ///
     /// # Errors
     /// Nothing was logged then.
@@ -274,7 +276,7 @@ impl Catalog {
         Ok(Logged { behind: self.applied, point: appended.address })
     }
 
-    /// The same with what a entry is from now on.
+    /// Logs a change with the entry's new properties.
     ///
     /// # Errors
     /// As [`Self::log`].

@@ -1,4 +1,4 @@
-//! Which volumes and snapshots there are.
+//! The catalog: the volumes and snapshots of a store.
 
 mod entries;
 mod volumes;

@@ -32,7 +32,7 @@ impl Volumes {
     }
 
     /// Changes the catalog, under its lock, as soon as the log has room for the record; waits until
-    /// that is durable.
+    /// the record is durable.
     pub(crate) async fn change<T>(
         &self,
         mut change: impl FnMut(&mut Catalog) -> Result<T, NotChanged>,
@@ -55,7 +55,7 @@ impl Volumes {
         Ok(done)
     }
 
-    /// Logs that a volume with its snapshots, or a snapshot, is gone, and lets go of them.
+    /// Logs the deletion of a volume with its snapshots, or of a snapshot, and removes them.
     pub(crate) fn delete(&self, catalog: &mut Catalog, entry: &Volume) -> Result<(), NotChanged> {
         catalog.log(&self.engine.log, entry.inner.number, RecordKind::VolumeDelete, &[])?;
         let removed = catalog.remove(entry.inner.number);
@@ -64,7 +64,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// Waits for what a catalog record was refused for.
+    /// Waits until the reason for which a catalog record was refused may have ended.
     async fn wait(&self, refused: Refused, room: impl Future<Output = ()>) -> Result<()> {
         match refused {
             Refused::Busy => {

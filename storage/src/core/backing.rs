@@ -1,4 +1,4 @@
-//! What the file system below the store can back.
+//! How many slots the file system below the store can back.
 //!
 //! I1  A store counts as free only what the file system can back. So it is full, with all that a
 //!     full store still can do, before a write fails for want of blocks.
@@ -6,18 +6,18 @@
 use super::Engine;
 
 /// Segments that are open at once, each of which may not have its blocks in the file yet: of the
-/// log, of nodes, of moved blocks. What the log has claimed comes to it.
+/// log, of nodes, of moved blocks. The claimed segment is counted apart.
 const OPEN_SEGMENTS: u64 = 3;
 
 impl Engine {
-    /// Takes note of what the file system can still back (I1).
+    /// Measures how many slots the file system can still back (I1).
     pub(crate) fn measure_backing(&self) {
         let segments = &self.disk.segments;
         let room = match self.disk.file.room_bytes() {
             Ok(Some(bytes)) => {
                 let segment_bytes = segments.geometry.segment_bytes();
-                // What the file has beyond all that is known to have blocks is in slots of which it
-                // is unknown.
+                // Blocks of the file beyond the slots that are known to have some are in slots
+                // whose state is unknown.
                 let known = u64::from(segments.with_blocks()) * segment_bytes;
                 let unknown = self.disk.file.allocated_bytes().unwrap_or(0).saturating_sub(known);
                 let open = OPEN_SEGMENTS + segments.claimed();
@@ -26,7 +26,7 @@ impl Engine {
             }
             Ok(None) => u32::MAX,
             Err(error) => {
-                tracing::debug!(%error, "the file system does not tell its room");
+                tracing::debug!(%error, "the file system does not report its room");
                 u32::MAX
             }
         };

@@ -1,4 +1,4 @@
-//! Nodes of maps that changed since they were written: what the next checkpoint takes.
+//! Dirty nodes: nodes of maps that changed since the last checkpoint began.
 
 use crate::base::Progress;
 use std::sync::atomic::{AtomicU64, Ordering::*};
@@ -9,23 +9,23 @@ use tokio::sync::Notify;
 /// 256 children.
 const NODE_MEMORY_BYTES: u64 = 8192;
 
-/// Counts changed nodes, and stands between the writers that change them and the checkpointer.
+/// Counts dirty nodes, for the writers that change them and the checkpointer.
 #[derive(Debug)]
 pub(crate) struct DirtyNodes {
     /// Changed since the last checkpoint began.
     dirty: AtomicU64,
     /// Most that memory has room for.
     max: u64,
-    /// So much is dirty that a checkpoint is due.
+    /// Notified when so much is dirty that a checkpoint is due.
     due: Notify,
-    /// A checkpoint ended.
+    /// Notified when a checkpoint ends.
     checkpoint_ended: Notify,
     /// Writers that wait for a checkpoint.
     waiting: Progress,
 }
 
 impl DirtyNodes {
-    /// None yet, with a budget of memory.
+    /// No dirty nodes yet, with a budget of memory in bytes.
     pub(crate) fn new(metadata_bytes: u64) -> Self {
         Self {
             dirty: AtomicU64::new(0),
@@ -36,7 +36,7 @@ impl DirtyNodes {
         }
     }
 
-    /// These many nodes became dirty.
+    /// Counts nodes that became dirty.
     pub(crate) fn add(&self, nodes: u64) {
         let before = self.dirty.fetch_add(nodes, Relaxed);
         if before + nodes > self.max / 2 && before <= self.max / 2 {
@@ -53,7 +53,7 @@ impl DirtyNodes {
         self.max
     }
 
-    /// A checkpoint takes what is dirty now.
+    /// A checkpoint takes the nodes that are dirty now.
     pub(crate) fn take(&self) {
         self.dirty.store(0, Relaxed);
     }
@@ -63,12 +63,12 @@ impl DirtyNodes {
         self.due.notify_one();
     }
 
-    /// Waits until one is asked for.
+    /// Waits until a checkpoint is asked for.
     pub(crate) async fn checkpoint_wanted(&self) {
         self.due.notified().await;
     }
 
-    /// Wakes those who wait for a checkpoint: one ended, or none will come.
+    /// Wakes the writers that wait for a checkpoint: one ended, or none will come.
     pub(crate) fn wake_waiters(&self) {
         self.checkpoint_ended.notify_waiters();
     }

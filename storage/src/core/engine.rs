@@ -1,5 +1,5 @@
-//! What all volumes of a store share: the disk, the log, and what changes in memory until it is on
-//! disk.
+//! The engine: what all volumes of a store share, namely the disk, the log, and counts of changes
+//! in memory.
 
 use super::{DirtyNodes, ReadPins, ReclaimDemand, Space};
 use crate::{
@@ -24,7 +24,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// An operation has changed nodes of a map. What they were on disk is garbage with the next
+    /// Counts the nodes that an operation changed. Their copies on disk are garbage after the next
     /// checkpoint.
     pub(crate) fn note_touched(&self, touched: Touched) {
         if touched.dirtied > 0 {
@@ -34,13 +34,13 @@ impl Engine {
         self.space.add_maps(touched.added_blocks);
     }
 
-    /// Nodes that may be dirty: the budget of memory, and no more than the next checkpoint surely
-    /// finds room for. A store that fills up with changed maps in memory could not write them any
-    /// more, and so never free anything.
+    /// Limit of dirty nodes: the budget of memory, and no more than the next checkpoint surely
+    /// finds room for. A store with more dirty nodes than room could not write them, and so never
+    /// free anything.
     fn dirty_max(&self) -> u64 {
         let segments = &self.disk.segments;
-        // A node takes two blocks at most; the other half is left to the catalog and to the
-        // checkpoint after.
+        // A node takes two blocks at most; the other half is left for the catalog and for the next
+        // checkpoint.
         let room = u64::from(segments.usable()) * u64::from(segments.geometry.segment_blocks) / 4;
         self.dirty.max().min(room)
     }
@@ -50,7 +50,7 @@ impl Engine {
         self.dirty.count() > self.dirty_max() / 2
     }
 
-    /// Whether so much is dirty that nothing more may be.
+    /// Whether dirty nodes are at their limit.
     pub(crate) fn is_too_dirty(&self) -> bool {
         self.dirty.count() > self.dirty_max()
     }
@@ -82,13 +82,13 @@ impl Engine {
         self.disk.segments.room(Need::Checkpoint) < 2 * self.checkpoint_segments()
     }
 
-    /// Blocks in used segments that nothing refers to, about.
+    /// Approximate number of dead blocks in used segments.
     pub(crate) fn garbage_blocks(&self) -> u64 {
         let alive = self.space.live_blocks() + self.space.map_blocks();
         self.disk.segments.used_blocks().saturating_sub(alive)
     }
 
-    /// Bytes of garbage that are worth a mark: an eighth of what is in use, and at least four
+    /// Whether the garbage is worth a mark: an eighth of the used blocks, and at least four
     /// segments.
     pub(crate) fn is_garbage_due(&self) -> bool {
         let geometry = &self.disk.segments.geometry;
@@ -103,18 +103,17 @@ impl Engine {
         (self.disk.segments.geometry.slots / 32).clamp(2, 64)
     }
 
-    /// Whether the log's room is short.
+    /// Whether the log's room is below the free-space watermark.
     pub(crate) fn is_short(&self) -> bool {
         self.disk.segments.room(Need::Data) < self.low_room()
     }
 
-    /// Whether it is far from short.
+    /// Whether the log's room is far above the watermark.
     pub(crate) fn has_ample_room(&self) -> bool {
         self.disk.segments.room(Need::Data) >= 2 * self.low_room()
     }
 
-    /// Lets the log send its batches at the end of this thread's turns, as long as the guard is
-    /// held.
+    /// Pumps the log at the end of each of this thread's turns, as long as the guard is held.
     pub(crate) fn attach_runtime(&self) -> TurnEnd {
         let log = Arc::clone(&self.log);
         runtime::on_turn_end(Rc::new(move || log.pump()))

@@ -1,4 +1,4 @@
-//! What all volumes of an open store share, below the volumes themselves.
+//! The state that all volumes of an open store share.
 
 mod backing;
 mod dirty;

@@ -1,11 +1,11 @@
-//! Read pins: a slot is reused only when the operations that may be reading it are over.
+//! Read pins: a slot is reused only after the operations that may be reading it have ended.
 //!
 //! Each operation holds the current pin. [`ReadPins::quiesce`] replaces it and waits until no
 //! operation holds that one, or one that an earlier call replaced. Operations that begin later do
 //! not make it wait.
 //!
-//! An operation that mostly needs no pin may take it when it turns out that it does, unless the pin
-//! was replaced since the operation looked into the map.
+//! An operation that seldom needs a pin may take it later, unless the pin was replaced since the
+//! operation looked into the map.
 
 use crate::base::{Blindness, Progress, is_blind_to};
 use sandstone_ring::runtime;
@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-/// Held by an operation from before it looks into the map until it has its bytes.
+/// A read pin: held by an operation from before it looks into the map until it has its bytes.
 pub(crate) type ReadPin = Arc<()>;
 
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ pub(crate) struct ReadPins {
     pins: Mutex<Pins>,
     /// Counts the pins that were replaced. It changes under the lock.
     replaced: AtomicU64,
-    /// Reclaim waits for operations that began before.
+    /// Reclaim quiesces: it waits for operations that began before.
     pub(crate) quiescing: Progress,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Moment(u64);
 #[derive(Debug, Default)]
 struct Pins {
     current: ReadPin,
-    /// Those that were replaced and may be held still.
+    /// Pins that were replaced and may still be held.
     older: Vec<Weak<()>>,
 }
 
@@ -50,7 +50,7 @@ impl ReadPins {
         Arc::clone(&self.lock().current)
     }
 
-    /// Before a look into the map that may turn out to need a pin.
+    /// The moment before a look into the map that may need a pin afterwards.
     pub(crate) fn now(&self) -> Moment {
         Moment(self.replaced.load(Acquire))
     }
@@ -61,7 +61,7 @@ impl ReadPins {
         (self.replaced.load(Relaxed) == moment.0).then(|| Arc::clone(&pins.current))
     }
 
-    /// Waits until all operations that began before are over.
+    /// Waits until all operations that began before have ended.
     pub(crate) async fn quiesce(&self) {
         let older = {
             let mut pins = self.lock();

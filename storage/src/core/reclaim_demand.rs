@@ -1,4 +1,5 @@
-//! Between writers that need space and the reclaimer, which frees it a round at a time.
+//! Demand for reclaim: the link between writers that need space and the reclaimer, which frees it a
+//! round at a time.
 
 use super::Engine;
 use crate::{
@@ -12,33 +13,33 @@ use std::{
 };
 use tokio::sync::{Notify, futures::Notified};
 
-/// Time without progress after which a writer gives up. What is in the way for a while may be gone
-/// then: checkpoints that others wrote, reads under way.
+/// Time without progress after which a writer gives up. Obstacles that pass have ended by then:
+/// checkpoints under way, reads under way.
 const NO_PROGRESS_TIME_MAX: Duration = Duration::from_secs(30);
 /// Pause between two rounds of which the first made no progress.
 const NO_PROGRESS_PAUSE: Duration = Duration::from_millis(20);
 
-/// How a round of reclaim ended, for those who wait for space.
+/// How a round of reclaim ended, for the writers that wait for space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RoundResult {
-    /// It freed something, or found what the next one can free.
+    /// The round freed a segment, or found one that the next round can free.
     Progress,
-    /// Neither: another round finds nothing either, unless something changes.
+    /// The round did neither: another round finds nothing either, unless something changes.
     NoProgress,
 }
 
-/// What writers left behind, and the rounds that they wait for.
+/// Garbage since the last mark, and the writers that wait for a round of reclaim.
 #[derive(Debug)]
 pub(crate) struct ReclaimDemand {
     /// Blocks that were overwritten, trimmed or deleted since the last mark; a hint, the mark
     /// counts.
     garbage_blocks: AtomicU64,
-    /// A writer waits for the round of this number.
+    /// Number of the latest round that a writer waits for.
     rounds_wanted: AtomicU64,
     rounds_ended: AtomicU64,
     no_progress: AtomicBool,
     wanted: Notify,
-    /// Slots became free, or a round ended.
+    /// Notified when slots became free, or a round ended.
     freed: Notify,
     /// Writers that wait.
     waiting: Progress,
@@ -47,7 +48,7 @@ pub(crate) struct ReclaimDemand {
 impl Default for ReclaimDemand {
     fn default() -> Self {
         Self {
-            // Nothing was counted yet.
+            // No mark has counted yet.
             garbage_blocks: AtomicU64::new(1),
             rounds_wanted: AtomicU64::new(0),
             rounds_ended: AtomicU64::new(0),
@@ -60,17 +61,17 @@ impl Default for ReclaimDemand {
 }
 
 impl ReclaimDemand {
-    /// So many blocks became garbage.
+    /// Counts `blocks` that became garbage.
     pub(crate) fn add_garbage(&self, blocks: u64) {
         self.garbage_blocks.fetch_add(blocks, Relaxed);
     }
 
-    /// Blocks that became garbage since the last mark, about.
+    /// Approximate number of blocks that became garbage since the last mark.
     pub(crate) fn garbage_blocks(&self) -> u64 {
         self.garbage_blocks.load(Relaxed)
     }
 
-    /// A mark begins, which counts them: gives the number so far.
+    /// Takes the count, because a mark begins, which counts anew.
     pub(crate) fn take_garbage(&self) -> u64 {
         self.garbage_blocks.swap(0, Relaxed)
     }
@@ -102,7 +103,7 @@ impl ReclaimDemand {
         self.wake_waiters();
     }
 
-    /// Wakes those who wait for space: some was freed, or none will be.
+    /// Wakes the writers that wait for space: some was freed, or none will be.
     pub(crate) fn wake_waiters(&self) {
         self.freed.notify_waiters();
     }
@@ -116,7 +117,7 @@ impl ReclaimDemand {
         self.freed.notified()
     }
 
-    /// Asks for a round that begins from now on. Gives its number.
+    /// Asks for a round that begins from now on. Returns its number.
     fn want_round(&self) -> u64 {
         let round = self.rounds_ended() + 1;
         self.rounds_wanted.fetch_max(round, AcqRel);
@@ -126,8 +127,7 @@ impl ReclaimDemand {
 }
 
 impl Engine {
-    /// A writer found no segment for that: waits until there is one, as long as rounds of reclaim
-    /// make progress.
+    /// Waits until there is a segment for `need`, as long as rounds of reclaim make progress.
     ///
     /// # Errors
     /// [`Kind::NoSpace`] when they make none.
@@ -162,9 +162,8 @@ impl Engine {
         }
     }
 
-    /// A writer was told that the store has no room for new blocks: waits until what lives was
-    /// counted again, unless that cannot tell anything new. `waited` says whether it has waited
-    /// before.
+    /// After a refusal of new blocks: waits until live blocks are counted again, unless the count
+    /// cannot change. `waited` says whether the writer has waited before.
     ///
     /// # Errors
     /// [`Kind::NoSpace`].
@@ -192,7 +191,7 @@ impl Engine {
     /// Whether there is room for anything new.
     ///
     /// # Errors
-    /// [`Kind::NoSpace`], after what lives was counted again.
+    /// [`Kind::NoSpace`], after live blocks were counted again.
     pub(crate) async fn check_room(&self) -> Result<()> {
         let mut waited = false;
         while self.space.free_blocks() == 0 {

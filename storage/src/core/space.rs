@@ -1,4 +1,4 @@
-//! Space: what lives in the store, what may, and who is let in.
+//! Space: how much lives in the store, how much may, and admission of new blocks.
 //!
 //! ```text
 //!   slots ─► usable ─┬─ live: data blocks that some map reaches, each once
@@ -6,17 +6,18 @@
 //!      working room ─┴─ what the log, checkpoints and reclaim need to go on
 //! ```
 //!
-//! A store is full when what *lives* reaches the usable size, wherever the log happens to be: an
-//! overwrite needs no new room, so it always goes, and waits for reclaim where the log has none.
+//! A store is full when the live blocks reach the usable size, wherever the log is: an overwrite
+//! needs no new room, so it is always admitted, and waits for reclaim where the log has none.
 //!
 //! I1  `live` is never less than what the maps reach. Each map counts the blocks that are its own
-//!     by the birthday rule (`map/tree.rs`), and each family those that its lines may share; the
+//!     by the birthday rule (`map/tree.rs`), and each family those that its entries may share; the
 //!     sum is exact where nothing is shared.
-//! I2  What it is too much, the mark finds: it counts again, line by line and family by family.
+//! I2  The mark corrects what `live` is too much: it counts again, entry by entry and family by
+//!     family.
 //! I3  New blocks are admitted before they are logged, and all of one request's together: one that
 //!     is refused has changed nothing.
-//! I4  Below the usable size reclaim always has room to work in: the working room is never promised
-//!     to anybody.
+//! I4  Below the usable size reclaim always has room to work in: new blocks are never admitted
+//!     against the working room.
 //!
 //! Maps and catalogs live too. They have a part of the working room ([`MAPS_PART`]), which is
 //! enough where volumes hold data in any order; what they take beyond it (a thousand forks with a
@@ -38,23 +39,23 @@ use std::{
 /// block a MiB (0.4 %), and a checkpoint writes the new one before the old one is free.
 const MAPS_PART: u64 = 100;
 
-/// Fill levels, in per cent of the usable size, of which the log is told once each.
+/// Fill levels, in per cent of the usable size; reaching one is logged once.
 const LEVELS: [u64; 3] = [80, 90, 100];
-/// Per cent below a level at which it may be told again.
+/// Per cent below a level at which it may be logged again.
 const LEVEL_SLACK: u64 = 2;
 
-/// What lives, and what may.
+/// Counts of live blocks, and their limits.
 #[derive(Debug, Default)]
 pub(crate) struct Space {
-    /// Data blocks that some map reaches or a request was admitted for, at most (I1).
+    /// Upper bound of the data blocks that a map reaches or that are admitted (I1).
     live: AtomicU64,
-    /// Blocks of maps, at most: as of the last mark, and by what they have grown since.
+    /// Upper bound of the blocks of maps: the last mark's count, and their growth since.
     maps: AtomicU64,
     /// Blocks of the catalog.
     catalog: AtomicU64,
     /// Data blocks that may live, maps not counted.
     usable: AtomicU64,
-    /// Blocks of maps that do not count.
+    /// Blocks of maps that do not count as data.
     maps_free: AtomicU64,
     /// How many of [`LEVELS`] were reached.
     level: AtomicU8,
@@ -62,17 +63,17 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// Of a store that was just opened: so many data blocks live, by its catalog and log, and so
-    /// many blocks may be maps.
+    /// The counts of a store that was just opened: data blocks that live, by its catalog and log,
+    /// and blocks of maps at most.
     pub(crate) fn new(live: u64, maps: u64) -> Self {
         Self { live: AtomicU64::new(live), maps: AtomicU64::new(maps), ..Self::default() }
     }
 
-    /// Takes note of how large the store can be now.
+    /// Measures how large the store can be now.
     pub(crate) fn measure(&self, segments: &Segments) {
         self.usable.store(segments.usable_blocks(), Relaxed);
         self.maps_free.store(segments.reachable_blocks() / MAPS_PART, Relaxed);
-        self.tell_level();
+        self.log_fill_level();
     }
 
     /// Data blocks that may live.
@@ -80,12 +81,12 @@ impl Space {
         self.usable.load(Relaxed).saturating_sub(self.maps_beyond())
     }
 
-    /// Data blocks that live, at most.
+    /// Upper bound of the data blocks that live.
     pub(crate) fn live_blocks(&self) -> u64 {
         self.live.load(Relaxed)
     }
 
-    /// Blocks of maps, at most.
+    /// Upper bound of the blocks of maps.
     pub(crate) fn map_blocks(&self) -> u64 {
         self.maps.load(Relaxed)
     }
@@ -100,20 +101,21 @@ impl Space {
         all.saturating_sub(self.maps_free.load(Relaxed))
     }
 
-    /// Lets so many new blocks in, if there is room for all of them. Whoever was let in calls
-    /// [`Self::settle`].
+    /// Admits so many new blocks, if there is room for all of them. The caller then calls
+    /// [`Self::commit_admitted`].
     pub(crate) fn admit(&self, blocks: u64) -> bool {
         let usable = self.usable_blocks();
         let fits = |live: u64| live.checked_add(blocks).filter(|live| *live <= usable);
         blocks == 0 || self.live.fetch_update(Relaxed, Relaxed, fits).is_ok()
     }
 
-    /// What was admitted has become a change of a map's own blocks from `before` to `after`.
-    pub(crate) fn settle(&self, admitted: u64, before: u64, after: u64) {
+    /// Replaces an admission of `admitted` blocks by the change of a map's own blocks from `before`
+    /// to `after`.
+    pub(crate) fn commit_admitted(&self, admitted: u64, before: u64, after: u64) {
         self.add(i128::from(after) - i128::from(before) - i128::from(admitted));
     }
 
-    /// So many more or fewer live.
+    /// Changes the count of live blocks by `delta`.
     pub(crate) fn add(&self, delta: i128) {
         let less = |live: u64| Some((i128::from(live) + delta).max(0) as u64);
         if delta != 0 {
@@ -121,7 +123,7 @@ impl Space {
         }
     }
 
-    /// Maps will take so many blocks more.
+    /// Counts `blocks` by which maps will grow.
     pub(crate) fn add_maps(&self, blocks: u64) {
         if blocks > 0 {
             self.maps.fetch_add(blocks, Relaxed);
@@ -133,24 +135,24 @@ impl Space {
         self.catalog.load(Relaxed)
     }
 
-    /// The catalog takes so many blocks now.
+    /// Sets the blocks of the catalog, both copies.
     pub(crate) fn set_catalog(&self, blocks: u64) {
         self.catalog.store(blocks, Relaxed);
     }
 
-    /// The mark has counted the blocks of maps, of which there were `then` by our books.
+    /// The mark has counted the blocks of maps; the count stood at `then` when it began.
     pub(crate) fn recount_maps(&self, then: u64, counted: u64) {
         let counted_and_since = |now: u64| Some(counted + now.saturating_sub(then));
         let _always = self.maps.fetch_update(Relaxed, Relaxed, counted_and_since);
     }
 
-    /// Tells the log when a level is reached, once.
-    fn tell_level(&self) {
+    /// Logs a warning when a level is reached, once.
+    fn log_fill_level(&self) {
         let (live, usable) = (self.live_blocks(), self.usable_blocks().max(1));
         let percent = live * 100 / usable;
-        let told = usize::from(self.level.load(Relaxed));
+        let logged = usize::from(self.level.load(Relaxed));
         let reached = LEVELS.iter().filter(|level| percent >= **level).count();
-        if reached > told {
+        if reached > logged {
             let mib = |blocks: u64| (blocks * BLOCK_BYTES as u64) >> 20;
             tracing::warn!(
                 live_mib = mib(live),
@@ -164,25 +166,25 @@ impl Space {
                 }
             );
             self.level.store(reached as u8, Relaxed);
-        } else if told > 0 && percent + LEVEL_SLACK < LEVELS[told - 1] {
+        } else if logged > 0 && percent + LEVEL_SLACK < LEVELS[logged - 1] {
             self.level.store(reached as u8, Relaxed);
         }
     }
 
-    /// What slows writers down while reclaim makes room.
+    /// The throttle that slows writers while reclaim makes room.
     pub(crate) fn throttle(&self) -> &Throttle {
         &self.throttle
     }
 }
 
-/// Slows writers to what reclaim frees while the log's room is short, so that they crawl before
-/// they stop.
+/// Slows writers to what reclaim frees while the log's room is short, so that writers slow down
+/// before they stop.
 ///
-/// A virtual clock: each write moves it on by what it takes at the present rate, and waits until
-/// then. Writers wait in the order in which they came.
+/// A virtual clock: each write advances it by the write's duration at the present rate, and waits
+/// until then. Writers wait in the order in which they came.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    /// Blocks a second that the log may take; 0 for as many as there are.
+    /// Rate of the log in blocks a second; 0 for no limit.
     rate: AtomicU64,
     /// When the next write may go, in microseconds.
     next_us: Mutex<u64>,
@@ -192,7 +194,7 @@ pub(crate) struct Throttle {
 const SLOWED_MAX: Duration = Duration::from_millis(500);
 
 impl Throttle {
-    /// Writers may take so many blocks a second from now on; `None` for as many as there are.
+    /// Limits writers to this rate from now on; `None` for no limit.
     pub(crate) fn set(&self, blocks_per_second: Option<u64>) {
         self.rate.store(blocks_per_second.map_or(0, |rate| rate.max(1)), Relaxed);
     }
@@ -202,7 +204,7 @@ impl Throttle {
         self.rate.load(Relaxed) > 0
     }
 
-    /// Waits until a write of so many blocks may go.
+    /// Waits until a write of `blocks` blocks may go.
     pub(crate) async fn wait(&self, blocks: u64) {
         let rate = self.rate.load(Relaxed);
         if rate == 0 {

@@ -1,8 +1,9 @@
-//! The store file through its segments: reads by address, checked, with the caches in front.
+//! Checked reads: blocks of the store file by address, compared with their checksums, through the
+//! caches.
 
 use crate::{
     base::{Address, BLOCK_BYTES, Blindness, Error, Result, Usage, checksum, is_blind_to},
-    cache::{Account, BlockCache, Newcomer, NodeCache},
+    cache::{Account, BlockCache, NodeCache, Origin},
     disk::{Demand, Segments},
     format::NodeRef,
     map::{Missing, Node, Nodes, decode_node},
@@ -19,32 +20,32 @@ use std::{
     },
 };
 
-/// Whether what is read from disk goes into the cache, and whose share it takes there.
+/// Whether blocks that are read from disk go into the cache, and into whose share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fill<'a> {
     Cache(&'a Arc<Account>),
-    /// It was read ahead.
-    Guess(&'a Arc<Account>),
-    /// It passes by: a stream would push out what is read again and again.
+    /// Inserts them with origin *readahead*.
+    Readahead(&'a Arc<Account>),
+    /// Bypasses the cache: a stream would evict blocks that are read again and again.
     Bypass,
 }
 
-/// The store file, its segments, and what of it is cached.
+/// The store file, its segments, and the caches.
 pub(crate) struct Disk {
     pub(crate) file: File,
     pub(crate) segments: Arc<Segments>,
     pub(crate) blocks: BlockCache,
     pub(crate) nodes: NodeCache,
-    /// What reads of all volumes found in memory, and did not.
+    /// Cache hits and misses of all volumes.
     pub(crate) usage: Usage,
     pub(crate) demand: Demand,
-    /// Blocks and nodes that were not what was written, after a second try.
+    /// Blocks and nodes that differed from what was written, after a second try.
     pub(crate) corrupt: AtomicU64,
 }
 
-/// The nodes that an operation works with: those in the cache, and those that it had to read. It
-/// holds the latter until it is done, or else one that needs more of them than the cache can keep
-/// would read them over and over.
+/// The nodes that an operation works with: nodes in the cache, and nodes that it had to read. It
+/// holds the latter until it is done, because otherwise an operation that needs more nodes than the
+/// cache can keep would read them again and again.
 pub(crate) struct NodesInHand<'a> {
     disk: &'a Disk,
     /// By address.
@@ -66,7 +67,7 @@ impl<'a> NodesInHand<'a> {
         Ok(())
     }
 
-    /// The same for some at once.
+    /// Reads several nodes at once, as [`Self::load`] does.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -138,7 +139,8 @@ impl Disk {
     /// Hold a read pin.
     ///
     /// # Errors
-    /// [`crate::Kind::Io`]; [`crate::Kind::Corrupt`] when the bytes are not what was written, twice.
+    /// [`crate::Kind::Io`]; [`crate::Kind::Corrupt`] when the bytes differ from what was written,
+    /// twice.
     pub(crate) async fn read_data(
         &self,
         address: Address,
@@ -158,10 +160,10 @@ impl Disk {
                     let data = bytes.freeze();
                     match fill {
                         Fill::Cache(account) => {
-                            self.cache_blocks(address, &data, account, Newcomer::Wanted)
+                            self.cache_blocks(address, &data, account, Origin::Demand)
                         }
-                        Fill::Guess(account) => {
-                            self.cache_blocks(address, &data, account, Newcomer::Guess)
+                        Fill::Readahead(account) => {
+                            self.cache_blocks(address, &data, account, Origin::Readahead)
                         }
                         Fill::Bypass => {}
                     }
@@ -180,8 +182,8 @@ impl Disk {
         }
     }
 
-    /// Which of these blocks, counted from the first, are not what was written there or cannot be
-    /// read, now and once more. Passes the caches by. Hold a read pin.
+    /// Which of these blocks, counted from the first, differ from what was written there or cannot
+    /// be read, twice. Bypasses the caches. Hold a read pin.
     pub(crate) async fn find_corrupt(&self, address: Address, checksums: &[u32]) -> Vec<u32> {
         let is_corrupt = |block: &[u8], i: u32| checksum::block(block) != checksums[i as usize];
         let blocks = u32::try_from(checksums.len()).expect("a run is within a segment");
@@ -204,16 +206,17 @@ impl Disk {
         found
     }
 
-    /// Puts blocks into the cache that it has not. A lone one must be all that its memory holds.
+    /// Inserts blocks that the cache does not have. A single block must be all that its memory
+    /// holds.
     pub(crate) fn cache_blocks(
         &self,
         first: Address,
         bytes: &Bytes,
         account: &Arc<Account>,
-        newcomer: Newcomer,
+        origin: Origin,
     ) {
         let put = |at: u32, make: &dyn Fn() -> Bytes| {
-            self.blocks.insert(first.plus(at), BLOCK_BYTES, Some(account), newcomer, make);
+            self.blocks.insert(first.plus(at), BLOCK_BYTES, Some(account), origin, make);
         };
         if bytes.len() == BLOCK_BYTES {
             return put(0, &|| bytes.clone());

@@ -1,4 +1,4 @@
-//! What a start begins with: the newest superblock that counts, and its catalog.
+//! The checkpoint that a start begins with: the newest valid superblock, and its catalog.
 //!
 //! Recovery, the offline checker and the scrub read both through here.
 
@@ -24,12 +24,12 @@ pub(crate) struct CheckpointImage {
     pub(crate) chunks: Vec<CatalogRef>,
     /// Why one of the copies cannot be read.
     pub(crate) copy_damage: Option<String>,
-    /// Why they may not be the newest ones, or why nothing may be written by them.
+    /// Why they may not be the newest ones, or why the store may not be written with them.
     pub(crate) damage: Option<String>,
 }
 
 impl CheckpointImage {
-    /// Those of a store that was just made.
+    /// The image of a store that was just made.
     pub(crate) fn new(superblock: Superblock) -> Self {
         Self {
             superblock,
@@ -40,8 +40,8 @@ impl CheckpointImage {
         }
     }
 
-    /// Those of the newest superblock; where its catalog cannot be read, those of the one before,
-    /// whose log goes on to what the newest has (I6).
+    /// Reads the newest superblock and its catalog; where that catalog cannot be read, those of the
+    /// superblock before, whose log leads up to the newest one (recovery's I6).
     ///
     /// # Errors
     /// [`crate::Kind::Corrupt`] when no catalog can be read.
@@ -52,27 +52,27 @@ impl CheckpointImage {
         damage: Option<String>,
     ) -> Result<Self> {
         let error = match Self::of(file, newest.clone()).await {
-            Ok(books) => return Ok(Self { damage, ..books }),
+            Ok(image) => return Ok(Self { damage, ..image }),
             Err(error) => error,
         };
         let older = slots.iter().filter_map(SuperblockSlot::superblock);
         let older =
             older.filter(|s| s.generation != newest.generation && s.identity == newest.identity);
         for superblock in older {
-            if let Ok(books) = Self::of(file, superblock.clone()).await {
+            if let Ok(image) = Self::of(file, superblock.clone()).await {
                 let what = format!(
                     "{error}; the one of generation {} is read instead",
                     superblock.generation
                 );
                 let damage =
                     Some(damage.map_or(what.clone(), |damage| format!("{damage}; {what}")));
-                return Ok(Self { damage, ..books });
+                return Ok(Self { damage, ..image });
             }
         }
         Err(error)
     }
 
-    /// This superblock and one of its catalog's copies.
+    /// Reads the catalog of this superblock, from one of its two copies.
     ///
     /// # Errors
     /// [`crate::Kind::Corrupt`] when neither can be read.
@@ -85,7 +85,10 @@ impl CheckpointImage {
                 (catalog, chunks, None)
             }
             (Ok((catalog, chunks)), Err(damage)) | (Err(damage), Ok((catalog, chunks))) => {
-                tracing::error!(%damage, "a copy of the catalog cannot be read; the other one serves");
+                tracing::error!(
+                    %damage,
+                    "a copy of the catalog cannot be read; the other one serves"
+                );
                 (catalog, chunks, Some(damage.to_string()))
             }
             (Err(error), Err(_)) => return Err(error),
@@ -94,8 +97,8 @@ impl CheckpointImage {
     }
 }
 
-/// What is wrong on disk with the superblock's slots, of which the newest is this one, and with its
-/// catalog: what a start would rely on, and a running store reads never again.
+/// The damage on disk to the superblock slots, of which `superblock` is the newest, and to its
+/// catalog: a start relies on them, and a running store never reads them again.
 pub(crate) async fn checkpoint_damage(file: &File, superblock: &Superblock) -> Option<String> {
     let slots = read_superblock_slots(file).await;
     match choose(&slots) {
@@ -110,13 +113,13 @@ pub(crate) async fn checkpoint_damage(file: &File, superblock: &Superblock) -> O
         Err(error) => return Some(error.to_string()),
     }
     match CheckpointImage::of(file, superblock.clone()).await {
-        Ok(books) => books.copy_damage,
+        Ok(image) => image.copy_damage,
         Err(error) => Some(error.to_string()),
     }
 }
 
-/// The catalog whose first chunk is there, with whatever it says of segments, and where its chunks
-/// lie.
+/// Reads the catalog whose first chunk is there, without checking its segments, and where its
+/// chunks lie.
 async fn decode_catalog(
     file: &File,
     geometry: &Geometry,
@@ -154,14 +157,14 @@ async fn decode_catalog(
     Ok((catalog, chunks))
 }
 
-/// The segments that are nowhere in the store, or where another is: their places among the entries,
+/// Segments whose place lies outside the store or is another's: their indexes among the entries,
 /// and what is wrong.
 pub(crate) fn misplaced(
     entries: &[SegmentEntry],
     geometry: &Geometry,
 ) -> Vec<(usize, &'static str)> {
     let (mut ids, mut slots) = (HashSet::new(), HashSet::new());
-    let hosts: HashSet<(SegmentId, Slot)> = entries
+    let destinations: HashSet<(SegmentId, Slot)> = entries
         .iter()
         .filter_map(|entry| match entry {
             SegmentEntry { id, kind: SegmentKind::Forwarded, place: SegmentPlace::Own(slot) } => {
@@ -172,7 +175,7 @@ pub(crate) fn misplaced(
         .collect();
     let fits = |Piece { into, slot, first, live }: &Piece| {
         first.checked_add(live.count()).is_some_and(|end| end <= geometry.segment_blocks)
-            && hosts.contains(&(*into, *slot))
+            && destinations.contains(&(*into, *slot))
             && live.words().len() == geometry.segment_blocks.div_ceil(64) as usize
             && bitmap::ones(live.words()).all(|block| block < geometry.segment_blocks)
     };
@@ -228,8 +231,8 @@ mod tests {
         assert!(!with(own(0, SegmentKind::Node, 2)) && !with(own(u64::MAX, SegmentKind::Node, 2)));
         assert!(!with(moved(3, &[5, 0])), "more blocks than a segment has");
         let small = Geometry { segment_blocks: 60, ..geometry };
-        let host = own(2, SegmentKind::Forwarded, 1);
-        assert!(misplaced(&[host.clone(), moved(3, &[1 << 59])], &small).is_empty());
-        assert_eq!(misplaced(&[host, moved(3, &[1 << 60])], &small).len(), 1);
+        let destination = own(2, SegmentKind::Forwarded, 1);
+        assert!(misplaced(&[destination.clone(), moved(3, &[1 << 59])], &small).is_empty());
+        assert_eq!(misplaced(&[destination, moved(3, &[1 << 60])], &small).len(), 1);
     }
 }

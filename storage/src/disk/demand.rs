@@ -1,4 +1,5 @@
-//! How many reads of the disk a request waits for, so that what is read ahead can go after them.
+//! Demand reads: the number of disk reads that requests wait for, so that readahead can go after
+//! them.
 
 use sandstone_ring::runtime;
 use std::{
@@ -9,18 +10,18 @@ use std::{
     time::Duration,
 };
 
-/// Longest wait of a step for reads that requests wait for. A guess: some reads of a slow disk.
+/// Longest wait of a readahead step for demand reads. A guess: some reads of a slow disk.
 const DEFER_MAX: Duration = Duration::from_millis(5);
-/// How often it looks.
+/// Interval at which it looks.
 const DEFER_STEP: Duration = Duration::from_micros(100);
 
-/// Reads of the disk that a request waits for.
+/// The count of demand reads.
 #[derive(Debug, Default)]
 pub(crate) struct Demand {
     under_way: Arc<AtomicU32>,
 }
 
-/// One of them.
+/// One demand read, until it is dropped.
 pub(crate) struct Demanded(Arc<AtomicU32>);
 
 impl Demand {
@@ -29,7 +30,7 @@ impl Demand {
         Demanded(Arc::clone(&self.under_way))
     }
 
-    /// Waits until there are none, at most for [`DEFER_MAX`]: what is read ahead goes after them.
+    /// Waits until there are no demand reads, at most for [`DEFER_MAX`]: readahead goes after them.
     pub(crate) async fn wait_idle(&self) {
         let give_up_at = runtime::now() + DEFER_MAX;
         while self.under_way.load(Relaxed) > 0 && runtime::now() < give_up_at {

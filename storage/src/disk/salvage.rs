@@ -1,14 +1,15 @@
-//! Reading what may be unreadable in part: one bad sector must not cost what lies around it.
+//! Salvage: reading a range block by block where a whole read fails, so that one bad sector does
+//! not cost the blocks around it.
 
 use crate::base::BLOCK_BYTES;
 use sandstone_ring::{File, aligned};
 
-/// What stands for a block that cannot be read. It is not blank, no magic begins like it, and where
-/// it has the checksum of what was written, then it is what was written.
+/// Fill byte for a block that cannot be read. Such a block is not blank, and no magic begins with
+/// it; if it matches the checksum of what was written, then it is what was written.
 const UNREADABLE: u8 = 0xdb;
 
-/// Reads `blocks` blocks at a byte offset; where that fails block by block. Each that fails again
-/// is filled with something that counts as a wrong checksum wherever one is looked for.
+/// Reads `blocks` blocks at a byte offset; where that fails, block by block. A block that fails
+/// again is filled with bytes that fail every checksum.
 pub(crate) async fn read_blocks(file: &File, offset: u64, blocks: u32) -> Vec<u8> {
     let len = blocks as usize * BLOCK_BYTES;
     if let Ok(bytes) = file.read(offset, aligned(len), len).await {

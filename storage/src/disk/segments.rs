@@ -1,14 +1,16 @@
-//! The segments of the store: which slot holds which, which slots are free.
+//! The table of segments: which slot holds which segment, and which slots are free.
 //!
 //! ```text
 //!   raw ─allocate─► allocated ─prepare─► prepared
 //!    └─────────┬────────┴─────────────────┘
-//!             take ─► used ─(nothing alive, or moved)─► retired ─(checkpoint durable)─► prepared, gapped ─punch─► raw
+//!             take ─► used ─(nothing alive, or moved)─► retired
+//!                                                          └─(checkpoint durable)─► prepared or
+//!                                                                            gapped ─punch─► raw
 //! ```
 //!
-//! One whose dead runs were punched out before is *partial* until it is allocated or punched as a
-//! whole. A slot that has not all of its blocks in the file is as good as none where the file
-//! system cannot give it some (`below.rs`).
+//! A slot whose dead runs were punched out before is *partial* until it is allocated or punched as
+//! a whole. A slot without all of its blocks in the file is unusable where the file system cannot
+//! give it the others (`core/backing.rs`).
 //!
 //! A slot that is free when the store is opened is *unknown*: it may be any of the first three,
 //! until the slot pool looks at it or a thorough reclaim punches it. A slot that was not prepared
@@ -21,20 +23,20 @@
 //! I1  A segment number is never used twice; a slot is.
 //! I2  A slot leaves *used* only after a checkpoint that does not refer to its segment is durable,
 //!     and after the reads that began before have ended.
-//! I3  The last [`Segments::reserve`] free slots are kept for what makes room again: the last two
-//!     of them for records without data (trims, deletions) and for checkpoints, so that moving
-//!     blocks never takes what these need; and the last one for checkpoints alone, without which
-//!     nothing comes back.
-//! I4  A segment of moved blocks lives as long as one of those that were moved into it.
+//! I3  The last [`Segments::reserve`] free slots are kept for the work that makes room again: the
+//!     last two of them for records without data (trims, deletions) and for checkpoints, so that
+//!     moving blocks never takes what these need; and the last one for checkpoints alone, without
+//!     which nothing comes back.
+//! I4  A segment of moved blocks lives as long as one of the segments that were moved into it.
 //!
 //! I5  A prepared slot has all of its blocks written and synced. So a write into it changes no
 //!     metadata of the file system, and what was written there survives a crash of the host without
-//!     a sync (`io/placement.rs`).
+//!     a sync (`io/placement.rs` of the ring crate).
 //!
 //! Nor does the ring need a thread of its own for such a write, or a sync wait for the file
 //! system's journal. (Measured on ext4, 8 KiB at depth 1: 42 µs into a prepared slot, 48 into an
 //! allocated one, 93 into a raw one, and 205 µs written through.) So prepared slots are kept for
-//! the log; `slot_pool.rs` sees to it that there are some.
+//! the log; `maintenance/slot_pool` prepares them.
 
 use crate::{
     base::{Address, Bitmap, Blindness, SegmentId, Slot, bitmap, is_blind_to},
@@ -58,42 +60,41 @@ mod tests;
 use slot::SlotState;
 pub(crate) use slot::{Readiness, SlotBacking, SlotPreparation};
 
-/// What a new segment is for; each may go deeper into the reserve than those before.
+/// The purpose of a new segment; each may take more of the reserve than the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// New data; leaves the reserve alone.
+    /// New data; takes nothing of the reserve.
     Data,
     /// Moved blocks, which empty more segments than they take.
     Forward,
-    /// Records without data: what makes room again, and so must go on when the store is full.
+    /// Records without data: they make room again, and so must go on when the store is full.
     Record,
-    /// A checkpoint, without which nothing comes back; the others leave it some.
+    /// A checkpoint, without which no slot becomes free; the other needs leave it one.
     Checkpoint,
 }
 
 /// How a new segment will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writing {
-    /// Piece by piece, each of which is acknowledged when it is in the store: what prepared slots
-    /// are for.
+    /// Piece by piece, each acknowledged when it is in the store: the use of prepared slots.
     Awaited,
-    /// As a whole, and a sync comes before it counts.
+    /// As a whole, with a sync before it counts.
     Streamed,
 }
 
-/// Prepared slots that are kept from segments which gain nothing by them, for the log.
+/// Prepared slots that are kept for the log, from segments which gain nothing by them.
 pub(crate) const PREPARED_KEPT: usize = 2;
 
 /// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the
-/// log's next one, and four of reserve.
+/// log's next one, and four of reserve make eight; the other six are for maps and dead blocks.
 const WORKING_SLOTS: u32 = 14;
 /// Of the working room, slots that data may take in any case.
 const DATA_SLOTS: u32 = 6;
-/// When a new segment will be written.
+/// When the log will use a new segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
     Now,
-    /// When the log comes there, if it ever does.
+    /// When the log reaches it, if ever.
     Later,
 }
 
@@ -114,12 +115,12 @@ struct Segment {
     readiness: Readiness,
     /// Dead blocks that were punched out of the file.
     punched: u32,
-    /// What its slot was, while the log has claimed it and has not come there yet.
+    /// State of its slot before the claim, while the log has claimed it and has not come there yet.
     claimed: Option<SlotState>,
 }
 
 impl Segment {
-    /// What its slot is when nothing refers to it any more.
+    /// State of its slot when the segment is free.
     fn slot_when_free(&self) -> SlotState {
         if self.punched > 0 { SlotState::Partial } else { self.readiness.slot_when_free() }
     }
@@ -129,17 +130,17 @@ impl Segment {
 #[derive(Clone, Debug)]
 pub(crate) struct Move {
     pub(crate) segment: SegmentId,
-    /// What held them: the segment itself, or one of moved blocks.
+    /// The segment that held them: itself, or one of moved blocks.
     pub(crate) from: SegmentId,
     pub(crate) pieces: Vec<Piece>,
 }
 
-/// What may be freed after a checkpoint that does not name it.
+/// Segments and slots that may be freed after a checkpoint that does not name them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Retired {
-    /// Nothing is alive in them.
+    /// Segments without live blocks.
     segments: BTreeSet<SegmentId>,
-    /// They held segments that were moved; and what they are once they are free.
+    /// Slots of segments that were moved, and the state of each once it is free.
     slots: BTreeMap<Slot, SlotState>,
 }
 
@@ -149,8 +150,8 @@ impl Retired {
     }
 }
 
-/// What takes up a slot, and the segments whose blocks are in it: itself, or those that were moved
-/// into it.
+/// A segment that takes up a slot, and the segments whose blocks are in it: itself, or the segments
+/// that were moved into it.
 #[derive(Clone, Debug)]
 pub(crate) struct Container {
     pub(crate) id: SegmentId,
@@ -161,7 +162,7 @@ struct State {
     next: SegmentId,
     slots: Vec<SlotState>,
     table: BTreeMap<SegmentId, Segment>,
-    /// They wait for I2.
+    /// Waits for I2.
     retired: Retired,
 }
 
@@ -169,14 +170,14 @@ struct State {
 pub(crate) struct Segments {
     pub(crate) geometry: Geometry,
     state: Mutex<State>,
-    /// The part that reads need.
+    /// Where each segment is: the part that reads need.
     place_of: DashMap<u64, SegmentPlace, FixedState>,
     free: AtomicU32,
-    /// Of the free ones, those that have their blocks in the file.
+    /// Free slots that have their blocks in the file.
     backed: AtomicU32,
-    /// Of the free ones, those that are prepared.
+    /// Free slots that are prepared.
     prepared: AtomicU32,
-    /// Others that the file system can give theirs.
+    /// Other free slots for which the file system has blocks.
     backing: AtomicU32,
     /// Slots that a checkpoint takes, at most.
     checkpoint: AtomicU32,
@@ -208,7 +209,7 @@ impl Segments {
         self.state.lock().expect("no panics under this lock")
     }
 
-    /// Recovery: this segment exists. Doing it twice does it once.
+    /// Recovery: adds this segment. It is idempotent.
     pub(crate) fn adopt(&self, entry: &SegmentEntry) {
         let mut state = self.lock();
         let place = entry.place.clone();
@@ -222,7 +223,7 @@ impl Segments {
         };
         if state.table.insert(entry.id, segment).is_none() {
             if let SegmentPlace::Own(slot) = &place {
-                self.turn(&mut state, slot.0 as usize, SlotState::Used);
+                self.set_slot(&mut state, slot.0 as usize, SlotState::Used);
             }
             self.place_of.insert(entry.id.0, place);
         }
@@ -230,12 +231,12 @@ impl Segments {
     }
 
     /// Slots that are kept back from data (I3). At least four, so that records can have two: the
-    /// log leaves one that they filled for the other, and only then can the first be found dead.
+    /// log leaves the first for the second, and only then can the first be found dead.
     pub(crate) fn reserve(&self) -> u32 {
         (self.geometry.slots / 8).clamp(4, 6).min(self.geometry.slots / 2)
     }
 
-    /// Free slots, the reserve included, and those that the file system cannot back.
+    /// Free slots, including the reserve and slots that the file system cannot back.
     pub(crate) fn free(&self) -> u32 {
         self.free.load(Relaxed)
     }
@@ -246,12 +247,12 @@ impl Segments {
         backed.saturating_add(self.backing.load(Relaxed)).min(free)
     }
 
-    /// Slots that there can be: all, or as many as the file system can back.
+    /// Slots that can hold segments: all, or as many as the file system can back.
     fn reachable(&self) -> u32 {
         self.with_blocks().saturating_add(self.backing.load(Relaxed)).min(self.geometry.slots)
     }
 
-    /// Blocks of all slots that there can be.
+    /// Blocks of all slots that can hold segments.
     pub(crate) fn reachable_blocks(&self) -> u64 {
         u64::from(self.reachable()) * u64::from(self.geometry.segment_blocks)
     }
@@ -270,8 +271,8 @@ impl Segments {
         (part as u32).max(WORKING_SLOTS.min(reachable / 2))
     }
 
-    /// Blocks of the segments of nodes: as many as there can be of maps and catalogs, but for those
-    /// that were moved.
+    /// Blocks of the segments of nodes: an upper bound of the blocks of maps and catalogs, without
+    /// moved ones.
     pub(crate) fn node_blocks(&self) -> u64 {
         let nodes = |s: &&Segment| s.kind == SegmentKind::Node;
         self.lock().table.values().filter(nodes).count() as u64
@@ -283,18 +284,18 @@ impl Segments {
         u64::from(self.geometry.slots - self.free()) * u64::from(self.geometry.segment_blocks)
     }
 
-    /// Slots that may have all of their blocks in the file, as far as is known.
+    /// Upper bound of the slots that have all of their blocks in the file.
     pub(crate) fn with_blocks(&self) -> u32 {
         self.geometry.slots - self.free() + self.backed.load(Relaxed)
     }
 
-    /// So many more free slots can be given their blocks in the file, as of now.
+    /// Sets the number of further free slots for which the file system has blocks.
     pub(crate) fn set_backing(&self, slots: u32) {
         self.backing.store(slots, Relaxed);
     }
 
-    /// The slot is that from now on.
-    fn turn(&self, state: &mut State, at: usize, new: SlotState) {
+    /// Changes the state of a slot, and the counts.
+    fn set_slot(&self, state: &mut State, at: usize, new: SlotState) {
         let old = std::mem::replace(&mut state.slots[at], new);
         let count = |counter: &AtomicU32, was: bool, is: bool| match (was, is) {
             (false, true) => drop(counter.fetch_add(1, Relaxed)),
@@ -306,7 +307,7 @@ impl Segments {
         count(&self.prepared, old == SlotState::Prepared, new == SlotState::Prepared);
     }
 
-    /// Whether a segment can be had for that.
+    /// Whether there is a segment for `need`.
     pub(crate) fn has_room(&self, need: Need) -> bool {
         self.room(need) > 0
     }
@@ -333,7 +334,7 @@ impl Segments {
         }
     }
 
-    /// How many segments can be had for that.
+    /// How many segments there are for `need`.
     pub(crate) fn room(&self, need: Need) -> u32 {
         self.usable().saturating_sub(self.kept(need))
     }
@@ -349,8 +350,8 @@ impl Segments {
     }
 
     /// A fresh segment for the log to go on in later; `None` when there is no room for data. No
-    /// checkpoint names it before
-    /// [`Self::enter`], so that it is free after a start that finds that the log never came there.
+    /// checkpoint names it before [`Self::enter`], so a start that finds that the log never came
+    /// there finds it free.
     pub(crate) fn claim_ahead(&self) -> Option<Taken> {
         self.take_for(SegmentKind::Log, Need::Data, Writing::Awaited, Use::Later)
     }
@@ -362,7 +363,7 @@ impl Segments {
         }
     }
 
-    /// The log will not come to the segment that it claimed: its slot is what it was.
+    /// The log gives the claim up: the slot has its former state again.
     pub(crate) fn give_up(&self, id: SegmentId) {
         let mut state = self.lock();
         if let Some(Segment { place: SegmentPlace::Own(slot), claimed: Some(was), .. }) =
@@ -370,12 +371,11 @@ impl Segments {
         {
             state.table.remove(&id);
             self.place_of.remove(&id.0);
-            self.turn(&mut state, slot.0 as usize, was);
+            self.set_slot(&mut state, slot.0 as usize, was);
         }
     }
 
-    /// The slot of the segment that the log has claimed, if that may have blocks in the file, which
-    /// nothing needs yet.
+    /// The slot of the claimed segment, if it may have blocks in the file, which nothing needs yet.
     pub(crate) fn claimed_surplus(&self, id: SegmentId) -> Option<Slot> {
         match self.lock().table.get(&id) {
             Some(Segment { place: SegmentPlace::Own(slot), claimed: Some(was), .. })
@@ -387,7 +387,7 @@ impl Segments {
         }
     }
 
-    /// The slot of the segment that the log has claimed has no blocks in the file any more.
+    /// The slot of the claimed segment was punched.
     pub(crate) fn claimed_is_raw(&self, id: SegmentId) {
         if let Some(Segment { claimed: Some(was), readiness, .. }) = self.lock().table.get_mut(&id)
         {
@@ -413,7 +413,7 @@ impl Segments {
         if !self.has_room(need) {
             return None;
         }
-        // Where the file system can give no other slot its blocks, there is no choice.
+        // Where the file system has no blocks for another slot, there is no choice.
         let keeps_prepared = writing == Writing::Streamed
             && self.prepared() <= PREPARED_KEPT
             && self.backing.load(Relaxed) > 0;
@@ -448,7 +448,8 @@ impl Segments {
         self.prepared.load(Relaxed) as usize
     }
 
-    /// Whether there is one, and slots are so plenty that a segment may be left early.
+    /// Whether there is a prepared slot, and so many free ones that the log may leave a segment
+    /// early.
     pub(crate) fn offers_prepared(&self) -> bool {
         self.free() > self.geometry.slots / 2 && self.prepared() > 0
     }
@@ -473,7 +474,8 @@ impl Segments {
     }
 
     /// Where in the store `blocks` blocks (at least one) are: byte offset and number of blocks of
-    /// each stretch, in order; `None` when there is no such segment, or it has not all of them.
+    /// each stretch, in order; `None` when there is no such segment, or it does not have all of
+    /// them.
     pub(crate) fn stretches(
         &self,
         address: Address,
@@ -533,8 +535,7 @@ impl Segments {
         kept.map(|(id, s)| SegmentEntry { id: *id, kind: s.kind, place: s.place.clone() }).collect()
     }
 
-    /// Segments whose addresses may be looked through for dead ones: sealed, not yet retired, with
-    /// addresses in use.
+    /// Segments that the mark may judge: sealed, not yet retired, with addresses in use.
     pub(crate) fn candidates(&self) -> Vec<SegmentId> {
         let state = self.lock();
         let judged = |id: &SegmentId, s: &Segment| {
@@ -543,7 +544,8 @@ impl Segments {
         state.table.iter().filter(|(id, s)| judged(id, s)).map(|(id, _)| *id).collect()
     }
 
-    /// What takes up slots and is sealed and not retired, and whose blocks are in it.
+    /// Sealed segments that take up slots and are not retired, and the segments whose blocks are in
+    /// each.
     pub(crate) fn containers(&self) -> Vec<Container> {
         let state = self.lock();
         let mut residents: BTreeMap<SegmentId, Vec<SegmentId>> = BTreeMap::new();
@@ -554,11 +556,13 @@ impl Segments {
             match (&segment.place, segment.kind) {
                 (SegmentPlace::Moved(pieces), _) => {
                     let into: BTreeSet<_> = pieces.iter().map(|piece| piece.into).collect();
-                    // One that still takes blocks would be emptied into itself.
-                    let sealed = into
-                        .into_iter()
-                        .filter(|host| state.table.get(host).is_some_and(|h| h.sealed));
-                    sealed.for_each(|host| residents.entry(host).or_default().push(*id));
+                    // A destination that still takes blocks would be emptied into itself.
+                    let sealed = into.into_iter().filter(|destination| {
+                        state.table.get(destination).is_some_and(|h| h.sealed)
+                    });
+                    sealed.for_each(|destination| {
+                        residents.entry(destination).or_default().push(*id)
+                    });
                 }
                 (SegmentPlace::Own(_), SegmentKind::Log | SegmentKind::Node) => {
                     residents.entry(*id).or_default().push(*id);
@@ -569,16 +573,16 @@ impl Segments {
         residents.into_iter().map(|(id, residents)| Container { id, residents }).collect()
     }
 
-    /// Nothing in these segments is alive; they are free once a checkpoint that began later is
-    /// durable.
+    /// Retires these segments, in which nothing is alive; they are free once a checkpoint that
+    /// began later is durable.
     pub(crate) fn retire(&self, dead: &[SegmentId]) {
         let mut state = self.lock();
         state.retired.segments.extend(dead);
         state.retire_empty();
     }
 
-    /// Look-ups of these blocks are led to their new places from now on. Where they were is free
-    /// once a checkpoint that began later is durable, if nothing else is there.
+    /// Look-ups of these blocks are led to their new places from now on. The old place is free once
+    /// a checkpoint that began later is durable, if nothing else is there.
     pub(crate) fn move_to(&self, moves: Vec<Move>) {
         let mut state = self.lock();
         let State { table, retired, .. } = &mut *state;
@@ -600,7 +604,7 @@ impl Segments {
         state.retire_empty();
     }
 
-    /// What is retired now.
+    /// The segments and slots that are retired now.
     pub(crate) fn retired(&self) -> Retired {
         self.lock().retired.clone()
     }
@@ -629,7 +633,7 @@ impl Segments {
         }
         for (slot, free) in slots {
             state.retired.slots.remove(&slot);
-            self.turn(&mut state, slot.0 as usize, free);
+            self.set_slot(&mut state, slot.0 as usize, free);
         }
     }
 
@@ -653,8 +657,8 @@ impl Segments {
         }
     }
 
-    /// A slot to allocate or prepare, if fewer than `ahead` are as far as that: those first that
-    /// may have most of it done. It counts as used until [`Self::give_back`].
+    /// A slot to allocate or prepare, if fewer than `ahead` are: first the slots that may need
+    /// least. It counts as used until [`Self::give_back`].
     pub(crate) fn take_to(&self, goal: SlotPreparation, ahead: usize) -> Option<Slot> {
         use SlotState::{Allocated, Gapped, Partial, Raw, Unknown};
         match goal {
@@ -691,7 +695,7 @@ impl Segments {
 
     /// A free slot to give back to the file system, if more than `keep` have blocks in it: the last
     /// one, so that the front of the file is used, and a prepared one only where there is no other.
-    /// Those of which it is unknown come last, where none is to be kept.
+    /// Slots in an unknown state come last, and only where none is to be kept.
     pub(crate) fn take_surplus(&self, keep: usize) -> Option<(Slot, SlotBacking)> {
         let mut state = self.lock();
         let has_blocks = |s: &SlotState| {
@@ -703,9 +707,9 @@ impl Segments {
         if self.backing.load(Relaxed) < u32::MAX
             && let Some(at) = state.slots.iter().rposition(|s| *s == SlotState::Partial)
         {
-            // The blocks that it has left count for nothing until the file system has them back. As
-            // it counts for nothing either, nobody finds less room meanwhile.
-            self.turn(&mut state, at, SlotState::Used);
+            // The blocks that it has left do not count until the file system has them back. Nor did
+            // a partial slot count, so the room does not shrink meanwhile.
+            self.set_slot(&mut state, at, SlotState::Used);
             return Some((Slot(at as u32), SlotBacking::Blocks));
         }
         if self.is_scarce() {
@@ -725,21 +729,22 @@ impl Segments {
         unknown.map(|at| (self.claim(&mut state, at), SlotBacking::Unknown))
     }
 
-    /// Nobody must find the store full because of a slot that is being preparation on.
+    /// Whether so few slots are free that one which is being prepared could make a writer find the
+    /// store full.
     fn is_scarce(&self) -> bool {
         self.usable() <= self.reserve() + 1
     }
 
-    /// Takes a free slot. What the file system can back is one less then, until it is asked again,
-    /// unless it has backed that one: whoever gets slots ready takes of it too, or they would count
-    /// twice until the next look.
+    /// Takes a free slot. Unless the slot has its blocks, the file system can back one slot less
+    /// then, until it is asked again: slots that are being prepared count too, or their blocks
+    /// would count twice until the next look.
     fn claim(&self, state: &mut State, at: usize) -> Slot {
         if !state.slots[at].is_backed() {
-            // Of what it has no limit for, none is ever missing.
+            // Without a limit the count stays.
             let less = |backing| (backing < u32::MAX).then(|| u32::saturating_sub(backing, 1));
             let _unlimited = self.backing.fetch_update(Relaxed, Relaxed, less);
         }
-        self.turn(state, at, SlotState::Used);
+        self.set_slot(state, at, SlotState::Used);
         Slot(at as u32)
     }
 
@@ -751,7 +756,7 @@ impl Segments {
             SlotPreparation::Allocated => SlotState::Allocated,
             SlotPreparation::Prepared => SlotState::Prepared,
         };
-        self.turn(&mut self.lock(), slot.0 as usize, free);
+        self.set_slot(&mut self.lock(), slot.0 as usize, free);
     }
 }
 

@@ -1,21 +1,22 @@
-//! The file system below the store, which may be smaller than the store is allowed to become.
+//! Waiting for room in the file system below the store, which may be smaller than the store's
+//! limit.
 //!
 //! I1  A store counts as free only what the file system can back. So it is full, with all that a
 //!     full store still can do, before a write fails for want of blocks.
-//! I2  Where one fails all the same, because others took the room, it waits and is tried again:
-//!     nothing of it was acknowledged, and it is the same bytes for the same place. (A failed sync
-//!     is another matter, and is not.)
+//! I2  Where a write fails all the same, because others took the room, it waits and is tried again:
+//!     nothing of it was acknowledged, and it writes the same bytes to the same place. (A failed
+//!     sync is never tried again.)
 
 use crate::base::HealthCell;
 use sandstone_ring::{File, WriteBuf, WriteMode, runtime};
 use std::{io, time::Duration};
 
-/// Between two tries of a write that found no room.
+/// Pause between two tries of a write that found no room.
 const RETRY: Duration = Duration::from_millis(100);
-/// Writes; while the file system has no room, waits for it (I2).
+/// Writes plainly; while the file system has no room, waits for it (I2).
 ///
 /// # Errors
-/// The device's; "no space left" when nobody waits any more.
+/// The device's errors; "no space left" once waits are cancelled.
 pub(crate) async fn write(
     file: &File,
     health: &HealthCell,
@@ -25,7 +26,7 @@ pub(crate) async fn write(
     write_as(WriteMode::Plain, file, health, offset, data).await
 }
 
-/// The same in either mode.
+/// Writes in either mode, as [`write`] does.
 ///
 /// # Errors
 /// As [`write`].
@@ -53,7 +54,7 @@ fn is_want_of_room(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// A write that waits, until it is dropped.
+/// A write that waits, until this guard is dropped.
 struct Waiting<'a>(&'a HealthCell);
 
 impl<'a> Waiting<'a> {

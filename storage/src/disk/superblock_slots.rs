@@ -1,11 +1,11 @@
-//! The superblock's slots: which of them counts, whether they are damaged, and writing them.
+//! The superblock slots: reading them, choosing the valid one, judging damage, and writing.
 //!
-//! I1  A slot is never torn: what counts of it is one sector. So one that cannot be read, or holds
-//!     what does not belong there, is damage, and may have been the newer one. Then the other
-//!     serves, for reading only.
-//! I2  A superblock counts as written when it was synced, and read again: what it frees is reused
-//!     only then, so a disk that has lost the write, or put it elsewhere, is found out while all
-//!     that the one before names is still there.
+//! I1  A slot is never torn: only its first sector counts. So a slot that cannot be read, or holds
+//!     what does not belong there, is damage, and may have been the newer one. Then the store is
+//!     opened with the other slot, for reading only.
+//! I2  A superblock counts as written when it was synced and read again: slots that it frees are
+//!     reused only then, so a write that the disk lost or misdirected is found while everything
+//!     that the superblock before names is still there.
 
 use super::space_wait;
 use crate::{
@@ -15,15 +15,15 @@ use crate::{
 use sandstone_ring::{File, WriteBuf, aligned};
 use std::{fmt, io};
 
-/// A superblock slot as it lies on disk.
+/// A superblock slot as read from disk.
 pub(crate) struct SuperblockSlot {
     number: u64,
     pub(crate) content: Content,
 }
 
-/// What a superblock slot holds.
+/// The content of a superblock slot.
 pub(crate) enum Content {
-    /// A superblock that belongs there.
+    /// A superblock that belongs into this slot.
     Superblock(Superblock),
     /// A superblock that belongs into another slot.
     Misplaced(Superblock),
@@ -31,17 +31,17 @@ pub(crate) enum Content {
     Blank,
     /// Something else.
     Malformed(Malformed),
-    /// The device does not give it.
+    /// The device cannot read it.
     Unreadable(io::Error),
 }
 
-/// Which superblock counts.
+/// The result of choosing a superblock.
 pub(crate) enum Counts {
     /// There is no store yet.
     None,
-    /// The making of a store was cut off before it was ever used.
+    /// The store's creation was interrupted before its first use.
     HalfMade,
-    /// This one. Where something is wrong with the slots, the store is for reading only.
+    /// This superblock counts. With damage to the slots, the store is for reading only.
     This(Box<Superblock>, Option<String>),
 }
 
@@ -54,7 +54,7 @@ impl SuperblockSlot {
         }
     }
 
-    /// What is wrong with it.
+    /// The slot's damage, if any.
     pub(crate) fn damage(&self) -> Option<String> {
         match &self.content {
             Content::Superblock(_) => None,
@@ -73,7 +73,8 @@ impl fmt::Display for Content {
                 let (generation, slot) = (superblock.generation, superblock.slot());
                 write!(
                     f,
-                    "it holds the superblock of generation {generation}, which belongs into slot {slot}"
+                    "it holds the superblock of generation {generation}, \
+                     which belongs into slot {slot}"
                 )
             }
             Self::Blank => f.write_str("it is blank"),
@@ -101,7 +102,7 @@ pub(crate) async fn read_superblock_slots(file: &File) -> Vec<SuperblockSlot> {
     slots
 }
 
-/// Reads a slot; once more where that fails; and where it fails again its first sector, which is
+/// Reads a slot; again where that fails; and where it fails again, only its first sector, which is
 /// all that counts.
 async fn read_slot(file: &File, number: u64) -> io::Result<Vec<u8>> {
     let offset = superblock_offset(number);
@@ -113,7 +114,7 @@ async fn read_slot(file: &File, number: u64) -> io::Result<Vec<u8>> {
                 block.resize(BLOCK_BYTES, 0);
                 return Ok(block);
             }
-            // What the whole says is worth more than that a part is not aligned.
+            // The whole read's error says more than a misaligned part's.
             Err(error) => failed = Some(failed.unwrap_or(error)),
         }
     }
@@ -123,7 +124,7 @@ async fn read_slot(file: &File, number: u64) -> io::Result<Vec<u8>> {
 /// The superblock that counts: the newest one that can be read.
 ///
 /// # Errors
-/// [`crate::Kind::Corrupt`] where something is there that is no superblock that can be read.
+/// [`crate::Kind::Corrupt`] where the slots hold something and no readable superblock.
 pub(crate) fn choose(slots: &[SuperblockSlot]) -> Result<Counts> {
     let newest = slots.iter().filter_map(SuperblockSlot::superblock).max_by_key(|s| s.generation);
     let Some(newest) = newest else {
@@ -146,7 +147,7 @@ pub(crate) fn choose(slots: &[SuperblockSlot]) -> Result<Counts> {
     Ok(Counts::This(Box::new(newest.clone()), damage))
 }
 
-/// What is wrong with the slots of a store (I1).
+/// The damage to the slots of a store, if any (I1).
 fn damage(slots: &[SuperblockSlot], newest: &Superblock) -> Option<String> {
     let wrong: Vec<_> = slots.iter().filter_map(SuperblockSlot::damage).collect();
     if !wrong.is_empty() {
@@ -157,14 +158,15 @@ fn damage(slots: &[SuperblockSlot], newest: &Superblock) -> Option<String> {
         );
         return Some(what);
     }
-    // They are written in turn, each when the one before was synced.
+    // The slots are written in turn, each after the one before was synced.
     let follows = |s: &Superblock| {
         s.generation.abs_diff(newest.generation) < SUPERBLOCK_SLOTS && s.identity == newest.identity
     };
     let odd = slots.iter().filter_map(SuperblockSlot::superblock).find(|s| !follows(s))?;
     let (slot, generation) = (odd.slot(), odd.generation);
     Some(format!(
-        "superblock slot {slot} holds generation {generation} beside generation {}: a later one was not kept there",
+        "superblock slot {slot} holds generation {generation} beside generation {}: \
+         a later one was not kept there",
         newest.generation
     ))
 }
@@ -174,8 +176,8 @@ fn damage(slots: &[SuperblockSlot], newest: &Superblock) -> Option<String> {
 /// [`super::space_wait`] does.
 ///
 /// # Errors
-/// The device's, those of `sync`, and [`crate::Kind::Corrupt`] where the disk does not have the
-/// superblock then.
+/// The device's errors, those of `sync`, and [`crate::Kind::Corrupt`] where the disk does not have
+/// the superblock then.
 pub(crate) async fn write_superblock(
     file: &File,
     health: &HealthCell,
@@ -187,10 +189,10 @@ pub(crate) async fn write_superblock(
     read_back(file, superblock).await
 }
 
-/// Writes a superblock into its slot. It counts when it was synced.
+/// Writes a superblock into its slot. It counts once it is synced.
 ///
 /// # Errors
-/// The device's.
+/// The device's errors.
 pub(crate) async fn put_superblock(
     file: &File,
     health: &HealthCell,
@@ -206,7 +208,7 @@ pub(crate) async fn put_superblock(
 /// Keeps I2.
 ///
 /// # Errors
-/// [`crate::Kind::Corrupt`] where something else is there, now and once more; [`crate::Kind::Io`].
+/// [`crate::Kind::Corrupt`] where something else is there, twice; [`crate::Kind::Io`].
 async fn read_back(file: &File, superblock: &Superblock) -> Result<()> {
     if is_blind_to(Blindness::SuperblockDamage) {
         return Ok(());
@@ -221,6 +223,7 @@ async fn read_back(file: &File, superblock: &Superblock) -> Result<()> {
     }
     let (slot, generation) = (superblock.slot(), superblock.generation);
     Err(Error::corrupt(format!(
-        "the disk has not kept the superblock of generation {generation} that was written into slot {slot}"
+        "the disk has not kept the superblock of generation {generation} \
+         that was written into slot {slot}"
     )))
 }

@@ -42,7 +42,7 @@ pub(crate) struct BatchHeader {
     pub(crate) records: u16,
     /// Bytes of records after the header.
     pub(crate) records_bytes: u16,
-    /// Where the log goes on behind this segment; `None` while the store has no room for another
+    /// The next segment of the log, and its slot; `None` while the store has no room for another
     /// one.
     pub(crate) next: Option<(SegmentId, Slot)>,
     /// Generation of the newest superblock that was synced when the header was sealed.
@@ -82,8 +82,8 @@ impl BatchHeader {
         out
     }
 
-    /// The header's bytes while the batch is open in staging: no checksum, the records speak for
-    /// themselves (I3).
+    /// The header's bytes while the batch is open in staging: no checksum, each record has its own
+    /// (I3).
     pub(crate) fn open(&self, identity: &Identity) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_BYTES);
         self.encode(identity, &mut out);
@@ -109,9 +109,9 @@ impl BatchHeader {
         Ok(header)
     }
 
-    /// Reads the header of a batch that may not be sealed; only its place and its first LSN can be
-    /// believed, and they only with the records behind them: what else is told when it is sealed is
-    /// missing. Gives the rest of the block too.
+    /// Reads the header of a batch that may not be sealed; only its place and its first LSN are
+    /// valid, and these only together with the records behind them; the other fields are filled in
+    /// when it is sealed. Returns the rest of the block too.
     pub(crate) fn decode_open<'a>(
         identity: &Identity,
         block: &'a [u8],
@@ -154,7 +154,7 @@ impl BatchHeader {
     }
 }
 
-/// What a record says.
+/// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecordKind {
     /// `count` blocks of the volume hold the data blocks from `data_offset` on; the payload is
@@ -166,12 +166,12 @@ pub(crate) enum RecordKind {
     Zero,
     /// The volume exists, with the size, settings and attributes of the payload.
     VolumePut,
-    /// The volume or snapshot is gone, and with a volume its snapshots.
+    /// The volume or snapshot is deleted, and with a volume its snapshots.
     VolumeDelete,
     /// A volume or snapshot begins as a copy of this one; it has the number, size, settings and
     /// attributes of the payload.
     Fork,
-    /// The volume is what its snapshot of the payload's number is, in content and size.
+    /// The volume is restored to its snapshot of the payload's number, in content and size.
     Restore,
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn decode_chunk(
     Ok((next, payload.to_vec()))
 }
 
-/// What a volume or snapshot is, apart from its map.
+/// Properties of a volume or snapshot, without its map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VolumeMeta {
     pub(crate) number: VolumeNumber,
@@ -136,15 +136,15 @@ impl VolumeMeta {
     }
 }
 
-/// Which blocks of a map no other map can have, told by the birthday rule: an address is younger
-/// than the last point at which the map was copied, or became a copy, so nobody else has ever seen
-/// it.
+/// Which blocks of a map no other map can have, by the birthday rule: an address that is younger
+/// than the last point at which the map was copied, or became a copy, is in no other map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Birthday {
-    /// Blocks at addresses from this raw one on are the map's alone; 0 where it shares with nobody.
+    /// Blocks at addresses from this raw one on are the map's alone; 0 where it shares with no
+    /// other map.
     pub(crate) shared_below: u64,
-    /// Data blocks of the map at such addresses, at most: after a whole subtree was dropped whose
-    /// blocks nobody looked at, some of them may be gone, until the next mark counts.
+    /// Data blocks of the map at such addresses, at most: after a whole subtree was dropped unread,
+    /// the count may include blocks of it until the next mark counts.
     pub(crate) own_blocks: u64,
 }
 
@@ -167,7 +167,7 @@ pub(crate) struct VolumeEntry {
     pub(crate) map: StoredMap,
 }
 
-/// What a segment holds.
+/// The kind of a segment's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SegmentKind {
     /// Batches.
@@ -183,14 +183,14 @@ pub(crate) enum SegmentKind {
 pub(crate) enum SegmentPlace {
     /// In a slot of their own, each at its number.
     Own(Slot),
-    /// In segments of moved blocks; what is in no piece is gone.
+    /// In segments of moved blocks; a block that is in no piece is dead.
     Moved(Arc<[Piece]>),
 }
 
 /// Blocks that were moved together: those of `live`, one behind the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// Where they are now, and its slot.
+    /// The destination segment that holds them, and its slot.
     pub(crate) into: SegmentId,
     pub(crate) slot: Slot,
     /// First block there.
@@ -206,18 +206,19 @@ pub(crate) struct SegmentEntry {
     pub(crate) place: SegmentPlace,
 }
 
-/// What the lines of a family hold together.
+/// What the entries of a family share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FamilyEntry {
     pub(crate) family: VolumeNumber,
-    /// Data blocks that some line has and that are not told to be one line's alone, at most.
+    /// Upper bound of the data blocks that an entry of the family has and that the birthday rule
+    /// does not give to one entry alone.
     pub(crate) shared_blocks: u64,
 }
 
 /// The whole catalog, as it lies on disk.
 #[derive(Clone, Default)]
 pub(crate) struct StoredCatalog {
-    /// StoredCatalog records below this LSN are in it.
+    /// Catalog records below this LSN are in it.
     pub(crate) applied: Lsn,
     pub(crate) volumes: Vec<VolumeEntry>,
     /// Families that share something.

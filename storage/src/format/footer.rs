@@ -75,7 +75,7 @@ pub(crate) struct Trailer {
     pub(crate) previous: Lsn,
     /// Every record below was known to be synced.
     pub(crate) synced: Lsn,
-    /// Where the log goes on.
+    /// The next segment of the log, and its slot.
     pub(crate) next: (SegmentId, Slot),
     /// Generation of the newest superblock that was synced when this was written.
     pub(crate) generation: u64,

@@ -1,4 +1,4 @@
-//! What lies on disk, byte by byte. `FORMAT.md` is the table for people; `tests.rs` holds the
+//! The format on disk, byte by byte. `FORMAT.md` is the table for people; `tests.rs` holds the
 //! golden bytes.
 //!
 //! Little-endian throughout. Decoders take bytes of any content: they answer [`Malformed`], they
@@ -33,7 +33,7 @@ use bytes::TryGetError;
 /// Version of everything on disk. A change comes with FORMAT.md, a fixture and a recovery test.
 pub(crate) const VERSION: u16 = 5;
 
-/// Bytes that are not what they should be, and why.
+/// The reason why bytes are malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 

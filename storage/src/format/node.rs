@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   | magic 4 | level 1 | 0 | entries 2 | 0 … 16 |
-//!   leaf:   entries × { start 1, len-1 1, state+address 8 }, then a crc32 for each data block, in order
+//!   leaf:   entries × { start 1, len-1 1, state+address 8 }, then crc32 of each data block
 //!   inner:  entries × { index 1, tag 1, address 8, crc32 4, mapped 4 }
 //! ```
-//! A node takes one block, an inner node with many children two. Its checksum stands with its
-//! parent. What a node is in memory is the map's subject; here it is entries in their order.
+//! A node takes one block, an inner node with many children two. Its checksum is in its parent.
+//! This file knows a node as a list of entries; `map/node.rs` has the node in memory.
 
 use super::Malformed;
 use crate::base::{
@@ -40,7 +40,7 @@ pub(crate) struct NodeRef {
     pub(crate) mapped: u32,
 }
 
-/// What a run of blocks is. Blocks without a run are holes.
+/// The state of a run of blocks. Blocks without a run are holes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunState {
     /// Data, one block after the other from this address on.
@@ -154,7 +154,7 @@ pub(crate) fn encode_inner(
 /// Reads the node at `home` from its blocks.
 ///
 /// # Errors
-/// When they are not the bytes that its parent vouches for, or (a bug, not damage) make no sense.
+/// When the checksum is not the parent's, or the bytes make no sense (a bug, not damage).
 pub(crate) fn decode_node(
     home: &NodeRef,
     level: u32,

@@ -1,4 +1,4 @@
-//! The superblock: who the store is, and where reading it begins.
+//! The superblock: the store's identity, and where reading it begins.
 //!
 //! Two slots are written in turn; the newest valid one counts. All that counts is in the first
 //! sector of its slot, with its own checksum. A sector is written whole or not at all, so a crash
@@ -12,7 +12,7 @@ use crate::base::{
 use bytes::{Buf, BufMut};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTN\x01");
-/// What a device writes whole or not at all, at the least.
+/// Smallest unit that a device writes whole or not at all, in bytes.
 pub(crate) const SECTOR_BYTES: usize = 512;
 const CHECKED_BYTES: usize = SECTOR_BYTES - 4;
 /// Bytes that the checksum of versions 1 to 4 covered, which stood at the end of the block.
@@ -41,7 +41,7 @@ pub(crate) fn superblock_offset(slot: u64) -> u64 {
     slot * (64 << 10)
 }
 
-/// The store's measures, fixed when it is made (the size may grow).
+/// The store's geometry, fixed when it is created (the size may grow).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     /// Blocks in a segment.
@@ -56,16 +56,16 @@ impl Geometry {
     /// Byte offset of the first slot.
     pub(crate) const SLOTS_AT: u64 = 1 << 20;
 
-    /// Measures for a store of `size_bytes`: at least a thousand segments of 2 to 64 MiB, so that
-    /// those which are open, and those that are kept for what makes room, are a small part of it.
+    /// The geometry of a store of `size_bytes`: at least a thousand segments of 2 to 64 MiB, so
+    /// that the open segments and the reserve are a small part of it.
     pub(crate) fn standard(size_bytes: u64) -> Self {
         let wanted = size_bytes / SEGMENTS_LEAST / BLOCK_BYTES as u64;
         let wanted = wanted.clamp(u64::from(SEGMENT_BLOCKS_LEAST), u64::from(SEGMENT_BLOCKS_MAX));
         Self::with_segments(size_bytes, 1 << wanted.ilog2())
     }
 
-    /// Measures with other segments. Windows are as large as a segment, and at most 16 MiB; in tiny
-    /// segments, which tests have, a quarter of them.
+    /// A geometry with other segments. Windows are as large as a segment, and at most 16 MiB; in
+    /// tiny segments, which tests have, a quarter of them.
     pub(crate) fn with_segments(size_bytes: u64, segment_blocks: u32) -> Self {
         let segment_bytes = u64::from(segment_blocks) * BLOCK_BYTES as u64;
         let slots = size_bytes.saturating_sub(Self::SLOTS_AT) / segment_bytes;
@@ -136,8 +136,8 @@ pub(crate) struct ReplayStart {
     pub(crate) previous: Lsn,
 }
 
-/// Where the log goes on when it leaves a segment. It is settled before the segment's first batch
-/// is sealed, and every batch says it, so that a lost footer does not hide what comes behind.
+/// The next segment of the log. It is claimed before the first batch of the current segment is
+/// sealed, and every batch names it, so that a lost footer does not hide the rest of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     /// The segment that it leaves.
@@ -163,13 +163,13 @@ pub(crate) struct Superblock {
     /// Where the next map node goes.
     pub(crate) node_tail: Option<(SegmentId, Slot, u32)>,
     pub(crate) catalog: Option<CatalogRef>,
-    /// The same once more, because without one the whole store is lost.
+    /// The catalog's second copy, because without a catalog the whole store is lost.
     pub(crate) catalog_copy: Option<CatalogRef>,
-    /// The server that wrote it was closing the store: the checkpoint holds everything, and nothing
-    /// was staged any more.
+    /// The server that wrote it closed the store: the checkpoint holds everything, and staging is
+    /// empty.
     pub(crate) closed: bool,
-    /// Of the segment that the log was in: at the replay start, or with the superblock of a start
-    /// at the log's end.
+    /// The claim of the segment that the log was in: at the replay start, or with the superblock of
+    /// a start at the log's end.
     pub(crate) claim: Claim,
 }
 

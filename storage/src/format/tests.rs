@@ -32,7 +32,7 @@ macro_rules! golden {
     }};
 }
 
-/// Says where two byte strings part.
+/// Panics with the place where two byte strings differ.
 fn assert_bytes(found: &[u8], golden: &[u8]) {
     assert_eq!(found.len(), golden.len());
     if let Some(at) = found.iter().zip(golden).position(|(a, b)| a != b) {
@@ -45,7 +45,7 @@ fn crc(bytes: &[u8]) -> [u8; 4] {
     crc32fast::hash(bytes).to_le_bytes()
 }
 
-/// The keyed checksum, told once more: crc32 over secret, epoch, bytes.
+/// The keyed checksum, computed independently: crc32 over secret, epoch, bytes.
 fn keyed(epoch: u32, bytes: &[u8]) -> [u8; 4] {
     crc(&[&[0xe5; 16][..], &epoch.to_le_bytes(), bytes].concat())
 }
@@ -121,18 +121,18 @@ fn superblock_is_laid_out_as_told() {
         [0x14, 0x13, 0, 0, 0, 0, 0, 0],                     // 128: node tail: segment
         [0x15, 0, 0, 0],                                    // 136: node tail: slot
         [0x16, 0, 0, 0],                                    // 140: node tail: block
-        [0x18, 0xc0, 0x05, 0, 0, 0, 0, 0],                  // 144: catalog: address (0x17 << 14 | 0x18)
+        [0x18, 0xc0, 0x05, 0, 0, 0, 0, 0],                  // 144: catalog: 0x17 << 14 | 0x18
         [0x19, 0, 0, 0],                                    // 152: catalog: slot
         [0x1a, 0, 0, 0],                                    // 156: catalog: blocks
         [0x1e, 0x1d, 0x1c, 0x1b],                           // 160: catalog: checksum
         [1, 0, 0, 0],                                       // 164: closed
-        [0x20, 0x1f, 0, 0, 0, 0, 0, 0],                     // 168: claim: the segment that the log leaves
+        [0x20, 0x1f, 0, 0, 0, 0, 0, 0],                     // 168: claim: segment that is left
         [0x22, 0x21, 0, 0, 0, 0, 0, 0],                     // 176: claim: the next segment
         [0x23, 0, 0, 0],                                    // 184: claim: its slot
-        [0x25, 0, 0x09, 0, 0, 0, 0, 0],                     // 188: catalog's copy: address (0x24 << 14 | 0x25)
-        [0x26, 0, 0, 0],                                    // 196: catalog's copy: slot
-        [0x27, 0, 0, 0],                                    // 200: catalog's copy: blocks
-        [0x2b, 0x2a, 0x29, 0x28],                           // 204: catalog's copy: checksum
+        [0x25, 0, 0x09, 0, 0, 0, 0, 0],                     // 188: its copy: 0x24 << 14 | 0x25
+        [0x26, 0, 0, 0],                                    // 196: its copy: slot
+        [0x27, 0, 0, 0],                                    // 200: its copy: blocks
+        [0x2b, 0x2a, 0x29, 0x28],                           // 204: its copy: checksum
     ];
     golden.extend_from_slice(&crc(&golden)); // 508: crc32 of all before
     golden.resize(BLOCK_BYTES, 0); // 512: nothing that counts
@@ -403,7 +403,7 @@ fn map_nodes_are_laid_out_as_told() {
         [0],                                                // 5: reserved
         [2, 0],                                             // 6: children
         [0; 8],                                             // 8: reserved
-        [1], [0],                                           // child: place, 0: reserved zeroes throughout
+        [1], [0],                                           // child: place, 0: all reserved zeroes
         [0; 8], [0; 4], [0; 4],
         [255], [2],                                         // child: place, blocks of the node
         [0x05, 0x80, 0, 0, 0, 0, 0, 0],                     //   address (2 << 14 | 5)
@@ -499,7 +499,7 @@ fn catalog_is_laid_out_as_told() {
         [0x02, 0x01, 0, 0],                                 // 0: number
         [0x77; 16],                                         // 4: id
         [0x03, 0x01, 0, 0],                                 // 20: family
-        [0x04, 0x01, 0, 0],                                 // 24: the volume that it is a snapshot of
+        [0x04, 0x01, 0, 0],                                 // 24: volume of which it is a snapshot
         [0, 0, 0, 0x03, 0, 0, 0, 0],                        // 28: bytes
         [0x04, 0, 0, 0, 0, 0, 0, 0],                        // 36: cache_size
         [0x05, 0, 0, 0, 0, 0, 0, 0],                        // 44: buffer_size
@@ -534,17 +534,17 @@ fn catalog_is_laid_out_as_told() {
         golden![84;
             [1, 0, 0, 0],                                   // families that share something
             [0x18, 0, 0, 0],                                // family
-            [0x19, 0, 0, 0, 0, 0, 0, 0],                    // blocks that its lines may share
+            [0x19, 0, 0, 0, 0, 0, 0, 0],                    // blocks that its entries may share
             [2, 0, 0, 0],                                   // segments
             [0x0d, 0, 0, 0, 0, 0, 0, 0],                    // segment
             [1, 0],                                         // kind: log
-            [0, 0],                                         // words of the bitmap: in a slot of its own
+            [0, 0],                                         // words of the bitmap: not moved
             [0x0e, 0, 0, 0],                                // slot
             [0x0f, 0, 0, 0, 0, 0, 0, 0],                    // segment
             [2, 0],                                         // kind: nodes
             [2, 0],                                         // words of the bitmap: moved
             [1, 0, 0, 0],                                   // pieces
-            [0x10, 0, 0, 0, 0, 0, 0, 0],                    // piece: the segment that it was moved into
+            [0x10, 0, 0, 0, 0, 0, 0, 0],                    // piece: the destination segment
             [0x14, 0, 0, 0],                                // its slot
             [0x11, 0, 0, 0],                                // first block there
             [0x12, 0, 0, 0, 0, 0, 0, 0],                    // blocks 0 to 63

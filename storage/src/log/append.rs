@@ -1,7 +1,8 @@
 //! The log: journal and final place of the data at the same time.
 //!
 //! ```text
-//!   append ──► open batch (staging) ──close──► closed ──all records filled──► sealed, written ──► in order: acknowledged
+//!   append ──► open batch (staging) ──close──► closed ──all records filled──►
+//!                                              sealed, written ──► in order: acknowledged
 //! ```
 //!
 //! I1  LSNs and addresses are given under one lock, so they grow together.
@@ -11,18 +12,18 @@
 //! I4  After a failed write or sync nothing is acknowledged any more: the log is latched, and not
 //!     retried, because a kernel may report success for the sync after a failed one (DESIGN section
 //!     3).
-//! I5  Where the log goes on behind a segment is settled before the segment's first batch is
-//!     sealed, and stands in each of them, wherever the store has room for another segment by then.
-//!     So recovery needs no footer to go on there.
-//! I6  What is acknowledged is in the store in such a way that a crash of the host does not take
-//!     it: written to a slot that was ready for that, or through (`io/placement.rs`). That goes for
-//!     footers too, which lead to what comes behind them.
+//! I5  The next segment is claimed before the current segment's first batch is sealed, and every
+//!     batch names it, wherever the store has room for another segment by then. So recovery needs
+//!     no footer to go on there.
+//! I6  An acknowledged write survives a crash of the host: it was written to a slot that was ready,
+//!     or written through (`io/placement.rs` of the ring crate). The same holds for footers, which
+//!     lead to the batches behind them.
 //!
-//! Batches go out when the device has nothing of ours to do, so that a lone write does not wait and
-//! many writes share one device write; beside a batch of many the next one gathers first
-//! ([`GATHER_RECORDS`]). Workers call [`Log::pump`] at the end of each turn; a completed write
-//! calls it too. A batch that nobody waits for, because all that is in it was acknowledged from
-//! staging, lingers for more to come ([`LINGER`]).
+//! Group commit: a batch goes out when the device has no work of the log, so that a lone write does
+//! not wait and many writes share one device write; beside a batch of many records the next one
+//! gathers first ([`GATHER_RECORDS`]). Workers call [`Log::pump`] at the end of each turn; a
+//! completed write calls it too. A batch that no write waits for, because all its records were
+//! acknowledged from staging, lingers for more to come ([`LINGER`]).
 //!
 //! Lock order: a volume's state, then the log's, then windows and segments.
 
@@ -51,44 +52,43 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Device writes of batches under way at once. With one, a second connection's lone write waits for
-/// the first's; with many, batches stay small and each costs a header block.
+/// Device writes of batches under way at once. With one, a lone write of a second connection waits
+/// for the first connection's batch; with many, batches stay small and each costs a header block.
 const WRITES_MAX: u32 = 2;
 
 /// Longest time that writes are acknowledged from staging while an older one is not in the store:
-/// what a crash of the host takes of a volume with write-back, at most.
+/// an upper bound of what a crash of the host takes of a volume with write-back.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
 
-/// How long a batch that nobody waits for takes more in. With one device write for each
-/// acknowledged write of a lone client, its processor would do little else; so short that little is
-/// in staging alone when the host dies.
+/// How long a batch that no write waits for takes more records. With one device write for each
+/// acknowledged write of a lone client, the processor would do little else; the time is so short
+/// that little is in staging alone when the host crashes.
 pub(super) const LINGER: Duration = Duration::from_millis(2);
 
-/// With so many blocks it lingers no longer: the device is at its best, and whoever writes next to
-/// it waits for little.
+/// With so many blocks a batch lingers no longer: the device is at its best, and a write of another
+/// volume waits for little.
 const LINGER_BLOCKS: u32 = 64;
 
-/// A batch with so many blocks of data takes no more. The device gets at most [`WRITES_MAX`]
-/// batches at once, so this bounds what a read waits for that comes behind them, and it is large
-/// enough that their headers cost nothing: a megabyte.
+/// A batch with so many blocks of data (1 MiB) takes no more. The device gets at most
+/// [`WRITES_MAX`] batches at once, so this bounds what a read behind them waits for, and it is
+/// large enough that their headers cost nothing.
 pub(super) const BATCH_BLOCKS: u32 = 256;
 
-/// Batches of so many bytes, on average, are written through nearly as fast as a slot is prepared
-/// for them; so the slots of a log that streams are not. (Measured on ext4, 1 MiB: 830 MB/s through
-/// against 1,600 to allocated slots, each byte of which would be written twice to have them
-/// prepared. Of 8 KiB, it is 21 MB/s against 96.)
+/// Batches of at least this many bytes, on average, are written through nearly as fast as a slot is
+/// prepared for them; so a log that streams gets no prepared slots. (Measured on ext4, 1 MiB: 830
+/// MB/s through against 1,600 to allocated slots, each byte of which would be written twice to have
+/// them prepared. Of 8 KiB, it is 21 MB/s against 96.)
 pub(crate) const STREAM_BATCH_BYTES: u64 = 128 << 10;
 
-/// While a batch of half as many writes or more is under way, the next one gathers so many. Where
-/// many are waited for at once, all of them but the first few would go in small batches otherwise,
-/// each with a header block and a device write. Lone writes of a few clients do not wait for each
-/// other.
+/// While a batch of half as many writes or more is under way, the next one gathers so many.
+/// Otherwise many writes at once would, all but the first few, go out in small batches, each with a
+/// header block and a device write. Lone writes of a few clients do not wait for each other.
 const GATHER_RECORDS: u16 = 16;
 
 /// Most blocks that one data record carries, so that three fit a header.
 pub(super) const RECORD_BLOCKS_MAX: u32 = 256;
 
-/// What is to be logged.
+/// A change to be logged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Append<'a> {
     /// Data from `block` on; a whole number of blocks, with their checksums. May be taken in part.
@@ -99,11 +99,12 @@ pub(crate) enum Append<'a> {
     Catalog { volume: VolumeNumber, kind: RecordKind, payload: &'a [u8] },
 }
 
-/// Where it went.
+/// The place of a logged change.
 #[derive(Debug)]
 pub(crate) struct Appended {
     pub(crate) lsn: Lsn,
-    /// Of the first block of data; for others, that which the next data of the batch would get.
+    /// Address of the first block of data; without data, the address that the batch's next data
+    /// gets.
     pub(crate) address: Address,
     /// Blocks of data taken: at least one, perhaps fewer than were offered.
     pub(crate) blocks: u32,
@@ -115,7 +116,7 @@ pub(crate) struct Appended {
 pub(crate) enum Refused {
     /// Staging is full of batches that are not in the store yet: wait for [`Log::room`].
     Busy,
-    /// The store is full, for what needs that much.
+    /// The store has no segment for this need.
     NoSpace(Need),
     /// No more writes: see the store's health.
     Stopped,
@@ -125,7 +126,7 @@ pub(crate) enum Refused {
 /// window.
 const BATCH_BOUNDS: [u64; 8] =
     [8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20];
-/// Bounds of the buckets of those who share a sync.
+/// Bounds of the buckets of requests that share a sync.
 const SHARING_BOUNDS: [u64; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// Counters, for metrics.
@@ -134,12 +135,12 @@ pub(crate) struct Counters {
     pub(crate) records: AtomicU64,
     pub(crate) batches: AtomicU64,
     pub(crate) bytes: AtomicU64,
-    /// Of the batches, those that were written through.
+    /// Number of batches that were written through.
     pub(crate) through: AtomicU64,
     pub(crate) batch_bytes: Counting<8>,
     pub(crate) syncs: AtomicU64,
     pub(crate) sync_requests: AtomicU64,
-    /// Of those who had to wait for a sync, how many each served.
+    /// How many waiting requests each sync served.
     pub(crate) sync_sharing: Counting<7>,
 }
 
@@ -169,9 +170,9 @@ pub(super) struct Segment {
     pub(super) footer_bytes: usize,
     /// Batch entries of the sealed batches.
     pub(super) footer: Arc<Mutex<Vec<u8>>>,
-    /// Opened from the reserve: data only when there is more room again.
+    /// Taken from the reserve: it takes data only when there is more room again.
     pub(super) reserved: bool,
-    /// How it is written, so that what is acknowledged survives a crash of the host (I5).
+    /// How it is written, so that acknowledged data survives a crash of the host (I6).
     pub(super) mode: WriteMode,
     /// Batches closed in it.
     pub(super) batches: u32,
@@ -179,14 +180,14 @@ pub(super) struct Segment {
 
 pub(super) struct Open {
     pub(super) batch: Arc<Batch>,
-    /// Where the log goes on behind the batch's segment.
+    /// The segment behind the batch's segment, and its slot.
     pub(super) next: Option<(SegmentId, Slot)>,
     pub(super) records: u16,
     pub(super) records_bytes: usize,
     pub(super) data_blocks: u32,
-    /// It lingers, and somebody will look after it in time.
-    pub(super) is_looked_after: bool,
-    /// It goes to the device beside [`WRITES_MAX`] others (`crowd.rs`).
+    /// It lingers, and a task is scheduled that pumps the log in time.
+    pub(super) has_pump_scheduled: bool,
+    /// It goes to the device beside [`WRITES_MAX`] others (`fairness.rs`).
     pub(super) goes_beside: bool,
 }
 
@@ -218,8 +219,8 @@ pub(super) struct State {
     /// `first_lsn` of the batch before the open one.
     pub(super) previous: Lsn,
     pub(super) segment: Segment,
-    /// Where the log goes on behind it. A batch of it, or the superblock, has told that whenever no
-    /// batch is open.
+    /// Where the log goes on behind it. Whenever no batch is open, a batch of this segment or the
+    /// superblock names it.
     pub(super) claim: Option<Taken>,
     /// The log does not come there yet, because the slot is being given back to the file system.
     pub(super) is_claim_lent: bool,
@@ -231,7 +232,7 @@ pub(super) struct State {
     /// In log order; leaves from the front when written.
     pub(super) under_way: VecDeque<Entry>,
     pub(super) writing: u32,
-    /// Whose data came last.
+    /// The volume whose data came last.
     pub(super) last_writer: Option<VolumeNumber>,
     pub(super) heavy: Option<Heavy>,
 }
@@ -252,12 +253,13 @@ pub(crate) struct Log {
     pub(super) unwritten_since_us: AtomicU64,
     /// Records whose place is taken but which are not filled in yet, in all batches.
     pub(super) leases: AtomicU32,
-    /// Something was written, or there is space again.
+    /// Notified when something was written, or there is space again.
     pub(crate) room: Notify,
-    /// The log is written through, or has come to a new window: slots that are ready are of use.
+    /// Notified when the log is written through, or has come to a new window: it can use prepared
+    /// slots.
     pub(crate) slots_wanted: Notify,
     pub(super) syncs: Syncs,
-    /// Data that was given a place and is not in the store yet.
+    /// Bytes of data that have a place and are not in the store yet.
     pub(super) unwritten_bytes: AtomicU64,
     /// Blocks of sealed segments since the last sync that was begun for them.
     pub(super) sealed_blocks: AtomicU64,
@@ -268,7 +270,7 @@ pub(crate) struct Log {
     pub(crate) counters: Counters,
 }
 
-/// What the log begins with.
+/// The state that the log begins with.
 pub(crate) struct Start {
     pub(crate) identity: Identity,
     pub(crate) epoch: u32,
@@ -277,13 +279,13 @@ pub(crate) struct Start {
     pub(crate) footer: Vec<u8>,
     /// The first block whose batch `footer` holds.
     pub(crate) footer_from: u32,
-    /// Of the segment's slot.
+    /// Readiness of the segment's slot.
     pub(crate) readiness: Readiness,
     /// Every record below is synced.
     pub(crate) synced: Lsn,
-    /// Where it goes on behind this segment, as the superblock tells.
+    /// The next segment, as the superblock names it.
     pub(crate) claim: Option<Taken>,
-    /// Of that superblock.
+    /// Generation of that superblock.
     pub(crate) generation: u64,
 }
 
@@ -350,7 +352,8 @@ impl Log {
         self.state.lock().expect("no panics under this lock")
     }
 
-    /// A superblock of this generation was synced: what is sealed from now on says so.
+    /// Notes that a superblock of this generation was synced: batches that are sealed from now on
+    /// name it.
     pub(crate) fn note_superblock(&self, generation: u64) {
         self.generation.store(generation, Release);
     }
@@ -365,8 +368,8 @@ impl Log {
         Lsn(self.written.load(Acquire))
     }
 
-    /// Blocks at the front of a segment of the log that are in the store. Of what was open when the
-    /// log was latched nobody knows.
+    /// Blocks at the front of a segment of the log that are in the store. Batches that were open
+    /// when the log was latched do not count: whether they are in the store is unknown.
     pub(crate) fn written_blocks(&self, id: SegmentId) -> u32 {
         if self.health.is_stopped() && self.segments.is_open(id) {
             return 0;
@@ -384,7 +387,7 @@ impl Log {
         }
     }
 
-    /// Whether a record waits for the store longer than writes may be acknowledged ahead of it.
+    /// Whether the oldest record that is not in the store is older than [`BEHIND_MAX`].
     pub(crate) fn is_behind(&self) -> bool {
         let since = self.unwritten_since_us.load(Relaxed);
         since < (runtime::now().saturating_sub(BEHIND_MAX)).as_micros() as u64
@@ -396,14 +399,14 @@ impl Log {
         (since < u64::MAX).then(|| Duration::from_micros(since))
     }
 
-    /// Whether every record that was given a place is filled in: then what is in staging survives
-    /// the process.
+    /// Whether every record that was given a place is filled in: then all of staging survives the
+    /// process.
     pub(crate) fn all_committed(&self) -> bool {
         self.leases.load(Acquire) == 0
     }
 
-    /// Gives a record its place and fills it in. Call it under the lock of the volume whose map it
-    /// will change.
+    /// Places a record in the log and fills it in. Call it under the lock of the volume whose map
+    /// it will change.
     ///
     /// # Errors
     /// Nothing was logged then.
@@ -470,7 +473,7 @@ impl Log {
     }
 }
 
-/// How the log is written to a slot (I5).
+/// How the log is written to a slot (I6).
 fn mode_of(file: &File, readiness: Readiness) -> WriteMode {
     match (file.placement(), readiness) {
         _ if is_blind_to(Blindness::WriteThrough) => WriteMode::Plain,
@@ -497,7 +500,7 @@ impl Open {
         WRITES_MAX + u32::from(self.goes_beside)
     }
 
-    /// Whether it has lingered enough.
+    /// Whether it has lingered long enough.
     pub(super) fn is_due(&self) -> bool {
         self.records > 0
             && (self.batch.is_awaited()
@@ -507,8 +510,8 @@ impl Open {
 }
 
 impl State {
-    /// Whether the open batch is better off with more in it, for which what is under way leaves it
-    /// the time.
+    /// Whether the open batch should wait for more records, while the batches under way keep the
+    /// device busy.
     pub(super) fn is_gathering(&self) -> bool {
         let has_many = |entry: &Entry| match entry {
             Entry::Batch { open, stage: Stage::Writing, .. } => open.records >= GATHER_RECORDS / 2,

@@ -17,12 +17,12 @@ const ON_ITS_WAY: u8 = 0;
 const WRITTEN: u8 = 1;
 const FAILED: u8 = 2;
 
-/// What a volume, or an attachment with a buffer of its own, has in staging that is not in the
-/// store yet: the measure of `buffer_size`.
+/// Bytes in staging that are not in the store yet, of a volume or of an attachment with a buffer of
+/// its own: `buffer_size` bounds them.
 #[derive(Debug)]
 pub(crate) struct Gauge {
     unwritten_bytes: AtomicU64,
-    /// Something was written.
+    /// Notified when something was written.
     pub(crate) room: Notify,
     usage: Arc<Usage>,
 }
@@ -51,7 +51,7 @@ impl Gauge {
     }
 }
 
-/// One device write: its place, and who waits for it.
+/// One device write: its place, and its waiters.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) segment: SegmentId,
@@ -67,7 +67,7 @@ pub(crate) struct Batch {
     /// Records whose place is taken but which are not filled in yet.
     pub(crate) leases: AtomicU32,
     state: AtomicU8,
-    /// Somebody waits for it, or for room that it takes.
+    /// A request waits for it, or for room that it takes.
     is_awaited: AtomicBool,
     waiting: Mutex<Waiting>,
 }
@@ -116,7 +116,7 @@ impl Batch {
         }
     }
 
-    /// The batch and all before it are in the store, or never will be.
+    /// Ends the wait: the batch and all before it are in the store, or never will be.
     pub(crate) fn finish(&self, written: bool) {
         self.state.store(if written { WRITTEN } else { FAILED }, Release);
         let Waiting { wakers, gauges } = std::mem::take(&mut *self.waiting());
@@ -127,7 +127,7 @@ impl Batch {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Has it sent out by the next pump.
+    /// Makes the next pump send it out.
     pub(crate) fn hurry(&self) {
         self.is_awaited.store(true, Release);
     }

@@ -1,12 +1,13 @@
 //! Fairness between volumes that write at the same time.
 //!
-//! The log acknowledges in order, so a write waits for all that stands before it: of one volume
-//! that writes flat out that would be all of its queue, up to its `buffer_size` or what fits into
-//! staging. So while several volumes write, the log takes in no more than what keeps the device
-//! busy, and one with little in it goes before one with much.
+//! The log acknowledges in order, so a write waits for everything before it (head-of-line
+//! blocking): of one volume that writes flat out that would be its whole queue, up to its
+//! `buffer_size` or what fits into staging. So while several volumes write, the log takes in no
+//! more than keeps the device busy, and a volume with little data in the log goes before one with
+//! much.
 //!
-//! And a batch with a write of a volume that has little there goes to the device beside those that
-//! are under way, instead of after one of them.
+//! A batch with a write of a volume that has little there goes to the device beside the batches
+//! under way, instead of after one of them.
 //!
 //! A volume that writes alone is not held back.
 
@@ -14,29 +15,29 @@ use super::append::{Log, State};
 use crate::base::VolumeNumber;
 use std::sync::atomic::Ordering::*;
 
-/// What all volumes together may have in the log before it is in the store, while several write:
-/// two device writes that are large enough to keep a fast disk at its best, and no longer than a
-/// lone write can bear to wait for.
+/// Bytes that all volumes together may have in the log before they are in the store, while several
+/// write: two device writes that are large enough to keep a fast disk at its best, and no longer
+/// than a lone write can bear to wait for.
 const SHARED_BYTES_MAX: u64 = 128 << 10;
 
-/// What each volume may have there in any case.
+/// Bytes that each volume may have there in any case.
 const OWN_BYTES: u64 = 32 << 10;
 
-/// A volume counts as writing until so many batches after its last data. Batches and not time,
-/// because a busy log sends out thousands a second, and an idle one delays no write.
+/// A volume counts as writing until so many batches after its last data. The unit is batches, not
+/// time, because a busy log sends out thousands a second, and an idle one delays no write.
 const SHARED_BATCHES: u64 = 1024;
 
 /// The volume that has much in the log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heavy {
     volume: VolumeNumber,
-    /// It counts as such until the log has sent out so many batches.
+    /// It counts as heavy until the log has sent out this many batches.
     until: u64,
 }
 
 impl Log {
-    /// That volume's data, which had so many bytes in the log before, was given a place in the open
-    /// batch.
+    /// Notes that data of `volume`, which had `own_bytes` in the log before, got a place in the
+    /// open batch.
     pub(super) fn note_writer(&self, state: &mut State, volume: VolumeNumber, own_bytes: u64) {
         let batches = self.counters.batches.load(Relaxed);
         let last = state.last_writer.replace(volume);
@@ -54,7 +55,7 @@ impl Log {
         }
     }
 
-    /// Whether a volume that has so many bytes in the log must yield to others.
+    /// Whether a volume that has `own_bytes` in the log must yield to others.
     pub(crate) fn must_yield(&self, own_bytes: u64) -> bool {
         own_bytes >= OWN_BYTES
             && self.unwritten_bytes.load(Relaxed) >= SHARED_BYTES_MAX

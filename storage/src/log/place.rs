@@ -1,7 +1,6 @@
 //! Where a record goes: into the open batch, the next window, the next segment.
 //!
-//! All of it happens under the log's lock, and nothing of it waits: what is in the way is told to
-//! the caller.
+//! Placing happens under the log's lock and never waits: the caller gets the reason why it would.
 
 use super::append::{
     Append, BATCH_BLOCKS, Entry, Log, Open, Place, RECORD_BLOCKS_MAX, Refused, STREAM_BATCH_BYTES,
@@ -29,7 +28,7 @@ impl Log {
             ),
             Append::Range { .. } => (0, 0, Need::Record),
             Append::Catalog { payload, kind, .. } => {
-                // What makes room again must go on when the store is full.
+                // Records that make room again must go on when the store is full.
                 let need = match kind {
                     RecordKind::VolumeDelete | RecordKind::Restore => Need::Record,
                     _ => Need::Data,
@@ -131,7 +130,7 @@ impl Log {
             && state.claim.is_some_and(|claim| claim.readiness == Readiness::Ready)
         {
             // In the rest of this segment each small batch would wait for the file system's
-            // journal. What is left of it is not written, and its slot comes back with the others.
+            // journal. The rest of it stays unwritten, and its slot is freed like others.
             match self.next_segment(state, need) {
                 Ok(()) => block = 0,
                 Err(Refused::NoSpace(_)) => {}
@@ -146,7 +145,7 @@ impl Log {
             block = 0;
         }
         let window = self.window(state, block)?;
-        self.settle_claim(state); // keeps I5
+        self.claim_next(state); // keeps I5
         let at = (state.segment.id, state.segment.slot, block);
         let batch = Batch::new(at, state.segment.mode, window, state.next_lsn, state.previous);
         if batch.mode == WriteMode::Through {
@@ -176,16 +175,16 @@ impl Log {
             records: 0,
             records_bytes: 0,
             data_blocks: 0,
-            is_looked_after: false,
+            has_pump_scheduled: false,
             goes_beside: false,
         });
         self.unwritten_since_us.store(state.unwritten_since_us(), Relaxed);
         Ok(())
     }
 
-    /// Claims the segment behind this one, or another one whose slot is ready where this one's is
-    /// not. The batch that is about to be opened tells it.
-    fn settle_claim(&self, state: &mut State) {
+    /// Claims the next segment, or replaces the claim by a segment whose slot is ready where the
+    /// claimed one's is not. The batch that is about to be opened names it.
+    fn claim_next(&self, state: &mut State) {
         if state.is_claim_lent {
             return;
         }
@@ -203,8 +202,8 @@ impl Log {
         }
     }
 
-    /// Lends the slot of the claimed segment, if it may have blocks in the file, to whoever gives
-    /// them back. The log does not come there before [`Self::return_claim`].
+    /// Lends the slot of the claimed segment, if it may have blocks in the file, to the slot pool,
+    /// which gives them back. The log does not come there before [`Self::return_claim`].
     pub(crate) fn lend_claim(&self) -> Option<Slot> {
         let mut state = self.lock();
         let id = state.claim?.id;
@@ -213,7 +212,7 @@ impl Log {
         Some(slot)
     }
 
-    /// The slot is there again; its blocks are gone if it was `punched`.
+    /// Takes the lent slot back; it has no blocks if it was `punched`.
     pub(crate) fn return_claim(&self, punched: bool) {
         let mut state = self.lock();
         state.is_claim_lent = false;
@@ -225,8 +224,8 @@ impl Log {
         self.room.notify_waiters();
     }
 
-    /// Whether the log gains by going on in a prepared slot: where it writes through, and not in
-    /// large pieces.
+    /// Whether the log gains by leaving for a prepared slot: it does where it writes through in
+    /// small pieces.
     fn is_better_left(&self, segment: &Segment) -> bool {
         let bytes = u64::from(segment.fill) * BLOCK_BYTES as u64;
         segment.mode == WriteMode::Through
@@ -235,8 +234,8 @@ impl Log {
             && bytes < u64::from(segment.batches) * STREAM_BATCH_BYTES
     }
 
-    /// Goes on in a fresh segment, so that what is dead in this one can be found. Gives the one
-    /// that it leaves, if there was something in it and room for another.
+    /// Goes on in a fresh segment, so that dead blocks of this one can be found. Returns the
+    /// segment that it leaves, if it was not empty and there was room for another.
     pub(crate) fn leave_segment(self: &Arc<Self>) -> Option<SegmentId> {
         if self.health.is_stopped() {
             return None;
@@ -258,7 +257,7 @@ impl Log {
             return Ok(found);
         }
         let window = state.windows % state.held.len();
-        // Keeps staging's I1: nothing of what it holds is still to be written.
+        // Keeps staging's I1: everything that it holds is in the store.
         let in_use = state.under_way.iter().any(|entry| entry.window() == window);
         if in_use && !is_blind_to(Blindness::WindowInUse) {
             return Err(Refused::Busy);
@@ -282,7 +281,7 @@ impl Log {
             return Err(Refused::Busy);
         }
         let claimed = state.claim.take().inspect(|claim| self.segments.enter(claim.id));
-        // What was claimed was there for data.
+        // A claimed segment was taken for data.
         let is_spare = claimed.is_some();
         let fresh = || self.segments.take(SegmentKind::Log, need, Writing::Awaited);
         let next = claimed.or_else(fresh).ok_or(Refused::NoSpace(need))?;
@@ -310,9 +309,9 @@ impl Log {
             mode: self.mode(next.readiness),
             batches: 0,
         };
-        // Staged at once, still without what it repeats: what is acknowledged from the next
-        // segment's staging is found only by way of it. The whole footer goes out from a buffer of
-        // its own, so that this one is never half replaced.
+        // The trailer is staged at once, without the records that the footer repeats: recovery
+        // finds the next segment's staged batches only through it. The whole footer goes out from a
+        // buffer of its own, so that the staged trailer is never half replaced.
         let staged = Footer::encode(&self.identity, trailer, &[]);
         let range = self.staging.range(window, geometry.segment_blocks - 1, 1);
         if !is_blind_to(Blindness::StagedTrailer) {

@@ -1,12 +1,12 @@
 //! The staging buffer: the end of the log, in shared memory.
 //!
 //! ```text
-//!   | header block | window 0 | window 1 | … |     a window is an image of a segment, or of a part of one
+//!   | header block | window 0 | window 1 | … |     a window: image of (a part of) a segment
 //! ```
 //!
 //! A batch is put together at the very place in a window that it will have in its segment, and
-//! written from there. So the address of a block tells where it is staged, what is staged is read
-//! without bookkeeping a block, and recovery completes the log by looking in the window where the
+//! written from there. So the address of a block gives its place in staging, staged blocks are read
+//! without bookkeeping for each block, and recovery completes the log from the window where the
 //! store has nothing yet.
 //!
 //! The trailer that names the next segment is staged when the log goes on there, before anything
@@ -14,11 +14,11 @@
 //!
 //! I1  A window holds one stretch of one segment. It takes the next only when all batches of the
 //!     old are in the store.
-//! I2  Each range has one writer, who got it from the log; readers come by the map, where a range
-//!     appears only after it was filled.
-//! I3  The file outlives the process. It says which boot and which store it belongs to, and which
-//!     start of it, and is believed only by them: the start after that one. Another start may have
-//!     had its staging buffer elsewhere meanwhile.
+//! I2  Each range has one writer, which got it from the log; readers find it through the map, where
+//!     a range appears only after it was filled.
+//! I3  The file outlives the process. Its header names the boot, the store and the start that it
+//!     belongs to, and only the start after that one, of the same boot and store, uses it. Another
+//!     start may have had its staging buffer elsewhere meanwhile.
 
 use crate::{
     base::{Address, BLOCK_BYTES, SegmentId},
@@ -35,16 +35,17 @@ use std::{
 };
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SANDSTG\x01");
-/// Bytes at the file's beginning that say whose it is.
+/// Bytes of the header that identifies the file's owner.
 pub(crate) const HEADER_BYTES: usize = 44;
 
-/// What a window holds.
+/// The stretch of a segment that a window holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
     segment: SegmentId,
     /// Block of the segment at the window's beginning.
     start: u32,
-    /// Blocks before this one were there already when the window was opened (after a restart).
+    /// Blocks before this one were in the store already when the window was opened (after a
+    /// restart).
     from: u32,
 }
 
@@ -59,8 +60,8 @@ impl Held {
 #[derive(Debug, Default)]
 struct Window {
     held: RwLock<Option<Held>>,
-    /// Raw address of the first block that it has room for; tells without the lock which windows
-    /// need not be looked at.
+    /// Raw address of the first block that it has room for; shows without the lock which windows
+    /// need no look.
     first: AtomicU64,
 }
 
@@ -79,7 +80,7 @@ impl Staging {
         BLOCK_BYTES + geometry.windows() * geometry.window_blocks as usize * BLOCK_BYTES
     }
 
-    /// An empty staging buffer on `memory`, stamped with who and when.
+    /// An empty staging buffer on `memory`, stamped with store, boot and epoch.
     pub(crate) fn new(
         memory: Arc<SharedMemory>,
         geometry: Geometry,
@@ -97,8 +98,8 @@ impl Staging {
         Self::unused(memory, geometry)
     }
 
-    /// For a store that is open for reading only: nothing will be staged, and what lies there
-    /// stays.
+    /// For a store that is open for reading only: nothing will be staged, and the memory stays as
+    /// it is.
     pub(crate) fn unused(memory: Arc<SharedMemory>, geometry: Geometry) -> Self {
         assert!(memory.len_bytes() >= Self::file_bytes(&geometry));
         let windows = std::iter::repeat_with(Window::default).take(geometry.windows()).collect();
@@ -109,8 +110,8 @@ impl Staging {
         self.geometry.window_blocks as usize * BLOCK_BYTES
     }
 
-    /// Gives the window to the stretch of `segment` that begins at `start`; blocks below `from` are
-    /// not staged. Keeping I1 is the log's part.
+    /// Assigns the window to the stretch of `segment` that begins at `start`; blocks below `from`
+    /// are not staged. The log keeps I1.
     pub(crate) fn open_window(&self, window: usize, segment: SegmentId, start: u32, from: u32) {
         let at = &self.windows[window];
         let mut held = at.held.write().expect("no panics under this lock");
@@ -157,10 +158,10 @@ impl Staging {
     }
 
     /// Appends staged blocks to `out`: as many as are there from `address` on, at most `blocks`.
-    /// Gives the number.
+    /// Returns the number.
     pub(crate) fn read(&self, address: Address, blocks: u32, out: &mut BytesMut) -> u32 {
         for (i, window) in self.holding(address) {
-            // Held while copying, so that the window does not change hands underneath.
+            // Held while copying, so that the window is not reused meanwhile.
             let held = window.held.read().expect("no panics under this lock");
             let Some(held) = *held else { continue };
             if held.covers(address, &self.geometry) {
@@ -200,7 +201,7 @@ pub(crate) fn check_header(
     Ok(())
 }
 
-/// What an earlier process left in the staging file.
+/// A copy of the staging buffer that an earlier process left.
 pub(crate) struct Leftover {
     memory: Arc<SharedMemory>,
     geometry: Geometry,
@@ -228,7 +229,7 @@ impl Leftover {
         Ok(Self { memory, geometry })
     }
 
-    /// What window `window` holds where `blocks` from `block` of a segment would be staged. The
+    /// The content of window `window` where `blocks` from `block` of a segment would be staged. The
     /// range must not leave the window.
     pub(crate) fn read(&self, window: usize, block: u32, blocks: u32) -> Vec<u8> {
         let in_window = block % self.geometry.window_blocks;

@@ -10,8 +10,8 @@ use sandstone_ring::{WriteBuf, WriteMode, aligned, runtime};
 use std::sync::{Arc, Mutex, atomic::Ordering::*};
 
 impl Log {
-    /// Ends the open batch and says where the log goes on: all records before lie before that
-    /// place; and where it goes on behind that segment.
+    /// Ends the open batch and returns the cut: all records so far lie before that place in the
+    /// log; with it the claim of the next segment.
     pub(crate) fn cut(self: &Arc<Self>) -> (ReplayStart, Claim) {
         let mut state = self.lock();
         Self::close(&mut state);
@@ -27,14 +27,14 @@ impl Log {
         (at, claim)
     }
 
-    /// Sends out what is ready. Call it at the end of a turn, on a runtime's thread.
+    /// Sends out ready batches. Call it at the end of a turn, on a runtime's thread.
     pub(crate) fn pump(self: &Arc<Self>) {
         let mut state = self.lock();
         self.close_if_due(&mut state);
         self.submit(&mut state);
     }
 
-    /// Has the open batch sent out now, though nobody waits for what is in it.
+    /// Sends the open batch out now, even if no write waits for it.
     pub(crate) fn hurry(self: &Arc<Self>) {
         if let Some(open) = &self.lock().open {
             open.batch.hurry();
@@ -42,16 +42,15 @@ impl Log {
         self.pump();
     }
 
-    /// Closes the open batch if the device is to have it now; else sees to it that somebody comes
-    /// back for it.
+    /// Closes the open batch if the device is to have it now; otherwise schedules a pump for it.
     fn close_if_due(self: &Arc<Self>, state: &mut State) {
         let Some(open) = &mut state.open else { return };
         if open.is_due() {
-            // If too much is under way, what completes comes back.
+            // If too much is under way, the next completion pumps again.
             if state.writing < open.writes_max() && !state.is_gathering() {
                 Self::close(state);
             }
-        } else if open.records > 0 && !std::mem::replace(&mut open.is_looked_after, true) {
+        } else if open.records > 0 && !std::mem::replace(&mut open.has_pump_scheduled, true) {
             let log = Arc::clone(self);
             runtime::spawn(async move {
                 runtime::sleep(LINGER).await;
@@ -196,8 +195,8 @@ impl Log {
         finished.iter().for_each(|batch| batch.finish(good));
         for trailer in sealed {
             self.segments.seal(trailer.segment);
-            // Bounds what recovery has to verify: no more than about what staging holds is not
-            // known to be synced.
+            // Bounds what recovery has to verify: about as much as staging holds is not known to be
+            // synced.
             let geometry = &self.segments.geometry;
             let (blocks, staged) = (u64::from(geometry.segment_blocks), geometry.staging_blocks());
             if self.sealed_blocks.fetch_add(blocks, Relaxed) + blocks < staged {
@@ -206,7 +205,7 @@ impl Log {
             self.sealed_blocks.store(0, Relaxed);
             let log = Arc::clone(self);
             runtime::spawn(async move {
-                // A failure has latched the store, which is where it is reported.
+                // A failure latches the store, whose health reports it.
                 let _latched = log.sync(trailer.next_lsn).await;
             });
         }

@@ -1,7 +1,7 @@
-//! Group commit of syncs: whoever waits for the device shares one `fdatasync`.
+//! Group commit of syncs: all requests that wait for the device share one `fdatasync`.
 //!
 //! A request is served by the first sync that *begins* after everything it covers is in the store;
-//! one that is already under way may have passed the device before that, so it does not count.
+//! a sync that is already under way may not cover it, so it does not count.
 
 use super::append::Log;
 use crate::base::{Blindness, Error, Kind, Lsn, Progress, Result, is_blind_to};
@@ -24,7 +24,7 @@ pub(super) struct Syncs {
 #[derive(Default)]
 struct Turns {
     running: bool,
-    /// Those who wait for the sync that begins next.
+    /// Number of requests that wait for the sync that begins next.
     waiting: u64,
     /// Syncs that have ended.
     ended: u64,
@@ -49,7 +49,7 @@ impl Syncs {
     }
 }
 
-/// Lets the next one sync when this one has ended, or its runtime has.
+/// Lets the next sync begin when this one has ended, or its runtime has.
 struct Running(Arc<Log>);
 
 impl Drop for Running {
@@ -63,8 +63,8 @@ impl Drop for Running {
 }
 
 impl Log {
-    /// Waits until every record below `lsn` is on stable storage. Dropping the future abandons the
-    /// wait alone.
+    /// Waits until every record below `lsn` is on stable storage. Dropping the future abandons only
+    /// the wait.
     ///
     /// # Errors
     /// [`Kind::Latched`] when a write or sync failed, now or earlier.
@@ -93,8 +93,8 @@ impl Log {
         &self.syncs.under_way
     }
 
-    /// Waits for a sync that begins now or later, even when every record is synced: for what was
-    /// written beside the log.
+    /// Waits for a sync that begins now or later, even when every record is synced: for writes
+    /// beside the log.
     ///
     /// # Errors
     /// [`Kind::Latched`].
@@ -118,8 +118,8 @@ impl Log {
     }
 
     /// Begins a sync, unless one is under way. It runs in a task of its own, because its failure
-    /// must be seen even when nobody waits for it any more; and alone, because a kernel tells a
-    /// failure to one of two that run together.
+    /// must be seen even when no request waits for it any more; and never two at once, because a
+    /// kernel reports a failure to only one of them.
     fn begin_sync(self: &Arc<Self>) {
         if std::mem::replace(&mut self.syncs.turns().running, true) {
             return;
@@ -127,7 +127,7 @@ impl Log {
         let running = Running(Arc::clone(self));
         runtime::spawn(async move {
             let log = &running.0;
-            // What is in the store now is what this sync covers (I3).
+            // This sync covers what is in the store now (I3).
             let covered = log.written();
             let served = std::mem::take(&mut log.syncs.turns().waiting);
             let result = {

@@ -1,14 +1,15 @@
-//! What deletion would give back: the data that no other volume or snapshot holds.
+//! Exclusive bytes: the data that deletion would give back, because no other volume or snapshot
+//! holds it.
 //!
 //! Blocks are shared within a family only, and only at the same place of the volumes, because they
-//! are shared by copying maps. So the maps of a family are walked side by side: where all that have
-//! something have the same node, the walk goes no further; where they differ, the walk goes down,
-//! and in the leaves single addresses are compared.
+//! are shared by copying maps. So the maps of a family are walked side by side: where all maps that
+//! are not empty have the same node, the walk goes no further; where they differ, it goes down, and
+//! in the leaves it compares single addresses.
 //!
-//! I1  A volume is deleted together with its snapshots, so what it gives back is what only it and
-//!     they hold; what a snapshot gives back is what it alone holds.
+//! I1  A volume is deleted together with its snapshots, so it gives back what only it and they
+//!     hold; a snapshot gives back what it alone holds.
 //!
-//! Maps themselves are not counted: they take a block or two a MiB.
+//! Maps themselves are not counted: a leaf takes one block for each MiB.
 
 use crate::{
     base::{Address, BLOCK_BYTES, LEAF_BLOCKS, Lsn, Result, VolumeNumber},
@@ -26,11 +27,11 @@ use uuid::Uuid;
 
 /// Nodes read at once.
 const LOADS_MAX: usize = 64;
-/// Nodes after which the walk lets others have the thread: about a millisecond where all are in
-/// memory. A guess, not tuned.
+/// Nodes after which the walk yields the thread: about a millisecond where all are in memory. A
+/// guess, not tuned.
 const NODES_AT_ONCE: usize = 256;
 
-/// The last answers, by family, and what they were answers about.
+/// The last answers, by family, with the versions that they are for.
 type Answers = HashMap<VolumeNumber, (Vec<Version>, Arc<Blocks>)>;
 
 /// Counts what deletion would give back, and keeps the last answers.
@@ -39,13 +40,13 @@ pub(crate) struct ExclusiveBytes {
     answers: Mutex<Answers>,
 }
 
-/// A state of a entry: its number, and the LSN below which its records are in it.
+/// A state of an entry: its number, and the LSN below which its records are in it.
 type Version = (VolumeNumber, Lsn);
 
 /// Blocks that only this entry, or this volume with its snapshots, holds.
 type Blocks = HashMap<VolumeNumber, u64>;
 
-/// A entry as the walk needs it.
+/// An entry as the walk needs it.
 struct Entry {
     id: Uuid,
     number: VolumeNumber,
@@ -54,7 +55,7 @@ struct Entry {
     applied: Lsn,
 }
 
-/// Who holds something.
+/// Which entry holds a subtree or block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {
     One(VolumeNumber),
@@ -67,7 +68,7 @@ impl Holder {
     }
 }
 
-/// Who holds something: as entries, and as volumes with their snapshots.
+/// The holders of a subtree or block: as entries, and as volumes with their snapshots.
 #[derive(Clone, Copy, Debug)]
 struct Holders {
     entry: Holder,
@@ -79,13 +80,13 @@ impl Holders {
         Self { entry: self.entry.and(other.entry), volume: self.volume.and(other.volume) }
     }
 
-    /// Nothing below is anybody's alone.
+    /// Whether more than one holder has everything below.
     fn is_shared(self) -> bool {
         self.volume == Holder::Many
     }
 }
 
-/// A node that some entries have at the place that is looked at.
+/// A node that some entries have at the place of the walk.
 struct Group {
     child: Child,
     mapped: u64,
@@ -97,13 +98,13 @@ impl ExclusiveBytes {
         Self { volumes, answers: Mutex::default() }
     }
 
-    /// Bytes of data that deleting it would give back, by id, for all volumes and snapshots; or for
-    /// those of one's family, none where there is no such one.
+    /// Bytes of data that deleting each volume and snapshot would give back, by id: of all, or of
+    /// the family of one id (empty if there is no such volume or snapshot).
     ///
     /// # Errors
     /// [`crate::Kind::Io`], [`crate::Kind::Corrupt`] when a map cannot be read.
     pub(crate) async fn of(&self, of: Option<Uuid>) -> Result<HashMap<Uuid, u64>> {
-        // Held until the end: what the maps refer to now stays where it is.
+        // Held until the end: the blocks that the maps refer to now stay where they are.
         let _pin = self.volumes.engine.pins.pin();
         let mut out = HashMap::new();
         let families = self.families(of);
@@ -132,7 +133,7 @@ impl ExclusiveBytes {
         let only = match of.map(|id| catalog.entry(id)) {
             None => None,
             Some(Ok(entry)) => Some(entry.inner.lock().meta.family),
-            // Gone since the caller saw it.
+            // Deleted since the caller saw it.
             Some(Err(_)) => return families,
         };
         for volume in catalog.all() {
@@ -168,7 +169,7 @@ impl ExclusiveBytes {
     }
 }
 
-/// Counts what is held by one alone.
+/// Counts blocks that have one holder.
 async fn walk(disk: &Disk, entries: &[Entry]) -> Result<Blocks> {
     let mut found = Blocks::new();
     let mut roots = Gathering::default();
@@ -180,7 +181,7 @@ async fn walk(disk: &Disk, entries: &[Entry]) -> Result<Blocks> {
     let snapshots: HashMap<_, _> =
         entries.iter().map(|l| (l.number, l.snapshot_of.is_some())).collect();
     let mut count = |holders: Holders, blocks: u64| {
-        // A snapshot's own; a volume's with its snapshots.
+        // A snapshot's own blocks; those of a volume with its snapshots.
         if let Holder::One(entry) = holders.entry
             && snapshots[&entry]
         {
@@ -255,7 +256,7 @@ async fn load(disk: &Disk, level: u32, groups: &[Group]) -> Result<Vec<Arc<Node>
             Child::Loaded(node) => Ok(Arc::clone(node)),
             Child::Stored(node) => match disk.nodes.peek(node) {
                 Some(node) => Ok(node),
-                // Past the cache: the walk must not push out what the volumes use.
+                // Bypasses the cache: the walk must not evict what the volumes use.
                 None => disk.read_node(Missing { node: *node, level }).await,
             },
             Child::Empty | Child::Zero => unreachable!("left out when groups are gathered"),
@@ -265,7 +266,7 @@ async fn load(disk: &Disk, level: u32, groups: &[Group]) -> Result<Vec<Arc<Node>
     Ok(nodes)
 }
 
-/// Groups on their way: equal nodes become one.
+/// Groups under construction: equal nodes become one.
 #[derive(Default)]
 struct Gathering {
     groups: Vec<Group>,

@@ -1,4 +1,4 @@
-//! All of it together: starting the tasks, what needs two of them, and ending them.
+//! All background tasks together: starting them, work that needs two of them, and ending them.
 
 use super::{
     checkpoint::Checkpointer,
@@ -18,12 +18,12 @@ use futures_util::future::join5;
 use std::{cell::RefCell, sync::Arc};
 use tokio::sync::Notify;
 
-/// What background work may read and write, in bytes a second.
+/// Limits of background reads and writes, in bytes a second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rates {
-    /// Of reclaim, while no writer waits for it.
+    /// Rate of reclaim while no writer waits for it.
     pub(crate) reclaim: u64,
-    /// Of the scrub; 0 for none but when it is asked for, and then as much as there is.
+    /// Rate of the scrub; 0 for no passes unless asked for, and then without a limit.
     pub(crate) scrub: u64,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Maintenance {
 }
 
 impl Maintenance {
-    /// Goes on from the superblock that counts.
+    /// The background work of a store that goes on from this superblock.
     pub(crate) fn new(volumes: Arc<Volumes>, superblock: Superblock, rates: Rates) -> Self {
         let checkpointer = Arc::new(Checkpointer::new(Arc::clone(&volumes), superblock));
         let slot_pool = Arc::new(SlotPool::new(Arc::clone(&volumes.engine)));
@@ -63,7 +63,7 @@ impl Maintenance {
         let failures = RefCell::new(Failures::default());
         let checkpoint = async || {
             let result = self.checkpoint().await;
-            failures.borrow_mut().tell(result, "a checkpoint");
+            failures.borrow_mut().log(result, "a checkpoint");
         };
         join5(
             self.checkpointer.run(checkpoint),
@@ -77,23 +77,25 @@ impl Maintenance {
     }
 
     /// Writes a checkpoint, if anything changed since the last one. Where it would take the room
-    /// that reclaim needs for its own, which frees what they leave behind, that goes first.
+    /// that reclaim needs for its own checkpoint, which frees slots, a round of reclaim goes first.
     ///
     /// # Errors
-    /// Those of [`Checkpointer::write_if_changed`].
+    /// The errors of [`Checkpointer::write_if_changed`].
     pub(crate) async fn checkpoint(&self) -> Result<()> {
         let engine = &self.volumes.engine;
-        // Only then does a checkpoint wait for a round: whichever comes first would take the room
-        // of the other.
+        // Only then does a checkpoint wait for a round: otherwise the checkpoint would take the
+        // round's room.
         if engine.is_room_for_checkpoints_short() && !engine.shutdown.has_begun() {
             let before = self.checkpointer.stats().count;
             match self.reclaimer.round(Effort::Needed).await {
                 Ok(_) => {}
-                // Another one would take what is left for that of reclaim.
+                // Another checkpoint would take the room that is left for reclaim's.
                 Err(error) if error.kind() == Kind::NoSpace => return Err(error),
-                // A map that cannot be read, which is told elsewhere, does not keep a checkpoint
-                // from being written.
-                Err(error) => tracing::debug!(%error, "a round of reclaim before a checkpoint failed"),
+                // A map that cannot be read, which is reported elsewhere, does not prevent a
+                // checkpoint.
+                Err(error) => {
+                    tracing::debug!(%error, "a round of reclaim before a checkpoint failed")
+                }
             }
             if engine.is_room_for_checkpoints_short() && self.checkpointer.stats().count > before {
                 return Ok(()); // the round has written it

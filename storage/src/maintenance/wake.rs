@@ -1,14 +1,15 @@
-//! What the tasks of maintenance share: waiting for what comes first, and telling of failures once.
+//! Shared by the maintenance tasks: waiting for the first of several events, and logging failures
+//! once.
 
 use crate::{base::Result, log::Log};
 use futures_util::future::select;
 use sandstone_ring::runtime;
 use std::{pin::pin, sync::atomic::Ordering::Relaxed, time::Duration};
 
-/// How often a task looks around when nothing wakes it.
+/// Interval at which a task wakes when no event does.
 pub(super) const TICK: Duration = Duration::from_millis(200);
 
-/// Waits for the first of three, and gives what stands for it: the store's shutdown, a call, a
+/// Waits for the first of three and returns its event: the store's shutdown, a notification, a
 /// time.
 pub(super) async fn first_of<E>(
     (shutdown, is_shutdown): (impl Future<Output = ()>, E),
@@ -24,7 +25,7 @@ pub(super) async fn first_of<E>(
     }
 }
 
-/// How the log moved since a task last looked.
+/// Bytes that were logged since a task last looked.
 #[derive(Debug, Default)]
 pub(super) struct LogActivity {
     bytes: u64,
@@ -43,20 +44,20 @@ impl LogActivity {
         self.bytes
     }
 
-    /// Looks in a row that found nothing new.
+    /// Number of looks in a row that found nothing new.
     pub(super) fn quiet_ticks(&self) -> u32 {
         self.quiet_ticks
     }
 }
 
-/// Tells the log of a task's failures: the first at once, and the next after it has worked again.
+/// Logs a task's failures: the first at once, and the next after a success.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     is_told: bool,
 }
 
 impl Failures {
-    pub(super) fn tell(&mut self, result: Result<()>, what: &str) {
+    pub(super) fn log(&mut self, result: Result<()>, what: &str) {
         match result {
             Ok(()) => self.is_told = false,
             Err(error) if self.is_told => tracing::debug!(%error, "{what} failed again"),

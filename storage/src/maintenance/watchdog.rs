@@ -1,7 +1,7 @@
-//! What goes on without getting on: who waits for what, and for how long.
+//! The watchdog: finds work that makes no progress, and says who waits for what, and for how long.
 //!
-//! What may hang notes that it is under way, and each step that it gets on by. Another thread
-//! looks, so that what hangs need not say so itself.
+//! Work that may hang notes in a [`Progress`] that it is under way, and each step. Another thread
+//! looks, so a thread that hangs need not report it itself.
 
 use super::{reclaim::ReclaimPhase, tasks::Maintenance};
 use crate::base::Health;
@@ -12,33 +12,34 @@ use std::{
     time::Duration,
 };
 
-/// After this long without a step what is under way counts as stalled. Longer than a disk takes
-/// that tries a bad sector again and again, or a path of two fails over.
+/// Time without a step after which work counts as stalled: 30 seconds. It is longer than a disk
+/// takes that retries a bad sector, or a multipath failover.
 pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 
-/// Something that is under way and does not get on.
+/// Work that is under way and makes no progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stall {
-    /// Who waits for what.
+    /// The kind of a stall: which work waits for what.
     pub kind: StallKind,
-    /// Since its last step; [`STALLED_AFTER`] at least.
+    /// Time since its last step; [`STALLED_AFTER`] at least.
     pub lasts: Duration,
 }
 
-/// Who waits for what.
+/// The kind of a stall: which work waits for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StallKind {
     /// A batch of the log is not in the store yet.
     LogWrite,
     /// The device has not answered a sync.
     Sync,
-    /// A checkpoint writes nothing more, or waits for the log or a sync.
+    /// A checkpoint makes no progress with its writes, or waits for the log or a sync.
     Checkpoint,
-    /// Writers need what a checkpoint makes durable, and nothing gets on.
+    /// Writers wait for a checkpoint to write dirty nodes, and none makes progress.
     WriterForCheckpoint,
-    /// Writers need space, and reclaim, which is in this phase, does not get on.
+    /// Writers wait for space, and reclaim, which is in this phase, makes no progress.
     WriterForReclaim(ReclaimPhase),
-    /// The same, while reclaim waits for reads that began before it frees what they may be reading.
+    /// Writers wait for space, and reclaim quiesces: it waits for reads that began before it frees
+    /// their slots.
     WriterForReads,
 }
 
@@ -56,7 +57,7 @@ impl fmt::Display for Stall {
             StallKind::WriterForCheckpoint => {
                 write!(
                     f,
-                    "writers have waited for a checkpoint that does not get on for {seconds} s"
+                    "writers have waited for a checkpoint that makes no progress for {seconds} s"
                 )
             }
             StallKind::WriterForReclaim(phase) => {
@@ -69,29 +70,31 @@ impl fmt::Display for Stall {
                 };
                 write!(
                     f,
-                    "writers have waited for {seconds} s for reclaim, which {doing} and does not get on"
+                    "writers have waited for {seconds} s for reclaim, \
+                     which {doing} and makes no progress"
                 )
             }
             StallKind::WriterForReads => {
                 write!(
                     f,
-                    "writers have waited for reclaim, and reclaim for a read that began before, for {seconds} s"
+                    "writers have waited for reclaim, \
+                     and reclaim for a read that began before, for {seconds} s"
                 )
             }
         }
     }
 }
 
-/// When the store last did not go on for a reason that [`Health`] has.
+/// When the store last stood still for a reason that [`Health`] reports.
 #[derive(Debug, Default)]
 pub(crate) struct Watchdog {
-    /// In microseconds.
+    /// In microseconds of the runtime's clock.
     excused_us: AtomicU64,
 }
 
 impl Maintenance {
-    /// What is under way and has not got on for [`STALLED_AFTER`], causes before effects. None
-    /// while [`Health`] has a reason why nothing goes on. May be asked on any thread.
+    /// Work that has made no progress for [`STALLED_AFTER`], causes before effects. Empty while
+    /// [`Health`] reports a reason. Any thread may call it.
     pub(crate) fn stalls(&self) -> Vec<Stall> {
         let (engine, now) = (&*self.volumes.engine, runtime::clock());
         let excused_us = &self.watchdog.excused_us;
@@ -113,7 +116,7 @@ impl Maintenance {
         };
         let for_reclaim = engine.reclaim.waiting().waits_since().map(|at| at.max(step));
         let reclaiming = match engine.pins.quiescing.waits_since() {
-            // It begins a little after the last step of reclaim.
+            // Quiescing begins a little after reclaim's last step.
             Some(since) if now.saturating_sub(since) >= STALLED_AFTER / 2 => {
                 StallKind::WriterForReads
             }

@@ -1,7 +1,6 @@
 //! Two maps side by side: what differs between a volume and its snapshot.
 //!
-//! What both hold together is passed over without being looked at, so the cost follows what
-//! changed, not the size.
+//! The comparison skips subtrees that both hold, so the cost follows what changed, not the size.
 
 use super::{
     node::{Child, Node, NodeBody},
@@ -13,19 +12,19 @@ use crate::{
 };
 use std::{ops::ControlFlow, sync::Arc};
 
-/// What tells two subtrees apart without looking into them. Equal ones have equal content.
+/// Identity of a subtree, compared without reading it. Equal identities have equal content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Identity {
     Empty,
     Zero,
-    /// On disk: an address names the same bytes for ever.
+    /// On disk: an address names the same bytes forever.
     Stored(Address),
-    /// In memory only. Good as long as somebody holds the node.
+    /// In memory only. Valid as long as the node is held.
     Loaded(*const Node),
 }
 
 impl Child {
-    /// What tells it from others.
+    /// Its identity.
     pub(crate) fn identity(&self) -> Identity {
         match self {
             Self::Empty => Identity::Empty,
@@ -44,13 +43,13 @@ impl Child {
 pub(crate) enum Comparison {
     /// Mapped alike.
     Same,
-    /// Not; and what it is in the newer map (`None`: a hole).
+    /// Mapped differently; with the state in the newer map (`None`: a hole).
     Differs(Option<RunState>),
 }
 
 impl Tree {
-    /// Tells `each` in order how the blocks from `start` on compare with those of `older`. What was
-    /// told before a missing node is right. Blocks that were written anew with the same bytes
+    /// Calls `each` in order with how the blocks from `start` on compare with those of `older`.
+    /// Calls before a missing node are valid. Blocks that were written anew with the same bytes
     /// differ.
     pub(crate) fn compare(
         &self,
@@ -107,7 +106,7 @@ fn uniform(child: &Child) -> Option<RunState> {
     matches!(child, Child::Zero).then_some(RunState::Zero)
 }
 
-/// The `i`th child of a place, whose own state says it where there is no node.
+/// The `i`th child of a place; where there is no node, the place's own state.
 fn below<'a>(child: &'a Child, node: Option<&'a Node>, i: usize) -> &'a Child {
     match node.map(Node::body) {
         Some(NodeBody::Inner(inner)) => &inner.children[i],

@@ -1,4 +1,4 @@
-//! A leaf: what the 256 blocks of one MiB of a volume are.
+//! A leaf: the states of the 256 blocks of one MiB of a volume.
 
 use crate::{
     base::{Address, LEAF_BLOCKS},
@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 const BLOCKS: usize = LEAF_BLOCKS as usize;
 
-/// Blocks of a leaf in a row that are alike.
+/// Consecutive blocks of a leaf that have one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     /// First block in the leaf.
@@ -71,8 +71,8 @@ impl Leaf {
             .sum()
     }
 
-    /// Makes `len` blocks from `start` on what `state` says (`None`: a hole). Gives the change in
-    /// data blocks.
+    /// Sets the state of `len` blocks from `start` on (`None`: a hole). Returns the change in data
+    /// blocks.
     pub(crate) fn replace(
         &mut self,
         start: u8,
@@ -87,8 +87,8 @@ impl Leaf {
             && let Some(run) = self.runs.get_mut(first)
             && (run.start, run.len) == (start, len)
         {
-            // The run as it stands gets another state: what most writes of a leaf that is written
-            // at random are.
+            // The run keeps its place and gets another state: so are most writes to a leaf that is
+            // written at random.
             let removed = if matches!(run.state, RunState::Data(_)) { i64::from(len) } else { 0 };
             run.state = state;
             self.join(first.saturating_sub(1), first + 2);
@@ -122,7 +122,7 @@ impl Leaf {
         self.set_checksums(from, to, state, checksums) - removed
     }
 
-    /// Sets the checksums of blocks, which are zero where there is no data. Gives the number of
+    /// Sets the checksums of blocks, which are zero where there is no data. Returns the number of
     /// data blocks among them.
     fn set_checksums(
         &mut self,
@@ -237,6 +237,8 @@ mod tests {
         ) {
             let mut leaf = Leaf::default();
             let mut twin: Vec<Option<(RunState, u32)>> = vec![None; 256];
+            let is_data =
+                |s: &&Option<(RunState, u32)>| matches!(s, Some((RunState::Data(_), _)));
             for (start, len, kind, target) in steps {
                 let len = len.min(256 - start);
                 let state = match kind {
@@ -248,12 +250,12 @@ mod tests {
                     Some(RunState::Data(_)) => (0..u32::from(len)).map(|i| target ^ i).collect(),
                     _ => Vec::new(),
                 };
-                let before = twin.iter().filter(|s| matches!(s, Some((RunState::Data(_), _)))).count() as i64;
+                let before = twin.iter().filter(is_data).count() as i64;
                 for i in 0..len {
                     twin[usize::from(start + i)] =
                         state.map(|s| (s.plus(i), sums.get(usize::from(i)).copied().unwrap_or(0)));
                 }
-                let after = twin.iter().filter(|s| matches!(s, Some((RunState::Data(_), _)))).count() as i64;
+                let after = twin.iter().filter(is_data).count() as i64;
                 prop_assert_eq!(leaf.replace(start as u8, len, state, &sums), after - before);
                 prop_assert!(leaf.self_check());
                 prop_assert_eq!(leaf.data_blocks() as i64, after);

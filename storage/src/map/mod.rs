@@ -9,13 +9,12 @@
 //! I2  Nodes are shared. A write copies the nodes on its path that others hold too, and never
 //!     changes what they see.
 //! I3  A node with a `home` is on disk byte for byte; the first change takes the home away.
-//! I4  What a node on disk looks like is vouched for by its parent (address and checksum), never by
-//!     itself.
+//! I4  A node on disk is verified by its parent (address and checksum), never by itself.
 //!
 //! A write needs its path and the leaves it covers in part to be in memory. Where they are not, the
 //! operation changes nothing and names the missing node; the caller loads it and asks again. (The
-//! design's first idea was a delta that is merged later. It reads the same leaf, only after the
-//! write instead of before it, and every count of blocks would be a guess until then.)
+//! alternative is a delta that is merged later. It reads the same leaf after the write instead of
+//! before it, and every count of blocks is a guess until then.)
 //!
 //! Source: DESIGN section 3, "Map".
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 /// Children of an inner node.
 pub(crate) const FANOUT: usize = 256;
 
-/// A place in an inner node.
+/// A child of an inner node.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Child {
     /// Nothing but holes.
@@ -72,7 +72,7 @@ impl Node {
         &self.body
     }
 
-    /// To change it: it is no longer what is on disk.
+    /// The body, to be changed: the node then differs from what is on disk (I3).
     pub(crate) fn body_mut(&mut self) -> &mut NodeBody {
         self.home.take();
         &mut self.body
@@ -83,7 +83,7 @@ impl Node {
         self.home.get().copied()
     }
 
-    /// The checkpoint has written it.
+    /// Notes where the checkpoint has written it.
     pub(crate) fn set_home(&self, home: NodeRef) {
         let set = self.home.set(home);
         assert!(set.is_ok(), "a node is written once");
@@ -97,7 +97,7 @@ impl Node {
         }
     }
 
-    /// Rough bytes in memory, for the metadata budget.
+    /// Approximate bytes in memory, for the metadata budget.
     pub(crate) fn memory_bytes(&self) -> usize {
         match &self.body {
             NodeBody::Inner(_) => 64 + FANOUT * size_of::<Child>(),

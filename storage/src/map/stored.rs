@@ -1,4 +1,4 @@
-//! Between nodes in memory and what the format has of them.
+//! Conversion between nodes in memory and the format's nodes.
 
 use super::{
     Leaf,
@@ -33,7 +33,7 @@ pub(crate) fn encode_node(node: &Node, level: u32) -> (Vec<u8>, u32) {
 /// Reads the node at `home` from its blocks.
 ///
 /// # Errors
-/// When they are not the bytes that its parent vouches for, or (a bug, not damage) make no sense.
+/// When the checksum is not the parent's, or the bytes make no sense (a bug, not damage).
 pub(crate) fn decode_node(home: &NodeRef, level: u32, blocks: &[u8]) -> Result<Node, Malformed> {
     let body = match format::decode_node(home, level, blocks)? {
         StoredNode::Leaf(runs) => {
@@ -67,7 +67,7 @@ impl From<StoredChild> for Child {
 }
 
 impl Child {
-    /// What its parent on disk has of it; `None` where it is empty.
+    /// The child as its parent on disk names it; `None` where it is empty.
     ///
     /// # Panics
     /// Where it was not written yet: children are written before their parent.
@@ -98,7 +98,7 @@ impl From<VolumeEntry> for VolumeImage {
 }
 
 impl VolumeImage {
-    /// What the catalog has of it.
+    /// Its entry for the catalog.
     ///
     /// # Panics
     /// Where its map was not written yet.

@@ -22,8 +22,8 @@ fn child_blocks(level: u32) -> u64 {
     LEAF_BLOCKS << (8 * (level - 1))
 }
 
-/// Nodes that are on disk and in memory. The bounded cache is one; so is what the checkpoint has
-/// just written.
+/// Nodes that are on disk and in memory. Implemented by the bounded cache, and by the nodes that
+/// the checkpoint has just written.
 pub(crate) trait Nodes {
     /// The node, if it is in memory.
     fn get(&self, node: &NodeRef) -> Option<Arc<Node>>;
@@ -37,7 +37,7 @@ pub(crate) struct Missing {
     pub(crate) level: u32,
 }
 
-/// What a range shall be.
+/// The state that a range gets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum NewState<'a> {
     /// Data from this address on, with one checksum a block.
@@ -62,13 +62,13 @@ impl<'a> NewState<'a> {
 /// How a range is going to be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReplaceMode {
-    /// At once, so what it covers as a whole need not be known.
+    /// The whole range at once, so nodes that it covers need not be read.
     Whole,
-    /// Perhaps a part of it alone.
+    /// Perhaps only a part of the range.
     Parts,
 }
 
-/// What a stretch of a volume is.
+/// The state of a stretch of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum MappingState {
     /// Data at this address; one checksum a block.
@@ -77,7 +77,7 @@ pub(crate) enum MappingState {
     Hole,
 }
 
-/// A stretch of a volume that is alike.
+/// A stretch of a volume that has one state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mapping {
     pub(crate) blocks: u64,
@@ -90,23 +90,23 @@ pub(crate) struct Tree {
     root: Child,
     mapped: u64,
     birthday: Birthday,
-    /// Grows with each change of `birthday` as a whole.
-    guesses: u64,
+    /// Counts the replacements of `birthday` as a whole.
+    birthday_changes: u64,
     /// Blocks that `own_blocks` was cut by, because it cannot be more than there are in all.
     clipped: u64,
 }
 
-/// Nodes that an operation made its own, to change them.
+/// Nodes that an operation copied or took over to change them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Touched {
     /// Nodes that became dirty.
     pub(crate) dirtied: u64,
-    /// Blocks that the maps will take more for it, at most: a node that was the map's alone takes
-    /// its own place.
+    /// Upper bound of the blocks by which the maps grow: the new copy of an unshared node replaces
+    /// the old one.
     pub(crate) added_blocks: u64,
 }
 
-/// What a change of the map did.
+/// The effects of a change of the map.
 struct Change {
     shared_below: u64,
     touched: Touched,
@@ -119,8 +119,8 @@ impl Change {
         Self { shared_below, touched: Touched::default(), own_removed: 0 }
     }
 
-    /// A node becomes dirty that has `blocks` at most. `was_own` says that it takes the place of
-    /// one that nobody else has.
+    /// A node at `level` becomes dirty. `was_own` says that it replaces a node that no other map
+    /// has.
     fn touch(&mut self, level: u32, was_own: bool) {
         self.touched.dirtied += 1;
         self.touched.added_blocks += if was_own { 0 } else { node_disk_blocks_max(level) };
@@ -145,63 +145,63 @@ impl Change {
             Some(leaf) => leaf
                 .each_data(0, LEAF_BLOCKS as u16, |address, blocks| self.remove(address, blocks)),
             None if self.shared_below == 0 => self.own_removed += child.mapped(),
-            // Of those it is unknown: until the mark counts, they count as there.
+            // Whether its blocks are the map's own is unknown: until the mark counts, they stay in
+            // the count.
             None => {}
         }
     }
 }
 
 impl Tree {
-    /// A tree from its root, the number of data blocks below it, and those of them that are its
-    /// own.
+    /// A tree from its root, the number of data blocks below it, and how many of them are its own.
     pub(crate) fn from_root(root: Child, mapped: u64, birthday: Birthday) -> Self {
-        Self { root, mapped, birthday, guesses: 0, clipped: 0 }
+        Self { root, mapped, birthday, birthday_changes: 0, clipped: 0 }
     }
 
-    /// Which of its blocks nobody else can have.
+    /// Which of its blocks no other map can have.
     pub(crate) fn birthday(&self) -> Birthday {
         self.birthday
     }
 
     /// A copy that begins where the log stands at `point`, for a snapshot or fork: from here on
-    /// neither has blocks of its own. Gives the copy, and the blocks that were this map's alone and
-    /// may be shared now.
+    /// neither has blocks of its own. Returns the copy, and the number of blocks that were this
+    /// map's alone and may be shared now.
     pub(crate) fn branch(&mut self, point: Address) -> (Tree, u64) {
         let shared = std::mem::replace(
             &mut self.birthday,
             Birthday { shared_below: point.raw(), own_blocks: 0 },
         );
-        self.guesses += 1;
+        self.birthday_changes += 1;
         (self.clone(), shared.own_blocks)
     }
 
-    /// Becomes what `other` is, at `point` of the log. Gives the blocks that were this map's alone,
-    /// and are nobody's now.
+    /// Becomes a copy of `other`, at `point` of the log. Returns the number of blocks that were
+    /// this map's alone, and are garbage now.
     pub(crate) fn become_copy_of(&mut self, other: &Tree, point: Address) -> u64 {
-        let gone = self.birthday.own_blocks;
+        let formerly_own = self.birthday.own_blocks;
         let birthday = Birthday { shared_below: point.raw(), own_blocks: 0 };
-        *self = Self { birthday, guesses: self.guesses + 1, ..other.clone() };
-        gone
+        *self = Self { birthday, birthday_changes: self.birthday_changes + 1, ..other.clone() };
+        formerly_own
     }
 
-    /// Nobody is left that could share with it. Gives how many more of its blocks are its own than
-    /// before.
-    pub(crate) fn be_alone(&mut self) -> u64 {
+    /// No other map is left that could share with it. Returns how many more of its blocks are its
+    /// own than before.
+    pub(crate) fn become_unshared(&mut self) -> u64 {
         let before = std::mem::replace(
             &mut self.birthday,
             Birthday { shared_below: 0, own_blocks: self.mapped },
         );
-        self.guesses += 1;
+        self.birthday_changes += 1;
         self.mapped - before.own_blocks
     }
 
-    /// The mark has counted `own_blocks` of its own in this map as it was at `then`. Gives how many
-    /// fewer count now; none where nobody knows how many of those are among what changed since.
+    /// The mark has counted `own_blocks` of its own in this map as it was at `then`. Returns how
+    /// many fewer count now; 0 where it is unknown how many of them changed since.
     pub(crate) fn recount(&mut self, then: &Tree, own_blocks: u64) -> u64 {
-        if self.guesses != then.guesses {
+        if self.birthday_changes != then.birthday_changes {
             return 0;
         }
-        // What was cut since may have been a part of the excess.
+        // Blocks that were clipped since may have been a part of the excess.
         let clipped = self.clipped - then.clipped;
         let excess = then.birthday.own_blocks.saturating_sub(own_blocks).saturating_sub(clipped);
         let excess = excess.min(self.birthday.own_blocks);
@@ -235,9 +235,9 @@ impl Tree {
         self.mapped
     }
 
-    /// Tells `each` what the blocks from `start` on are, in order: number of blocks, state (`None`:
-    /// a hole), and for data the leaf with its checksums and the block in it. What was told before
-    /// a missing node is right.
+    /// Calls `each` for the blocks from `start` on, in order, with number of blocks, state (`None`:
+    /// a hole), and for data the leaf with its checksums and the block in it. Calls before a
+    /// missing node are valid.
     pub(crate) fn visit(
         &self,
         nodes: &impl Nodes,
@@ -249,7 +249,8 @@ impl Tree {
         visit(&self.root, nodes, ROOT_LEVEL, start, len, each)
     }
 
-    /// Appends what the blocks from `start` on are; neighbours that continue each other are joined.
+    /// Appends the mappings of the blocks from `start` on; neighbours that continue each other are
+    /// joined.
     pub(crate) fn lookup(
         &self,
         nodes: &impl Nodes,
@@ -276,25 +277,24 @@ impl Tree {
         done.map(|_| ())
     }
 
-    /// Gets ready for [`Self::replace_prepared`] of this range: the nodes on its path are held by
-    /// the tree from now on, and count as changed. Adds what it touched, also when a node is
-    /// missing.
+    /// Makes a range ready for [`Self::replace_prepared`]: the tree holds the nodes on its path
+    /// from now on, and they count as changed. Adds to `touched` also when a node is missing.
     pub(crate) fn prepare(
         &mut self,
         nodes: &impl Nodes,
         start: u64,
         len: u64,
-        grasp: ReplaceMode,
+        mode: ReplaceMode,
         touched: &mut Touched,
     ) -> Result<(), Missing> {
         let mut change = Change::new(self.birthday.shared_below);
-        let prepared = prepare(&mut self.root, nodes, ROOT_LEVEL, start, len, grasp, &mut change);
+        let prepared = prepare(&mut self.root, nodes, ROOT_LEVEL, start, len, mode, &mut change);
         touched.dirtied += change.touched.dirtied;
         touched.added_blocks += change.touched.added_blocks;
         prepared
     }
 
-    /// Makes a range that is prepared what `state` says.
+    /// Sets the state of a prepared range.
     ///
     /// # Panics
     /// If it, or a part of it, is not prepared.
@@ -313,7 +313,7 @@ impl Tree {
         self.replace_ensured(&AllInHand, start, len, state)
     }
 
-    /// Makes the range what `state` says.
+    /// Sets the state of a range.
     pub(crate) fn replace(
         &mut self,
         nodes: &impl Nodes,
@@ -338,7 +338,7 @@ impl Tree {
             self.root = if matches!(state, NewState::Hole) { Child::Empty } else { Child::Zero };
             self.mapped = 0;
             self.birthday.own_blocks = 0;
-            self.guesses += 1;
+            self.birthday_changes += 1;
             return Touched::default();
         }
         let shared_below = self.birthday.shared_below;
@@ -357,13 +357,13 @@ impl Tree {
         change.touched
     }
 
-    /// All nodes that [`Self::replace`] of this range would have to wait for, as far as they can be
-    /// told now: what lies below a missing node shows only once that is read.
+    /// All nodes that [`Self::replace`] of this range would have to wait for, as far as they are
+    /// known: the nodes below a missing one are known once it is read.
     pub(crate) fn missing(&self, nodes: &impl Nodes, start: u64, len: u64) -> Option<Missing> {
         ensure(&self.root, nodes, ROOT_LEVEL, start, len).err()
     }
 
-    /// After a checkpoint: lets go of the nodes that are on disk now, so that only the cache holds
+    /// After a checkpoint: releases the nodes that are on disk now, so that only the cache holds
     /// them.
     pub(crate) fn prune(&mut self) {
         prune(&mut self.root);
@@ -429,17 +429,17 @@ fn prepare(
     level: u32,
     start: u64,
     len: u64,
-    grasp: ReplaceMode,
+    mode: ReplaceMode,
     change: &mut Change,
 ) -> Result<(), Missing> {
-    let settled = matches!(child, Child::Empty | Child::Zero);
-    if settled || (grasp == ReplaceMode::Whole && len == node_blocks(level)) {
+    let is_uniform = matches!(child, Child::Empty | Child::Zero);
+    if is_uniform || (mode == ReplaceMode::Whole && len == node_blocks(level)) {
         return Ok(());
     }
     match own(child, nodes, level, change)? {
         NodeBody::Leaf(_) => Ok(()),
         NodeBody::Inner(inner) => parts(level, start, len).try_for_each(|(i, from, len)| {
-            prepare(&mut inner.children[i], nodes, level - 1, from, len, grasp, change)
+            prepare(&mut inner.children[i], nodes, level - 1, from, len, mode, change)
         }),
     }
 }
@@ -504,8 +504,8 @@ fn own<'a>(
     level: u32,
     change: &mut Change,
 ) -> Result<&'a mut NodeBody, Missing> {
-    // The addresses of nodes do not tell their age as those of data do: a segment of nodes may be
-    // newer than the log's next.
+    // The addresses of nodes do not show their age as those of data do: a segment of nodes may be
+    // newer than the log's next one.
     let is_own = |change: &Change| change.shared_below == 0;
     let mut was_own = false;
     let fresh = match child {

@@ -1,7 +1,6 @@
-//! What lies in a stopped store, field by field, by the names that FORMAT.md has for them.
+//! Inspection of a stopped store, field by field, by the names in FORMAT.md.
 //!
-//! It shows what is there and judges nothing, which is the check's part. The store's secret is left
-//! out.
+//! It shows the content and does not judge it; the check does. The store's secret is left out.
 
 use crate::{
     base::{Error, Kind, Result, SegmentId, Slot},
@@ -16,24 +15,24 @@ use crate::{
 use std::collections::HashSet;
 use uuid::Uuid;
 
-/// What a field holds.
+/// The value of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field {
     /// A number.
     Number(u64),
     /// A text: an id, a kind, a list.
     Text(String),
-    /// Nothing is there.
+    /// The field is absent.
     Absent,
 }
 
-/// Fields with their names, in the order in which they lie.
+/// Fields with their names, in the order on disk.
 pub type Row = Vec<(&'static str, Field)>;
 
-/// Rows of one kind.
+/// A section: rows of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// What they are.
+    /// Name of the section.
     pub name: String,
     /// The rows.
     pub rows: Vec<Row>,
@@ -59,7 +58,8 @@ impl StoppedStore {
         slots.iter().enumerate().map(section).collect()
     }
 
-    /// The catalog, the segments with those that the log entered since, and the log's measures.
+    /// The catalog, the segments, including segments that the log entered since, and the log's
+    /// measures.
     ///
     /// # Errors
     /// As [`Self::check`].
@@ -76,8 +76,8 @@ impl StoppedStore {
         ])
     }
 
-    /// What an acknowledged write is worth here when the host crashes, and the free slots: how many
-    /// have all of their blocks written, and how many none.
+    /// Whether acknowledged writes survive a crash of the host, and the free slots: how many have
+    /// all of their blocks written, and how many none.
     fn file_row(&self, found: &Found, segments: &[SegmentEntry]) -> Row {
         let geometry = found.superblock.geometry;
         let own = |entry: &SegmentEntry| match entry.place {
@@ -101,11 +101,11 @@ impl StoppedStore {
         ]
     }
 
-    /// Tells `each` the records of a segment of the log, or of all that the next start would
-    /// replay, as far as they are in the store and not in staging alone.
+    /// Calls `each` with the records of a segment of the log, or of all segments that the next
+    /// start would replay, as far as they are in the store and not only in staging.
     ///
     /// # Errors
-    /// As [`Self::check`]; [`Kind::NotFound`] for what is no segment of the log.
+    /// As [`Self::check`]; [`Kind::NotFound`] where `segment` is no segment of the log.
     pub async fn inspect_records(
         &self,
         segment: Option<u64>,
@@ -146,7 +146,7 @@ impl StoppedStore {
     }
 }
 
-/// Follows the headers of a segment, as the format says that they are to be found.
+/// Follows the chain of headers of a segment, as FORMAT.md describes it.
 async fn records(
     found: &Found,
     segment: SegmentId,
@@ -305,13 +305,13 @@ fn segment_row(entry: &SegmentEntry, found: &Found) -> Row {
             (number(slot.0), number(offset), Field::Absent)
         }
         SegmentPlace::Moved(pieces) => {
-            let told = |piece: &crate::format::Piece| {
+            let piece_text = |piece: &crate::format::Piece| {
                 format!("{}:{}+{}", piece.into.0, piece.first, piece.live.count())
             };
             (
                 Field::Absent,
                 Field::Absent,
-                text(pieces.iter().map(told).collect::<Vec<_>>().join(" ")),
+                text(pieces.iter().map(piece_text).collect::<Vec<_>>().join(" ")),
             )
         }
     };

@@ -1,4 +1,4 @@
-//! What reads a stopped store, and changes nothing of it.
+//! Read-only work on a stopped store: check and inspect.
 
 pub(crate) mod check;
 pub(crate) mod inspect;

@@ -1,4 +1,4 @@
-//! A store that no server has open, to be looked at without changing a byte of it.
+//! A store that no server has open, opened for reading only.
 
 use crate::{
     base::{Error, Kind, Result},
@@ -9,18 +9,18 @@ use crate::{
 use sandstone_ring::{File, SharedMemory};
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-/// How long a server that was just killed may still be letting go of the store. A guess.
+/// How long a server that was just killed may still hold the store's lock. A guess.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// The store of a stopped server. It is locked, so that none starts meanwhile.
+/// The store of a stopped server. It is locked, so that no server starts meanwhile.
 pub struct StoppedStore {
     file: File,
     boot: [u8; 16],
-    staging: Left,
+    staging: StagingSource,
 }
 
-/// Where to look for what the last server left in staging.
-enum Left {
+/// Where to look for the last server's staging buffer.
+enum StagingSource {
     Files(StagingFiles),
     Memory(Option<Arc<SharedMemory>>),
 }
@@ -30,7 +30,8 @@ impl StoppedStore {
     /// server is given.
     ///
     /// # Errors
-    /// [`Kind::Io`]: it is not there, may not be read, or a server has it.
+    /// [`Kind::Io`]: the store does not exist, may not be read, or a server has it open. Nothing
+    /// was changed.
     pub async fn open(path: &Path, staging_dir: &Path) -> Result<Self> {
         let what = |doing: &str| format!("{doing} {}", path.display());
         let file = File::open_read_only(path).map_err(|e| Error::io(what("opening"), e))?;
@@ -38,23 +39,23 @@ impl StoppedStore {
             io::ErrorKind::WouldBlock => Error::new(Kind::Io, what("a server holds")),
             _ => Error::io(what("locking"), error),
         })?;
-        let staging = Left::Files(StagingFiles::beside(path, staging_dir));
+        let staging = StagingSource::Files(StagingFiles::beside(path, staging_dir));
         Ok(Self { file, boot: recovery::boot_id(), staging })
     }
 
-    /// On parts that the caller brings, as simulations do.
+    /// A stopped store on the caller's file and staging memory, for simulations.
     pub fn on(file: File, boot: [u8; 16], staging: Option<Arc<SharedMemory>>) -> Self {
-        Self { file, boot, staging: Left::Memory(staging) }
+        Self { file, boot, staging: StagingSource::Memory(staging) }
     }
 
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// What a start would find.
+    /// Examines the store: what a start would find.
     ///
     /// # Errors
-    /// Those of [`recovery::examine`].
+    /// The errors of [`recovery::examine`].
     pub(crate) async fn examine(&self, metadata_bytes: u64) -> Result<Found> {
         recovery::examine(&self.file, metadata_bytes, |superblock| self.leftover(superblock)).await
     }
@@ -62,7 +63,7 @@ impl StoppedStore {
     fn leftover(&self, superblock: &Superblock) -> Option<Leftover> {
         let identity = &superblock.identity;
         let memory = match &self.staging {
-            Left::Files(files) => files
+            StagingSource::Files(files) => files
                 .read(
                     &identity.store,
                     &self.boot,
@@ -72,7 +73,7 @@ impl StoppedStore {
                 .inspect_err(|error| tracing::warn!(%error, "the staging buffer cannot be read"))
                 .ok()
                 .flatten(),
-            Left::Memory(memory) => memory.clone(),
+            StagingSource::Memory(memory) => memory.clone(),
         };
         Leftover::open(memory?, superblock.geometry, identity, &self.boot, superblock.epoch).ok()
     }

@@ -16,20 +16,20 @@ use std::{
 /// applied.
 const RECORDS_MAX: usize = 256;
 
-/// The volumes as the catalog has them, on their way to what the log says.
+/// The volumes as the catalog has them, with the records that were replayed so far.
 pub(super) struct Volumes {
     disk: Arc<Disk>,
     by_number: BTreeMap<VolumeNumber, VolumeImage>,
     families: BTreeMap<VolumeNumber, Family>,
-    /// Catalog records below are in it.
+    /// Catalog records below this LSN are in it.
     applied: Lsn,
     next_volume: u32,
     dirtied: u64,
-    /// Snapshots by the volume that they are of.
+    /// Snapshots by their volume.
     snapshots: BTreeMap<VolumeNumber, BTreeSet<VolumeNumber>>,
     /// Nodes that cannot be read.
     bad_nodes: HashSet<Address>,
-    /// Why records could not be applied. The others are.
+    /// Why some records could not be applied; all others are.
     damage: Option<Error>,
 }
 
@@ -40,7 +40,7 @@ struct Family {
     shared_blocks: u64,
 }
 
-/// What catalog and log have together.
+/// The result of replay: the state by catalog and log.
 pub(super) struct Replayed {
     pub(super) applied: Lsn,
     pub(super) next_volume: u32,
@@ -48,7 +48,7 @@ pub(super) struct Replayed {
     pub(super) families: Vec<FamilyEntry>,
 }
 
-/// A record and where its data is; one without data stands where the next data would be.
+/// A record and the address of its data; a record without data has the address of the next data.
 pub(super) struct Located<'a> {
     pub(super) record: Record<'a>,
     pub(super) address: Address,
@@ -84,19 +84,19 @@ impl Volumes {
         self.by_number.insert(entry.meta.number, entry);
     }
 
-    /// Takes out a volume with its snapshots, or a snapshot.
+    /// Removes a volume with its snapshots, or a snapshot.
     fn remove(&mut self, number: VolumeNumber) {
         let snapshots = self.snapshots.remove(&number).unwrap_or_default();
-        for gone in snapshots.into_iter().chain([number]) {
-            let Some(VolumeImage { meta, .. }) = self.by_number.remove(&gone) else { continue };
+        for removed in snapshots.into_iter().chain([number]) {
+            let Some(VolumeImage { meta, .. }) = self.by_number.remove(&removed) else { continue };
             if let Some(others) = meta.snapshot_of.and_then(|of| self.snapshots.get_mut(&of)) {
-                others.remove(&gone);
+                others.remove(&removed);
             }
-            self.leave(gone, meta.family);
+            self.leave(removed, meta.family);
         }
     }
 
-    /// Why records could not be applied, if some could not.
+    /// Why some records could not be applied, if so.
     pub(super) fn damage(&mut self) -> Option<Error> {
         self.damage.take()
     }
@@ -110,7 +110,7 @@ impl Volumes {
         self.dirtied
     }
 
-    /// The volumes, all of which have everything below `end`.
+    /// Ends replay: all volumes have every record below `end`.
     pub(super) fn finish(self, end: Lsn) -> Replayed {
         let volumes =
             self.by_number.into_values().map(|v| VolumeImage { applied: v.applied.max(end), ..v });
@@ -124,8 +124,8 @@ impl Volumes {
         }
     }
 
-    /// Applies records in order. What the catalog holds already is skipped; a record of a volume
-    /// that was deleted later finds none and is skipped too.
+    /// Applies records in order. It skips records that the catalog holds already, and records of
+    /// volumes that were deleted later.
     pub(super) async fn apply(&mut self, records: &[Located<'_>]) -> Result<()> {
         let disk = Arc::clone(&self.disk);
         for records in records.chunks(RECORDS_MAX) {
@@ -138,8 +138,8 @@ impl Volumes {
         Ok(())
     }
 
-    /// Reads the nodes that these records will change, many at a time: one after the other they
-    /// would make recovery as slow as the disk's latency.
+    /// Reads the nodes that these records will change, many at a time: one by one, recovery would
+    /// wait for the disk's latency each time.
     async fn preload(
         &mut self,
         records: &[Located<'_>],
@@ -170,7 +170,7 @@ impl Volumes {
         }
     }
 
-    /// Reads a node. Whether it can be read.
+    /// Reads a node. Returns whether it can be read.
     async fn load(&mut self, missing: Missing, nodes: &mut NodesInHand<'_>) -> bool {
         let address = missing.node.address;
         if self.bad_nodes.contains(&address) {
@@ -216,7 +216,7 @@ impl Volumes {
                 }
                 Err(missing) => {
                     if !self.load(missing, nodes).await {
-                        // The store is for reading only then, and whoever reads there meets the
+                        // The store is for reading only then, and a read of this range meets the
                         // same node.
                         return Ok(());
                     }
@@ -270,7 +270,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// A line is gone. What is left to the last of its family is that one's own.
+    /// Removes an entry from its family. The blocks of the last remaining member are then its own.
     fn leave(&mut self, number: VolumeNumber, of: VolumeNumber) {
         let Some(family) = self.families.get_mut(&of) else { return };
         family.members.remove(&number);
@@ -279,14 +279,14 @@ impl Volumes {
             (Some(last), 1) => {
                 family.shared_blocks = 0;
                 if let Some(last) = self.by_number.get_mut(last) {
-                    last.tree.be_alone();
+                    last.tree.become_unshared();
                 }
             }
             (Some(_), _) => {}
         }
     }
 
-    /// What a record says that a volume is.
+    /// The properties of a volume by a record.
     fn meta(&mut self, record: &Record<'_>) -> Result<VolumeMeta> {
         let meta = VolumeMeta::decode(&mut &*record.payload)
             .map_err(|why| Error::new(Kind::Corrupt, format!("a volume's record: {}", why.0)))?;

@@ -1,7 +1,7 @@
-//! What a start would find, without a byte of the store written.
+//! Examining a stopped store: what a start would find, without writing to it.
 //!
-//! It goes the way of [`super::recover`] to the end of the log. Where that would complete the log
-//! from staging, this notes what it would have taken; where that would write, this is done.
+//! It follows [`super::recover`] to the end of the log. Where recovery would complete the log from
+//! staging, it notes the blocks; where recovery would write, it ends.
 
 use super::{
     apply::{Replayed, Volumes},
@@ -22,19 +22,19 @@ use std::sync::Arc;
 
 /// A store as a start would find it.
 pub(crate) struct Found {
-    /// The one that counts.
+    /// The superblock that counts.
     pub(crate) superblock: Superblock,
     /// Where the catalog and its copy lie.
     pub(crate) chunks: Vec<CatalogRef>,
-    /// Why one of the two cannot be read.
+    /// Why one of the two copies cannot be read.
     pub(crate) copy_damage: Option<String>,
-    /// What the catalog has of volumes and snapshots, before the log.
+    /// The catalog's volumes and snapshots, before replay.
     pub(crate) cataloged_volumes: Vec<VolumeEntry>,
-    /// Its segments, those too that cannot be where it says.
+    /// The catalog's segments, including segments with an impossible place.
     pub(crate) cataloged: Vec<SegmentEntry>,
-    /// With the segments that can be where they are said to be.
+    /// The disk, with the segments whose place is possible.
     pub(crate) disk: Arc<Disk>,
-    /// With all that the log has of them.
+    /// Volumes and snapshots after replay.
     pub(crate) volumes: Vec<VolumeImage>,
     pub(crate) families: Vec<FamilyEntry>,
     pub(crate) next_volume: u32,
@@ -45,24 +45,24 @@ pub(crate) struct Found {
     pub(crate) records: u64,
     pub(crate) log_bytes: u64,
     pub(crate) staged_records: u64,
-    /// Blocks of data that are in staging only: first and number.
+    /// Data blocks that are only in staging: first and number.
     pub(crate) staged: Vec<(Address, u32)>,
-    /// Segments that the log left.
+    /// Segments that the log has left.
     pub(crate) left: Vec<Left>,
-    /// What is wrong with the superblock's slots.
+    /// Damage to the superblock slots.
     pub(crate) slots_damage: Option<String>,
-    /// Why superblock and catalog may not be the newest ones: that, or that the newest catalog
-    /// cannot be read.
+    /// Why superblock and catalog may not be the newest ones: damaged slots, or an unreadable
+    /// newest catalog.
     pub(crate) old: Option<String>,
     /// Why the log could not be followed to its end.
     pub(crate) damage: Option<Error>,
 }
 
-/// Looks at the store in `file`. `leftover` gives what an earlier server left in staging.
+/// Examines the store in `file`. `leftover` gives the staging buffer that an earlier server left.
 ///
 /// # Errors
-/// [`Kind::NotFound`] where there is no store; [`Kind::Corrupt`] where no superblock or catalog can be read;
-/// [`Kind::Io`]. What else is wrong is told in [`Found`].
+/// [`Kind::NotFound`] where there is no store; [`Kind::Corrupt`] where no superblock or catalog can
+/// be read; [`Kind::Io`]. Other damage is in [`Found`].
 pub(crate) async fn examine(
     file: &File,
     metadata_bytes: u64,

@@ -1,4 +1,4 @@
-//! Opening a store: what its last server left, made whole.
+//! Recovery: opens a store, and replays what its last server left.
 
 mod apply;
 mod examine;

@@ -1,82 +1,82 @@
-//! What a store is opened with, and how opening went.
+//! Options for opening a store, and the report of it.
 
 use sandstone_ring::{File, Placement};
 use std::{path::PathBuf, time::Duration};
 
-/// What a store is opened with.
+/// Options for opening a store.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// The store file or block device. A file is made when it is not there.
+    /// The store file or block device. A missing file is created.
     pub path: PathBuf,
-    /// Bytes of a new store. An older one grows to it, and never shrinks.
+    /// Size of a new store in bytes. An existing store grows to it, and never shrinks.
     pub size_bytes: u64,
     /// Directory of shared memory for the staging buffer; the store's own directory when there is
     /// no room in it.
     pub staging_dir: PathBuf,
-    /// Most bytes of data in the cache.
+    /// Limit of the block cache, in bytes.
     pub cache_bytes: u64,
-    /// Most bytes of maps in the cache, and once more of changed maps.
+    /// Limit of the node cache, in bytes; dirty nodes have a budget of the same size.
     pub metadata_bytes: u64,
-    /// Bytes a second that reclaim may read and write while nobody waits for it.
+    /// Bytes a second that reclaim may read and write while no writer waits for space.
     pub reclaim_rate: u64,
-    /// Bytes a second that the scrub may read; 0 for none but when somebody asks, and then as many
-    /// as there are.
+    /// Bytes a second that the scrub may read; 0 for no passes unless asked for, and then without a
+    /// limit.
     pub scrub_rate: u64,
 }
 
-/// How opening went.
+/// The report of opening a store.
 #[derive(Clone, Debug)]
 pub struct RecoveryReport {
-    /// The store was made just now.
+    /// Whether the store was created.
     pub created: bool,
-    /// From the lock to being ready.
+    /// Time from the lock until the store was ready.
     pub duration: Duration,
-    /// Records replayed.
+    /// Number of records that were replayed.
     pub records: u64,
-    /// Bytes of log that they came from.
+    /// Bytes of log that were replayed.
     pub log_bytes: u64,
-    /// Of the records, those that were in the staging buffer only.
+    /// Number of these records that were only in the staging buffer.
     pub staged_records: u64,
-    /// Volumes and snapshots.
+    /// Number of volumes and snapshots.
     pub volumes: usize,
-    /// The last server had closed it.
+    /// Whether the last server had closed the store.
     pub clean: bool,
-    /// What became of what it had staged.
+    /// The fate of its staging buffer.
     pub staging: StagingFate,
-    /// What an acknowledged write is worth when the host crashes.
+    /// Whether plain writes survive a crash of the host.
     pub placement: Placement,
-    /// Number of this start; the first is 1.
+    /// Number of this start (the epoch); the first is 1.
     pub epoch: u32,
 }
 
-/// What became of what the last server had staged.
+/// The fate of the last server's staging buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StagingFate {
-    /// It was replayed, or there was none: nothing that was acknowledged is missing.
+    /// The staging buffer was replayed, or there was none: no acknowledged write is missing.
     Kept,
-    /// The last server did not close the store, and its staging buffer was gone, as after a crash
-    /// of the host: the last writes to volumes with write-back may be.
+    /// The last server did not close the store, and its staging buffer is lost, as after a crash of
+    /// the host: the last writes to volumes with write-back may be missing.
     Lost,
 }
 
-/// What a store is opened on, apart from its path: the seam for simulated disks.
+/// The parts that a store is opened on, without a path: the seam for simulated disks.
 #[derive(Clone)]
 pub struct Parts {
-    /// The file, locked if that means anything.
+    /// The store file, locked where locks exist.
     pub file: File,
-    /// Bytes of a new store.
+    /// Size of a new store in bytes.
     pub size_bytes: u64,
     /// Blocks in a segment of a new store: 64 to 16,384, a multiple of 4.
     pub segment_blocks: u32,
-    /// The kernel's boot id, or what stands for it.
+    /// The kernel's boot id, or a stand-in.
     pub boot: [u8; 16],
-    /// Most bytes of data in the cache.
+    /// Limit of the block cache, in bytes.
     pub cache_bytes: u64,
-    /// Most bytes of maps in the cache, and once more of changed maps.
+    /// Limit of the node cache, in bytes; dirty nodes have a budget of the same size.
     pub metadata_bytes: u64,
-    /// Bytes a second that reclaim may read and write while nobody waits for it.
+    /// Bytes a second that reclaim may read and write while no writer waits for space.
     pub reclaim_rate: u64,
-    /// Bytes a second that the scrub may read; 0 for none but when somebody asks, and then as many
-    /// as there are.
+    /// Bytes a second that the scrub may read; 0 for no passes unless asked for, and then without a
+    /// limit.
     pub scrub_rate: u64,
 }

@@ -1,16 +1,16 @@
-//! Staging files whose store is gone: its directory was removed after the server had died. Each
-//! would keep 48 MiB of shared memory until the host's next boot.
+//! Orphans: staging files whose store was removed after its server had died. Each would keep 48 MiB
+//! of shared memory until the host's next boot.
 //!
-//! So a staging file tells where its store is, and each start looks at those of its own user.
-//! Removing one too many loses acknowledged writes, so a store counts as gone only if
+//! So a staging file names the place of its store, and each start examines the files of its own
+//! user. Removing one too many loses acknowledged writes, so a store counts as removed only if
 //!
-//! I1  nobody holds the lock of its staging file, and
+//! I1  no process holds the lock of its staging file, and
 //! I2  its path leads, in the same mount namespace, to no file, while the file system that it was
-//!     on is still there; or to a store of another id.
+//!     on is still mounted; or to a store of another id.
 //!
-//! What cannot be told is left alone: block devices, which come and go, and files of a version that
-//! tells nothing. A store that is moved after its server was killed counts as gone where it was; it
-//! has to be started once before, or closed.
+//! Undecidable cases are left alone: block devices, which come and go, and files of a version that
+//! names no place. A store that is moved after its server was killed counts as removed at its old
+//! place; start or close it before the move.
 
 use super::private::{self, Access, own_user};
 use crate::format::SUPERBLOCK_SLOTS;
@@ -32,15 +32,15 @@ use std::{
 };
 use uuid::Uuid;
 
-/// Where a staging file tells it: behind what recovery reads, in the same block. Source: FORMAT.md,
-/// "Staging file".
+/// Offset of the store's place in a staging file: behind what recovery reads, in the same block.
+/// Source: FORMAT.md, "Staging file".
 const HOME_AT: usize = 64;
 /// Bytes before the path.
 const HEAD_BYTES: usize = 24;
-/// A longer path is not told.
+/// Longest path that is written; a longer one is left out.
 const PATH_BYTES_MAX: usize = BLOCK_BYTES - HOME_AT - HEAD_BYTES;
 
-/// What a store's staging file is called.
+/// Name of a store's staging file.
 pub(super) fn name_of(store: &[u8; 16]) -> String {
     format!("sandstone-{}.staging", Uuid::from_bytes(*store))
 }
@@ -50,23 +50,23 @@ fn store_of(name: &OsStr) -> Option<[u8; 16]> {
     id.parse().ok().map(Uuid::into_bytes)
 }
 
-/// Where a store is.
+/// The place of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Home {
     Known {
         /// Absolute, as it was given.
         path: PathBuf,
-        /// Of the file system that the store's file is on.
+        /// Device number of the file system that the store's file is on.
         device: u64,
         /// The mount namespace in which the path is meant.
         namespace: u64,
     },
-    /// Nothing can be told about it later.
+    /// The place is unknown, so the file is never removed.
     Unknown,
 }
 
 impl Home {
-    /// That of the store at `path`, which is there.
+    /// The place of the store at `path`, which exists.
     pub(super) fn of(path: &Path) -> Self {
         let known = || {
             let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
@@ -77,38 +77,38 @@ impl Home {
         known().unwrap_or(Self::Unknown)
     }
 
-    /// Has a staging file tell it.
+    /// Writes it into a staging file.
     pub(super) fn write(&self, memory: &SharedMemory) {
         memory.copy_in(HOME_AT, &self.encode());
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut told = Vec::with_capacity(BLOCK_BYTES);
+        let mut bytes = Vec::with_capacity(BLOCK_BYTES);
         if let Self::Known { path, device, namespace } = self {
             let path = path.as_os_str().as_bytes();
-            told.put_u32_le(path.len() as u32);
-            told.put_u64_le(*device);
-            told.put_u64_le(*namespace);
-            told.put_slice(path);
-            let checksum = checksum::plain(&told);
-            told.splice(0..0, checksum.to_le_bytes());
+            bytes.put_u32_le(path.len() as u32);
+            bytes.put_u64_le(*device);
+            bytes.put_u64_le(*namespace);
+            bytes.put_slice(path);
+            let checksum = checksum::plain(&bytes);
+            bytes.splice(0..0, checksum.to_le_bytes());
         }
-        told.resize(BLOCK_BYTES - HOME_AT, 0);
-        told
+        bytes.resize(BLOCK_BYTES - HOME_AT, 0);
+        bytes
     }
 
-    fn decode(told: &[u8]) -> Self {
-        let mut b = told;
+    fn decode(bytes: &[u8]) -> Self {
+        let mut b = bytes;
         let (checksum, len) = (b.get_u32_le(), b.get_u32_le() as usize);
         let (device, namespace) = (b.get_u64_le(), b.get_u64_le());
-        let checked = told.get(4..HEAD_BYTES.saturating_add(len));
+        let checked = bytes.get(4..HEAD_BYTES.saturating_add(len));
         if len == 0 || checked.is_none_or(|checked| checksum::plain(checked) != checksum) {
             return Self::Unknown;
         }
         Self::Known { path: OsStr::from_bytes(&b[..len]).into(), device, namespace }
     }
 
-    /// Whether the store is there no more. Keeps I2.
+    /// Whether the store was removed. Keeps I2.
     fn has_lost(&self, store: &[u8; 16]) -> bool {
         let Self::Known { path, device, namespace } = self else { return false };
         if own_namespace() != Some(*namespace) {
@@ -136,7 +136,7 @@ fn is_on(path: &Path, device: u64) -> bool {
 }
 
 /// Whether the nearest directory above a missing file is on the file system that the file was on.
-/// Else that may be back later.
+/// Otherwise the file system may be mounted again later.
 fn is_mounted_above(path: &Path, device: u64) -> bool {
     let nearest = path.ancestors().skip(1).find_map(|above| fs::metadata(above).ok());
     nearest.is_some_and(|above| above.dev() == device)
@@ -155,18 +155,18 @@ fn stores_at(path: &Path) -> io::Result<Vec<[u8; 16]>> {
         file.read_exact_at(&mut block, superblock_offset(slot))?;
         match Superblock::decode(&block) {
             Ok(superblock) => there.push(superblock.identity.store),
-            // It may be that of the store that is looked for.
+            // It may belong to the store in question.
             Err(_) => return Ok(Vec::new()),
         }
     }
     Ok(there)
 }
 
-/// Removes all staging files in these directories that are this user's and whose store is gone, but
-/// for that of `own`.
+/// Removes all staging files in these directories that are this user's and whose store was removed,
+/// except the file of `own`.
 pub(super) fn remove_all(directories: &[PathBuf], own: &[u8; 16]) {
     for directory in directories {
-        // Where it cannot be read there is nothing to be found.
+        // A directory that cannot be read has nothing to remove.
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         for entry in entries {
             if let Some(store) = store_of(&entry.file_name()).filter(|store| store != own) {
@@ -178,12 +178,12 @@ pub(super) fn remove_all(directories: &[PathBuf], own: &[u8; 16]) {
 
 fn remove_orphan(path: &Path, store: &[u8; 16]) {
     let Ok(file) = private::open(path, Access::ReadWrite, &[own_user()]) else { return };
-    let mut told = [0; BLOCK_BYTES - HOME_AT];
-    if file.read_exact_at(&mut told, HOME_AT as u64).is_err() {
+    let mut bytes = [0; BLOCK_BYTES - HOME_AT];
+    if file.read_exact_at(&mut bytes, HOME_AT as u64).is_err() {
         return;
     }
-    let home = Home::decode(&told);
-    // In this order: a server that has begun meanwhile has the lock. Keeps I1.
+    let home = Home::decode(&bytes);
+    // The lock first: a server that has started meanwhile holds it. Keeps I1.
     if !matches!(private::try_lock(&file), Ok(true))
         || !home.has_lost(store)
         || !private::is_at(&file, path)
@@ -192,10 +192,18 @@ fn remove_orphan(path: &Path, store: &[u8; 16]) {
     }
     match fs::remove_file(path) {
         Ok(()) => {
-            tracing::info!(path = %path.display(), ?home, "a staging file whose store is gone was removed")
+            tracing::info!(
+                path = %path.display(),
+                ?home,
+                "a staging file whose store is gone was removed"
+            );
         }
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "a staging file whose store is gone stays")
+            tracing::warn!(
+                %error,
+                path = %path.display(),
+                "a staging file whose store is gone stays"
+            );
         }
     }
 }
@@ -219,7 +227,7 @@ mod tests {
         fs::create_dir(&data).unwrap();
         fs::write(data.join("store"), "as damaged as it may be").unwrap();
         let files = StagingFiles::beside(&data.join("store"), &shared);
-        files.open(&OTHER, &BOOT, 1, BYTES).unwrap().tell_home(&data.join("store"));
+        files.open(&OTHER, &BOOT, 1, BYTES).unwrap().stamp_home(&data.join("store"));
         let staging = shared.join(name_of(&OTHER));
         assert!(staging.exists());
         (home, shared, data, staging)
@@ -238,7 +246,7 @@ mod tests {
         assert!(staging.exists(), "something is there that is no other store");
         fs::remove_dir_all(&data).unwrap();
         remove_all(&directories, &OTHER);
-        assert!(staging.exists(), "it is one's own");
+        assert!(staging.exists(), "it is the store's own");
         remove_all(&directories, &OWN);
         assert!(!staging.exists());
     }
@@ -248,7 +256,7 @@ mod tests {
         let (_home, shared, data, staging) = left();
         let files = StagingFiles::beside(&data.join("store"), &shared);
         let living = files.open(&OTHER, &BOOT, 1, BYTES).unwrap();
-        living.tell_home(&data.join("store"));
+        living.stamp_home(&data.join("store"));
         fs::remove_dir_all(&data).unwrap();
         remove_all(&[shared.clone(), data.clone()], &OWN);
         assert!(staging.exists());
@@ -275,15 +283,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_reads_back_and_what_is_torn_tells_nothing() {
+    fn a_place_reads_back_and_a_torn_one_is_unknown() {
         let home =
             Home::Known { path: "/srv/größe/store".into(), device: 5, namespace: u64::MAX };
-        let told = home.encode();
-        assert_eq!(told.len(), BLOCK_BYTES - HOME_AT);
-        assert_eq!(Home::decode(&told), home);
+        let bytes = home.encode();
+        assert_eq!(bytes.len(), BLOCK_BYTES - HOME_AT);
+        assert_eq!(Home::decode(&bytes), home);
         assert_eq!(Home::decode(&Home::Unknown.encode()), Home::Unknown);
         for at in [0, 4, 7, 8, 16, HEAD_BYTES, HEAD_BYTES + 5] {
-            let mut torn = told.clone();
+            let mut torn = bytes.clone();
             torn[at] ^= 0x80;
             assert_eq!(Home::decode(&torn), Home::Unknown, "byte {at}");
         }

@@ -1,12 +1,12 @@
-//! Files in directories that are everyone's, as shared memory's is.
+//! Private files in directories that every user can write, such as shared memory's.
 //!
-//! What lies there under our name may be a pipe, a device, a link to a file of ours, or a file
-//! whose owner reads along and cuts it off while we have it mapped. So before any of them is
-//! opened, and once more after it:
+//! A file there with the server's name may be a pipe, a device, a link to another file of the
+//! server, or a file whose owner reads it and truncates it while the server has it mapped. So
+//! before any of them is opened, and again afterwards, it is checked:
 //!
-//! I1  It is a regular file with one name, of a trusted owner, which nobody else may open. Then
-//!     nobody else can make it shorter either, and a mapping of it never ends in a bus error.
-//! I2  Opening neither follows a link, nor waits, nor touches what is no file.
+//! I1  It is a regular file with one name, of a trusted owner, and no other user may open it. Then
+//!     no other user can truncate it either, and a mapping of it never ends in a bus error.
+//! I2  Opening neither follows a link, nor waits, nor touches anything but a file.
 
 use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat},
@@ -14,20 +14,21 @@ use rustix::{
 };
 use std::{fs::File, io, path::Path};
 
-/// Everyone but the owner.
+/// Permission bits of group and others.
 const OTHERS: u32 = 0o077;
 
-/// For what a file is opened.
+/// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     ReadWrite,
 }
 
-/// Opens a file that is there. `owners` are the users that are trusted with it.
+/// Opens an existing file. `owners` are its trusted owners.
 ///
 /// # Errors
-/// `NotFound`; `InvalidInput`, with the reason, for what keeps I1 not; else those of open(2).
+/// `NotFound`; `InvalidInput`, with the reason, for a file that breaks I1; otherwise those of
+/// open(2).
 pub(crate) fn open(path: &Path, access: Access, owners: &[u32]) -> io::Result<File> {
     let before = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
     check(&before, owners)?; // keeps I2
@@ -41,10 +42,10 @@ pub(crate) fn open(path: &Path, access: Access, owners: &[u32]) -> io::Result<Fi
     Ok(file)
 }
 
-/// Makes a file that is not there, for its owner alone.
+/// Creates a new file, for its owner only.
 ///
 /// # Errors
-/// `AlreadyExists`, also for a link that leads nowhere; else those of open(2).
+/// `AlreadyExists`, also for a link that leads nowhere; otherwise those of open(2).
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(File::from(openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?))
@@ -89,7 +90,7 @@ fn named(file_type: FileType) -> &'static str {
     }
 }
 
-/// The user that this process works as.
+/// The effective user of this process.
 pub(crate) fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
@@ -97,7 +98,7 @@ pub(crate) fn own_user() -> u32 {
 /// Takes the lock of a file; `false` where another process has it.
 ///
 /// # Errors
-/// Those of flock(2), where the file system has no locks.
+/// The errors of flock(2), where the file system has no locks.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     loop {
         match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {

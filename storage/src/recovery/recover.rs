@@ -2,30 +2,30 @@
 //! buffer behind the log.
 //!
 //! ```text
-//!   superblock ► catalog ► footers of sealed segments … ► headers of the last segment … ► staging ► ready
+//!   superblock ► catalog ► footers of sealed segments … ►
+//!   headers of the last segment … ► staging ► ready
 //! ```
 //!
-//! I1  The log ends at the first place where neither the store nor staging has the next batch. What
-//!     lies further on was never acknowledged, because acknowledgements leave in log order.
+//! I1  The log ends at the first place where neither the store nor staging has the next batch.
+//!     Records further on were never acknowledged, because acknowledgements leave in log order.
 //! I2  If that place lies below an LSN that a superblock, footer or header says was synced, then it
 //!     is not the end but damage: the store is opened for reading only, and nothing is cut off.
 //! I3  Data is checked against its record where the record is not known to be synced; a batch whose
 //!     data did not all arrive is as good as missing, even though its header did.
-//! I4  Before anybody is served, what staging had is in the store, and what the store had of the
-//!     log that is not known to be synced is written once more, because what can be read after a
-//!     failed sync may be nowhere but in a cache; the trailer block of the open segment is cleared
-//!     (it may be left from a log that was longer); and after a sync of all that the superblock
-//!     with the new epoch is synced. It says that what comes from here on is of that epoch or
-//!     later, and new segments get numbers that no older log can have used. Otherwise a later
-//!     recovery could take an older end of the log for its continuation.
-//! I5  A superblock slot that cannot be read is damage, and so is a log that leads to where a newer
-//!     one has been, or that knows of a newer superblock than there is: then what is read may be
-//!     old, and where writes would go may have been given to others. The store is opened for
-//!     reading only.
+//! I4  Before the store serves a request, it holds what only staging had, and the part of the log
+//!     that is not known to be synced is written again, because data that can be read after a
+//!     failed sync may be only in a cache; the trailer block of the open segment is cleared (it may
+//!     be of a longer, lost log); and after a sync of all that the superblock with the new epoch is
+//!     synced. This is the fence: records from here on are of that epoch or later, and new segments
+//!     get numbers that no older log can have used. Otherwise a later recovery could take an older
+//!     end of the log for its continuation.
+//! I5  A superblock slot that cannot be read is damage, and so is a log that leads into slots of a
+//!     newer log, or that names a newer superblock than there is: then the data may be old, and the
+//!     slots that writes would go to may have been reused. The store is opened for reading only.
 //! I6  No sector that cannot be read keeps the store from being opened: a block of it counts as one
-//!     with a wrong checksum. Without a superblock or a catalog there is nothing to open. So there
-//!     are two slots, and two copies of the catalog; and where both are damaged there may still be
-//!     the one before.
+//!     with a wrong checksum. Without a superblock or a catalog no store can be opened. So there
+//!     are two slots, and two copies of the catalog; where both copies are damaged, recovery uses
+//!     the superblock before, if it is readable.
 
 use super::{
     apply::{Replayed, Volumes},
@@ -55,7 +55,7 @@ use crate::{
 use sandstone_ring::{File, SharedMemory, WriteBuf, aligned, runtime};
 use std::sync::{Arc, atomic::AtomicU64};
 
-/// An open store, as [`crate::Store`] goes on with it.
+/// The result of recovery, from which [`crate::Store`] is made.
 pub(crate) struct Recovered {
     pub(crate) engine: Engine,
     pub(crate) superblock: Superblock,
@@ -65,12 +65,12 @@ pub(crate) struct Recovered {
     pub(crate) next_volume: u32,
     pub(crate) rates: Rates,
     pub(crate) report: RecoveryReport,
-    /// Where the staging buffer is, if it is a file.
+    /// The staging file, if the staging buffer is one.
     pub(crate) staging_file: Option<StagingFile>,
 }
 
-/// Opens or makes the store in `parts.file`. `staging` gives the memory for the store of this
-/// superblock, at least as many bytes as it says, and whether it was there before.
+/// Opens the store in `parts.file`, or creates it. `staging` gives the memory for the store of this
+/// superblock, with at least as many bytes as asked for, and whether an earlier server left it.
 pub(crate) async fn recover(
     parts: Parts,
     staging: impl FnOnce(&Superblock, usize) -> std::io::Result<(Arc<SharedMemory>, bool)>,
@@ -127,8 +127,8 @@ pub(crate) async fn recover(
 
     let (was_closed, has_leftover) = (superblock.closed, leftover.is_some());
     let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
-    // Where the superblock may be an old one, what it says of places may be, too: nothing is put
-    // there (I5).
+    // Where the superblock may be an old one, the places that it names may be reused: nothing is
+    // written there (I5).
     let (leftover, completion) = match damage {
         None => (leftover, Completion::InStore),
         Some(_) => (None, Completion::Noted),
@@ -145,16 +145,16 @@ pub(crate) async fn recover(
     if end.is_incomplete
         && let Some(error) = end.unwritable.take()
     {
-        // What was acknowledged is in staging, and nobody would be shown it: better to wait for
-        // room than to go without.
+        // Acknowledged writes are in staging, and reads would miss them: better to fail until there
+        // is room.
         return Err(Error::io("completing the log from the staging buffer", error));
     }
     let readiness = readiness_of(&file, &superblock.geometry, end.at);
     let mut claim = None;
     if health == Health::Ready {
-        match settle(&file, &as_read, &mut superblock, &segments, &end).await {
+        match prepare_for_writing(&file, &as_read, &mut superblock, &segments, &end).await {
             Ok(claimed) => claim = claimed,
-            Err(error) => health = Health::Latched(told(&error)),
+            Err(error) => health = Health::Latched(with_cause(&error)),
         }
     }
     match &health {
@@ -196,7 +196,7 @@ pub(crate) async fn recover(
         footer: end.footer,
         footer_from: end.footer_from,
         readiness,
-        // What was replayed is in the store, and `settle` has synced it.
+        // All replayed records are in the store, and `prepare_for_writing` has synced them.
         synced: end.at.lsn,
         claim,
         generation: superblock.generation,
@@ -238,8 +238,8 @@ pub(crate) async fn recover(
     })
 }
 
-/// An error with what is underneath.
-fn told(error: &Error) -> String {
+/// Text of an error with its cause.
+fn with_cause(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -275,16 +275,17 @@ pub(super) fn disk_of(
     })
 }
 
-/// Whether plain writes into what is left of the log's segment will survive the host, once what was
-/// written so far is synced, as `settle` does.
+/// Whether plain writes into the rest of the log's segment survive a crash of the host, once
+/// `prepare_for_writing` has synced the part before.
 fn readiness_of(file: &File, geometry: &Geometry, at: ReplayStart) -> Readiness {
     let start = geometry.offset(at.slot, 0);
     let rest = start + u64::from(at.block) * BLOCK_BYTES as u64..start + geometry.segment_bytes();
     if file.coverage(rest).missing.is_empty() { Readiness::Ready } else { Readiness::Unready }
 }
 
-/// Keeps I4. Gives the segment that is claimed for the log to go on in.
-async fn settle(
+/// Makes the store ready for writes, behind a fence (keeps I4). Returns the segment that is claimed
+/// for the log.
+async fn prepare_for_writing(
     file: &File,
     as_read: &Superblock,
     superblock: &mut Superblock,
@@ -298,13 +299,13 @@ async fn settle(
     let context = |e| Error::io("getting the store ready for writing", e);
     let trailer = geometry.offset(at.slot, geometry.segment_blocks - 1);
     let block = salvage::read_blocks(file, trailer, 1).await;
-    // Mostly a hole of the file, and a full file system could not fill it.
+    // Mostly a hole of the file, which a full file system could not fill.
     if block.iter().any(|byte| *byte != 0) && !is_blind_to(Blindness::ClearedTrailer) {
         let mut blank = aligned(BLOCK_BYTES);
         blank.resize(BLOCK_BYTES, 0);
         file.write(trailer, WriteBuf::Owned(blank)).await.map_err(context)?;
     }
-    // Nor may this one be anywhere but in a cache.
+    // The superblock that was read may be only in a cache, too.
     put_superblock(file, &no_waits(), as_read).await?;
     file.sync().await.map_err(context)?;
     let mut next = superblock.clone();
@@ -312,11 +313,11 @@ async fn settle(
     next.generation += 1;
     next.closed = false;
     next.synced = at.lsn;
-    // An end of the log that was not found may have used numbers up: one for each slot, because a
-    // slot is freed only by a checkpoint, whose superblock says how far it got, and one for each
-    // that was claimed in place of another.
+    // A lost end of the log may have used numbers up: one for each slot, because a slot is freed
+    // only by a checkpoint, whose superblock has the next number, and one for each claim that
+    // replaced another.
     segments.skip_to(SegmentId(superblock.next_segment.0 + 2 * u64::from(geometry.slots)));
-    // What the log had claimed before is free again, and this says so.
+    // The log's earlier claim is free again; this superblock names the new one.
     let claimed = segments.claim_ahead();
     next.claim = Claim { of: at.segment, next: claimed.map(|claim| (claim.id, claim.slot)) };
     next.next_segment = segments.next();
@@ -325,7 +326,7 @@ async fn settle(
     Ok(claimed)
 }
 
-/// A start does not wait for space: it fails, and says so.
+/// Health for a start, which does not wait for space but fails.
 fn no_waits() -> HealthCell {
     let health = HealthCell::new(Health::Ready);
     health.cancel_waits();
@@ -382,7 +383,7 @@ async fn make(file: &File, geometry: Geometry) -> Result<Superblock> {
     Ok(superblock)
 }
 
-/// Takes a larger size over. It counts with the next superblock.
+/// Grows the store to a larger size. It counts with the next superblock.
 async fn grow(file: &File, superblock: &mut Superblock, wanted: Geometry) -> Result<()> {
     let (have, want) = (superblock.geometry.store_bytes(), wanted.store_bytes());
     if want > have {

@@ -1,13 +1,14 @@
 //! Where a store's staging file is: in shared memory, or beside the store where that had no room.
 //!
-//! The directory may be everyone's, so a file there is taken only if it is this server's alone
-//! (`private.rs`). Whatever else has its name is left alone, told, and the other directory is used.
+//! Every user may write to the directory, so a file there is used only if no other user can open it
+//! (`private.rs`). Anything else with its name is left alone and logged, and the other directory is
+//! used.
 //!
 //! I1  A staging file is locked for as long as a server uses it.
-//! I2  It goes when its store is closed, because then it holds nothing that the store does not
-//!     have.
-//! I3  That of a server which died is kept for the next start. Only when the store itself is gone
-//!     may any server remove it: see `orphan.rs`.
+//! I2  It is removed when its store is closed, because then it holds nothing that the store does
+//!     not have.
+//! I3  After a server's death its file is kept for the next start. Only when the store itself was
+//!     removed may another server remove the file: see `orphan.rs`.
 
 use super::orphan::{self, Home};
 use super::private::{self, Access, own_user};
@@ -23,8 +24,8 @@ use std::{
     time::Duration,
 };
 
-/// How long the last server of this store may still be letting go of its file: it gives the store's
-/// lock back first. A guess.
+/// Tries to lock a staging file: the last server releases the store's lock first, and the file's a
+/// little later. A guess.
 const LOCK_TRIES: u32 = 500;
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -43,17 +44,18 @@ pub(crate) struct StagingFile {
     /// Holds the lock.
     file: File,
     pub(crate) memory: Arc<SharedMemory>,
-    /// An earlier server of this boot left it.
+    /// Whether an earlier server of this boot left it.
     pub(crate) existed: bool,
 }
 
 impl StagingFile {
-    /// Has it tell where the store at `path` is. After it was stamped, which clears that.
-    pub(crate) fn tell_home(&self, path: &Path) {
+    /// Writes the place of the store at `path` into it, after its header was stamped, which clears
+    /// the place.
+    pub(crate) fn stamp_home(&self, path: &Path) {
         Home::of(path).write(&self.memory);
     }
 
-    /// Removes it: its content is in the store, or there is none.
+    /// Removes it: its content is in the store, or it is empty.
     pub(crate) fn remove(self) {
         if private::is_at(&self.file, &self.path)
             && let Err(error) = fs::remove_file(&self.path)
@@ -64,7 +66,7 @@ impl StagingFile {
 }
 
 impl StagingFiles {
-    /// For the store at `path`: `first`, or the store's own directory.
+    /// The directories for the store at `path`: `first`, or the store's own one.
     pub(crate) fn beside(path: &Path, first: &Path) -> Self {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directories = [first.to_owned(), parent.unwrap_or(Path::new(".")).to_owned()];
@@ -76,14 +78,15 @@ impl StagingFiles {
         self.directories.clone().map(|directory| directory.join(&name))
     }
 
-    /// Who may have made a staging file of this store: its own user could spoil the store itself.
+    /// Users that may have made a staging file of this store: this process's user, and the store's
+    /// owner, who could corrupt the store itself.
     fn owners(&self) -> Vec<u32> {
         let of_store =
             fs::metadata(&self.path).ok().filter(fs::Metadata::is_file).map(|found| found.uid());
         [Some(own_user()), of_store].into_iter().flatten().collect()
     }
 
-    /// The file that the start of that epoch, in this boot, left.
+    /// Finds the file that the start of that epoch, in this boot, left.
     fn left(
         &self,
         access: Access,
@@ -99,7 +102,8 @@ impl StagingFiles {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
                 Err(error) => {
                     tracing::warn!(%error, path = %path.display(),
-                        "what has the name of the staging file is not this server's, and not used: remove it");
+                        "what has the name of the staging file is not this server's, \
+                         and not used: remove it");
                     return None;
                 }
             };
@@ -111,12 +115,12 @@ impl StagingFiles {
         })
     }
 
-    /// Maps the file that the start of that epoch, in this boot, left, wherever that found room;
-    /// else a new one in the first directory that has room. Removes those of stores that are gone
-    /// before, which may be what takes the room.
+    /// Maps the file that the start of that epoch, in this boot, left, in either directory;
+    /// otherwise a new one in the first directory that has room. Before that it removes orphans,
+    /// which may take up the room.
     ///
     /// # Errors
-    /// Those of the file system, above all "no space left" in both directories.
+    /// The errors of the file system, above all "no space left" in both directories.
     pub(crate) fn open(
         &self,
         store: &[u8; 16],
@@ -138,11 +142,11 @@ impl StagingFiles {
         })
     }
 
-    /// A copy of what the start of that epoch, in this boot, left, if there is something; the file
-    /// stays as it is.
+    /// A copy of the file that the start of that epoch, in this boot, left, if there is one; the
+    /// file stays unchanged.
     ///
     /// # Errors
-    /// When it is there and cannot be read.
+    /// When it exists and cannot be read.
     pub(crate) fn read(
         &self,
         store: &[u8; 16],
@@ -159,7 +163,7 @@ impl StagingFiles {
     }
 }
 
-/// Makes a new one, in place of what a server left that cannot go on from it.
+/// Creates a new staging file, in place of one that cannot be used.
 fn make(path: PathBuf, bytes: usize) -> io::Result<StagingFile> {
     match private::open(&path, Access::ReadWrite, &[own_user()]) {
         Ok(file) => {
@@ -174,7 +178,7 @@ fn make(path: PathBuf, bytes: usize) -> io::Result<StagingFile> {
     match mapped {
         Ok(memory) => Ok(StagingFile { path, file, memory: Arc::new(memory), existed: false }),
         Err(error) => {
-            // What went wrong first is told.
+            // The first error is reported.
             let _removed = fs::remove_file(&path);
             Err(error)
         }
@@ -295,7 +299,7 @@ mod tests {
     #[test]
     fn a_directory_without_room_keeps_nothing_of_the_attempt() {
         let home = tempfile::tempdir().unwrap();
-        // More than any file may have.
+        // More bytes than any file may have.
         let error = make(home.path().join("staging"), 1 << 62).unwrap_err();
         assert!(!home.path().join("staging").exists(), "{error}");
     }
@@ -316,10 +320,10 @@ mod tests {
         assert!(in_shm.read(&STORE, &[1; 16], 5, bytes()).unwrap().is_none());
         assert!(in_other.read(&STORE, &[1; 16], 5, bytes()).unwrap().is_some());
         let stale = in_shm.open(&STORE, &[1; 16], 5, bytes()).unwrap();
-        assert!(!stale.existed, "the file is there, and nobody's");
+        assert!(!stale.existed, "the file is there, and no server's");
         drop(stale);
-        // What the last one left is found beside the store too, behind an older one in the
-        // preferred directory.
+        // The last start's file is found beside the store too, behind an older one in the preferred
+        // directory.
         let back = StagingFiles::beside(&other.join("store"), &shm);
         let mut left = [0; 12];
         back.read(&STORE, &[1; 16], 5, bytes())

@@ -18,12 +18,12 @@ use std::{collections::HashSet, io, sync::Arc};
 
 /// Blocks read at once.
 const READ_BLOCKS: u32 = 256;
-/// Bytes that are written once more together.
+/// Bytes that are gathered for one write when the tail is written again.
 const AGAIN_BYTES: usize = 1 << 20;
-/// Slots looked at together.
+/// Slots that are read at once.
 const LOADS_MAX: usize = 64;
 
-/// Where the log ended, and what it took.
+/// The end of the log, and the totals of the walk.
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) at: ReplayStart,
@@ -33,17 +33,17 @@ pub(super) struct End {
     pub(super) records: u64,
     pub(super) log_bytes: u64,
     pub(super) staged_records: u64,
-    /// Blocks of data that were in staging only, and match their records: first and number.
+    /// Data blocks that were only in staging, and match their records: first and number.
     pub(super) staged: Vec<(Address, u32)>,
-    /// Why its end could not be written, where it had to be.
+    /// Why the tail could not be written, if that failed.
     pub(super) unwritable: Option<io::Error>,
-    /// Something of that is in staging alone.
+    /// Part of the tail is still only in staging.
     pub(super) is_incomplete: bool,
-    /// Segments that it left.
+    /// Segments that the log has left.
     pub(super) left: Vec<Left>,
 }
 
-/// A segment that the log left.
+/// A segment that the log has left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Left {
     pub(crate) segment: SegmentId,
@@ -53,12 +53,12 @@ pub(crate) struct Left {
     pub(crate) next: (SegmentId, Slot),
 }
 
-/// What becomes of a part of the log that only staging has.
+/// What recovery does with a part of the log that only staging has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Completion {
-    /// It is put into the store: the log goes on behind it.
+    /// Recovery writes it to the store: the log goes on behind it.
     InStore,
-    /// It stays where it is: nothing may be written.
+    /// Recovery only notes it: nothing may be written.
     Noted,
 }
 
@@ -69,14 +69,14 @@ pub(super) struct Walk<'a> {
     completion: Completion,
     /// Every record below is known to have been synced.
     synced: Lsn,
-    /// A superblock of this generation was synced, as the log knows. Of the one that was read that
-    /// is not known.
+    /// Newest generation of a superblock that the log says was synced. Whether the superblock that
+    /// was read was synced is not known.
     generation: u64,
     superblock: &'a Superblock,
-    /// Where the log goes on behind this segment, as its last batch or the superblock has it.
+    /// The segment that is claimed behind this one, by its last batch or the superblock.
     claim: Option<(SegmentId, Slot)>,
-    /// First headers of the slots that no segment is known to be in, once somebody had to look.
-    strangers: Option<Vec<(Slot, BatchHeader)>>,
+    /// First headers of the slots that no known segment is in, once they were scanned.
+    unlisted: Option<Vec<(Slot, BatchHeader)>>,
     again: Again,
     fence: Fence,
     /// Epoch of the last batch taken.
@@ -84,22 +84,22 @@ pub(super) struct Walk<'a> {
     end: End,
 }
 
-/// What the superblock says of age: records from `lsn` on were written in `epoch` or later. Older
-/// ones there are an end of the log that an earlier start did not find, and that must not come back
-/// once the store went on without it.
+/// The superblock's fence: records from `lsn` on were written in `epoch` or later. Older records
+/// there are an end of the log that an earlier start did not find, and that must not come back once
+/// the store went on without it.
 #[derive(Clone, Copy, Debug)]
 struct Fence {
     lsn: Lsn,
     epoch: u32,
 }
 
-/// A batch that goes on where the log stands.
+/// The next batch of the log.
 struct Batch {
     header: BatchHeader,
     records: Vec<u8>,
 }
 
-/// What is written once more, in a row.
+/// Consecutive bytes of the tail that are written again.
 #[derive(Default)]
 struct Again {
     offset: u64,
@@ -143,7 +143,7 @@ impl<'a> Walk<'a> {
             generation: 0,
             superblock,
             claim: superblock.claim.next.filter(|_| superblock.claim.of == at.segment),
-            strangers: None,
+            unlisted: None,
             again: Again::default(),
             fence,
             epoch: 0,
@@ -156,7 +156,7 @@ impl<'a> Walk<'a> {
         self.synced
     }
 
-    /// What was found so far.
+    /// The end of the walk so far.
     pub(super) fn end(self) -> End {
         self.end
     }
@@ -190,16 +190,16 @@ impl<'a> Walk<'a> {
             }
         }
         loop {
-            // The footers ended at a segment without one; it may have been completed from staging,
-            // and so on.
+            // The footers end at a segment without one; the log may go on from it by its headers or
+            // staging.
             while self.walk_segment(volumes).await? {}
             let known = self.synced;
-            self.look_behind_end().await;
+            self.scan_past_tail().await;
             if self.synced == known {
                 return self.check_end().await;
             }
-            // A batch that is known to be synced is taken with whatever its data is by now: reading
-            // that tells.
+            // A batch that is known to be synced is taken without checking its data: reads check
+            // it.
         }
     }
 
@@ -218,22 +218,24 @@ impl<'a> Walk<'a> {
         let newest = self.superblock.generation;
         if self.generation > newest {
             return Err(Error::corrupt(format!(
-                "the newest superblock is of generation {newest}, and the log knows of one of generation {}",
+                "the newest superblock is of generation {newest}, \
+                 and the log knows of one of generation {}",
                 self.generation
             )));
         }
-        match self.stranger_in_place().await {
+        match self.other_content_in_place().await {
             None => Ok(()),
             Some(what) => Err(Error::corrupt(format!(
-                "the log ends in segment {}, and {what} in its slot {}: the superblock is not the newest one",
+                "the log ends in segment {}, and {what} in its slot {}: \
+                 the superblock is not the newest one",
                 at.segment.0, at.slot.0
             ))),
         }
     }
 
-    /// What is where the segment should be in which the log ends, if it is not that: what was there
-    /// can be given to others only by a newer superblock than this one.
-    async fn stranger_in_place(&self) -> Option<String> {
+    /// What the slot of the log's last segment holds instead of it, if so: only a newer superblock
+    /// than this one can have reused the slot.
+    async fn other_content_in_place(&self) -> Option<String> {
         let at = self.end.at;
         let begins = self.blocks(at.slot, 0, 1).await;
         // A segment of the log begins with a header.
@@ -244,7 +246,7 @@ impl<'a> Walk<'a> {
             Ok(header) if header.segment == at.segment => return None,
             Ok(_) | Err(_) => {}
         }
-        // Nothing of it was written yet; or what was taken from it was there.
+        // The segment is still empty; or batches of it were read.
         if at.block == 0 || !self.end.footer.is_empty() {
             return None;
         }
@@ -263,14 +265,13 @@ impl<'a> Walk<'a> {
         Some("nothing of it is".to_owned())
     }
 
-    /// Takes note of what headers behind the end say was synced. Their places are not the chain's
-    /// word, but their checksums are keyed, and what one says stays true for ever: what was synced
-    /// is in every later log, even where the header itself is from an end that was lost.
-    async fn look_behind_end(&mut self) {
+    /// Scans headers past the tail for the LSN that they say was synced. The chain does not lead to
+    /// them, but their checksums are keyed, and their statement stays true forever: synced records
+    /// are in every later log, even where the header itself is from a lost end.
+    async fn scan_past_tail(&mut self) {
         let geometry = self.disk.segments.geometry;
         let at = self.end.at;
-        // This one, and those behind it, where their trailers lead there, and where it was settled
-        // that the log would go on.
+        // This segment, and the segments to which trailers and claims lead.
         let mut ways = vec![(at.segment, at.slot, at.block)];
         ways.extend(self.claim().map(|(segment, slot)| (segment, slot, 0)));
         let mut seen = HashSet::new();
@@ -286,15 +287,15 @@ impl<'a> Walk<'a> {
             let next = claimed.into_iter().chain(trailer.map(|trailer| trailer.next));
             ways.extend(next.map(|(segment, slot)| (segment, slot, 0)));
         }
-        // The last block of a log's segment is blank or a trailer. If it is neither, then perhaps
-        // the trailer was damaged that told the next segment, which could be any.
+        // The last block of a log's segment is blank or a trailer. If it is neither, then perhaps a
+        // damaged trailer named the next segment, which could be any.
         let last = self.blocks(at.slot, geometry.segment_blocks - 1, 1).await;
         if last.iter().all(|b| *b == 0) || Trailer::decode(self.identity, &last).is_ok() {
             return;
         }
-        self.meet_strangers().await;
+        self.scan_unlisted_slots().await;
         let behind =
-            self.strangers.iter().flatten().filter(|(_, header)| header.first_lsn >= at.lsn);
+            self.unlisted.iter().flatten().filter(|(_, header)| header.first_lsn >= at.lsn);
         for (slot, segment) in
             behind.map(|(slot, header)| (*slot, header.segment)).collect::<Vec<_>>()
         {
@@ -302,28 +303,28 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Looks at the beginnings of all slots that no segment is known to be in.
-    async fn meet_strangers(&mut self) {
-        if self.strangers.is_some() {
+    /// Reads the first headers of all slots that no known segment is in.
+    async fn scan_unlisted_slots(&mut self) {
+        if self.unlisted.is_some() {
             return;
         }
         let segments = &self.disk.segments;
         let slots: Vec<_> =
             (0..segments.geometry.slots).map(Slot).filter(|s| segments.is_free(*s)).collect();
-        let mut strangers = Vec::new();
+        let mut unlisted = Vec::new();
         for slots in slots.chunks(LOADS_MAX) {
             let firsts = join_all(slots.iter().map(|slot| self.blocks(*slot, 0, 1))).await;
             let headers = slots.iter().zip(firsts).filter_map(|(slot, first)| {
                 let header = BatchHeader::decode(self.identity, &first).ok()?;
                 (header.block == 0).then_some((*slot, header))
             });
-            strangers.extend(headers);
+            unlisted.extend(headers);
         }
-        self.strangers = Some(strangers);
+        self.unlisted = Some(unlisted);
     }
 
-    /// Takes note of what the headers of a segment from `block` on say was synced. Gives where they
-    /// say that the log goes on.
+    /// Notes the synced LSN that the headers of a segment from `block` on state. Returns the next
+    /// segment that they name.
     async fn note(
         &mut self,
         slot: Slot,
@@ -357,7 +358,7 @@ impl<'a> Walk<'a> {
         self.generation = self.generation.max(trailer.generation);
     }
 
-    /// Where the log goes on behind this segment, if a footer does not tell.
+    /// The next segment, where no footer names it.
     fn claim(&self) -> Option<(SegmentId, Slot)> {
         let slots = self.disk.segments.geometry.slots;
         let fits =
@@ -365,8 +366,8 @@ impl<'a> Walk<'a> {
         self.claim.filter(fits).filter(|_| !is_blind_to(Blindness::NextSegment))
     }
 
-    /// The footers from the replay start on, to the first segment without a valid one. They tell
-    /// how far the log was synced before anything is replayed.
+    /// Reads the footers from the replay start on, to the first segment without a valid one. They
+    /// show how far the log was synced before anything is replayed.
     async fn footers(&mut self) -> Vec<Option<Footer>> {
         let mut footers = Vec::new();
         let (mut segment, mut slot) = (self.end.at.segment, self.end.at.slot);
@@ -399,7 +400,7 @@ impl<'a> Walk<'a> {
         Footer::decode(self.identity, trailer, &bytes).ok()
     }
 
-    /// Whether the footer has every batch from where the log stands to the segment's end.
+    /// Whether the footer has every batch from the current place to the segment's end.
     fn covers(&self, footer: &Footer) -> bool {
         let mut expected = self.end.at.lsn;
         let behind = |b: &&FooterBatch| b.block >= self.end.at.block;
@@ -458,7 +459,7 @@ impl<'a> Walk<'a> {
                     let last = record.head.count - 1;
                     point = located.address.plus(last as u32);
                 }
-                // Higher than what stands before it, no higher than what comes behind: see
+                // Higher than addresses before it, no higher than addresses behind it: see
                 // `Logged::point`.
                 _ => {
                     located.address =
@@ -508,8 +509,8 @@ impl<'a> Walk<'a> {
         self.end.footer_from = 0;
     }
 
-    /// Follows the headers of the segment where the log stands. Whether it went on into another
-    /// segment.
+    /// Follows the headers of the current segment. Returns whether the log went on into another
+    /// one.
     async fn walk_segment(&mut self, volumes: &mut Volumes) -> Result<bool> {
         let geometry = self.disk.segments.geometry;
         let mut ahead = Ahead { first: 0, bytes: Vec::new() };
@@ -541,9 +542,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What the trailer of this segment would say, if the log goes on elsewhere although there is
-    /// none: where it was settled that it would, or, where the store had no room to settle that, in
-    /// any slot. It is put in its place.
+    /// Reconstructs and writes the trailer of this segment, if it is lost and the log goes on
+    /// elsewhere: in the claimed segment, or, where the store had no room for a claim, in any slot.
     async fn lost_trailer(&mut self) -> Option<Trailer> {
         let at = self.end.at;
         let mut candidates = Vec::new();
@@ -554,13 +554,13 @@ impl<'a> Walk<'a> {
                 candidates
                     .extend(header.filter(|header| header.segment == segment).map(|h| (slot, h)));
             }
-            // Of what a closed store, or one that was never started, has not settled nothing was
-            // written.
+            // Without a claim, a closed store, or one that was never started, has written nothing
+            // behind this segment.
             None if at.block == 0 || self.superblock.closed || self.superblock.epoch == 0 => {}
             None if is_blind_to(Blindness::NextSegment) => {}
             None => {
-                self.meet_strangers().await;
-                candidates.extend(self.strangers.iter().flatten().copied());
+                self.scan_unlisted_slots().await;
+                candidates.extend(self.unlisted.iter().flatten().copied());
             }
         }
         let goes_on = |(_, header): &(Slot, BatchHeader)| {
@@ -592,15 +592,16 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Puts it into the store, without the batches that a footer repeats; [`Self::covers`] finds
-    /// that out.
+    /// Writes a trailer to the store, without the batches that a footer repeats; [`Self::covers`]
+    /// detects that.
     async fn put_trailer(&mut self, trailer: Trailer) {
         let last = self.disk.segments.geometry.segment_blocks - 1;
         let block = Footer::encode(self.identity, trailer, &[]);
         self.complete(self.end.at.slot, last, &block).await;
     }
 
-    /// The trailer of this segment, if it ends here; completed from staging if need be.
+    /// The trailer of this segment, if it ends here; if necessary from staging, and then written to
+    /// the store.
     async fn trailer(&mut self) -> Option<Trailer> {
         let at = self.end.at;
         let geometry = self.disk.segments.geometry;
@@ -628,7 +629,7 @@ impl<'a> Walk<'a> {
             else {
                 continue;
             };
-            // One from before the last start is in the store since then, or was not to be believed.
+            // A trailer from before the last start has been in the store since then, or is void.
             if here(&trailer) && trailer.epoch >= self.fence.epoch {
                 self.put_trailer(trailer).await;
                 return Some(trailer);
@@ -637,13 +638,13 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// Takes the batch at `block`, if there is one that goes on where the log stands.
+    /// Replays the batch at `block`, if it is the next one of the log.
     async fn take(&mut self, block: u32, ahead: &mut Ahead, volumes: &mut Volumes) -> Result<bool> {
         let batch = match self.stored(block, ahead).await {
             Some(batch) => batch,
             None => match self.staged(block).await {
                 Some(batch) => {
-                    // What was read ahead is from before it was completed.
+                    // The blocks that were read ahead are from before the completion.
                     ahead.bytes.clear();
                     self.end.staged_records += u64::from(batch.header.records);
                     if batch.header.data_blocks > 0 {
@@ -669,8 +670,7 @@ impl<'a> Walk<'a> {
         self.end.at.previous = header.first_lsn;
         self.epoch = header.epoch;
         self.note_header(&header);
-        // What was claimed before the last start is free since then; the superblock has what is
-        // claimed instead.
+        // A claim from before the last start is void; the superblock has the new one.
         let is_void =
             self.superblock.claim.of == header.segment && header.epoch < self.superblock.epoch;
         if !is_void {
@@ -729,7 +729,7 @@ impl<'a> Walk<'a> {
         Some(Batch { header, records })
     }
 
-    /// These bytes are to be written to where they were read.
+    /// Notes bytes to be written again where they were read.
     async fn note_again(&mut self, offset: u64, parts: &[&[u8]]) {
         let Again { offset: first, bytes } = &self.again;
         if first + bytes.len() as u64 != offset || bytes.len() >= AGAIN_BYTES {
@@ -760,7 +760,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The batch at `block` in staging: its records up to the last that was committed. It is
-    /// completed.
+    /// completed in the store.
     async fn staged(&mut self, block: u32) -> Option<Batch> {
         let leftover = self.leftover.as_ref()?;
         let rest = self.window_rest(block);
@@ -810,8 +810,8 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// Puts what only staging had, or what was lost, into the store, if it may. It is synced before
-    /// the store is ready (recovery's I4).
+    /// Writes bytes that only staging had, or that were lost, to the store, if it may. It is synced
+    /// before the store is ready (recovery's I4).
     async fn complete(&mut self, slot: Slot, block: u32, bytes: &[u8]) {
         match self.completion {
             Completion::InStore => {
@@ -825,14 +825,14 @@ impl<'a> Walk<'a> {
         let mut buffer = aligned(bytes.len());
         buffer.extend_from_slice(bytes);
         if let Err(error) = self.disk.file.write(offset, WriteBuf::Owned(buffer)).await {
-            // What can be read is served all the same, and nothing more is written.
+            // Readable data is served all the same, and nothing more is written.
             self.completion = Completion::Noted;
             self.end.unwritable.get_or_insert(error);
         }
     }
 }
 
-/// Whether the data blocks of a record are what it says.
+/// Whether the data blocks of a record match its checksums.
 fn data_matches(record: &Record<'_>, data: &[u8]) -> bool {
     if record.head.kind != RecordKind::Data {
         return true;

@@ -1,4 +1,4 @@
-//! The store: opening and closing it, and what it does in the background.
+//! The open store: opening and closing it, and controlling its background work.
 
 use crate::{
     base::{Error, Health, Kind, Result},
@@ -20,30 +20,32 @@ use uuid::Uuid;
 #[derive(Clone)]
 pub struct Store(pub(crate) Arc<Open>);
 
-/// What all handles of a store share.
+/// The state that all handles of a store share.
 pub(crate) struct Open {
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) maintenance: Arc<Maintenance>,
-    /// Number of this start.
+    /// Number of this start (the epoch).
     pub(super) epoch: u32,
-    /// Until the store is closed.
+    /// The staging file, until the store is closed.
     staging_file: Mutex<Option<StagingFile>>,
 }
 
 impl Store {
-    /// Opens the store, makes it when there is none, and replays what the last server left.
+    /// Opens the store, or creates it when there is none, and replays the log that the last server
+    /// left.
     ///
     /// # Errors
-    /// [`Kind::Io`] (another server has it, no permission, no room); [`Kind::Corrupt`] when no superblock or catalog
-    /// can be read. Damage to acknowledged data further on does not fail: see [`Self::health`].
+    /// [`Kind::Io`] (another server has the store open, no permission, no room); [`Kind::Corrupt`]
+    /// when no superblock or catalog can be read. Damage to acknowledged data further on is no
+    /// error; the store is then read-only: see [`Self::health`].
     pub async fn open(options: StoreOptions) -> Result<(Self, RecoveryReport)> {
         let recovered = recovery::open(&options).await?;
         Ok(Self::start(recovered))
     }
 
-    /// Opens a store on parts that the caller brings, as simulations do. `staging` is asked for
-    /// shared memory: given the store's id and the bytes needed, it answers with the memory and
-    /// whether it has what an earlier server left.
+    /// Opens a store on the caller's parts, for simulations. `staging` gets the store's id and a
+    /// number of bytes; it returns shared memory, and whether an earlier server left its content
+    /// there.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -90,9 +92,9 @@ impl Store {
         )
     }
 
-    /// Lets the log send its batches at the end of this thread's turns, as long as the guard is
-    /// held. Call it once on each runtime's thread that uses the store's volumes; the one that
-    /// opened the store is attached already.
+    /// Pumps the log at the end of each of this thread's turns, as long as the guard is held. Call
+    /// it once on each runtime's thread that uses the store's volumes; the one that opened the
+    /// store is attached already.
     pub fn attach_runtime(&self) -> TurnEnd {
         self.0.volumes.engine.attach_runtime()
     }
@@ -102,45 +104,46 @@ impl Store {
         self.0.volumes.engine.health.get()
     }
 
-    /// Writes a checkpoint now.
+    /// Writes a checkpoint now, and returns when it is durable.
     ///
     /// # Errors
-    /// [`Kind::Latched`], [`Kind::NoSpace`].
+    /// [`Kind::Latched`]: no write succeeds until a restart. [`Kind::NoSpace`]: the checkpoint
+    /// before stays valid.
     pub async fn checkpoint(&self) -> Result<()> {
         let maintenance = Arc::clone(&self.0.maintenance);
         to_its_end(async move { maintenance.checkpoint().await }).await
     }
 
-    /// Gives back all space that nothing refers to: whole segments, by moving what is alive in
-    /// sparse ones, and long dead runs to the file system. Within the I/O budget, unless a writer
+    /// Reclaims all garbage: it frees whole segments, by moving the live blocks of sparse ones, and
+    /// returns long dead runs to the file system. It keeps within `reclaim_rate`, unless a writer
     /// waits.
     ///
     /// # Errors
     /// As [`Self::checkpoint`]; [`Kind::Corrupt`] when a map cannot be read; [`Kind::Latched`] when
-    /// the store is closed meanwhile. What was given back until then is.
+    /// the store is closed meanwhile. Space that was freed until then stays free.
     pub async fn reclaim(&self) -> Result<()> {
         let maintenance = Arc::clone(&self.0.maintenance);
         to_its_end(async move { maintenance.reclaimer.reclaim_all(Effort::Thorough).await }).await
     }
 
-    /// What reclaim is doing and has done.
+    /// Progress of reclaim.
     pub fn reclaim_progress(&self) -> ReclaimProgress {
         self.0.maintenance.reclaimer.progress()
     }
 
-    /// Has all maps and data read and compared in the background, within the I/O budget; at once,
-    /// unless that is under way anyway.
+    /// Starts a pass of the scrub, which reads and compares all maps and data in the background
+    /// within `scrub_rate`; does nothing if a pass is under way.
     pub fn start_scrub(&self) {
         self.0.maintenance.scrubber.start();
     }
 
-    /// What the scrub is doing and has found.
+    /// Progress and findings of the scrub.
     pub fn scrub_progress(&self) -> ScrubProgress {
         self.0.maintenance.scrubber.progress()
     }
 
-    /// Bytes of data that deleting it would give back, by id, for all volumes and snapshots; or for
-    /// those of one's family, none where there is no such one.
+    /// Bytes of data that deleting each volume and snapshot would give back, by id: of all, or of
+    /// the family of one id (empty if there is no such volume or snapshot).
     ///
     /// # Errors
     /// [`Kind::Io`], [`Kind::Corrupt`] when a map cannot be read.
@@ -148,17 +151,17 @@ impl Store {
         self.0.maintenance.exclusive.of(of).await
     }
 
-    /// What is under way and has not got on for [`crate::STALLED_AFTER`], causes before effects.
-    /// None while [`Self::health`] has a reason why nothing goes on. May be asked on any thread.
+    /// Work that has made no progress for [`crate::STALLED_AFTER`], causes before effects. Empty
+    /// while [`Self::health`] reports a reason. Any thread may call it.
     pub fn stalls(&self) -> Vec<Stall> {
         self.0.maintenance.stalls()
     }
 
-    /// Ends the background work, a reclaim too, writes a last checkpoint, and lets go of the store.
-    /// Nothing may be writing any more.
+    /// Closes the store: ends the background work, also a reclaim, writes a last checkpoint, and
+    /// releases the file. All writes must have ended before.
     ///
     /// # Errors
-    /// As [`Self::checkpoint`]; nothing acknowledged is lost then, the next start replays it.
+    /// As [`Self::checkpoint`]; no acknowledged write is lost then, the next start replays it.
     pub async fn close(self) -> Result<()> {
         self.0.maintenance.shut_down().await;
         if self.0.volumes.engine.health.is_stopped() {
@@ -178,12 +181,12 @@ impl Store {
     }
 }
 
-/// Runs `work` in a task of its own: a checkpoint given up half way would leave nodes that count as
-/// written and are not, and a superblock of which nobody knows whether it counts.
+/// Runs `work` in a task of its own: an abandoned checkpoint would leave nodes that count as
+/// written and are not, and a superblock that may or may not count.
 async fn to_its_end(work: impl Future<Output = Result<()>> + 'static) -> Result<()> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     runtime::spawn(async move {
-        // Nobody may be waiting any more.
+        // The caller may have dropped its future.
         let _gone = sender.send(work.await);
     });
     receiver

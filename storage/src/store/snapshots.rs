@@ -2,9 +2,9 @@
 //!
 //! I1  The record is logged and the root is copied under the source's lock, so the copy holds every
 //!     write that was acknowledged before, from all connections; and replay, which meets the
-//!     records in the same order, makes the same.
-//! I2  Nothing of it costs more for a large volume than for a small one, or for a deep lineage than
-//!     for a flat one: a copy is a map like any other and knows nothing of where it came from.
+//!     records in the same order, makes the same copy.
+//! I2  The cost depends neither on the volume's size nor on the depth of its lineage: a copy is a
+//!     map like any other, without a reference to its source.
 
 use super::{
     open::Store,
@@ -19,25 +19,26 @@ use crate::{
 use std::{collections::HashMap, sync::Arc};
 use uuid::Uuid;
 
-/// What a fork differs in from its source.
+/// Specification of a fork: how it differs from its source.
 #[derive(Clone, Debug)]
 pub struct ForkSpec {
-    /// Its id.
+    /// The fork's id, chosen by the caller; unique in the store.
     pub id: Uuid,
-    /// A larger size than its source's.
+    /// Its size in bytes, where it is larger than the source's; at most 16 TiB.
     pub size_bytes: Option<u64>,
-    /// Other tuning than its source's.
+    /// Its settings, where they differ from the source's.
     pub settings: Option<Settings>,
-    /// The caller's bytes, at most [`crate::ATTRIBUTES_BYTES_MAX`].
+    /// Opaque bytes of the caller, at most [`crate::ATTRIBUTES_BYTES_MAX`].
     pub attributes: Vec<u8>,
 }
 
 impl Store {
-    /// Makes a snapshot of a volume, with an id and the caller's bytes. It never changes, and is
+    /// Makes a snapshot of a volume, with an id and opaque attributes. It never changes, and is
     /// durable when this returns.
     ///
     /// # Errors
-    /// [`crate::Kind::NotFound`], [`crate::Kind::Exists`], [`crate::Kind::Invalid`], [`crate::Kind::NoSpace`]: nothing was done. [`crate::Kind::Latched`],
+    /// [`crate::Kind::NotFound`], [`crate::Kind::Exists`], [`crate::Kind::Invalid`],
+    /// [`crate::Kind::NoSpace`]: nothing was done. [`crate::Kind::Latched`],
     /// [`crate::Kind::ReadOnly`]: see [`Self::health`].
     pub async fn create_snapshot(
         &self,
@@ -91,7 +92,8 @@ impl Store {
         self.0.volumes.change(fork).await
     }
 
-    /// Begins an entry as a copy of `source`; `meta` makes what it is from what its source is.
+    /// Makes an entry that begins as a copy of `source`; `meta` makes its properties from the
+    /// source's.
     fn branch(
         &self,
         catalog: &mut Catalog,
@@ -111,26 +113,27 @@ impl Store {
         Ok(catalog.add(Volume::new(Arc::clone(engine), meta, tree, logged.behind)))
     }
 
-    /// Makes a volume what its snapshot is, in content and size; its settings and attributes stay.
-    /// It is durable when this returns. Clients that hold the volume see it change under them: cut
+    /// Restores a volume to its snapshot, in content and size; its settings and attributes stay. It
+    /// is durable when this returns. Clients that hold the volume see it change under them: cut
     /// them off first.
     ///
     /// # Errors
-    /// [`crate::Kind::NotFound`] when the volume has no such snapshot: nothing was done. [`crate::Kind::Latched`],
-    /// [`crate::Kind::ReadOnly`]: see [`Self::health`]. Never for want of space.
+    /// [`crate::Kind::NotFound`] when the volume has no such snapshot: nothing was done.
+    /// [`crate::Kind::Latched`], [`crate::Kind::ReadOnly`]: see [`Self::health`]. Never
+    /// [`crate::Kind::NoSpace`].
     pub async fn restore(&self, volume: Uuid, snapshot: Uuid) -> Result<()> {
         let engine = &self.0.volumes.engine;
         let restore = |catalog: &mut Catalog| {
             let volume = catalog.volume(volume)?;
             let snapshot = catalog.snapshot(&volume, snapshot)?;
-            // The catalog's lock is held, so nobody else holds two of these.
+            // The catalog's lock is held, so no other task holds two volumes' locks.
             let (mut state, from) = (volume.inner.lock(), snapshot.inner.lock());
             let payload = snapshot.inner.number.0.to_le_bytes();
             let logged =
                 catalog.log(&engine.log, volume.inner.number, RecordKind::Restore, &payload)?;
             engine.reclaim.add_garbage(state.tree.mapped_blocks());
-            let gone = state.tree.become_copy_of(&from.tree, logged.point);
-            engine.space.add(-i128::from(gone));
+            let formerly_own = state.tree.become_copy_of(&from.tree, logged.point);
+            engine.space.add(-i128::from(formerly_own));
             state.meta.size_bytes = from.meta.size_bytes;
             state.applied = logged.behind;
             volume.inner.publish(&state);
@@ -152,7 +155,7 @@ impl Store {
         unless_missing(self.0.volumes.change(delete).await)
     }
 
-    /// A snapshot of a volume, to be read.
+    /// A handle of a snapshot of a volume, for reading.
     pub fn snapshot(&self, volume: Uuid, id: Uuid) -> Option<Volume> {
         let catalog = self.0.volumes.lock();
         catalog.volume(volume).and_then(|volume| catalog.snapshot(&volume, id)).ok()

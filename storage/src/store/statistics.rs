@@ -1,80 +1,81 @@
-//! Numbers of a store, for metrics.
+//! Statistics of a store, for metrics.
 
 use super::open::Store;
 use crate::base::{BLOCK_BYTES, Distribution};
 use sandstone_ring::Placement;
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-/// Numbers for metrics.
+/// Statistics of a store, for metrics.
 #[derive(Clone, Debug)]
 pub struct StoreStats {
-    /// Bytes that segments can take.
+    /// Bytes of all segments.
     pub capacity_bytes: u64,
-    /// Bytes of data that may live in it: `capacity_bytes` without what is held back for the log,
-    /// maps, checkpoints and reclaim, and without what the file system below cannot back.
+    /// Bytes of data that may live in the store: `capacity_bytes` without the working room of the
+    /// log, maps, checkpoints and reclaim, and without segments that the file system below cannot
+    /// back.
     pub usable_bytes: u64,
-    /// Bytes of data that live: what volumes and snapshots have, shared blocks once. At most: a
-    /// mark counts exactly.
+    /// Bytes of live data of all volumes and snapshots, shared blocks counted once. An upper bound:
+    /// a mark counts exactly.
     pub used_bytes: u64,
     /// Bytes of new data that writers may still store.
     pub free_bytes: u64,
-    /// Bytes in used segments that nothing refers to, about: reclaim gives them back.
+    /// Approximate bytes of garbage in used segments, which reclaim frees.
     pub garbage_bytes: u64,
-    /// Bytes of segments that nothing is in, as far as the file system below can back them.
+    /// Bytes of free segments, as far as the file system below can back them.
     pub free_segment_bytes: u64,
-    /// Bytes that the file system counts for the store file.
+    /// Bytes that the store file takes on its file system.
     pub file_allocated_bytes: u64,
     /// Records logged since the start.
     pub log_records: u64,
     /// Device writes of the log since the start.
     pub log_batches: u64,
-    /// Bytes of them, headers included.
+    /// Bytes of these writes, headers included.
     pub log_bytes: u64,
-    /// How large those writes were, in bytes.
+    /// Sizes of these writes, in bytes.
     pub batch_bytes: Distribution,
-    /// Bytes that are staged and not in the store yet, of all volumes.
+    /// Bytes in staging that are not in the store yet, of all volumes.
     pub buffered_bytes: u64,
     /// Device syncs since the start.
     pub syncs: u64,
-    /// Flushes and the like that they served.
+    /// Requests (flushes, FUA writes, changes of the catalog) that these syncs served.
     pub sync_requests: u64,
-    /// How many waited for each sync together.
+    /// Requests that shared each sync.
     pub sync_sharing: Distribution,
     /// Checkpoints since the start.
     pub checkpoints: u64,
-    /// What they took, all together.
+    /// Time that they took, all together.
     pub checkpoint_time: Duration,
     /// Bytes of maps and catalogs that they wrote.
     pub checkpoint_bytes: u64,
-    /// Of the device writes of the log, those that were written through, because no slot was ready
-    /// for them.
+    /// Number of the log's device writes that were written through, because no slot was ready for
+    /// them.
     pub written_through: u64,
-    /// Bytes of free slots that are ready for the log. None is counted where that makes no
-    /// difference, as on a block device.
+    /// Bytes of free slots that are prepared. 0 where preparation makes no difference, as on a
+    /// block device.
     pub ready_bytes: u64,
-    /// What an acknowledged write is worth when the host crashes, and why the log is written
-    /// through where it always is.
+    /// Whether plain writes survive a crash of the host, and if not, why the log is always written
+    /// through.
     pub placement: Placement,
-    /// Zeroes written since the start to get slots ready, in bytes.
+    /// Bytes of zeroes written since the start to prepare slots.
     pub prepared_bytes: u64,
     /// Rounds of reclaim since the start.
     pub reclaims: u64,
-    /// Look-ups of data blocks that the cache had.
+    /// Look-ups of data blocks that the cache answered.
     pub cache_hits: u64,
-    /// Those that it had not.
+    /// Look-ups of data blocks that went to the disk.
     pub cache_misses: u64,
     /// Bytes of data in the cache.
     pub cache_bytes: u64,
     /// Bytes of maps in the cache.
     pub metadata_bytes: u64,
-    /// Blocks that were not what was written there.
+    /// Blocks and nodes that differed from what was written, since the start.
     pub corrupt_blocks: u64,
-    /// Number of this start.
+    /// Number of this start (the epoch).
     pub epoch: u32,
 }
 
 impl Store {
-    /// Numbers for metrics.
+    /// Statistics of a store, for metrics.
     pub fn stats(&self) -> StoreStats {
         let (engine, maintenance) = (&self.0.volumes.engine, &self.0.maintenance);
         let checkpoints = maintenance.checkpointer.stats();

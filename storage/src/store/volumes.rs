@@ -11,27 +11,27 @@ use crate::{
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// What a volume is made from.
+/// Specification of a new volume.
 #[derive(Clone, Debug)]
 pub struct VolumeSpec {
-    /// Its id.
+    /// The volume's id, chosen by the caller; unique in the store.
     pub id: Uuid,
-    /// Its size in bytes: 1 to 16 TiB.
+    /// Its size in bytes: 1 byte to 16 TiB.
     pub size_bytes: u64,
-    /// Its tuning.
+    /// Its settings.
     pub settings: Settings,
-    /// The caller's bytes, at most [`ATTRIBUTES_BYTES_MAX`].
+    /// Opaque bytes of the caller, at most [`ATTRIBUTES_BYTES_MAX`].
     pub attributes: Vec<u8>,
 }
 
-/// What is to be changed of a volume.
+/// Changes of a volume's properties; `None` leaves one as it is.
 #[derive(Clone, Debug, Default)]
 pub struct VolumeChange {
-    /// A larger size.
+    /// A larger size in bytes, at most 16 TiB.
     pub size_bytes: Option<u64>,
-    /// Other tuning.
+    /// New settings.
     pub settings: Option<Settings>,
-    /// Other attributes.
+    /// New attributes, at most [`ATTRIBUTES_BYTES_MAX`] bytes.
     pub attributes: Option<Vec<u8>>,
 }
 
@@ -82,7 +82,8 @@ impl Store {
     /// Changes a volume. The change is durable when this returns.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Invalid`] for a smaller size; otherwise as [`Self::create_volume`].
+    /// [`Kind::NotFound`]; [`Kind::Invalid`] for a smaller size; otherwise as
+    /// [`Self::create_volume`].
     pub async fn update_volume(&self, id: Uuid, change: VolumeChange) -> Result<()> {
         if let Some(attributes) = &change.attributes {
             check_attributes(attributes)?;
@@ -114,10 +115,10 @@ impl Store {
     }
 
     /// Deletes a volume and its snapshots; `false` when there was none. Its forks live on. It is
-    /// durable when this returns; the space that nobody else holds comes back in the background.
+    /// durable when this returns; reclaim frees the space that no other volume or snapshot shares.
     ///
     /// # Errors
-    /// [`Kind::Latched`], [`Kind::ReadOnly`]: see [`Self::health`]. Never for want of space.
+    /// [`Kind::Latched`], [`Kind::ReadOnly`]: see [`Self::health`]. Never [`Kind::NoSpace`].
     pub async fn delete_volume(&self, id: Uuid) -> Result<bool> {
         let found = self
             .0
@@ -145,7 +146,7 @@ fn check_size(size_bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// The size that a volume of `have` bytes gets that shall have `wanted`.
+/// The new size of a volume of `have` bytes for which `wanted` are asked.
 pub(crate) fn grown(have: u64, wanted: u64) -> Result<u64> {
     check_size(wanted)?;
     if wanted < have {

@@ -1,4 +1,4 @@
-//! What changed between a snapshot and a later state of its volume, told by the maps alone.
+//! Diff: what changed between a snapshot and a later state of its volume, by their maps alone.
 
 use crate::{
     base::{BLOCK_BYTES, Error, Kind, Result},
@@ -9,35 +9,35 @@ use crate::{
 };
 use std::ops::ControlFlow;
 
-/// A stretch that was written, zeroed or trimmed since.
+/// A range that was written, zeroed or trimmed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// First byte.
+    /// Byte offset of the first byte.
     pub offset: u64,
-    /// Bytes.
+    /// Number of bytes.
     pub len_bytes: u64,
-    /// What it is now.
+    /// The range's state now.
     pub state: ExtentState,
 }
 
-/// Some changes, in order.
+/// A part of a diff: changes in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes {
-    /// None overlap; neighbours of one state are one.
+    /// The changes, which do not overlap; neighbours of one state are joined.
     pub changes: Vec<Change>,
-    /// Everything before this byte was looked at.
+    /// Byte offset up to which the range was compared.
     pub looked_to: u64,
 }
 
 impl Volume {
-    /// What differs in `len` bytes from `offset` on from `older`, a volume or snapshot of the same
-    /// family: at most `entries_max` changes (at least one), so it may end before the range does;
-    /// ask again from where it ended. Reads no data. Beyond the end of `older` what is there
-    /// differs. Whole blocks, but for the range's own ends.
+    /// Compares `len` bytes from `offset` on with `older`, a volume or snapshot of the same family.
+    /// It returns at most `entries_max` changes (at least one), so it may end before the range
+    /// does; ask again from `looked_to`. It reads no data. Data beyond the end of `older` counts as
+    /// a change. Changes are whole blocks, except at the ends of the range.
     ///
     /// # Errors
-    /// [`Kind::OutOfRange`]; [`Kind::NotFound`] when one of the two was deleted; [`Kind::Invalid`] for another family;
-    /// [`Kind::Io`], [`Kind::Corrupt`] when a map cannot be read.
+    /// [`Kind::OutOfRange`]; [`Kind::NotFound`] when one of the two was deleted; [`Kind::Invalid`]
+    /// for another family; [`Kind::Io`], [`Kind::Corrupt`] when a map cannot be read.
     pub async fn changes_since(
         &self,
         older: &Volume,
@@ -48,7 +48,7 @@ impl Volume {
         let volume = &*self.inner;
         volume.check_range(offset, len)?;
         let block_bytes = BLOCK_BYTES as u64;
-        // Held until the end: what the two maps refer to now stays where it is.
+        // Held until the end: the nodes that the two maps refer to now stay where they are.
         let _pin = volume.engine.pins.pin();
         let of = |volume: &Volume| {
             let state = volume.inner.lock();

@@ -1,8 +1,8 @@
-//! The four settings as one handle of a volume has them: what it overrides, and the buffer and
-//! cache share that it uses.
+//! Effective settings: the four settings as one handle of a volume has them, with its overrides,
+//! its buffer and its share of the cache.
 //!
-//! The data path asks here; what is not overridden is read from the volume each time, so a change
-//! at run time reaches everybody at once.
+//! The data path reads them here. A setting that is not overridden is read from the volume each
+//! time, so a change at run time applies to all handles at once.
 
 use crate::{
     base::{Settings, SettingsOverride, Usage},
@@ -15,14 +15,14 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 #[derive(Debug)]
 pub(crate) struct EffectiveSettings {
     overrides: SettingsOverride,
-    /// Who brings blocks into the cache.
+    /// The cache account of blocks that this handle brings in.
     pub(crate) account: Arc<Account>,
-    /// What is in staging and not in the store yet.
+    /// Bytes in staging that are not in the store yet.
     pub(crate) gauge: Arc<Gauge>,
 }
 
 impl EffectiveSettings {
-    /// Those of a volume, which override nothing.
+    /// The settings of a volume's own handles, which override nothing.
     pub(crate) fn of_volume(settings: &Settings, usage: &Arc<Usage>) -> Arc<Self> {
         Arc::new(Self {
             overrides: SettingsOverride::default(),
@@ -31,7 +31,7 @@ impl EffectiveSettings {
         })
     }
 
-    /// Those of an attachment to it.
+    /// The settings of an attachment to the volume.
     pub(crate) fn overridden(&self, overrides: SettingsOverride, usage: &Arc<Usage>) -> Self {
         let account = match overrides.cache_bytes {
             Some(cap) => Account::new(cap, Arc::clone(usage)),
@@ -67,8 +67,8 @@ impl Volume {
             .unwrap_or_else(|| self.inner.buffer_bytes.load(Relaxed))
     }
 
-    /// Waits while more is in staging than `buffer_size` allows, or than others who write leave
-    /// room for.
+    /// Waits while more bytes are in staging than `buffer_size`, or fairness to other volumes that
+    /// write, allows.
     pub(crate) async fn wait_buffer(&self) {
         while self.is_full() && !self.inner.engine.health.is_stopped() {
             let room = self.effective.gauge.room.notified();

@@ -1,4 +1,4 @@
-//! A volume: what it is, and the lock under which its map changes.
+//! A volume's handle: its properties, and the lock under which its map changes.
 
 use crate::{
     base::{
@@ -16,11 +16,12 @@ use std::sync::{
 };
 use uuid::Uuid;
 
-/// A volume, open for reading and writing; or a snapshot, which refuses to change. Cheap to clone.
+/// A handle of a volume, for reading and writing, or of a snapshot, which refuses writes. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct Volume {
     pub(crate) inner: Arc<Inner>,
-    /// How this handle and its clones use it.
+    /// Effective settings of this handle and its clones.
     pub(crate) effective: Arc<EffectiveSettings>,
 }
 
@@ -33,7 +34,7 @@ pub(crate) struct Inner {
     /// The volume that this is a snapshot of.
     pub(crate) snapshot_of: Option<VolumeNumber>,
     pub(crate) state: Mutex<State>,
-    /// Copies of what the data path looks at all the time; `state` is the truth.
+    /// Copies of fields that the data path reads often; `state` is the truth.
     size_bytes: AtomicU64,
     pub(crate) buffer_bytes: AtomicU64,
     pub(crate) prefetch_mib: AtomicU32,
@@ -73,15 +74,15 @@ impl Volume {
         Self { inner: Arc::new(inner), effective }
     }
 
-    /// A handle of the same volume with settings of its own. It and its clones share a buffer and a
-    /// share of the cache of their own where those are overridden. What is not overridden follows
-    /// the volume, also when that changes.
+    /// Makes a handle of the same volume with settings of its own. Where they are overridden, it
+    /// and its clones have a buffer and a share of the cache of their own. A setting that is not
+    /// overridden follows the volume, also when it changes.
     pub fn with_override(&self, overrides: SettingsOverride) -> Self {
         let effective = self.inner.effective.overridden(overrides, &self.inner.usage);
         Self { inner: Arc::clone(&self.inner), effective: Arc::new(effective) }
     }
 
-    /// Numbers for metrics, of all handles together.
+    /// Statistics for metrics, of all handles together.
     pub fn stats(&self) -> VolumeStats {
         self.inner.usage.stats()
     }
@@ -91,22 +92,23 @@ impl Volume {
         self.inner.id
     }
 
-    /// Its size.
+    /// The volume's size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.inner.size_bytes.load(Acquire)
     }
 
-    /// Its tuning.
+    /// The volume's settings.
     pub fn settings(&self) -> Settings {
         self.inner.lock().meta.settings
     }
 
-    /// The bytes that the caller keeps with it.
+    /// The caller's opaque bytes.
     pub fn attributes(&self) -> Arc<[u8]> {
         Arc::clone(&self.inner.lock().meta.attributes)
     }
 
-    /// Bytes of data mapped: what it would take without sharing. Zeroes and holes take none.
+    /// Bytes of mapped data: the space that the volume would take without sharing. Zeroes and holes
+    /// take none.
     pub fn used_bytes(&self) -> u64 {
         self.inner.lock().tree.mapped_blocks() * BLOCK_BYTES as u64
     }
@@ -119,7 +121,8 @@ impl Volume {
     /// Waits until everything acknowledged before is on stable storage.
     ///
     /// # Errors
-    /// [`Kind::Latched`] when a write or sync failed, now or earlier; [`Kind::NotFound`] after deletion.
+    /// [`Kind::Latched`] when a write or sync failed, now or earlier; [`Kind::NotFound`] after
+    /// deletion.
     pub async fn flush(&self) -> Result<()> {
         let applied = {
             let state = self.inner.lock();
@@ -135,7 +138,7 @@ impl Inner {
         self.state.lock().expect("no panics under this lock")
     }
 
-    /// Takes over what `state` says for the data path.
+    /// Updates the data path's copies from `state`.
     pub(crate) fn publish(&self, state: &State) {
         self.size_bytes.store(state.meta.size_bytes, Release);
         let settings = &state.meta.settings;
@@ -145,7 +148,7 @@ impl Inner {
         self.writeback.store(settings.writeback, Relaxed);
     }
 
-    /// Lets go of what is cached beyond a share that has become smaller.
+    /// Evicts blocks beyond a share of the cache that has become smaller.
     pub(crate) fn keep_to_cap(&self) {
         self.engine.disk.blocks.trim(&self.effective.account);
     }

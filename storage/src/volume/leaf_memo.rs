@@ -1,12 +1,11 @@
-//! The inner nodes of maps that one connection went by lately, so that it need not look them up in
-//! the cache again.
+//! Memo of inner nodes that one connection used lately, in front of the node cache.
 //!
 //! A read goes down four nodes, each found in the cache by a hash and under a lock. The upper three
 //! are the same for most reads of a connection: one root, one node for 64 GiB, one for 256 MiB.
 //! (Measured: of a 4 KiB read from memory, these look-ups were a sixth.)
 //!
-//! I1  What an address holds never changes and addresses are never reused, so what is remembered is
-//!     never wrong.
+//! I1  The content at an address never changes and addresses are never reused, so the memo is never
+//!     stale.
 
 use crate::{
     base::Address,
@@ -16,8 +15,8 @@ use crate::{
 };
 use std::{cell::RefCell, sync::Arc};
 
-/// Nodes that are remembered: a place for each by its address. They stay in memory though the cache
-/// may let go of them, 8 KiB each.
+/// Number of nodes in the memo, each in a place by its address. They stay in memory even when the
+/// cache evicts them, 8 KiB each.
 const PLACES: usize = 8;
 
 #[derive(Debug, Default)]

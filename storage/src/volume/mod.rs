@@ -1,4 +1,4 @@
-//! A volume's handle: reading, writing, and what it is tuned by.
+//! A volume's handle: reading, writing, read-ahead, diff and effective settings.
 
 mod diff;
 mod effective_settings;

@@ -1,8 +1,8 @@
-//! Reading: the map says what a range is; staging, the cache, or the store has the bytes.
+//! Reading: the map gives a range's state; staging, the cache, or the store has the bytes.
 
 use crate::{
     base::{Address, BLOCK_BYTES, Result},
-    cache::Newcomer,
+    cache::Origin,
     core::ReadPin,
     disk::{Demanded, Fill, NodesInHand},
     format::RunState,
@@ -14,18 +14,18 @@ use futures_util::future::try_join_all;
 use smallvec::SmallVec;
 use std::{ops::ControlFlow, sync::atomic::Ordering::Relaxed};
 
-/// Requests of this many bytes are streams: they do not fill the cache. Filling it costs a third of
-/// a core at the rate of a fast disk (measured with perf: 29 of 100 samples), and a stream is
-/// seldom read twice. A guess, not tuned.
+/// Requests of this many bytes and more are streams: they do not fill the cache. Filling it costs a
+/// third of a core at the rate of a fast disk (measured with perf: 29 of 100 samples), and a stream
+/// is seldom read twice. A guess, not tuned.
 const STREAM_BYTES: u32 = 128 << 10;
 
-/// Most bytes that are brought into the cache at a time.
+/// Most bytes of one fetch into the cache.
 pub(crate) const FETCH_BYTES: u64 = 1 << 20;
 
-/// A stretch of what was read.
+/// A piece of the result of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// Bytes.
+    /// Bytes of data.
     Data(Bytes),
     /// Zeroes, from a hole or reserved.
     Zero {
@@ -34,48 +34,48 @@ pub enum Piece {
     },
 }
 
-/// What a stretch of a volume is, as block status tells it.
+/// An extent of a volume, as block status reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Bytes.
+    /// Number of bytes.
     pub len_bytes: u64,
-    /// Its state.
+    /// The extent's state.
     pub state: ExtentState,
 }
 
 /// The states of an extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtentState {
-    /// Holds data.
+    /// The extent holds data.
     Data,
-    /// Reads as zeroes, reserved.
+    /// The extent reads as zeroes, and its space is reserved.
     Zero,
-    /// Reads as zeroes, takes nothing.
+    /// The extent reads as zeroes, and takes no space.
     Hole,
 }
 
-/// A stretch that is not in memory, and where its bytes belong among the pieces.
+/// A cache miss: a run of blocks that is not in memory, and its place among the pieces.
 struct Miss {
     piece: usize,
     address: Address,
     checksums: SmallVec<[u32; 8]>,
 }
 
-/// How far a read has come that was begun at once.
+/// State of a read that was begun at once.
 pub enum BegunRead {
-    /// All of it was in memory: pieces in order.
+    /// The whole read was in memory: pieces in order.
     Done(Vec<Piece>),
-    /// Something has to be read from the disk.
+    /// A part has to be read from the disk.
     Started(UnfinishedRead),
 }
 
-/// A read of which something is not in memory.
+/// A read of which a part has to come from the disk.
 pub struct UnfinishedRead {
     volume: Volume,
     found: Found,
     offset: u64,
     len: u32,
-    /// Held until the bytes are here: no slot that they are read from is reused meanwhile.
+    /// Held until the bytes are read: no slot of theirs is reused meanwhile.
     _pin: ReadPin,
 }
 
@@ -89,14 +89,14 @@ impl UnfinishedRead {
     }
 }
 
-/// What of a read was in memory.
+/// The part of a read that was in memory, and its misses.
 struct Found {
-    /// In order; those of misses are empty.
+    /// Pieces in order; the pieces of misses are empty.
     pieces: Vec<Piece>,
     misses: Vec<Miss>,
-    /// Blocks of data that were there.
+    /// Number of blocks that were in memory.
     hits: usize,
-    /// While there are misses: what is read ahead waits for them.
+    /// While there are misses: readahead waits for them.
     demanded: Option<Demanded>,
 }
 
@@ -106,8 +106,9 @@ impl Volume {
     /// Dropping the future abandons the read; the store's own operations end by themselves.
     ///
     /// # Errors
-    /// [`crate::Kind::OutOfRange`], [`crate::Kind::NotFound`]; [`crate::Kind::Io`] and [`crate::Kind::Corrupt`] for
-    /// bytes that cannot be had, after a second try. The volume goes on serving.
+    /// [`crate::Kind::OutOfRange`], [`crate::Kind::NotFound`]; [`crate::Kind::Io`] and
+    /// [`crate::Kind::Corrupt`] for bytes that cannot be read, after a second try. The volume goes
+    /// on serving.
     pub async fn read(&self, offset: u64, len: u32) -> Result<Vec<Piece>> {
         let volume = &*self.inner;
         volume.check_range(offset, u64::from(len))?;
@@ -115,14 +116,14 @@ impl Volume {
             return Ok(Vec::new());
         }
         let (first, blocks) = whole_blocks(offset, len);
-        // Held until the bytes are here: no slot that they are read from is reused meanwhile.
+        // Held until the bytes are read: no slot of theirs is reused meanwhile.
         let _pin = volume.engine.pins.pin();
         let found = self.look_in_memory(volume.mappings(first, blocks).await?, len);
         self.complete(found, offset, len).await
     }
 
-    /// Reads what was not in memory, and cuts all of it to what was asked for. Hold a read pin,
-    /// since before the map was asked.
+    /// Reads the misses, and cuts the pieces to the range asked for. Hold a read pin, taken before
+    /// the map was read.
     async fn complete(&self, found: Found, offset: u64, len: u32) -> Result<Vec<Piece>> {
         let Found { mut pieces, misses, hits, demanded: _held } = found;
         self.count(hits, misses.iter().map(|miss| miss.checksums.len()).sum());
@@ -140,9 +141,9 @@ impl Volume {
         Ok(pieces)
     }
 
-    /// Begins the same at once, where all that it needs of the map is in `nodes`; else `None`, and
-    /// nothing was done. What is all in memory needs no read pin: it is found under its address or
-    /// not at all, and an address is never reused.
+    /// Begins a read at once, where all nodes that it needs are in `nodes`; otherwise returns
+    /// `None`, and nothing was done. Bytes in memory need no read pin: they are found under their
+    /// address or not at all, and an address is never reused.
     pub(crate) fn read_now(&self, nodes: &impl Nodes, offset: u64, len: u32) -> Option<BegunRead> {
         let volume = &*self.inner;
         if len == 0 || volume.check_range(offset, u64::from(len)).is_err() {
@@ -167,8 +168,8 @@ impl Volume {
         Some(BegunRead::Done(found.pieces))
     }
 
-    /// What the range is, as extents: at most `entries_max` (at least one), so they may end before
-    /// the range does. Touches no data.
+    /// Returns the extents of a range: at most `entries_max` (at least one), so they may end before
+    /// the range does. It reads no data.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -219,9 +220,9 @@ impl Volume {
         if let Some(first) = extents.first_mut() {
             first.len_bytes -= offset % block_bytes;
         }
-        let told: u64 = extents.iter().map(|e| e.len_bytes).sum();
+        let covered: u64 = extents.iter().map(|e| e.len_bytes).sum();
         if let Some(last) = extents.last_mut() {
-            last.len_bytes -= told.saturating_sub(len);
+            last.len_bytes -= covered.saturating_sub(len);
         }
         Ok(extents)
     }
@@ -241,8 +242,8 @@ impl Volume {
         Ok(())
     }
 
-    /// Brings into the cache what of a range (at most [`FETCH_BYTES`]) is in no memory. Gives the
-    /// bytes that were read.
+    /// Brings the parts of a range (at most [`FETCH_BYTES`]) that are not in memory into the cache.
+    /// Returns the number of bytes that were read.
     pub(crate) async fn bring_in(&self, offset: u64, len: u64, fill: Fill<'_>) -> Result<u64> {
         let (volume, block_bytes) = (&*self.inner, BLOCK_BYTES as u64);
         let (first, end) = (offset / block_bytes, (offset + len).div_ceil(block_bytes));
@@ -267,7 +268,7 @@ impl Volume {
         Ok(fetched.iter().map(|data| data.len() as u64).sum())
     }
 
-    /// Reads what is not in memory. Hold a read pin.
+    /// Reads the misses from disk. Hold a read pin.
     async fn fetch(&self, misses: &[Miss], fill: Fill<'_>) -> Result<SmallVec<[Bytes; 1]>> {
         let disk = &self.inner.engine.disk;
         if let [miss] = misses {
@@ -280,7 +281,8 @@ impl Volume {
         Ok(try_join_all(reads).await?.into())
     }
 
-    /// Takes what is in memory for a request of `len` bytes, and notes the rest.
+    /// Takes the blocks that are in memory for a request of `len` bytes, and notes the others as
+    /// misses.
     fn look_in_memory(&self, mappings: SmallVec<[Mapping; 4]>, len: u32) -> Found {
         let pieces = Vec::with_capacity(mappings.len());
         let mut found = Found { pieces, misses: Vec::new(), hits: 0, demanded: None };
@@ -304,7 +306,7 @@ impl Volume {
         found
     }
 
-    /// Counts blocks that were in memory, and those that were not.
+    /// Counts cache hits and misses, in blocks.
     fn count(&self, hits: usize, misses: usize) {
         for usage in [&*self.inner.usage, &self.inner.engine.disk.usage] {
             if hits > 0 {
@@ -316,7 +318,7 @@ impl Volume {
         }
     }
 
-    /// Takes what is in memory of a run of data, and notes the rest.
+    /// Takes the blocks that are in memory of a run of data, and notes the others as misses.
     fn gather(
         &self,
         address: Address,
@@ -334,14 +336,9 @@ impl Volume {
             if staged > 0 {
                 let data = copied.freeze();
                 if fills_cache {
-                    // Staging holds it for a while only, and what is read soon after it was written
-                    // is read again.
-                    engine.disk.cache_blocks(
-                        here,
-                        &data,
-                        &self.effective.account,
-                        Newcomer::Wanted,
-                    );
+                    // Staging holds the block only for a while, and a block that is read soon after
+                    // its write is likely to be read again.
+                    engine.disk.cache_blocks(here, &data, &self.effective.account, Origin::Demand);
                 }
                 pieces.push(Piece::Data(data));
                 *hits += staged as usize;
@@ -369,7 +366,7 @@ impl Miss {
         Self { piece, address, checksums: SmallVec::from_slice(&[checksum]) }
     }
 
-    /// Takes a block in if it lies right behind.
+    /// Adds a block to the miss if it is the next one.
     fn extend(&mut self, address: Address, checksum: u32) -> bool {
         let follows = self.address.raw() + self.checksums.len() as u64 == address.raw();
         if follows {
@@ -380,7 +377,7 @@ impl Miss {
 }
 
 impl Inner {
-    /// What the blocks are; loads the nodes of the map that it takes. Hold a read pin.
+    /// The mappings of the blocks; loads the nodes that it needs. Hold a read pin.
     pub(crate) async fn mappings(&self, first: u64, blocks: u64) -> Result<SmallVec<[Mapping; 4]>> {
         let (mut out, mut nodes) = (SmallVec::new(), NodesInHand::new(&self.engine.disk));
         loop {

@@ -1,18 +1,19 @@
-//! The reads of one connection: they show where it reads in sequence, and what comes next is read
-//! ahead (`prefetch`).
+//! Read-ahead of one connection: where its reads are sequential, the next bytes are fetched into
+//! the cache (`prefetch`).
 //!
 //! ```text
 //!   reads   |====|====|====|                      the third in a row makes a stream
 //!   fetch                  |~~~~ window: N MiB ~~~~|   in steps, one under way at a time
 //! ```
 //!
-//! I1  A stream is where reads follow each other; what is read elsewhere belongs to another stream
-//!     or to none. A stream that nobody goes on with gives its place up to the next, and its fetch
-//!     ends at its next step.
-//! I2  What is fetched comes into the cache as a guess, which takes no place of anything that is
-//!     used again.
-//! I3  A step begins only while nobody waits for a read of the disk, or after a few milliseconds
-//!     (`Demand::wait_idle`), so that it delays nobody by more than the step that is under way.
+//! I1  A stream is a sequence of reads that follow each other; a read elsewhere belongs to another
+//!     stream or to none. An idle stream gives its place up to a new one, and its fetch ends at its
+//!     next step.
+//! I2  Fetched blocks come into the cache with origin *readahead*, and never replace a block that
+//!     was used again.
+//! I3  A step begins only while no request waits for a read of the disk, or after a few
+//!     milliseconds (`Demand::wait_idle`), so that it delays a request by at most the step that is
+//!     under way.
 //!
 //! It belongs to one thread, as its connection does.
 
@@ -28,16 +29,16 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 
-/// Streams of a connection that are told apart, at most. A guess: more than a file system reads at
-/// once for one process.
+/// Most streams of a connection that are tracked. A guess: more than a file system reads at once
+/// for one process.
 const STREAMS_MAX: usize = 8;
-/// Reads in a row that make a stream.
+/// Consecutive reads that make a stream.
 const STREAM_READS: u32 = 3;
 /// Least bytes of a step where the window has room for two.
 const STEP_BYTES_MIN: u64 = 128 << 10;
 /// Most bytes that are copied out of memory at once, while the connections of the thread wait.
 const NOW_BYTES_MAX: u32 = 64 << 10;
-/// Reads a volume for one connection.
+/// Reads a volume for one connection, with read-ahead.
 pub struct Readahead {
     volume: Volume,
     memo: LeafMemo,
@@ -50,32 +51,32 @@ struct Stream {
     /// Where the next read would begin.
     next: u64,
     reads: u32,
-    /// The fetch that runs ahead, or ran.
+    /// The fetch that runs or ran ahead.
     fetch: Option<Rc<Fetch>>,
 }
 
-/// What is fetched for one stream.
+/// The fetch of one stream.
 #[derive(Debug)]
 struct Fetch {
-    /// Up to where it was asked for.
+    /// Byte offset up to which it has begun to fetch.
     at: Cell<u64>,
-    /// Up to where it shall be.
+    /// Byte offset up to which it is to fetch.
     goal: Cell<u64>,
     is_running: Cell<bool>,
     is_given_up: Cell<bool>,
 }
 
 impl Readahead {
-    /// For a new connection to the volume.
+    /// A reader for a new connection to the volume.
     pub fn new(volume: Volume) -> Self {
         Self { volume, memo: LeafMemo::default(), streams: RefCell::default() }
     }
 
-    /// Reads as [`Volume::read`] does, and has what comes next read ahead where the volume's
-    /// `prefetch` says so.
+    /// Reads as [`Volume::read`] does, and fetches the next bytes ahead where the volume's
+    /// `prefetch` asks for it.
     ///
     /// # Errors
-    /// As [`Volume::read`]. What fails ahead fails in silence: whoever reads it will be told.
+    /// As [`Volume::read`]. A fetch that fails is not reported; a later read of the same bytes is.
     pub async fn read(&self, offset: u64, len: u32) -> Result<Vec<Piece>> {
         let window = self.window_bytes();
         if window > 0 {
@@ -84,8 +85,8 @@ impl Readahead {
         self.volume.read(offset, len).await
     }
 
-    /// Begins the same at once, where what it needs of the map is in memory and it is not much;
-    /// else `None`, and nothing was done.
+    /// Begins a read at once, where the nodes that it needs are in memory and it is short;
+    /// otherwise returns `None`, and nothing was done.
     pub fn read_now(&self, offset: u64, len: u32) -> Option<BegunRead> {
         if len > NOW_BYTES_MAX {
             return None;
@@ -99,7 +100,7 @@ impl Readahead {
         Some(begun)
     }
 
-    /// Bytes to be ahead: as the knob says, and no more than may stay in the cache until they are
+    /// Bytes to fetch ahead: `prefetch`, and no more than may stay in the cache until they are
     /// read.
     fn window_bytes(&self) -> u64 {
         match self.volume.prefetch_mib() {
@@ -111,7 +112,7 @@ impl Readahead {
         }
     }
 
-    /// Takes note of a read, and sends out a fetch if it goes on with a stream.
+    /// Notes a read, and starts a fetch if it continues a stream.
     fn notice(&self, offset: u64, len: u64, window: u64) {
         let mut streams = self.streams.borrow_mut();
         let Some(found) = streams.iter().position(|stream| stream.next == offset) else {
@@ -182,7 +183,7 @@ impl Fetch {
                 break;
             }
             self.at.set(at + len);
-            match volume.bring_in(at, len, Fill::Guess(&volume.effective.account)).await {
+            match volume.bring_in(at, len, Fill::Readahead(&volume.effective.account)).await {
                 Ok(bytes) => {
                     inner.usage.prefetched_bytes.fetch_add(bytes, Relaxed);
                 }

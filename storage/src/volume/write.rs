@@ -1,21 +1,22 @@
 //! Writing: data into the log, runs into the map, in the same order, under the volume's lock.
 //!
 //! ```text
-//!   payload ─checksum─► chunks ─lock─► log.append (copies into staging) ─► tree.replace ─unlock─► acknowledge
+//!   payload ─checksum─► chunks ─lock─► log.append (copies into staging) ─►
+//!                                      tree.replace ─unlock─► acknowledge
 //! ```
 //!
-//! I1  What one lock covers is one state for readers: a request appears whole, unless it is larger
-//!     than staging.
+//! I1  Changes under one lock are one state for readers: a request appears whole, unless it is
+//!     larger than staging.
 //! I2  The record comes before the change of the map, and both under the lock, so replay meets the
 //!     same order.
 //! I3  A block that is written in part is read first, without the lock. Under the lock its mapping
 //!     must still be the one that was read; addresses are never reused, so "the same address" means
-//!     "the same bytes". Otherwise again.
-//! I4  A range is checked against the size once more under the lock: what stood beyond the end
-//!     after a restore would show when the volume grows again.
+//!     "the same bytes". Otherwise the write reads it again.
+//! I4  A range is checked against the size once more under the lock: blocks beyond the end after a
+//!     restore would show when the volume grows again.
 //!
 //! I5  The last block of a range that ends with the volume is whole as long as the volume has that
-//!     size: when it has grown, what stands behind the old end is not the range's.
+//!     size: when it has grown, the bytes behind the old end are not in the range.
 //!
 //! A write of zeroes becomes a hole: it takes a record, no data.
 
@@ -33,27 +34,28 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::{collections::VecDeque, fmt, sync::Arc};
 
-/// What becomes of a range that is zeroed.
+/// Whether a zeroed range keeps its space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allocation {
-    /// It may become a hole.
+    /// The range may become a hole.
     Hole,
-    /// It stays reserved (`NBD_CMD_FLAG_NO_HOLE`): a state of the map, not gigabytes of zeroes.
+    /// The range stays reserved (`NBD_CMD_FLAG_NO_HOLE`): a state of the map, not gigabytes of
+    /// zeroes.
     Reserve,
 }
 
-/// How far a write has come that was begun at once.
+/// State of a write that [`Volume::write_now`] began.
 #[derive(Debug)]
 pub enum Begun {
-    /// It is as durable as it shall be.
+    /// The write is complete: logged, and acknowledged from staging.
     Done,
-    /// It is logged, and reads see it.
+    /// The write is logged, and reads see it; the receipt waits for the store.
     Logged(Receipt),
-    /// A part of it is, and something has to be waited for.
+    /// A part of the write is logged, and the rest has to wait.
     Started(Unfinished),
 }
 
-/// A write of which a part is logged.
+/// A write of which a part is logged, and the rest has to wait.
 pub struct Unfinished {
     volume: Volume,
     chunks: VecDeque<Chunk>,
@@ -76,18 +78,18 @@ impl fmt::Debug for Unfinished {
     }
 }
 
-/// For a write that is logged and not in the store yet.
+/// Receipt for a write that is logged and not in the store yet.
 #[derive(Clone, Debug)]
 pub struct Receipt(Arc<Batch>);
 
 impl Receipt {
-    /// Whether both come into the store with the same write of the device, so that one wait is
-    /// enough.
+    /// Whether both writes are in one batch, so that one wait is enough.
     pub fn is_shared_with(&self, other: &Receipt) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Waits until it is in the store, past the page cache. Dropping the future changes nothing.
+    /// Waits until the write is in the store, past the page cache. Dropping the future changes
+    /// nothing.
     ///
     /// # Errors
     /// [`Kind::Latched`] when writing failed.
@@ -96,11 +98,11 @@ impl Receipt {
     }
 }
 
-/// A part of a request that is ready for the log.
+/// A chunk: a part of a request that is ready for the log.
 struct Chunk {
     block: u64,
     content: Content,
-    /// Of a block that the request covers in part.
+    /// The edge, if the request covers the block in part.
     edge: Option<Edge>,
     /// The size of the volume with which it ends, in the middle of its last block.
     ends_at: Option<u64>,
@@ -111,7 +113,7 @@ enum Content {
     Range { count: u64, kind: RecordKind },
 }
 
-/// A block that is written in part: what to put over it, and what it was when it was read.
+/// A block that is written in part: the new bytes, and its identity when it was read.
 struct Edge {
     patch: Bytes,
     at: usize,
@@ -136,7 +138,7 @@ impl From<&MappingState> for Seen {
     }
 }
 
-/// Why the chunks could not all be applied; those that were are gone from the queue.
+/// Why the chunks could not all be applied; applied chunks have left the queue.
 enum Stopped {
     Missing(crate::map::Missing),
     /// The first chunk's block was changed by another request.
@@ -151,21 +153,22 @@ enum Stopped {
 }
 
 impl Volume {
-    /// Writes `data` at `offset`. When it returns, it is as durable as was asked, and reads see it.
+    /// Writes `data` at `offset`. When it returns, the write is as durable as was asked, and reads
+    /// see it.
     ///
     /// Dropping the future abandons the wait; what was logged stays written.
     ///
     /// # Errors
-    /// [`Kind::OutOfRange`], [`Kind::NotFound`], [`Kind::Invalid`] (a snapshot): nothing was done. [`Kind::NoSpace`]: a part may be written, nothing
-    /// else was lost. [`Kind::Latched`], [`Kind::ReadOnly`]: see the store's health. [`Kind::Io`],
-    /// [`Kind::Corrupt`]: the rest of a block that is written in part, or the map, could not be
-    /// read.
+    /// [`Kind::OutOfRange`], [`Kind::NotFound`], [`Kind::Invalid`] (a snapshot): nothing was done.
+    /// [`Kind::NoSpace`]: a part may be written, and nothing else was lost. [`Kind::Latched`],
+    /// [`Kind::ReadOnly`]: see the store's health. [`Kind::Io`], [`Kind::Corrupt`]: the rest of a
+    /// block that is written in part, or the map, could not be read.
     pub async fn write(&self, offset: u64, data: Bytes, durability: Durability) -> Result<()> {
         self.write_parts(offset, vec![data], durability).await
     }
 
-    /// Writes what lies in several pieces of memory as one: each but the last ends at a border of
-    /// the volume's blocks. A piece's memory is free once the log has it.
+    /// Writes several buffers as one request: each but the last ends at a border of the volume's
+    /// blocks. A piece's memory is free once the log has it.
     ///
     /// # Errors
     /// As [`Self::write`].
@@ -194,7 +197,7 @@ impl Volume {
         self.commit(chunks, None, durability).await
     }
 
-    /// The data, ready for the log: nothing else holds it then, so that its memory is free once the
+    /// Makes the data ready for the log. Nothing else holds it then, so its memory is free once the
     /// log has it.
     async fn add_chunks(
         &self,
@@ -218,9 +221,9 @@ impl Volume {
         Ok(())
     }
 
-    /// Begins a write of whole blocks at once, where nothing stands in its way: it is logged when
-    /// this returns. `None` where anything does, or the range is not whole blocks or not the
-    /// volume's: then nothing was done, and [`Self::write`] waits, or says what is wrong. It needs
+    /// Begins a write of whole blocks at once, where it need not wait: it is logged when this
+    /// returns. It returns `None` where it would wait, or the range is not whole blocks or not in
+    /// the volume: then nothing was done, and [`Self::write`] waits, or returns the error. It needs
     /// no read pin, because it reads nothing from the disk.
     pub fn write_now(&self, offset: u64, data: &Bytes) -> Option<Begun> {
         let (engine, block_bytes) = (&self.inner.engine, BLOCK_BYTES as u64);
@@ -241,15 +244,16 @@ impl Volume {
             (Ok(()), Some(batch)) if !self.may_acknowledge() => Some(Begun::Logged(Receipt(batch))),
             (Ok(()), _) => Some(Begun::Done),
             (Err(_), None) => None,
-            // Whatever is in the way will be met again.
+            // The obstacle will be met again.
             (Err(_), last) => {
                 Some(Begun::Started(Unfinished { volume: self.clone(), chunks, last }))
             }
         }
     }
 
-    /// Gives a range back: it reads as zeroes. Blocks that the range covers in part stay as they
-    /// are, as the specification allows. Costs what the extents cost, not the bytes.
+    /// Trims a range: it reads as zeroes, and its blocks become garbage. Blocks that the range
+    /// covers in part stay as they are, as the specification allows. Its cost follows the number of
+    /// map nodes, not of bytes.
     ///
     /// # Errors
     /// As [`Self::write`], but never [`Kind::NoSpace`].
@@ -273,7 +277,7 @@ impl Volume {
         self.commit(chunks, None, durability).await
     }
 
-    /// Makes a range zero, to the byte. Costs what the extents cost, not the bytes.
+    /// Zeroes a range, exact to the byte. Its cost follows the number of map nodes, not of bytes.
     ///
     /// # Errors
     /// As [`Self::write`]; [`Kind::NoSpace`] only for blocks that the range covers in part.
@@ -364,8 +368,7 @@ impl Volume {
     /// Reads the block around a part of it and puts the part over it.
     async fn edge(&self, offset: u64, patch: Bytes) -> Result<Chunk> {
         let (block, at) = (offset / BLOCK_BYTES as u64, (offset % BLOCK_BYTES as u64) as usize);
-        // Not held while the write waits for room: a checkpoint that makes room waits for those who
-        // read.
+        // Not held while the write waits for room: the reclaim that makes room quiesces.
         let _pin = self.inner.engine.pins.pin();
         let mapping = self.inner.mappings(block, 1).await?;
         let seen = Seen::from(&mapping[0].state);
@@ -401,8 +404,8 @@ impl Volume {
         Ok(Chunk { edge: Some(Edge { patch, at, seen }), ..chunk })
     }
 
-    /// Logs and maps the chunks, then waits for as much durability as was asked for, of what is in
-    /// `last` too.
+    /// Logs and maps the chunks, then waits for the durability asked for, also of the batch in
+    /// `last`.
     async fn commit(
         &self,
         mut chunks: VecDeque<Chunk>,
@@ -457,14 +460,14 @@ impl Volume {
         }
     }
 
-    /// Whether what was just logged may be acknowledged while it is in staging alone: only when no
-    /// other record is half filled in does recovery reach it there.
+    /// Whether the record that was just logged may be acknowledged while it is only in staging:
+    /// recovery reaches it there only when no other record is half filled in.
     fn may_acknowledge(&self) -> bool {
         let log = &self.inner.engine.log;
         self.writeback() && log.all_committed() && !log.is_behind()
     }
 
-    /// Applies chunks from the front, all under one lock; stops at what has to be waited for.
+    /// Applies chunks from the front, all under one lock; stops where it has to wait.
     fn apply(
         &self,
         chunks: &mut VecDeque<Chunk>,
@@ -487,12 +490,12 @@ impl Volume {
         let admitted = self.admit(&state, chunks, nodes)?;
         let before = state.tree.birthday().own_blocks;
         let applied = self.apply_admitted(&mut state, chunks, last, nodes);
-        self.inner.engine.space.settle(admitted, before, state.tree.birthday().own_blocks);
+        self.inner.engine.space.commit_admitted(admitted, before, state.tree.birthday().own_blocks);
         applied
     }
 
-    /// Has the store let the new blocks of all chunks in; gives how many it counts. Where it has
-    /// room for all of them, nobody looks which ones only take the place of others.
+    /// Admits the new blocks of all chunks, and returns their number. Where the store has room for
+    /// all of them, overwritten blocks are not looked up.
     fn admit(
         &self,
         state: &State,
@@ -513,7 +516,7 @@ impl Volume {
         if space.admit(new) { Ok(new) } else { Err(Stopped::Full) }
     }
 
-    /// Logs the chunks and maps them, from the front, as far as the log takes them.
+    /// Logs and maps the chunks, from the front, as far as the log takes them.
     fn apply_admitted(
         &self,
         state: &mut State,
@@ -523,13 +526,13 @@ impl Volume {
     ) -> Result<(), Stopped> {
         for (i, chunk) in chunks.iter().enumerate() {
             // The log may take data in parts, each of which changes the map.
-            let grasp = match chunk.content {
+            let mode = match chunk.content {
                 Content::Data { .. } => ReplaceMode::Parts,
                 Content::Range { .. } => ReplaceMode::Whole,
             };
             let mut touched = Touched::default();
             let prepared =
-                state.tree.prepare(nodes, chunk.block, chunk.blocks(), grasp, &mut touched);
+                state.tree.prepare(nodes, chunk.block, chunk.blocks(), mode, &mut touched);
             self.inner.engine.note_touched(touched);
             prepared.map_err(Stopped::Missing)?;
             if let Some(edge) = &chunk.edge {
@@ -543,7 +546,7 @@ impl Volume {
         while let Some(chunk) = chunks.front_mut() {
             let mapped = state.tree.mapped_blocks();
             let (done, batch, lsn) = self.append(state, chunk)?;
-            // Blocks that were mapped before and are not any more, or whose data is elsewhere now.
+            // Blocks that are no longer mapped, or whose data has a new address.
             let (added, spent) =
                 if matches!(chunk.content, Content::Data { .. }) { (done, 0) } else { (0, 1) };
             // A record without data is garbage itself after the next checkpoint, about a header
@@ -561,7 +564,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Logs as much of the chunk as fits, and maps that. Gives the number of blocks.
+    /// Logs and maps as much of the chunk as fits. Returns the number of blocks.
     fn append(
         &self,
         state: &mut State,
@@ -626,8 +629,8 @@ impl Chunk {
         }
     }
 
-    /// Where the bytes end that it changes. Zeroes may reach beyond the volume's end in its last
-    /// block.
+    /// Byte offset of the end of the range that it changes. Zeroes may reach beyond the volume's
+    /// end in its last block.
     fn end_bytes(&self) -> u64 {
         let start = self.block * BLOCK_BYTES as u64;
         match (&self.edge, &self.content) {
@@ -637,8 +640,8 @@ impl Chunk {
         }
     }
 
-    /// Leaves the last block out if it reaches beyond the end that it had in mind and the volume
-    /// has another one. Keeps I5.
+    /// Leaves out the last block if it reached to the volume's end and the volume has another size
+    /// now. Keeps I5.
     fn fit(&mut self, size_bytes: u64) {
         if let (Some(end), Content::Range { count, .. }) = (self.ends_at, &mut self.content)
             && end != size_bytes

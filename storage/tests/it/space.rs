@@ -109,7 +109,8 @@ fn new_blocks_are_refused_at_the_usable_size_and_nowhere_before() {
             assert_eq!(write(&large, 0, 64, 9).await, Ok(()));
             assert_eq!(write(&large, written, 8, 9).await, Err(Kind::NoSpace));
             assert_holds(&large, written - 8, &filled(8, (written - 8) as u8)).await;
-            let hole = crate::world::read(&large, written * BLOCK, 8 * BLOCK).await.expect("a read");
+            let hole =
+                crate::world::read(&large, written * BLOCK, 8 * BLOCK).await.expect("a read");
             assert!(hole.iter().all(|byte| *byte == 0), "a refused write has changed nothing");
         });
     }

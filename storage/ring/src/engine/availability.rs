@@ -1,4 +1,4 @@
-//! Why io_uring cannot be used here, in words an operator can act on.
+//! Why io_uring cannot be used on this host, in words an operator can act on.
 
 use std::fs;
 use std::io;
@@ -33,13 +33,14 @@ fn reason(error: &io::Error, disabled: &str, status: &str) -> String {
                 .to_owned()
         }
         (Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS), _) if filtered => {
-            "a seccomp filter forbids io_uring (container runtimes do so by default; allow io_uring_setup, \
-             io_uring_enter and io_uring_register)"
+            "a seccomp filter forbids io_uring (container runtimes do so by default; \
+             allow io_uring_setup, io_uring_enter and io_uring_register)"
                 .to_owned()
         }
         (Some(Errno::NOSYS), _) => "this kernel has no io_uring".to_owned(),
         (Some(Errno::NOMEM), _) => {
-            "there is not enough lockable memory for io_uring (raise the limit: ulimit -l)".to_owned()
+            "there is not enough lockable memory for io_uring (raise the limit: ulimit -l)"
+                .to_owned()
         }
         (Some(_) | None, _) => format!("io_uring cannot be set up: {error}"),
     }

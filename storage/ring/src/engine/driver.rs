@@ -17,7 +17,7 @@ pub(crate) enum Driver {
     Simulated(Simulated),
 }
 
-/// What a look without waiting found.
+/// The result of looking for completions without waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spun {
     /// Completions to reap.
@@ -43,7 +43,7 @@ impl Driver {
         }
     }
 
-    /// Takes an operation in. It owns its buffers and its file until its completion. `now` is
+    /// Starts an operation, which owns its buffers and its file until its completion. `now` is
     /// virtual time.
     pub(crate) fn start(&mut self, op: Op, now: Duration) -> Key {
         match self {
@@ -62,7 +62,7 @@ impl Driver {
         }
     }
 
-    /// Hands over what was started, and looks for completions without waiting.
+    /// Submits started operations, and looks for completions without waiting.
     pub(crate) fn submit(&mut self) -> Spun {
         match self {
             Driver::Uring(uring) => uring.submit(),
@@ -90,8 +90,8 @@ impl Driver {
         }
     }
 
-    /// Does in place what was started, where that is one thing alone and its completion all there
-    /// is to wait for. Whether it was done. The thread pool has threads for it.
+    /// Does the started operation in place, where it is the only one and its completion is all
+    /// there is to wait for. Returns whether it did. The thread pool leaves this to its threads.
     pub(crate) fn wait_in_place(&mut self) -> bool {
         match self {
             Driver::Uring(uring) => uring.wait_in_place(),
@@ -99,7 +99,7 @@ impl Driver {
         }
     }
 
-    /// More than one thing goes on at a time on this thread.
+    /// Hints that more than one operation goes on at a time on this thread.
     pub(crate) fn hint_concurrency(&mut self) {
         match self {
             Driver::Uring(uring) => uring.hint_concurrency(),
@@ -107,7 +107,7 @@ impl Driver {
         }
     }
 
-    /// The thread serves so many clients now.
+    /// Sets the number of clients that the thread serves.
     pub(crate) fn set_clients(&mut self, clients: usize) {
         match self {
             Driver::Uring(uring) => uring.set_clients(clients),
@@ -115,8 +115,8 @@ impl Driver {
         }
     }
 
-    /// Hands over what was started and waits for a completion, a wake-up from another thread or the
-    /// timeout, or returns for no reason.
+    /// Submits started operations and waits for a completion, a wake-up from another thread or the
+    /// timeout; spurious returns are possible.
     pub(crate) fn park(&mut self, timeout: Option<Duration>) {
         match self {
             Driver::Uring(uring) => uring.park(timeout),
@@ -135,8 +135,8 @@ impl Driver {
         }
     }
 
-    /// Ends all socket operations and waits for the files', at most for `timeout`. Returns how many
-    /// are left.
+    /// Ends all socket operations and waits for file operations, at most for `timeout`. Returns how
+    /// many are left.
     pub(crate) fn drain(&mut self, timeout: Duration, out: &mut Reaped) -> usize {
         match self {
             Driver::Uring(uring) => uring.drain(timeout, out),

@@ -1,28 +1,29 @@
-//! Operations done by a plain system call on the calling thread, which waits for them: all that the
-//! thread pool does, and of the ring's the one that is alone.
+//! In-place operations: done by a plain system call on the calling thread, which waits for them.
+//! The thread pool does all of its operations so, the ring engine a lone one.
 //!
-//! A ring hands work over. A sync is done by a thread of the kernel, the end of a direct write
-//! passes through another, and each tells the next with a wake-up, which between two processors of
-//! a virtual machine takes 10 µs to 50 µs: as long as a fast device. A thread that has nothing else
-//! to do waits anyway, so it may as well wait in the call itself. (What one request at a time
-//! takes: `tests/benchmarks/README.md`, the rows of depth 1.)
+//! A ring hands work to other threads. A kernel thread does a sync, the completion of a direct
+//! write passes through another, and each wakes the next, which between two processors of a virtual
+//! machine takes 10 µs to 50 µs: as long as a fast device. A thread that has nothing else to do
+//! waits anyway, so it may as well wait in the call itself. (What one request at a time takes:
+//! `tests/benchmarks/README.md`, the rows of depth 1.)
 //!
 //! ```text
-//!   start ─► held ─┬─ the turn ends, nothing else was started and the thread would sleep ─► done in place
-//!                  └─ another file operation comes, or the thread has more to do ─────────► the ring
+//!   start ─► held ─┬─ the turn ends, no other was started, the thread would sleep ─► in place
+//!                  └─ another file operation starts, or the thread has more to do ─► the ring
 //! ```
 //!
-//! I1  What is done in place is alone: no other file operation is in flight, nor was one begun in
-//!     its turn.
+//! I1  An operation that is done in place is alone: no other file operation is in flight, nor was
+//!     one begun in its turn.
 //! I2  It is small, so that more requests need not queue up behind it.
-//! I3  A thread that serves several things at a time leaves all to the ring for a while: when it
-//!     was told so (`runtime::hint_concurrency`), or when the device let the thread wait long,
-//!     which counts double each time. So nobody waits behind a slow disk for what does not need it.
-//! I4  Between two in place the thread has heard what the others want: a task that begins one after
-//!     the other would keep them waiting.
+//! I3  A thread with concurrent work leaves all operations to the ring for a while: after a hint
+//!     (`runtime::hint_concurrency`), or after a long wait for the device, and then twice as long
+//!     each time. So no request waits behind a slow disk that it does not need (head-of-line
+//!     blocking).
+//! I4  Between two in-place operations the thread enters the ring: a task that begins one after the
+//!     other would keep other tasks waiting.
 //! I5  A thread that serves more than one client (`runtime::serve_one`) leaves all to the ring: a
-//!     device may hang for minutes, and the others would hang with it, whether or not they want
-//!     anything of it.
+//!     device may hang for minutes, and the other clients would hang with it, whether or not they
+//!     need it.
 
 use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
@@ -36,13 +37,13 @@ use crate::memory::append_with;
 /// Most bytes of a read or write. A lone client's are 4 KiB, and a log batch with one such block 8
 /// KiB; one that carries more requests is worth overlapping with the next.
 const BYTES_MAX: usize = 16 << 10;
-/// An operation that took longer shows a device beside which a wake-up costs little.
+/// Duration above which the device is so slow that a wake-up costs little beside it.
 const LONG: Duration = Duration::from_millis(2);
 /// Operations that go to the ring after a hint of concurrency.
 const BY_RING: u32 = 64;
-/// The same after many that took long.
+/// Most operations that go to the ring, after many long ones.
 const BY_RING_MAX: u32 = 8192;
-/// Clients beside whom a thread may wait in a call: the one that it waits for.
+/// Most clients of a thread that may wait in a call: the one that it waits for.
 const CLIENTS_MAX: usize = 1;
 
 /// Does a file operation once, on the calling thread.
@@ -81,18 +82,18 @@ pub(super) fn perform(op: &mut Op) -> io::Result<usize> {
     }
 }
 
-/// What of a ring's operations is done in place.
+/// Decides which of a ring's operations are done in place.
 #[derive(Default)]
 pub(super) struct InPlace {
     /// The file operation that this turn began, while it is alone.
     held: Option<Key>,
-    /// What was done and is not told yet.
+    /// The operation that was done and is not reported yet.
     done: Option<(Key, io::Result<usize>)>,
     /// Operations that the ring gets before one is held again (I3).
     by_ring: u32,
-    /// As many it got after the last one that took long.
+    /// The number that it got after the last long operation.
     after_long: u32,
-    /// The ring was entered since the last one.
+    /// Whether the ring was entered since the last one.
     has_listened: bool,
     /// Clients that the thread serves (I5).
     clients: usize,
@@ -112,14 +113,14 @@ impl InPlace {
             self.by_ring -= 1;
             return false;
         }
-        is_small && in_flight == 0 && self.held.is_none() && !self.is_crowded()
+        is_small && in_flight == 0 && self.held.is_none() && !self.serves_several()
     }
 
     pub(super) fn hold(&mut self, key: Key) {
         self.held = Some(key);
     }
 
-    /// What was held and is not alone after all.
+    /// Releases the held operation, which is not alone after all.
     pub(super) fn release(&mut self) -> Option<Key> {
         self.held.take()
     }
@@ -135,11 +136,11 @@ impl InPlace {
     }
 
     /// See I5.
-    pub(super) fn is_crowded(&self) -> bool {
+    pub(super) fn serves_several(&self) -> bool {
         self.clients > CLIENTS_MAX
     }
 
-    /// The ring is entered.
+    /// Notes that the ring is entered.
     pub(super) fn listen(&mut self) {
         self.has_listened = true;
     }
@@ -149,7 +150,7 @@ impl InPlace {
         self.has_listened
     }
 
-    /// Does what is held.
+    /// Does the held operation.
     pub(super) fn run(&mut self, key: Key, op: &mut Op) {
         let began = Instant::now();
         let result = perform(op);

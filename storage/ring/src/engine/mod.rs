@@ -1,4 +1,4 @@
-//! The backends behind one seam: each takes an operation in, and tells of its completion.
+//! The engines behind one seam: each starts operations, and reports their completions.
 
 mod availability;
 mod driver;

@@ -12,15 +12,15 @@ use crate::io::{Key, Op};
 /// not tuned.
 const THREADS_MAX: usize = 8;
 
-/// An operation come back from its thread.
+/// An operation that its thread has finished.
 pub(super) struct Finished {
     pub(super) key: Key,
     pub(super) op: Op,
     pub(super) result: io::Result<usize>,
 }
 
-/// Threads are started as they are needed and end with the pool, each after the operation it is in.
-/// An operation lives on the thread that does it, so nothing has to be waited for.
+/// The pool starts threads as it needs them. They end with the pool, each after its operation. An
+/// operation is owned by the thread that does it, so dropping the pool waits for nothing.
 pub(super) struct Pool {
     shared: Arc<Shared>,
     threads: usize,
@@ -74,7 +74,7 @@ impl Pool {
         }
     }
 
-    /// Moves what has finished to the end of `out`.
+    /// Appends finished operations to `out`.
     pub(super) fn collect(&self, out: &mut Vec<Finished>) {
         out.append(&mut lock(&self.shared.finished));
     }

@@ -1,8 +1,9 @@
 //! The way into a runtime from other threads.
 //!
-//! I1  What is pushed before the queue closes is taken by the runtime's thread, or dropped there.
+//! I1  An item that is pushed before the queue closes is taken by the runtime's thread, or dropped
+//!     there.
 //! I2  No wake-up is lost: the thread announces that it is about to wait, then looks at the queue
-//!     under its lock. Who pushed before that look is seen; who pushes after it finds the
+//!     under its lock. An item that was pushed before that look is seen; a push after it finds the
 //!     announcement and writes the eventfd.
 //! I3  The eventfd is written only after such an announcement, once: a busy thread is never called.
 
@@ -17,7 +18,7 @@ use rustix::event::EventfdFlags;
 
 type Call = Box<dyn FnOnce() + Send>;
 
-/// What other threads have for the runtime.
+/// An item from another thread for the runtime.
 pub(crate) enum Item {
     /// A task was woken.
     Task(Runnable),
@@ -35,7 +36,7 @@ pub(crate) struct Remote {
     filled: AtomicBool,
     /// The thread waits, or is about to.
     parked: AtomicBool,
-    /// `None` in simulations, where no other thread may know of us.
+    /// `None` in simulations, where no other thread may reach the runtime.
     eventfd: Option<OwnedFd>,
 }
 
@@ -55,7 +56,7 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Remote {
-    /// With an eventfd of these flags: the ring wants to block on it, epoll does not.
+    /// A queue with an eventfd of these flags: the ring blocks on it, epoll does not.
     pub(crate) fn new(flags: EventfdFlags) -> io::Result<Remote> {
         let eventfd = rustix::event::eventfd(0, flags | EventfdFlags::CLOEXEC)?;
         Ok(Remote { eventfd: Some(eventfd), ..Remote::without_wake() })
@@ -75,10 +76,10 @@ impl Remote {
         self.eventfd.as_ref().map(AsFd::as_fd)
     }
 
-    /// Takes the eventfd's count away, where the engine does not read it by itself.
+    /// Resets the eventfd's count, where the engine does not read it by itself.
     pub(crate) fn clear(&self) {
         if let Some(eventfd) = &self.eventfd {
-            // Nothing there to read is as good.
+            // An empty count is no error.
             let _ = rustix::io::read(eventfd, &mut [0; 8]);
         }
     }
@@ -98,7 +99,7 @@ impl Remote {
         if queue.closed {
             drop(queue);
             match item {
-                // Its future may only be dropped on its own thread, which is gone.
+                // Its future may only be dropped on its own thread, which has ended.
                 Item::Task(runnable) => std::mem::forget(runnable),
                 Item::Main | Item::Call(_) => {}
             }

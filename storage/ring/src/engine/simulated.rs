@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::io::{Class, Key, Op, OpTable, Reaped, SimDisk, Ticket};
 
-/// Pending completions, soonest first; those of one moment in the order of their beginning.
+/// Pending completions, soonest first; completions of one moment in the order of their start.
 #[derive(Default)]
 pub(crate) struct Simulated {
     table: OpTable,
@@ -54,8 +54,8 @@ impl Simulated {
         self.events.peek().map(|Reverse(event)| event.at)
     }
 
-    /// The process is gone: nothing completes any more, and the disk keeps what is in flight as
-    /// just that.
+    /// The process has ended: nothing completes any more, and the disk keeps operations in flight
+    /// as they are.
     pub(crate) fn drain(&mut self, out: &mut Reaped) -> usize {
         for Reverse(event) in std::mem::take(&mut self.events) {
             self.table.complete(event.key, Err(rustix::io::Errno::CANCELED.into()), None, out);

@@ -1,5 +1,5 @@
-//! The engine for hosts that forbid io_uring: files on a pool of threads, sockets by trying, then
-//! waiting with epoll.
+//! The thread engine, for hosts that forbid io_uring: files on a pool of threads, sockets by
+//! trying, then waiting with epoll.
 //!
 //! I1  A socket operation is tried at its start, so that a ready socket costs no epoll call; its
 //!     result is kept until the next reaping even so, because a task whose sockets are always ready
@@ -9,7 +9,7 @@
 //!     be another's.
 //!
 //! epoll comes from rustix, whose interface is safe throughout; the portable `polling` crate asks
-//! its callers for `unsafe` at each registration, which this module is to do without.
+//! its callers for `unsafe` at each registration, which this module avoids.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -35,7 +35,7 @@ const WAKE: u64 = u64::MAX;
 /// How often `drain` looks.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// See the module.
+/// The thread engine; see the module.
 pub(crate) struct Threads {
     table: OpTable,
     pool: Pool,
@@ -52,7 +52,7 @@ pub(crate) struct Threads {
 struct Waiting {
     receives: VecDeque<Key>,
     sends: VecDeque<Key>,
-    /// The socket's failure ends them, which epoll tells unasked.
+    /// The socket's failure ends them; epoll reports it without being asked.
     watches: VecDeque<Key>,
 }
 
@@ -139,8 +139,8 @@ impl Threads {
         self.found()
     }
 
-    /// Ends all socket operations and waits for those of files. What is left after the timeout is
-    /// counted.
+    /// Ends all socket operations and waits for those of files. Returns how many are left after the
+    /// timeout.
     pub(crate) fn drain(&mut self, timeout: Duration, out: &mut Reaped) -> usize {
         let keys = std::mem::take(&mut self.waiting).into_values().flat_map(Waiting::into_keys);
         self.ready.extend(keys.map(|key| (key, Err(Errno::CANCELED.into()))));
@@ -173,7 +173,7 @@ impl Threads {
         self.arm(&socket);
     }
 
-    /// Goes on with the operations of a socket that something happened to.
+    /// Continues the operations of a socket that has an event.
     fn advance(&mut self, fd: RawFd) {
         let Some(waiting) = self.waiting.get_mut(&fd) else { return };
         let mut socket = None;

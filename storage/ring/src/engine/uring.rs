@@ -1,33 +1,34 @@
 //! The ring engine: one io_uring for the files and sockets of one thread.
 //!
 //! ```text
-//!   start ─► backlog (only when full) ─► submission queue ─► kernel ─► completion queue ─► table: Done ─► the caller
-//!                                              └───────── one io_uring_enter a turn submits all and waits ──┘
+//!   start ─► backlog (only when full) ─► submission queue ─► kernel ─►
+//!            completion queue ─► table: Done ─► the caller
+//!   one io_uring_enter a turn submits all and waits
 //! ```
 //!
 //! I1  An operation is in the table, with its buffer and its file, before its entry is pushed, and
-//!     leaves at its completion (`table.rs`). So what the kernel borrows lives until the kernel
-//!     gives it back, whoever drops what.
+//!     leaves at its completion (`table.rs`). So the kernel's borrowed memory lives until the
+//!     kernel gives it back, even if futures are dropped.
 //! I2  Pointers given to the kernel lead into heap memory that does not move with the table: a
 //!     `BytesMut`'s, a `Bytes`'s, a mapping's, or a boxed `Message`'s, one a slot, untouched until
 //!     the slot's next send.
-//! I3  File operations in flight are bounded; what is above waits in its class's backlog in order
-//!     of arrival. Those of sockets are not: a socket has one receive, one send and one watch at a
-//!     time, most receives never end, and a bound would have clients that speak wait for clients
-//!     that do not. Whoever opens sockets bounds them. More may complete than the completion queue
-//!     holds: the kernel keeps the rest (NODROP) and says so (`cq_overflow`).
-//! I4  The ring is dropped drained. Where that fails, what the kernel may still touch is leaked,
-//!     and the log says so.
+//! I3  File operations in flight are bounded; operations above the bound wait in their class's
+//!     backlog in order of arrival. Socket operations are not bounded: a socket has one receive,
+//!     one send and one watch at a time, most receives never end, and with a bound active clients
+//!     would wait for silent ones. The server bounds the number of sockets. More may complete than
+//!     the completion queue holds: the kernel keeps the rest (NODROP) and says so (`cq_overflow`).
+//! I4  The ring is dropped drained. Where that fails, the memory that the kernel may still touch is
+//!     leaked, and the log says so.
 //! I5  Entries are only pushed and entered from the thread that made the ring: `Uring` is not
 //!     `Send`.
 //!
-//! Flags: SINGLE_ISSUER with DEFER_TASKRUN (6.1: completions are made inside our own enter, never
-//! by interrupting us), else COOP_TASKRUN (5.19), else none. TASKRUN_FLAG lets the spin look at
-//! memory instead of entering. No SQPOLL (a kernel thread a worker), no IOPOLL (needs polled queues
-//! and excludes sockets).
+//! Flags: SINGLE_ISSUER with DEFER_TASKRUN (6.1: completions are made inside this thread's own
+//! enter, never by an interrupt), else COOP_TASKRUN (5.19), else none. TASKRUN_FLAG lets the spin
+//! look at memory instead of entering. No SQPOLL (a kernel thread a worker), no IOPOLL (needs
+//! polled queues and excludes sockets).
 //!
-//! io_uring_enter may say EINTR (a signal: the executor goes round), ETIME (the timeout), EAGAIN
-//! (no memory for requests: nothing is lost, tried again next turn after a moment) and EBUSY
+//! io_uring_enter may say EINTR (a signal: the executor begins its next turn), ETIME (the timeout),
+//! EAGAIN (no memory for requests: nothing is lost, tried again next turn after a moment) and EBUSY
 //! (completions wait to be reaped first). Source: io_uring_enter(2), io_uring_setup(2).
 
 #![expect(
@@ -58,8 +59,8 @@ use crate::memory;
 
 /// Entries pushed between two enters; more simply means one enter more. A guess, not tuned.
 const SQ_ENTRIES: u32 = 256;
-/// With each so many entries queued a file operation goes out before the turn ends: the device need
-/// not idle while the thread takes in the rest of a burst.
+/// After each this many queued entries, file operations are submitted before the turn ends: the
+/// device need not idle while the thread takes in the rest of a burst.
 const SUBMIT_EARLY: usize = 8;
 /// Completions the kernel can hand over at once without allocating. 16 bytes each.
 const CQ_ENTRIES: u32 = 16_384;
@@ -75,12 +76,12 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 /// How often `drain` repeats its cancels.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// `user_data` of our own entries: the top bit, which no key has.
+/// `user_data` of the engine's own entries: the top bit, which no key has.
 const WAKE: u64 = 1 << 63;
 const CANCEL: u64 = WAKE + 1;
 const PROBE: u64 = WAKE + 2;
 
-/// See the module.
+/// The ring engine; see the module.
 pub(crate) struct Uring {
     ring: IoUring,
     table: OpTable,
@@ -98,7 +99,7 @@ pub(crate) struct Uring {
     _not_send: std::marker::PhantomData<Rc<()>>, // keeps I5
 }
 
-/// What of one class is in flight, and what waits to be.
+/// The operations of one class in flight, and its backlog.
 #[derive(Default)]
 struct Queue {
     in_flight: usize,
@@ -124,7 +125,7 @@ impl Uring {
     /// Makes a ring that wakes up through `remote`.
     ///
     /// # Errors
-    /// Where the kernel forbids or lacks it; the text says what stands in the way.
+    /// Where the kernel forbids or lacks it; the text names the obstacle.
     pub(crate) fn new(remote: Arc<Remote>) -> io::Result<Uring> {
         let mut ring = build().map_err(availability::explain)?;
         check(&mut ring)?;
@@ -164,7 +165,7 @@ impl Uring {
         key
     }
 
-    /// Has the ring do what is not done in place after all.
+    /// Gives the held operation to the ring.
     fn release_held(&mut self) {
         if let Some(held) = self.in_place.release() {
             self.hand_over(held, Class::File);
@@ -179,8 +180,8 @@ impl Uring {
         }
     }
 
-    /// Does the operation in place that is alone, where nothing else is to be done meanwhile.
-    /// Whether it was.
+    /// Does a lone operation in place, where nothing else is to be done meanwhile. Returns whether
+    /// it did.
     pub(crate) fn wait_in_place(&mut self) -> bool {
         let Some(key) = self.in_place.release() else { return false };
         if !self.in_place.has_listened() {
@@ -191,20 +192,20 @@ impl Uring {
         if has_news
             || sends.in_flight > 0
             || !sends.backlog.is_empty()
-            || self.in_place.is_crowded()
+            || self.in_place.serves_several()
         {
             self.hand_over(key, Class::File);
             return false;
         }
         self.in_place.run(key, self.table.op(key));
         if self.has_news() {
-            // Somebody else spoke meanwhile.
+            // Another completion came meanwhile.
             self.hint_concurrency();
         }
         true
     }
 
-    /// Whether something has completed, also where only the next enter would show it.
+    /// Whether an operation has completed, even where only the next enter would show it.
     fn has_news(&mut self) -> bool {
         let queue = self.ring.submission();
         let is_called = queue.taskrun() || queue.cq_overflow();
@@ -212,12 +213,12 @@ impl Uring {
         is_called || self.found() == Spun::Found
     }
 
-    /// More than one thing goes on at a time, so nothing shall be done in place for a while.
+    /// Hints that more than one operation goes on at a time, so none is done in place for a while.
     pub(crate) fn hint_concurrency(&mut self) {
         self.in_place.hint_concurrency();
     }
 
-    /// The thread serves so many clients now.
+    /// Sets the number of clients that the thread serves.
     pub(crate) fn set_clients(&mut self, clients: usize) {
         self.in_place.set_clients(clients);
     }
@@ -269,8 +270,8 @@ impl Uring {
         self.release_held();
         self.pump();
         self.arm_wake();
-        // Room in flight and yet a backlog: an enter was refused. Its completions cannot be counted
-        // on to wake us.
+        // Room in flight and yet a backlog: an enter was refused. Its completions cannot be relied
+        // on for a wake-up.
         let refused = Class::ALL.iter().any(|class| {
             let queue = &self.queues[*class as usize];
             !queue.backlog.is_empty() && queue.in_flight < class.in_flight_max()
@@ -288,8 +289,8 @@ impl Uring {
         }
     }
 
-    /// Ends all socket operations and waits for those of files. What is left after the timeout is
-    /// counted.
+    /// Ends all socket operations and waits for those of files. Returns how many are left after the
+    /// timeout.
     pub(crate) fn drain(&mut self, timeout: Duration, out: &mut Reaped) -> usize {
         self.release_held();
         for class in Class::ALL.into_iter().filter(|class| class.is_socket()) {
@@ -328,7 +329,7 @@ impl Uring {
         if self.ring.completion().is_empty() { Spun::Nothing } else { Spun::Found }
     }
 
-    /// Moves from the backlogs into the ring what there is room for.
+    /// Moves operations from the backlogs into the ring, as many as there is room for.
     fn pump(&mut self) {
         for class in Class::ALL {
             while let Some(&key) = self.queues[class as usize].backlog.front()
@@ -340,7 +341,7 @@ impl Uring {
         }
     }
 
-    /// Keeps a read of the eventfd in flight, so that other threads end our wait.
+    /// Keeps a read of the eventfd in flight, so that other threads end the wait.
     fn arm_wake(&mut self) {
         let Some(eventfd) = self.remote.eventfd() else { return };
         if !self.wake_armed {
@@ -464,7 +465,7 @@ impl Uring {
                     .build()
             }
             Op::Watch { socket } => {
-                // RDHUP comes unasked.
+                // RDHUP is reported without being asked for.
                 let failed = (libc::POLLERR | libc::POLLHUP) as u32;
                 opcode::PollAdd::new(types::Fd(socket.raw_fd()), failed).build()
             }
@@ -549,8 +550,8 @@ fn finish(op: &mut Op, completion: &cqueue::Entry) -> io::Result<usize> {
 /// The ring's number for a file, given on first use. `None` where the table is full of living
 /// files.
 ///
-/// The ring holds only a weak reference, since a store that was closed is to be gone; the kernel's
-/// own reference ends when the number is given to another.
+/// The ring holds only a weak reference, so that a closed store's file is closed; the kernel's own
+/// reference ends when the number is given to another file.
 fn registered(
     files: &mut Vec<Weak<RealFile>>,
     ring: &IoUring,
@@ -594,7 +595,7 @@ fn is_invalid(result: &io::Result<IoUring>) -> bool {
     result.as_ref().is_err_and(|error| Errno::from_io_error(error) == Some(Errno::INVAL))
 }
 
-/// Finds out now what the kernel lacks, rather than at the first write.
+/// Detects missing operations at the start, rather than at the first write.
 fn check(ring: &mut IoUring) -> io::Result<()> {
     let params = ring.params();
     let missing = [

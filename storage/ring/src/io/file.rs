@@ -1,8 +1,9 @@
-//! The store's file or block device, real or simulated: what is open, without the transfers.
+//! The store's file or block device, real or simulated: opening, locking and properties, without
+//! transfers.
 //!
 //! I1  The lock is taken on the very file description that the engines write through, so it lasts
 //!     as long as any write of a killed process may still land (measured: seconds after the process
-//!     is gone).
+//!     has ended).
 //! I2  Operations in flight keep the file, so it is closed and its lock given back only after the
 //!     last of them. The lock is given back by name, since a ring's table of files may hold the
 //!     description for longer.
@@ -22,7 +23,7 @@ use rustix::io::Errno;
 use super::placement::{self, Coverage, Placement};
 use super::sim::SimDisk;
 
-/// An open file or block device, shared by all who hold a clone and by the operations in flight.
+/// An open file or block device, shared by all clones and by the operations in flight.
 #[derive(Clone, Debug)]
 pub struct File(Kind);
 
@@ -67,11 +68,11 @@ impl Drop for RealFile {
 
 impl File {
     /// Opens a file or block device for reading and writing past the page cache, or through it
-    /// where the file system does not offer that (see [`placement`]). With `create_len`, a file
-    /// that is not there or empty is made that long (sparse, mode 0600), durably.
+    /// where the file system does not offer that (see [`placement`]). With `create_len`, a missing
+    /// or empty file is made that long (sparse, mode 0600), durably.
     ///
     /// # Errors
-    /// Those of open(2) and ftruncate(2).
+    /// The errors of open(2) and ftruncate(2). A file that was created may stay behind.
     ///
     /// [`placement`]: File::placement
     pub fn open(path: &Path, create_len: Option<u64>) -> io::Result<File> {
@@ -80,16 +81,17 @@ impl File {
         File::open_with(&options, path, create_len)
     }
 
-    /// Opens a file or block device that is there, and cannot change it.
+    /// Opens an existing file or block device for reading only.
     ///
     /// # Errors
-    /// Those of open(2); later those of writing to what is open for reading.
+    /// The errors of open(2); later those of writing to a file that is open for reading.
     pub fn open_read_only(path: &Path) -> io::Result<File> {
         File::open_with(OpenOptions::new().read(true), path, None)
     }
 
     fn open_with(options: &OpenOptions, path: &Path, create_len: Option<u64>) -> io::Result<File> {
-        check_type(std::fs::metadata(path))?; // a pipe or another device does something when it is opened
+        // Before the open, because opening a pipe or another device has effects.
+        check_type(std::fs::metadata(path))?;
         let open = |flags: OFlags| {
             let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
             options.clone().custom_flags(flags.bits() as i32).open(path)
@@ -141,7 +143,7 @@ impl File {
         File(Kind::Simulated(disk.clone()))
     }
 
-    /// What a completed plain write is worth when the host crashes.
+    /// The placement: whether a completed plain write survives a crash of the host.
     #[must_use]
     pub fn placement(&self) -> Placement {
         match &self.0 {
@@ -150,7 +152,7 @@ impl File {
         }
     }
 
-    /// What a range has. Blocking, and quick.
+    /// Which parts of a range have written blocks. Blocking, and quick.
     pub fn coverage(&self, range: Range<u64>) -> Coverage {
         match &self.0 {
             Kind::Real(file) if file.is_device => Coverage::default(),
@@ -166,7 +168,7 @@ impl File {
         }
     }
 
-    /// Length, as of the opening or the last `set_len`.
+    /// Length in bytes, as of the opening or the last `set_len`.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
         match &self.0 {
@@ -178,7 +180,7 @@ impl File {
     /// Bytes that the file really takes on its file system (zero for a block device).
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// The errors of fstat(2).
     pub fn allocated_bytes(&self) -> io::Result<u64> {
         match &self.0 {
             // st_blocks counts 512 bytes whatever the file system's block.
@@ -187,28 +189,27 @@ impl File {
         }
     }
 
-    /// Bytes that the file system can still give to the file, without what it keeps for root;
-    /// `None` where there is no limit to tell, above all for a block device, which has all it will
-    /// ever have.
+    /// Bytes that the file system can still give to the file, without the reserve for root; `None`
+    /// where there is no known limit, above all for a block device, whose size is fixed.
     ///
     /// # Errors
-    /// Those of fstatvfs(3).
+    /// The errors of fstatvfs(3).
     pub fn room_bytes(&self) -> io::Result<Option<u64>> {
         match &self.0 {
             Kind::Real(file) if file.is_device => Ok(None),
             Kind::Real(file) => {
                 let below = rustix::fs::fstatvfs(file)?;
-                // One without a size, as a tmpfs can be, tells zeroes.
+                // A file system without a size, such as some tmpfs, reports zeroes.
                 Ok((below.f_blocks > 0).then_some(below.f_bavail * below.f_frsize))
             }
             Kind::Simulated(disk) => Ok(disk.room_bytes()),
         }
     }
 
-    /// Makes a file longer or shorter. Blocking, and quick.
+    /// Sets the length of a file in bytes. Blocking, and quick.
     ///
     /// # Errors
-    /// Those of ftruncate(2); a block device refuses.
+    /// The errors of ftruncate(2); a block device refuses.
     pub fn set_len(&self, len: u64) -> io::Result<()> {
         match &self.0 {
             Kind::Real(file) => {
@@ -236,8 +237,8 @@ impl File {
         }
     }
 
-    /// Tries once to take the exclusive lock on this file description. It is given back when the
-    /// last clone and the last operation in flight are gone.
+    /// Tries once to take the exclusive lock on this file description. It is released when the last
+    /// clone is dropped and the last operation in flight has ended.
     pub(crate) fn try_lock(&self) -> rustix::io::Result<()> {
         match &self.0 {
             Kind::Real(file) => {
@@ -250,7 +251,7 @@ impl File {
     }
 }
 
-/// Whether a store can be in what is there. That nothing is there is for others to say.
+/// Refuses anything but a file or block device. A missing file is the caller's matter.
 fn check_type(there: io::Result<std::fs::Metadata>) -> io::Result<()> {
     match there {
         Ok(metadata) if metadata.is_file() || metadata.file_type().is_block_device() => Ok(()),

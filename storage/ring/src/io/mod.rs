@@ -1,4 +1,4 @@
-//! What an operation is, and what it works on.
+//! Operations, and the files and sockets that they work on.
 
 mod file;
 mod op;

@@ -10,7 +10,7 @@ use super::socket_fd::SocketFd;
 use crate::memory::WriteBuf;
 
 /// An operation and all it owns: file or socket, and buffers. An engine does it once and reports
-/// the count; what is short is finished above, in `File` and `Socket`.
+/// the count; `File` and `Socket` continue short operations.
 #[derive(Debug)]
 pub(crate) enum Op {
     /// Appends up to `len` bytes from `offset` to `buf`.
@@ -21,9 +21,9 @@ pub(crate) enum Op {
     Sync { file: File },
     /// Reserves space.
     Allocate { file: File, offset: u64, len: u64 },
-    /// Has the device fill a range with zeroes, in blocks that count as written.
+    /// Makes the device fill a range with zeroes, in blocks that count as written.
     Zero { file: File, offset: u64, len: u64 },
-    /// Gives space back; the range reads as zeroes.
+    /// Punches a hole; the range reads as zeroes.
     Punch { file: File, offset: u64, len: u64 },
     /// Receives into the spare capacity of `buf`.
     Recv { socket: Arc<SocketFd>, buf: BytesMut },
@@ -33,7 +33,7 @@ pub(crate) enum Op {
     Watch { socket: Arc<SocketFd> },
 }
 
-/// The kinds of file operation, by which the simulated disk is told what to fail.
+/// The kinds of file operation, for choosing which one the simulated disk fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OpKind {
     /// A read.
@@ -50,23 +50,24 @@ pub enum OpKind {
     Punch,
 }
 
-/// What a write has done when it completes.
+/// How durable a write is when it completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteMode {
-    /// The device has the data. Where it lies may be known to the file system's memory alone.
+    /// The device has the data. The metadata that leads to it may be only in the file system's
+    /// memory.
     Plain,
-    /// The data is on stable storage, and so is what leads to it (`RWF_DSYNC`): a sync of this one
-    /// write.
+    /// The data is on stable storage, and so is the metadata that leads to it (`RWF_DSYNC`): a sync
+    /// of this one write.
     Through,
 }
 
 /// Most chunks that one vectored send takes (Linux `UIO_MAXIOV`).
 pub(crate) const CHUNKS_MAX: usize = 1024;
 
-/// What decides how long an operation stays in flight: the device, what the peer sends, how it
-/// receives, or whether it is still there. Those of files are bounded, because a device has a
-/// queue; those of sockets are as many as there are sockets, so that silent peers keep neither the
-/// store nor others waiting.
+/// What decides how long an operation stays in flight: the device, the peer's sends, the peer's
+/// receives, or the peer's presence. File operations are bounded, because a device has a queue;
+/// socket operations are as many as there are sockets, so that silent peers keep neither the store
+/// nor other peers waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     File,

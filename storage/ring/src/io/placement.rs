@@ -1,10 +1,10 @@
-//! Where the blocks of the store are, and who must know that after a crash of the host.
+//! Placement: whether the file system finds the store's blocks again after a crash of the host.
 //!
-//! Direct I/O brings data past the page cache, but where it lies is told by the file system's
-//! metadata: that a block is allocated, that it counts as written and not as an unwritten extent,
-//! and in a file system that never overwrites, which block is the newest. Metadata waits in memory
-//! for the file system's journal, for five to thirty seconds or until a sync. (Measured on ext4 and
-//! XFS: of 64 such writes a crash of the host leaves none.)
+//! Direct I/O brings data past the page cache, but the file system's metadata leads to it: that a
+//! block is allocated, that it counts as written and not as an unwritten extent, and in a file
+//! system that never overwrites, which block is the newest. Metadata waits in memory for the file
+//! system's journal, for five to thirty seconds or until a sync. (Measured on ext4 and XFS: of 64
+//! such writes a crash of the host leaves none.)
 //!
 //! So a plain write survives the host only where it changes no metadata: on a block device, or over
 //! blocks that are allocated, written and synced, in a file system that overwrites them in place.
@@ -12,9 +12,9 @@
 //!
 //! btrfs is not trusted to overwrite in place, not even in a file without copy-on-write: it moves
 //! the next write of each block after a snapshot of the subvolume, and during a scrub or a balance,
-//! and nobody is told.
+//! without a notice.
 //!
-//! What is below the device (a loop device's file, a thin pool, a disk's own cache) counts as the
+//! Layers below the device (a loop device's file, a thin pool, a disk's own cache) count as the
 //! device. Source: ioctl_fiemap, statx(2) on `STATX_DIOALIGN`, fallocate(2); fs/btrfs/inode.c on
 //! `can_nocow_extent`.
 
@@ -39,25 +39,26 @@ const BTRFS: u64 = 0x9123_683e;
 const TMPFS: u64 = 0x0102_1994;
 const RAMFS: u64 = 0x8584_58f6;
 
-/// What a completed plain write is worth when the host crashes.
+/// Whether a completed plain write survives a crash of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// A block device: it is there.
+    /// A block device: the write survives.
     Device,
-    /// A file of this file system, which overwrites in place: it is there where the blocks were
-    /// written and synced before.
+    /// A file of this file system, which overwrites in place: the write survives where the blocks
+    /// were written and synced before.
     InPlace(&'static str),
-    /// A file whose blocks may move with each write, for this reason: it is there after a sync.
-    Moving(&'static str),
-    /// A file that is read and written through the page cache, for this reason: it is there after a
+    /// A file whose blocks may move with each write, for this reason: the write survives after a
     /// sync.
+    Moving(&'static str),
+    /// A file that is read and written through the page cache, for this reason: the write survives
+    /// after a sync.
     Buffered(&'static str),
-    /// A file of this file system, which is in memory: nothing is there.
+    /// A file of this file system, which is in memory: nothing survives.
     Memory(&'static str),
 }
 
 impl Placement {
-    /// One word for it, for programs.
+    /// A fixed word for the placement, for programs.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -69,8 +70,8 @@ impl Placement {
         }
     }
 
-    /// Whether plain writes into the right blocks are worth something, so that not all of them are
-    /// written through.
+    /// Whether plain writes into prepared blocks survive, so that not all writes are written
+    /// through.
     #[must_use]
     pub fn is_trusted(self) -> bool {
         match self {
@@ -94,10 +95,10 @@ impl fmt::Display for Placement {
     }
 }
 
-/// What the file system says of a file. `direct` is whether it was opened for direct I/O.
+/// The placement of a file, by its file system. `direct` says whether it was opened for direct I/O.
 ///
 /// # Errors
-/// Those of fstatfs(2) and statx(2).
+/// The errors of fstatfs(2) and statx(2).
 pub(super) fn of_file(file: BorrowedFd<'_>, direct: bool) -> io::Result<Placement> {
     let magic = rustix::fs::fstatfs(file)?.f_type as u64 & 0xffff_ffff;
     match magic {
@@ -110,16 +111,16 @@ pub(super) fn of_file(file: BorrowedFd<'_>, direct: bool) -> io::Result<Placemen
     }
     // Some take O_DIRECT and go through the page cache even so: ext4 for journaled and for
     // encrypted data.
-    let told = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
-    let tells = StatxFlags::from_bits_retain(told.stx_mask).contains(StatxFlags::DIOALIGN);
-    if tells && told.stx_dio_offset_align == 0 {
+    let answer = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
+    let answers = StatxFlags::from_bits_retain(answer.stx_mask).contains(StatxFlags::DIOALIGN);
+    if answers && answer.stx_dio_offset_align == 0 {
         return Ok(Placement::Buffered("the file system offers no direct I/O for this file"));
     }
     Ok(match magic {
-        EXT4 if tells => Placement::InPlace("ext4"),
-        EXT4 => {
-            Placement::Moving("a kernel before Linux 6.1 does not tell whether ext4 journals data")
-        }
+        EXT4 if answers => Placement::InPlace("ext4"),
+        EXT4 => Placement::Moving(
+            "a kernel before Linux 6.1 does not report whether ext4 journals data",
+        ),
         XFS if is_on_realtime_device(file) => {
             Placement::Moving("a realtime device of XFS may be zoned")
         }
@@ -133,7 +134,7 @@ pub(super) fn of_file(file: BorrowedFd<'_>, direct: bool) -> io::Result<Placemen
 /// checksums is direct I/O direct there, and the store has its own.
 pub(super) fn prefer_in_place(file: BorrowedFd<'_>) {
     let is_btrfs =
-        rustix::fs::fstatfs(file).is_ok_and(|told| told.f_type as u64 & 0xffff_ffff == BTRFS);
+        rustix::fs::fstatfs(file).is_ok_and(|answer| answer.f_type as u64 & 0xffff_ffff == BTRFS);
     if is_btrfs
         && let Err(error) = rustix::fs::ioctl_getflags(file)
             .and_then(|flags| rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW))
@@ -147,9 +148,9 @@ fn is_on_realtime_device(file: BorrowedFd<'_>) -> bool {
     const FS_IOC_FSGETXATTR: Opcode = ioctl::opcode::read::<FsXattr>(b'X', 31);
     const FS_XFLAG_REALTIME: u32 = 1;
     // SAFETY: the kernel fills the structure that the opcode names.
-    let told = unsafe { ioctl::ioctl(file, Getter::<FS_IOC_FSGETXATTR, FsXattr>::new()) };
-    // What does not answer is no file system to trust.
-    told.map_or(true, |told| told.xflags & FS_XFLAG_REALTIME != 0)
+    let answer = unsafe { ioctl::ioctl(file, Getter::<FS_IOC_FSGETXATTR, FsXattr>::new()) };
+    // A file system that does not answer is not trusted.
+    answer.map_or(true, |answer| answer.xflags & FS_XFLAG_REALTIME != 0)
 }
 
 /// `struct fsxattr` of linux/fs.h.
@@ -190,29 +191,29 @@ struct FiemapExtent {
     reserved: [u32; 3],
 }
 
-/// Flags of an extent whose blocks are not simply there, or are another file's too: UNKNOWN,
+/// Flags of an extent whose blocks are not in place, or are shared with another file: UNKNOWN,
 /// DELALLOC, ENCODED, NOT_ALIGNED, DATA_INLINE, DATA_TAIL, UNWRITTEN, SHARED.
-const NOT_SETTLED: u32 = 0x2 | 0x4 | 0x8 | 0x100 | 0x200 | 0x400 | 0x800 | 0x2000;
+const NOT_IN_PLACE: u32 = 0x2 | 0x4 | 0x8 | 0x100 | 0x200 | 0x400 | 0x800 | 0x2000;
 
-/// What a range of a file has.
+/// Which parts of a range of a file have written blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// The parts, in order, that a write into would change metadata of the file system for: holes,
-    /// unwritten extents, and what is shared with a clone. What is not named was written, though
-    /// perhaps not synced.
+    /// The parts, in order, where a write would change metadata of the file system: holes,
+    /// unwritten extents, and blocks that are shared with a clone. All other parts were written,
+    /// though perhaps not synced.
     pub missing: Vec<Range<u64>>,
-    /// There are no blocks at all.
+    /// Whether the range has no blocks at all.
     pub is_hole: bool,
 }
 
 impl Coverage {
-    /// How much of the range is missing.
+    /// Number of missing bytes.
     pub fn missing_bytes(&self) -> u64 {
         self.missing.iter().map(|part| part.end - part.start).sum()
     }
 }
 
-/// Looks at a range. All of it is missing where the file system does not tell.
+/// The coverage of a range. All of it is missing where the file system does not report extents.
 pub(super) fn coverage(file: impl AsFd, range: Range<u64>) -> Coverage {
     /// `_IOWR('f', 11, struct fiemap)`, whose size is that of the structure without extents.
     const FS_IOC_FIEMAP: Opcode = ioctl::opcode::read_write::<[u64; 4]>(b'f', 11);
@@ -229,15 +230,16 @@ pub(super) fn coverage(file: impl AsFd, range: Range<u64>) -> Coverage {
         };
         // SAFETY: the kernel reads the head and fills as many extents as the head says there is
         // room for.
-        let told = unsafe { ioctl::ioctl(&file, Updater::<FS_IOC_FIEMAP, Fiemap>::new(&mut map)) };
-        match told {
+        let answer =
+            unsafe { ioctl::ioctl(&file, Updater::<FS_IOC_FIEMAP, Fiemap>::new(&mut map)) };
+        match answer {
             Ok(()) => {}
             Err(Errno::INTR) => continue,
             Err(_) => return Coverage { missing: vec![range], is_hole: false },
         }
         let extents = &map.extents[..(map.mapped_extents as usize).min(EXTENTS)];
         is_hole &= extents.is_empty();
-        for extent in extents.iter().filter(|extent| extent.flags & NOT_SETTLED == 0) {
+        for extent in extents.iter().filter(|extent| extent.flags & NOT_IN_PLACE == 0) {
             let (from, to) = (extent.logical, extent.logical.saturating_add(extent.length));
             add(&mut missing, at..from.min(range.end));
             at = at.max(to);
@@ -246,7 +248,7 @@ pub(super) fn coverage(file: impl AsFd, range: Range<u64>) -> Coverage {
             add(&mut missing, at..range.end);
             break;
         }
-        // What the last ones of many cover is behind us, settled or not.
+        // All extents of this answer are behind the next offset, missing or not.
         let seen =
             extents.last().map_or(range.end, |last| last.logical.saturating_add(last.length));
         add(&mut missing, at..seen.min(range.end));
@@ -270,7 +272,7 @@ mod tests {
 
     const BLOCK: u64 = 4096;
 
-    /// A file in the build directory's file system, which tells extents where it is one of the
+    /// A file in the build directory's file system, which reports extents where it is one of the
     /// usual ones.
     fn file_with(parts: &[Range<u64>]) -> std::fs::File {
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn many_extents_are_told_in_several_calls() {
+    fn many_extents_take_several_calls() {
         let file = file_with(&(0..150).map(|i| 2 * i..2 * i + 1).collect::<Vec<_>>());
         let missing = coverage(&file, 0..300 * BLOCK).missing;
         if of_file(file.as_fd(), true).is_ok_and(|placement| placement.is_trusted()) {

@@ -4,7 +4,7 @@
 //!   start ──► Active ──complete──► Done ──take──► Vacant
 //!                │ detach            │ detach
 //!                ▼                   └─────────────► Vacant
-//!            Active (nobody waits) ──complete──► Vacant, what it owned goes to `Reaped::dropped`
+//!            Active (no waiter) ──complete──► Vacant, the operation goes to `Reaped::dropped`
 //! ```
 //!
 //! I1  An operation is in the table before the kernel hears of it, and stays until its completion.
@@ -12,8 +12,8 @@
 //! I2  A key is a slot number plus the slot's generation, which moves on each time the slot is
 //!     vacated: a completion that comes twice, or a key kept too long, meets a panic and not
 //!     another operation.
-//! I3  Nothing of the caller's (wakers, buffers) is woken or dropped in here. It is handed out in
-//!     `Reaped`, for the executor to deal with when it no longer holds the driver.
+//! I3  The table never wakes wakers or drops buffers of the caller. It hands them out in `Reaped`,
+//!     for the executor to handle when it no longer holds the driver.
 
 use std::io;
 use std::task::{Poll, Waker};
@@ -46,12 +46,12 @@ impl Key {
 /// Generations wrap here, which keeps the top bit of `Key::to_u64` free for the engine's own marks.
 const GENERATION_MAX: u32 = i32::MAX as u32;
 
-/// What became of operations, collected while the driver is borrowed and dealt with after.
+/// Wakers and operations to handle, collected while the driver is borrowed.
 #[derive(Default)]
 pub(crate) struct Reaped {
-    /// Those who wait for a completion that is now there.
+    /// Wakers of tasks whose completion is there.
     pub(crate) woken: Vec<Waker>,
-    /// What detached operations owned.
+    /// Detached operations that have completed.
     pub(crate) dropped: Vec<Op>,
 }
 
@@ -74,7 +74,7 @@ struct Slot {
     state: State,
 }
 
-/// See the module.
+/// The in-flight table; see the module.
 #[derive(Default)]
 pub(crate) struct OpTable {
     slots: Vec<Slot>,
@@ -147,8 +147,8 @@ impl OpTable {
         }
     }
 
-    /// The result, where it is there; else `waker` is the one to wake. Also returns the waker it
-    /// took the place of.
+    /// The result, if it is there; otherwise `waker` is stored. Also returns the waker that it
+    /// replaced.
     pub(crate) fn poll(
         &mut self,
         key: Key,
@@ -175,8 +175,8 @@ impl OpTable {
         }
     }
 
-    /// Forgets the caller. The operation goes on; its waker, or all of it where it had completed,
-    /// is returned to be dropped.
+    /// Detaches the caller. The operation goes on; its waker, or the whole operation where it had
+    /// completed, is returned to be dropped.
     pub(crate) fn detach(&mut self, key: Key) -> (Option<Waker>, Option<Op>) {
         let slot = self.slot(key);
         match &mut slot.state {
@@ -214,7 +214,8 @@ impl OpTable {
 
     fn slot(&mut self, key: Key) -> &mut Slot {
         let slot = &mut self.slots[key.slot()];
-        assert_eq!(slot.generation, key.generation, "{key:?} is of an operation that has ended"); // keeps I2
+        // Keeps I2.
+        assert_eq!(slot.generation, key.generation, "{key:?} is of an operation that has ended");
         slot
     }
 }

@@ -1,6 +1,6 @@
 //! Memory that the kernel reads and writes: aligned buffers and the shared staging mapping.
 //!
-//! I1  What [`aligned`] returns keeps its alignment for as long as nobody grows it past its
+//! I1  A buffer of [`aligned`] keeps its alignment for as long as it does not grow past its
 //!     capacity.
 //! I2  A range of a [`SharedMemory`] has one writer at a time, chosen by the log that hands the
 //!     ranges out.
@@ -28,7 +28,7 @@ use rustix::fs::FallocateFlags;
 
 use super::mapping::{HUGE_BYTES, Mapping};
 
-/// What direct I/O asks of memory addresses, in bytes. A page satisfies every device.
+/// Alignment of memory addresses for direct I/O, in bytes. A page satisfies every device.
 const ALIGNMENT_BYTES: usize = 4096;
 
 /// An empty buffer whose spare capacity is at least `len` bytes and begins at a multiple of 4,096.
@@ -89,22 +89,22 @@ pub(crate) unsafe fn grow(buf: &mut BytesMut, len: usize) {
 /// Memory shared by all threads, and where it is backed by a file also with the next process that
 /// maps the file.
 ///
-/// Writers and readers agree on ranges by themselves (I2 and I3 of the module), so nobody outside
-/// of the crate is given a safe way to write or to read; bounds are asserted here.
+/// Writers and readers agree on ranges by themselves (I2 and I3 of the module); this type only
+/// asserts bounds.
 #[derive(Debug)]
 pub struct SharedMemory {
     map: Mapping,
 }
 
 impl SharedMemory {
-    /// Maps a file that nobody else can make shorter, `len` bytes long or empty; the latter is made
-    /// that long.
+    /// Maps a file that no other process can truncate, `len` bytes long or empty; an empty file is
+    /// made that long.
     ///
     /// All of its space is taken here. A full /dev/shm is an error now rather than a bus error at
     /// the first touch.
     ///
     /// # Errors
-    /// Those of the file system, above all "no space left".
+    /// The errors of the file system, above all "no space left".
     pub fn of_file(file: &File, len: usize) -> io::Result<SharedMemory> {
         assert!(len > 0, "an empty mapping holds nothing");
         let len_before = file.metadata()?.len();
@@ -114,7 +114,8 @@ impl SharedMemory {
         }
         let map = Mapping::of_file(file, len)?;
         if let Err(error) = take_space(file, &map, len_before) {
-            // As it was, so that nobody takes it for somebody's; what went wrong first is told.
+            // The length is restored, so that the file does not look used; the first error is
+            // reported.
             let _length_restored = file.set_len(len_before);
             return Err(error);
         }
@@ -129,7 +130,8 @@ impl SharedMemory {
         Ok(SharedMemory { map: Mapping::anonymous(len)? })
     }
 
-    /// Memory without a file that holds a copy of this, as an earlier process may have left it.
+    /// Memory without a file that holds a copy of `content`, as an earlier process may have left
+    /// it.
     ///
     /// # Errors
     /// As [`Self::anonymous`].
@@ -139,10 +141,10 @@ impl SharedMemory {
         Ok(memory)
     }
 
-    /// A copy of all that it holds.
+    /// A copy of the whole content.
     ///
     /// # Safety
-    /// Nobody writes to it meanwhile: its store is closed, or is suspended on this very thread.
+    /// No thread writes to it meanwhile: its store is closed, or is suspended on this very thread.
     #[must_use]
     pub unsafe fn content(&self) -> Vec<u8> {
         let mut content = vec![0; self.len_bytes()];
@@ -150,7 +152,7 @@ impl SharedMemory {
         content
     }
 
-    /// Length of the mapping.
+    /// Length of the mapping in bytes.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
         self.map.len_bytes()
@@ -159,11 +161,11 @@ impl SharedMemory {
     /// Copies `data` to `offset`.
     ///
     /// # Panics
-    /// Where the range is not inside the mapping. So do all the others.
+    /// Where the range is not inside the mapping, as in all methods with a range.
     pub fn copy_in(&self, offset: usize, data: &[u8]) {
         let to = self.pointer(offset, data.len());
-        // SAFETY: `pointer` checked the bounds; the caller is the range's one writer (I2), so
-        // nobody else touches it, and `data` cannot overlap it because no safe reference into the
+        // SAFETY: `pointer` checked the bounds; the caller is the range's one writer (I2), so no
+        // other thread touches it, and `data` cannot overlap it because no safe reference into the
         // mapping outlives a call.
         unsafe { to.copy_from_nonoverlapping(data.as_ptr(), data.len()) };
     }
@@ -213,15 +215,15 @@ fn take_space(file: &File, map: &Mapping, len_before: u64) -> io::Result<()> {
     let allocate = |at: usize, len: usize| {
         rustix::fs::fallocate(file, FallocateFlags::empty(), at as u64, len as u64)
     };
-    // A huge page takes the place of small ones, so one of each is needed before; the others never
-    // come then.
+    // A huge page replaces small ones, so one small page of each is touched first; the others are
+    // then never allocated.
     for at in (0..len).step_by(HUGE_BYTES) {
         match allocate(at, ALIGNMENT_BYTES.min(len - at)) {
             Ok(()) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS) if len_before == 0 => {
                 return take_space_by_writing(file, len);
             }
-            // It was taken when the file was made.
+            // Its space was taken when the file was made.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
@@ -241,7 +243,7 @@ fn take_space_by_writing(file: &File, len: usize) -> io::Result<()> {
     file.sync_data()
 }
 
-/// What a write sends to the store. The operation owns it until its completion.
+/// The bytes of a write. The operation owns it until its completion.
 #[derive(Debug)]
 pub enum WriteBuf {
     /// A range of the staging memory, frozen until the write has completed (I4 of the module).
@@ -251,7 +253,7 @@ pub enum WriteBuf {
 }
 
 impl WriteBuf {
-    /// How many bytes it writes.
+    /// Number of bytes that it writes.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
         self.as_slice().len()
@@ -309,7 +311,7 @@ mod tests {
         assert_eq!(&appended[..], [b'x', 5, 0]);
         let holding = SharedMemory::holding(&[7; 300]).unwrap();
         holding.copy_in(299, &[8]);
-        // SAFETY: nobody else has it.
+        // SAFETY: no other thread has it.
         let content = unsafe { holding.content() };
         assert_eq!((content.len(), content[0], content[299]), (300, 7, 8));
     }
@@ -359,11 +361,11 @@ mod tests {
 
     #[test]
     fn what_is_there_stays_when_it_is_put_into_huge_pages() {
-        // Where there are none, this tells as much of small ones.
+        // Where there are no huge pages, this tests small ones.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let path = dir.path().join("staging");
         let bytes = 2 * HUGE_BYTES + ALIGNMENT_BYTES;
-        // As a server would have left it that knew of small ones alone.
+        // As a server without huge pages would have left it.
         let pages: Vec<u8> = (0..bytes).map(|at| (at / ALIGNMENT_BYTES) as u8).collect();
         std::fs::write(&path, &pages).unwrap();
         let memory = SharedMemory::of_file(&opened(&path), bytes).unwrap();

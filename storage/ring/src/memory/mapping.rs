@@ -5,9 +5,9 @@
 //! (Measured, server CPU for each operation: 256 KiB writes 163 → 133 µs, 4 KiB writes at depth 32
 //! 8.6 → 8.0 µs.)
 //!
-//! Shared memory has small pages unless the system is set otherwise, so huge ones are asked for in
-//! so many words. (A new file takes 12 ms that way, and 7 without; one that is already in small
-//! pages 50, once.)
+//! Shared memory has small pages unless the system is set otherwise, so huge ones are asked for
+//! explicitly. (A new file takes 12 ms that way, and 7 without; one that is already in small pages
+//! 50, once.)
 
 #![expect(unsafe_code, reason = "mappings at an address of our choice, which no safe call makes")]
 
@@ -33,17 +33,17 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// The first `bytes` of a file, shared with everyone who maps it.
+    /// Maps the first `bytes` of a file, shared with every process that maps it.
     pub(super) fn of_file(file: &File, bytes: usize) -> io::Result<Self> {
         let mapping = Self::anonymous(bytes)?;
         let (protection, flags) =
             (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
-        // SAFETY: it takes the place of memory that this mapping owns and nobody has seen.
+        // SAFETY: it replaces memory that this mapping owns and no reference leads into.
         unsafe { mmap(mapping.start.cast(), bytes, protection, flags, file, 0)? };
         Ok(mapping)
     }
 
-    /// Zeroes.
+    /// Maps memory without a file, filled with zeroes.
     pub(super) fn anonymous(bytes: usize) -> io::Result<Self> {
         let reserved_bytes = bytes.checked_add(HUGE_BYTES).ok_or(io::ErrorKind::OutOfMemory)?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
@@ -70,14 +70,14 @@ impl Mapping {
         self.bytes
     }
 
-    /// Puts it into huge pages where something is there.
+    /// Moves present pages into huge pages.
     ///
     /// # Errors
-    /// Linux before 6.1, memory that is not shared memory, or none in such pieces: then it stays as
-    /// it is, in part or whole.
+    /// Linux before 6.1, memory that is not shared memory, or no huge pages free: then all or a
+    /// part of it stays in small pages.
     pub(super) fn collapse(&self) -> io::Result<()> {
         let bytes = self.bytes / HUGE_BYTES * HUGE_BYTES;
-        // SAFETY: the range is this mapping's, and what is in it stays.
+        // SAFETY: the range is this mapping's, and its content stays.
         match unsafe { libc::madvise(self.start.cast(), bytes, libc::MADV_COLLAPSE) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -87,7 +87,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: whoever was given the address holds the mapping for as long as it is used.
+        // SAFETY: every user of the address holds the mapping for as long as it uses it.
         let unmapped = unsafe { munmap(self.reserved, self.reserved_bytes) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }

@@ -1,5 +1,5 @@
-//! What a task asks of the runtime it runs on. All panic outside one, except where they say
-//! otherwise.
+//! Functions that act on the current thread's runtime. They panic outside a runtime, unless they
+//! say otherwise.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -29,7 +29,7 @@ pub fn now() -> Duration {
     Core::current().now()
 }
 
-/// The same on any thread: outside a runtime it is the time of the real ones.
+/// The time on any thread: as [`now`], and outside a runtime the time of the real ones.
 #[must_use]
 pub fn clock() -> Duration {
     Core::clock()
@@ -43,7 +43,8 @@ pub fn sleep(duration: Duration) -> Sleep {
     Sleep::new(core, deadline)
 }
 
-/// Lets the other tasks run and what they have queued be submitted, and goes on in the next turn.
+/// Yields: the other tasks run, their operations are submitted, and the caller goes on in the next
+/// turn.
 pub async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {
@@ -56,23 +57,22 @@ pub async fn yield_now() {
     .await;
 }
 
-/// Says that more than one thing goes on at a time: for a while no file operation is waited for by
-/// the thread itself, as it else may be when it is alone.
+/// Hints that more than one operation goes on at a time: for a while the thread does no file
+/// operation in place, as it otherwise may when one is alone.
 pub fn hint_concurrency() {
     Core::current().driver().hint_concurrency();
 }
 
-/// Says that this thread serves one client more, until the guard is dropped. With two of them no
-/// file operation is waited for by the thread itself: a device that hangs would keep it from the
-/// other one.
-#[must_use = "the client is gone with this guard"]
+/// Counts one more client of this thread, until the guard is dropped. With two clients the thread
+/// does no file operation in place: a device that hangs would keep it from the other client.
+#[must_use = "the client is no longer counted when this guard is dropped"]
 pub fn serve_one() -> Served {
     Core::current().serve_one()
 }
 
-/// Has `hook` called at the end of each turn, after the tasks have run and before what they queued
-/// is submitted, until the returned guard is dropped. The hook may start I/O, wake and spawn; tasks
-/// it makes ready run before the wait.
+/// Calls `hook` at the end of each turn, after the tasks have run and before what they queued is
+/// submitted, until the returned guard is dropped. The hook may start I/O, wake and spawn; tasks it
+/// makes ready run before the wait.
 #[must_use = "the hook is removed with this guard"]
 pub fn on_turn_end(hook: Rc<dyn Fn()>) -> TurnEnd {
     Core::current().on_turn_end(hook)

@@ -1,11 +1,11 @@
 //! The executor: tasks of one thread, turn by turn.
 //!
 //! ```text
-//!          ┌────────────────────────────────── turn ───────────────────────────────────┐
-//!   wait ─►│ reap completions, remote queue, timers ─► run ready tasks ─► turn-end hooks │─► submit and wait
-//!          │                                              ▲ something ready again │      │
-//!          │                                              └───────────────────────┘      │
-//!          └─────────────────────────────────────────────────────────────────────────────┘
+//!          ┌─────────────────────────────── turn ───────────────────────────────┐
+//!   wait ─►│ completions, remote queue, timers ─► ready tasks ─► turn-end hooks │─► submit, wait
+//!          │                                      ▲ tasks ready again │         │
+//!          │                                      └───────────────────┘         │
+//!          └────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! I1  Tasks are polled and dropped on this thread only. Wakers may be called anywhere: here they
@@ -56,13 +56,13 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 type Hook = Rc<dyn Fn()>;
 
-/// What a runtime is made of.
+/// The state of a runtime.
 pub(crate) struct Core {
     remote: Arc<Remote>,
     driver: RefCell<Driver>,
     clock: Clock,
     ready: RefCell<VecDeque<Runnable>>,
-    /// Tasks that gave way until the next turn.
+    /// Wakers of tasks that yielded until the next turn.
     yielded: RefCell<Vec<Waker>>,
     main_woken: Cell<bool>,
     /// One waker a task, so that all of them can be found and dropped at the end.
@@ -77,7 +77,7 @@ pub(crate) struct Core {
     received: Cell<VecDeque<Item>>,
 }
 
-/// Where time comes from, and with it the order of ready tasks.
+/// The source of time, and with it the order of ready tasks.
 pub(super) enum Clock {
     Real,
     Simulated { now: Cell<Duration>, order: RefCell<Random> },
@@ -96,7 +96,7 @@ impl Clock {
 
 /// Runs `f` with this thread's core, if it is inside one.
 fn with_current<R>(f: impl FnOnce(&Rc<Core>) -> R) -> Option<R> {
-    // Where the thread itself is ending, there is none any more.
+    // While the thread itself ends, there is no core any more.
     CURRENT.try_with(|current| current.borrow().as_ref().map(f)).ok().flatten()
 }
 
@@ -153,7 +153,7 @@ impl Core {
             .expect("this has to run on a runtime's thread, inside block_on or a task")
     }
 
-    /// The driver, for a moment in which nothing foreign runs (I2).
+    /// The driver, borrowed while no foreign code runs (I2).
     pub(crate) fn driver(&self) -> RefMut<'_, Driver> {
         self.driver.borrow_mut()
     }
@@ -174,8 +174,8 @@ impl Core {
         }
     }
 
-    /// The time where the engine needs it, which the real ones do not: asking the clock at each
-    /// operation costs.
+    /// Virtual time for the simulated engine; the real engines need none, and reading the clock for
+    /// each operation costs.
     pub(crate) fn virtual_now(&self) -> Duration {
         match &self.clock {
             Clock::Real => Duration::ZERO,
@@ -251,7 +251,7 @@ impl Core {
         }
     }
 
-    /// Brings in what has happened since the last turn.
+    /// Collects completions, remote items and timers since the last turn.
     fn collect(self: &Rc<Self>) {
         let mut reaped = self.reaped.take();
         self.driver().reap(self.virtual_now(), &mut reaped);
@@ -312,7 +312,7 @@ impl Core {
         self.ready.borrow().is_empty() && !self.main_woken.get() && self.yielded.borrow().is_empty()
     }
 
-    /// Submits what was queued, and where nothing is left to do, waits for something to happen.
+    /// Submits queued operations, and where no task is ready, waits for an event.
     fn wait(&self) {
         if !self.is_idle() {
             self.driver().submit();
@@ -349,7 +349,7 @@ impl Core {
         }
     }
 
-    /// Looks for something to do for a while, without sleeping.
+    /// Busy-polls for events for a while, without sleeping.
     fn spin(&self, spin: Duration, next_timer: Option<Duration>) -> Spun {
         let mut driver = self.driver();
         let give_up_at = self.now() + spin;
@@ -373,7 +373,7 @@ impl Core {
     /// Drops all tasks and waits for the operations in flight.
     pub(super) fn shut_down(self: &Rc<Self>) {
         let _entered = Entered::new(self);
-        // What tasks are dropped from here on; calls that never began are dropped with the queue.
+        // Tasks are dropped from here on; calls that never began are dropped with the queue.
         for item in self.remote.close() {
             match item {
                 Item::Task(runnable) => self.ready.borrow_mut().push_back(runnable),
@@ -470,7 +470,7 @@ impl Drop for Listed {
 }
 
 /// A client that a thread serves. See [`serve_one`](super::serve_one).
-#[must_use = "the client is gone with this guard"]
+#[must_use = "the client is no longer counted when this guard is dropped"]
 pub struct Served {
     core: Weak<Core>,
 }

@@ -20,8 +20,8 @@ impl Handle {
     }
 
     /// Starts a task there. `f` is called on the runtime's thread, so the future need not be
-    /// `Send`. Calls from one thread begin in their order. Nothing happens when the runtime is
-    /// gone.
+    /// `Send`. Calls from one thread begin in their order. The call is dropped when the runtime has
+    /// ended.
     pub fn spawn<F, Fut>(&self, f: F)
     where
         F: FnOnce() -> Fut + Send + 'static,
@@ -49,7 +49,7 @@ impl Handle {
         self.spawn(move || {
             let future = f();
             async move {
-                // Nobody waits any more: then the result is of no interest.
+                // The caller may have dropped its future, and with it the result.
                 let _ = sender.send(future.await);
             }
         });

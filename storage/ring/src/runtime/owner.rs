@@ -13,7 +13,7 @@ use super::handle::Handle;
 use crate::engine::{Driver, Remote, Simulated, Threads, Uring};
 use crate::io::Random;
 
-/// How I/O is done.
+/// The choice of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// The ring where the kernel allows it, else threads.
@@ -26,8 +26,9 @@ pub enum Backend {
 
 /// One thread's executor and its I/O backend. It stays on the thread that made it.
 ///
-/// Dropping it drops all tasks, then waits for the operations in flight, at most ten seconds: what
-/// they own is theirs until they end, and is leaked, with a message, where they do not.
+/// Dropping it drops all tasks, then waits for the operations in flight, at most ten seconds:
+/// operations keep what they own until they end; where they do not end, it is leaked, and a warning
+/// is logged.
 pub struct Runtime {
     core: Rc<Core>,
     fallback: Option<String>,
@@ -37,7 +38,7 @@ impl Runtime {
     /// Makes a runtime for this thread.
     ///
     /// # Errors
-    /// With [`Backend::Uring`], the reason why io_uring cannot be had; else only a lack of
+    /// With [`Backend::Uring`], the reason why io_uring is not available; otherwise only a lack of
     /// descriptors.
     pub fn new(backend: Backend) -> io::Result<Runtime> {
         match backend {
@@ -86,26 +87,26 @@ impl Runtime {
         Runtime { core: Rc::new(Core::new(driver, remote, clock)), fallback: None }
     }
 
-    /// What does the I/O: "uring", "threads" or "simulated".
+    /// Name of the engine: "uring", "threads" or "simulated".
     #[must_use]
     pub fn backend_name(&self) -> &'static str {
         self.core.driver().name()
     }
 
-    /// Why [`Backend::Auto`] had to take threads, in words for an operator. `None` where it did
+    /// Why [`Backend::Auto`] fell back to threads, in words for an operator. `None` where it did
     /// not.
     #[must_use]
     pub fn fallback_reason(&self) -> Option<&str> {
         self.fallback.as_deref()
     }
 
-    /// Longest time to look for completions before sleeping, where recent waits were short. It
-    /// trades processor time for latency; the default is not to.
+    /// Sets the longest time to busy-poll for completions before sleeping, where recent waits were
+    /// short. It trades processor time for latency; the default is zero.
     pub fn set_spin(&self, spin: Duration) {
         self.core.set_spin(spin);
     }
 
-    /// For other threads, or for tasks.
+    /// A handle to this runtime, for other threads and for tasks.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.core.handle()

@@ -1,24 +1,24 @@
-//! Whether to look for completions for a while before sleeping.
+//! Spin policy: whether a thread busy-polls for a while before sleeping.
 //!
 //! Falling asleep and being woken costs some 25 µs of latency and about as much processor time on a
-//! virtual machine (measured: two thirds of a worker's cycles at depth 1 were spent in it). Looking
-//! costs processor time alone, for as long as one looks. So a thread looks when its recent waits
-//! were short, and sleeps when they were not.
+//! virtual machine (measured: two thirds of a worker's cycles at depth 1 were spent in it).
+//! Busy-polling costs only processor time, for as long as it lasts. So a thread busy-polls when its
+//! recent waits were short, and sleeps when they were not.
 //!
-//! Waits for clients and waits for the disk are told apart, because at depth 1 they take turns: the
-//! next request comes within 10 to 30 µs and is worth looking for, the disk takes 50 µs and more
-//! and is not.
+//! Waits for clients and waits for the disk are tracked apart, because at depth 1 they alternate:
+//! the next request comes within 10 to 30 µs and is worth polling for, the disk takes 50 µs and
+//! more and is not.
 
 use std::{cell::Cell, time::Duration};
 
-/// Waits that are longer on average are not worth looking.
+/// Average wait above which busy-polling does not pay.
 const SHORT: Duration = Duration::from_micros(40);
-/// What being woken adds to a wait that was slept through.
+/// Time that a wake-up adds to a wait that was slept through.
 const WAKING: Duration = Duration::from_micros(25);
 /// One wait counts as this long at most, so that a busy thread is busy again soon after a pause.
 const LONG: Duration = Duration::from_micros(400);
 
-/// What a thread waits for.
+/// The subject of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum For {
     /// Requests, or other threads.
@@ -37,7 +37,7 @@ pub(super) enum How {
 /// Remembers how long the thread waited lately.
 #[derive(Debug)]
 pub(super) struct SpinPolicy {
-    /// Longest look; zero: never.
+    /// Longest busy-poll; zero for none.
     max: Cell<Duration>,
     /// Moving averages over about eight waits.
     others: Cell<Duration>,
@@ -62,13 +62,13 @@ impl SpinPolicy {
         }
     }
 
-    /// How long to look now, if at all.
+    /// How long to busy-poll now, if at all.
     pub(super) fn window(&self, what: For) -> Option<Duration> {
         let max = self.max.get();
         (!max.is_zero() && self.average(what).get() < SHORT).then_some(max)
     }
 
-    /// The thread has waited.
+    /// Notes a wait of the thread.
     pub(super) fn waited(&self, what: For, how: How, wait: Duration) {
         let wait = match how {
             How::Looking => wait,

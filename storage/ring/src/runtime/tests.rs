@@ -232,7 +232,7 @@ fn dropping_the_runtime_drops_its_tasks() {
         drop(runtime);
         assert_eq!(dropped.get(), 2);
         assert!(never.is_closed());
-        handle.spawn(|| async { panic!("nobody runs this") });
+        handle.spawn(|| async { panic!("never run") });
     });
 }
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use super::executor::Core;
 
-/// Those who sleep, soonest first; those of one moment in the order in which they lay down.
+/// Sleeping tasks, soonest first; tasks with one deadline in the order of their calls.
 #[derive(Default)]
 pub(super) struct Timers {
     sleepers: BTreeMap<TimerKey, Waker>,
     next: u64,
 }
 
-/// Names one sleeper.
+/// Key of one sleeping task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TimerKey {
     deadline: Duration,
@@ -31,7 +31,7 @@ impl Timers {
         key
     }
 
-    /// Replaces the waker of one that still sleeps.
+    /// Replaces the waker of a task that still sleeps.
     pub(super) fn update(&mut self, key: TimerKey, waker: &Waker) -> Option<Waker> {
         let current = self.sleepers.get_mut(&key)?;
         (!current.will_wake(waker)).then(|| std::mem::replace(current, waker.clone()))
@@ -45,7 +45,7 @@ impl Timers {
         self.sleepers.first_key_value().map(|(key, _)| key.deadline)
     }
 
-    /// Takes out one whose time has come.
+    /// Removes a task whose deadline has passed.
     pub(super) fn pop_due(&mut self, now: Duration) -> Option<Waker> {
         let first = self.sleepers.first_entry()?;
         (first.key().deadline <= now).then(|| first.remove())

@@ -1,5 +1,5 @@
-//! Whole transfers of a file: what an engine does short is continued, from a sector's beginning
-//! where the file is open for direct I/O.
+//! Whole transfers of a file: a short transfer is continued, from a sector's beginning where the
+//! file is open for direct I/O.
 
 use std::io;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::runtime;
 
 /// Where a short transfer may be continued: at the smallest sector that direct I/O knows.
 const SECTOR_BYTES: usize = 512;
-/// How often a lock that another holds is tried again.
+/// Interval at which a lock that another process holds is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 impl File {
     /// Takes the exclusive lock on this file description, trying for as long as `deadline`;
-    /// `on_wait` is called once if another has it. It is given back when the last clone and the
-    /// last operation in flight are gone.
+    /// `on_wait` is called once if another process has it. It is released when the last clone is
+    /// dropped and the last operation in flight has ended.
     ///
     /// # Errors
     /// `WouldBlock` when the deadline has passed. Dropping the future is safe.
@@ -50,7 +50,7 @@ impl File {
     /// Appends exactly `len` bytes from `offset` to `buf`, which must have the room.
     ///
     /// With direct I/O, `offset`, `len` and the address of the spare capacity are multiples of
-    /// 4,096 (see [`aligned`](super::aligned)). Dropping the future leaves the buffer to the read.
+    /// 4,096 (see [`aligned`](crate::aligned)). Dropping the future leaves the buffer to the read.
     ///
     /// # Errors
     /// `UnexpectedEof` past the end, else the device's.
@@ -82,18 +82,17 @@ impl File {
     /// Writes all of `data` to `offset`. The data belongs to the write until its completion, also
     /// when the future is dropped, which does not stop it.
     ///
-    /// It is on the device when this returns, but safe from a power loss only after a
+    /// The data is on the device when this returns, but safe from a power loss only after a
     /// [`sync`](File::sync), and from a crash of the host where [`placement`](File::placement) says
     /// so.
     ///
     /// # Errors
-    /// The device's. Then any part of the range may have been written.
+    /// The device's errors. Then any part of the range may have been written.
     pub async fn write(&self, offset: u64, data: WriteBuf) -> io::Result<()> {
         self.try_write(offset, data, WriteMode::Plain).await.map_err(|(error, _)| error)
     }
 
-    /// The same in either mode, for a write that may be tried again: its data comes back with the
-    /// error.
+    /// Writes in either mode, for a caller that may try again: the data comes back with the error.
     pub async fn try_write(
         &self,
         offset: u64,
@@ -130,35 +129,35 @@ impl File {
     /// Makes durable every write that completed before this was called (fdatasync).
     ///
     /// # Errors
-    /// The device's. Afterwards nothing is known about those writes, and a second sync that
-    /// succeeds says nothing.
+    /// The device's errors. Afterwards the state of those writes is unknown, and a second sync that
+    /// succeeds proves nothing.
     pub async fn sync(&self) -> io::Result<()> {
         self.simple(|file| Op::Sync { file }).await
     }
 
     /// Reserves the space of a range, which reads as before; a file grows where the range ends past
-    /// it.
+    /// its end.
     ///
     /// # Errors
-    /// "No space left" (`StorageFull`), or `Unsupported` where the file system or device has no
-    /// such thing.
+    /// "No space left" (`StorageFull`), or `Unsupported` where the file system or device does not
+    /// offer it. The content is as before.
     pub async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.simple(|file| Op::Allocate { file, offset, len }).await
     }
 
-    /// Has the device fill a range with zeroes, in blocks that count as written from then on.
+    /// Makes the device fill a range with zeroes, in blocks that count as written from then on.
     ///
     /// # Errors
     /// "No space left" (`StorageFull`), or `Unsupported` where the kernel (before Linux 6.17), the
-    /// file system or the device has no such thing.
+    /// file system or the device does not offer it.
     pub async fn write_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
         self.simple(|file| Op::Zero { file, offset, len }).await
     }
 
-    /// Gives the space of a range back; it reads as zeroes.
+    /// Punches a range: its space goes back to the file system, and it reads as zeroes.
     ///
     /// # Errors
-    /// `Unsupported` where the file system or device has no such thing.
+    /// `Unsupported` where the file system or device does not offer it.
     pub async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         self.simple(|file| Op::Punch { file, offset, len }).await
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use crate::io::{Key, Op};
 use crate::runtime::Core;
 
-/// Waits for one operation and gives back its result with all it owned.
+/// Waits for one operation and returns its result with everything that it owned.
 ///
 /// Dropping it detaches: the operation goes on and keeps its buffer and file until its completion.
 pub(crate) struct Operation {

@@ -18,8 +18,8 @@ use crate::runtime;
 /// Slices of a send that take no allocation: heads and data of a queue of 32 reads.
 const SLICES: usize = 64;
 
-/// How often a connection whose peer says no more is looked at, by those who wait for its failure.
-/// Few are of that kind, and not for long.
+/// Interval at which a watch checks a half-closed connection for failure. Such connections are few
+/// and short-lived.
 const HALF_CLOSED_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A connected TCP or Unix stream.
@@ -34,8 +34,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Takes over a connected stream, from whatever thread. Where it is TCP, small replies leave at
-    /// once (NODELAY).
+    /// Takes over a connected stream, from any thread. Where it is TCP, small replies leave at once
+    /// (NODELAY).
     #[must_use]
     pub fn new(fd: OwnedFd) -> Socket {
         // A socket that tokio has used is non-blocking, which the ring would answer with EAGAIN
@@ -77,9 +77,8 @@ impl Socket {
     /// Sends all of the chunks, at once and in one vectored send where the peer's side has room.
     ///
     /// # Errors
-    /// Those of the connection, and `Other` where another send is under way or was dropped
-    /// half-way: then nobody knows what the peer has seen, and the connection is good for nothing
-    /// more.
+    /// The errors of the connection, and `Other` where another send is under way or was dropped
+    /// half-way: then it is unknown what the peer has seen, and no further send succeeds.
     pub async fn send_all(&self, chunks: Vec<Bytes>) -> io::Result<()> {
         if self.sending.swap(true, Ordering::Relaxed) {
             return Err(io::Error::other("another send is under way or was given up half-way"));
@@ -92,7 +91,7 @@ impl Socket {
     }
 
     async fn send_from_start(&self, mut chunks: Vec<Bytes>) -> io::Result<()> {
-        // Most replies leave like this: through the ring each would take a turn of the thread more.
+        // Most replies are sent here: through the ring each would take one more turn of the thread.
         let (mut first, mut skip) = advance(&chunks, (0, 0), self.send_now(&chunks));
         loop {
             while first < chunks.len() && chunks[first].len() == skip {
@@ -116,8 +115,8 @@ impl Socket {
         }
     }
 
-    /// Sends as much as there is room for, without waiting. Gives the number of bytes; errors show
-    /// with the next send.
+    /// Sends as much as there is room for, without waiting. Returns the number of bytes; errors
+    /// show with the next send.
     fn send_now(&self, chunks: &[Bytes]) -> usize {
         let slices: SmallVec<[IoSlice<'_>; SLICES]> =
             window(chunks, 0, 0).map(IoSlice::new).collect();
@@ -126,16 +125,16 @@ impl Socket {
     }
 
     /// Waits until the connection has failed (a reset, an error) or is closed in both directions,
-    /// by whichever side. A peer that only sends no more is neither. Dropping the future is safe:
-    /// what watches ends with the connection.
+    /// by either side. A peer that only sends no more is neither. Dropping the future is safe: the
+    /// watch ends with the connection.
     ///
     /// # Panics
     /// Outside a runtime.
     pub async fn failed(&self) {
         // An error of the watch itself says nothing of the connection, whose next operation will.
         let (_seen, _op) = start(Op::Watch { socket: Arc::clone(&self.fd) }).await;
-        // The ring tells of a peer's last word too, whether it is asked to or not, and would tell
-        // it again at once.
+        // The ring also reports that the peer sends no more, asked for or not, and would report it
+        // again at once.
         while !self.has_failed() {
             runtime::sleep(HALF_CLOSED_INTERVAL).await;
         }
@@ -144,9 +143,9 @@ impl Socket {
     /// Whether the connection has failed or is closed in both directions.
     fn has_failed(&self) -> bool {
         const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Hung up and failed are told unasked.
+        // Hang-up and failure are reported without being asked for.
         let mut asked = [PollFd::new(&*self.fd, PollFlags::empty())];
-        poll(&mut asked, Some(&AT_ONCE)).is_ok_and(|told| told > 0)
+        poll(&mut asked, Some(&AT_ONCE)).is_ok_and(|events| events > 0)
     }
 
     /// Ends the connection in both directions. A receive under way ends (with no bytes), a send
@@ -165,7 +164,7 @@ impl Drop for Socket {
     }
 }
 
-/// The place `sent` bytes behind one in the chunks: a chunk, and a byte in it.
+/// Advances a position in the chunks (a chunk, and a byte in it) by `sent` bytes.
 fn advance(
     chunks: &[Bytes],
     (mut first, mut skip): (usize, usize),

@@ -265,7 +265,7 @@ fn lock_keeps_other_descriptions_out_until_the_file_is_gone() {
     on_each_engine(|| async {
         let scratch = scratch();
         let first = File::open(&scratch.path, Some(PAGE as u64)).unwrap();
-        first.lock(Duration::ZERO, || panic!("nobody has it")).await.unwrap();
+        first.lock(Duration::ZERO, || panic!("no process has it")).await.unwrap();
         first.write(0, WriteBuf::Owned(page(1))).await.unwrap(); // the ring knows the file by now
         let second = File::open(&scratch.path, None).unwrap();
         let mut waited = false;
@@ -349,7 +349,7 @@ fn receive_appends_to_what_the_buffer_holds() {
     });
 }
 
-/// More chunks than one vectored send takes, empty ones among them, to a reader that dawdles.
+/// More chunks than one vectored send takes, empty ones among them, to a slow reader.
 #[test]
 fn large_vectored_send_reaches_a_slow_reader_whole() {
     on_each_engine(|| async {
@@ -426,8 +426,8 @@ fn shutdown_ends_a_pending_receive() {
     });
 }
 
-/// The receive whose future is gone still has its buffer: what comes in lands there, and nothing
-/// else is touched.
+/// A receive whose future was dropped still has its buffer: bytes that come in land there, and
+/// nothing else is touched.
 #[test]
 fn cancelled_receive_keeps_its_buffer() {
     on_each_engine(|| async {
@@ -442,11 +442,7 @@ fn cancelled_receive_keeps_its_buffer() {
         assert!(bystanders.iter().flatten().all(|byte| *byte == 0xaa));
         far.send_all(vec![Bytes::from_static(b"next")]).await.unwrap();
         let (result, buf) = near.recv(BytesMut::with_capacity(64)).await;
-        assert_eq!(
-            result.unwrap(),
-            4,
-            "the first message went to the receive that nobody waits for"
-        );
+        assert_eq!(result.unwrap(), 4, "the first message went to the receive without a waiter");
         assert_eq!(&buf[..], b"next");
     });
 }
@@ -498,8 +494,8 @@ fn both_directions_wait_on_one_socket() {
     });
 }
 
-/// More receives than the ring lets sockets have in flight: the store goes on beside them, and each
-/// gets its turn.
+/// More receives than the ring has entries for: the store goes on beside them, and each gets its
+/// turn.
 #[test]
 fn silent_peers_do_not_keep_the_store_waiting() {
     const RECEIVES: usize = 8000;

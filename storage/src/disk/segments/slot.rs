@@ -1,11 +1,11 @@
-//! What a slot of the store is, and what becomes of a free one.
+//! States of a slot, and the preparation of free ones.
 
 use crate::base::{Blindness, is_blind_to};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotState {
-    /// Free since before the store was opened; may have blocks in the file, which nothing on disk
-    /// tells.
+    /// Free since before the store was opened; may have blocks in the file, of which nothing on
+    /// disk is known.
     Unknown,
     /// Free; without blocks in the file.
     Raw,
@@ -13,12 +13,11 @@ pub(super) enum SlotState {
     Partial,
     /// Free; has its blocks in the file, which were not written.
     Allocated,
-    /// Free; has its blocks in the file, written but for what the segment that it held last left
-    /// out here and there.
+    /// Free; has its blocks in the file, written except for gaps that its last segment left out.
     Gapped,
     /// Free; all of its blocks are in the file, were written, and that was synced.
     Prepared,
-    /// Holds a segment, or is being preparation on.
+    /// Holds a segment, or is being prepared.
     Used,
 }
 
@@ -35,7 +34,7 @@ impl SlotState {
         }
     }
 
-    /// Whether a segment can be written into it without a block more for the file.
+    /// Whether a segment can be written into it without further blocks for the file.
     pub(super) fn is_backed(self) -> bool {
         match self {
             Self::Allocated | Self::Gapped | Self::Prepared => true,
@@ -44,18 +43,18 @@ impl SlotState {
     }
 }
 
-/// What a plain write into a segment's slot is worth when the host crashes, in a file that is
+/// Whether a plain write into a segment's slot survives a crash of the host, in a file that is
 /// overwritten in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readiness {
-    /// It is there: the slot was prepared when the segment took it.
+    /// It survives: the slot was prepared when the segment took it.
     Ready,
-    /// It is there after a sync.
+    /// It survives after a sync.
     Unready,
 }
 
 impl Readiness {
-    /// What the slot is when the segment is gone, if nothing was punched out of it.
+    /// State of the slot when the segment is freed, if nothing was punched out of it.
     pub(super) fn slot_when_free(self) -> SlotState {
         match self {
             Self::Unready if !is_blind_to(Blindness::SlotReadiness) => SlotState::Gapped,
@@ -64,20 +63,20 @@ impl Readiness {
     }
 }
 
-/// What has become of a free slot that was preparation on.
+/// How far the preparation of a free slot has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SlotPreparation {
-    /// It has no blocks in the file.
+    /// The slot has no blocks in the file.
     Punched,
-    /// It has some of its blocks.
+    /// The slot has some of its blocks.
     Partly,
-    /// It has its blocks.
+    /// The slot has all of its blocks.
     Allocated,
-    /// It was written throughout, and that was synced.
+    /// All of the slot's blocks were written and synced.
     Prepared,
 }
 
-/// What a free slot had that is to be given back to the file system.
+/// Whether a free slot that is to be given back to the file system has blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SlotBacking {
     /// Blocks in the file.

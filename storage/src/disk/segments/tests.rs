@@ -1,4 +1,4 @@
-//! The table of segments keeps its books.
+//! The table of segments keeps its counts.
 
 use super::*;
 
@@ -65,7 +65,7 @@ fn released_slots_come_back_under_new_numbers() {
     assert!(s.entries(&s.retired()).is_empty());
     s.release(&s.retired());
     assert_eq!(s.stretches(address, 1), None);
-    // What was written is preferred over raw slots, but not all of it was.
+    // A slot that was written is preferred over raw slots, but not all of its blocks were written.
     let second = s.take(SegmentKind::Log, Need::Data, Writing::Awaited).expect("room");
     assert!(second.id > first);
     assert_eq!((second.slot, second.readiness), (slot, Readiness::Unready));
@@ -90,7 +90,7 @@ fn prepared_slots_are_kept_for_the_log() {
     assert_eq!(s.take_surplus(1), Some((allocated, SlotBacking::Blocks)));
     s.give_back(allocated, SlotPreparation::Punched);
     assert!(is_ready(&s, Writing::Awaited));
-    // Where the file system has nothing left to give, whoever comes takes what is there.
+    // Where the file system has nothing left to give, every taker gets what is there.
     s.set_backing(0);
     let last = s.take(SegmentKind::Node, Need::Checkpoint, Writing::Streamed).expect("room");
     assert_eq!(last.readiness, Readiness::Ready);
@@ -112,7 +112,7 @@ fn slot_comes_back_prepared_only_if_it_was_and_nothing_was_punched() {
     assert_eq!(goes_round(&[]), (slot, Readiness::Ready));
     assert_eq!(goes_round(&[(0, 32)]), (slot, Readiness::Ready));
     assert_eq!(s.prepared(), 0, "it was punched");
-    // One that was not prepared is worth a look, and no more.
+    // A slot that was not prepared is worth a look, and no more.
     let (gapped, _) = goes_round(&[]);
     assert_eq!((s.prepared(), s.take_written(1)), (0, Some(gapped)));
     s.give_back(gapped, SlotPreparation::Prepared);
@@ -124,11 +124,12 @@ fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
     let s = segments();
     let take = |kind, need| s.take(kind, need, Writing::Awaited).expect("room");
     let sparse: Vec<_> = (0..2).map(|_| take(SegmentKind::Log, Need::Data).id).collect();
-    let hosts: Vec<_> = (0..2).map(|_| take(SegmentKind::Forwarded, Need::Forward)).collect();
-    sparse.iter().chain(hosts.iter().map(|h| &h.id)).for_each(|id| s.seal(*id));
-    let piece = |host: usize, first, blocks: &[u32]| Piece {
-        into: hosts[host].id,
-        slot: hosts[host].slot,
+    let destinations: Vec<_> =
+        (0..2).map(|_| take(SegmentKind::Forwarded, Need::Forward)).collect();
+    sparse.iter().chain(destinations.iter().map(|h| &h.id)).for_each(|id| s.seal(*id));
+    let piece = |destination: usize, first, blocks: &[u32]| Piece {
+        into: destinations[destination].id,
+        slot: destinations[destination].slot,
         first,
         live: Bitmap::of(blocks.iter().copied(), 64),
     };
@@ -140,7 +141,7 @@ fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
     let found = |i: usize, block, blocks| {
         s.stretches(Address::new(sparse[i], block), blocks).map(|s| s.to_vec())
     };
-    let at = |host: usize, block| s.geometry.offset(hosts[host].slot, block);
+    let at = |destination: usize, block| s.geometry.offset(destinations[destination].slot, block);
     assert_eq!(found(0, 3, 2), Some(vec![(at(0, 0), 2)]));
     assert_eq!(found(0, 60, 1), Some(vec![(at(0, 2), 1)]));
     assert_eq!(found(1, 9, 3), Some(vec![(at(0, 4), 1), (at(1, 0), 2)]));
@@ -162,8 +163,8 @@ fn moved_blocks_are_found_in_their_new_place_and_it_lives_as_long_as_they_do() {
 
     s.retire(&[sparse[0]]);
     assert_eq!(s.retired_slots(), 0);
-    s.move_to(vec![moved(1, hosts[0].id, vec![piece(1, 9, &[9])])]);
-    assert_eq!(s.retired_slots(), 1, "nobody is left in the first");
+    s.move_to(vec![moved(1, destinations[0].id, vec![piece(1, 9, &[9])])]);
+    assert_eq!(s.retired_slots(), 1, "no segment is left in the first");
     assert_eq!(found(1, 9, 2), Some(vec![(at(1, 9), 1), (at(1, 0), 1)]));
     s.retire(&[sparse[1]]);
     s.release(&s.retired());
@@ -177,7 +178,7 @@ fn what_the_log_has_claimed_is_in_no_catalog_before_it_comes_there() {
         || segments.entries(&Retired::default()).iter().map(|entry| entry.id.0).collect::<Vec<_>>();
     let first = segments.claim_ahead().expect("there is room");
     assert_eq!((segments.free(), segments.is_free(first.slot), named()), (11, false, vec![]));
-    // Another one suits better.
+    // Another slot suits better.
     let second = segments.claim_ahead().expect("there is room");
     segments.give_up(first.id);
     assert_eq!((segments.free(), segments.is_free(first.slot)), (11, true));
@@ -187,7 +188,7 @@ fn what_the_log_has_claimed_is_in_no_catalog_before_it_comes_there() {
     segments.give_up(second.id);
     assert_eq!(named(), [second.id.0], "it is in use");
     assert!(segments.next() > second.id, "no number is given twice");
-    // It is there for data, so it takes nothing of what is kept for what makes room.
+    // The claim is for data, so it takes nothing of the reserve.
     while segments.claim_ahead().is_some() {}
     assert_eq!(segments.free(), segments.reserve());
 }

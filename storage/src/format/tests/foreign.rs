@@ -1,9 +1,9 @@
-//! What decoders do with bytes that are not theirs: with one bit changed, made up, or damaged.
+//! Decoders on foreign bytes: with one bit changed, made up, or damaged.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Flips each bit of `bytes`, and asks.
+/// Flips each bit of `bytes`, and checks that the result is refused.
 fn each_flip_is_refused(bytes: &[u8], is_read: impl Fn(&[u8]) -> bool) {
     assert!(is_read(bytes));
     let mut bytes = bytes.to_vec();
@@ -83,7 +83,7 @@ fn decode_everything(bytes: &[u8]) {
         let crc = crc(&fitting[..508]);
         fitting[508..512].copy_from_slice(&crc);
         if let Ok(superblock) = Superblock::decode(&fitting) {
-            // What recovery goes to without another look.
+            // What recovery uses without another check.
             let geometry = superblock.geometry;
             let _ = geometry.offset(superblock.replay.slot, geometry.segment_blocks - 1);
             let _ = superblock.encode();
@@ -101,7 +101,9 @@ proptest! {
         if pad {
             bytes.resize(BLOCK_BYTES, 0);
         }
-        let magics: [&[u8]; 6] = [b"", b"SANDSTN\x01", b"SSB1\x01\x00", b"SSF1\x01\x00\x00\x00", b"SSL1\x00", b"SSI1\x02"];
+        let magics: [&[u8]; 6] = [
+            b"", b"SANDSTN\x01", b"SSB1\x01\x00", b"SSF1\x01\x00\x00\x00", b"SSL1\x00", b"SSI1\x02",
+        ];
         let magic = magics[magic];
         if bytes.len() >= magic.len() {
             bytes[..magic.len()].copy_from_slice(magic);

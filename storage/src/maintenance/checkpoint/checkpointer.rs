@@ -23,17 +23,17 @@ use std::{
 };
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Log bytes after which a checkpoint is due: what replay has to read at most, about.
+/// Log bytes after which a checkpoint is due: about the most that replay has to read.
 const LOG_BYTES_DUE: u64 = 1 << 30;
-/// The same as a part of the store: what the log has not left behind cannot come back.
+/// The same as a part of the store: segments of the log behind the replay start cannot be freed.
 const LOG_PART_DUE: u64 = 16;
-/// Quiet ticks after which what is not checkpointed is.
+/// Quiet ticks after which a checkpoint of any change is due.
 const QUIET_TICKS: u32 = 25;
 
-/// What wakes the checkpointer.
+/// An event that wakes the checkpointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
-    /// Much is dirty, or a writer waits for less.
+    /// Many nodes are dirty, or a writer waits for fewer.
     Wanted,
     Tick,
     ShutDown,
@@ -57,23 +57,23 @@ pub(crate) struct Checkpointer {
     took_us: AtomicU64,
 }
 
-/// Of all checkpoints since the store was opened.
+/// Totals of all checkpoints since the store was opened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CheckpointStats {
     pub(crate) count: u64,
-    /// What they took, all together.
+    /// Time that they took, all together.
     pub(crate) took: Duration,
     /// Bytes of maps and catalogs that they wrote.
     pub(crate) bytes: u64,
 }
 
-/// That no checkpoint is under way, until it is dropped.
+/// A guard: no checkpoint is under way until it is dropped.
 pub(crate) struct NoCheckpoint<'a>(
     #[expect(dead_code, reason = "held, not read")] MutexGuard<'a, CheckpointWriter>,
 );
 
 impl Checkpointer {
-    /// Goes on from the superblock that counts.
+    /// A checkpointer that goes on from the superblock that counts.
     pub(crate) fn new(volumes: Arc<Volumes>, superblock: Superblock) -> Self {
         Self {
             volumes,
@@ -91,7 +91,7 @@ impl Checkpointer {
         loop {
             match self.next_event().await {
                 Event::ShutDown => break,
-                // None will come for those who wait.
+                // No checkpoint will come for the waiting writers.
                 Event::Wanted | Event::Tick if engine.health.is_stopped() => {
                     engine.dirty.wake_waiters()
                 }
@@ -126,13 +126,13 @@ impl Checkpointer {
     /// Writes a checkpoint, if anything changed since the last one.
     ///
     /// # Errors
-    /// [`crate::Kind::Latched`] after a failed write or sync; [`crate::Kind::NoSpace`], and the checkpoint before goes on
-    /// counting.
+    /// [`crate::Kind::Latched`] after a failed write or sync; [`crate::Kind::NoSpace`], and the
+    /// checkpoint before stays valid.
     pub(crate) async fn write_if_changed(&self) -> Result<()> {
         self.write(Due::IfChanged).await
     }
 
-    /// The same in any case.
+    /// Writes a checkpoint in any case.
     ///
     /// # Errors
     /// As [`Self::write_if_changed`].
@@ -167,9 +167,9 @@ impl Checkpointer {
         result
     }
 
-    /// Whether a checkpoint would be the last one again. Writes that found no room have made nodes
-    /// their own and logged nothing: those are written too, or those who wait for less that is
-    /// dirty would wait for ever.
+    /// Whether a checkpoint would repeat the last one. Writes that found no room have dirtied nodes
+    /// and logged nothing: such nodes count as a change, or writers that wait for fewer dirty nodes
+    /// would wait forever.
     fn is_unchanged(&self, replay: Lsn, retired: &Retired) -> bool {
         let engine = &self.volumes.engine;
         retired.is_empty() && engine.log.next_lsn() == replay && engine.dirty.count() == 0
@@ -199,25 +199,25 @@ impl Checkpointer {
         }
     }
 
-    /// Waits until no checkpoint is under way, and lets none begin as long as the guard is held.
+    /// Waits until no checkpoint is under way; none begins as long as the guard is held.
     pub(crate) async fn hold(&self) -> NoCheckpoint<'_> {
         NoCheckpoint(self.writer.lock().await)
     }
 
-    /// The next checkpoint begins a segment of nodes of its own. The one that it leaves is sealed,
-    /// so that reclaim can judge it.
+    /// The next checkpoint begins a segment of nodes of its own. The segment that it leaves is
+    /// sealed, so that reclaim can judge it.
     pub(crate) async fn leave_segment(&self) {
         if let Some(id) = self.writer.lock().await.leave_segment() {
             self.volumes.engine.disk.segments.seal(id);
         }
     }
 
-    /// What is wrong on disk with superblock and catalog as they were written last.
+    /// Damage on disk to superblock and catalog as they were written last.
     pub(crate) async fn damage(&self) -> Option<String> {
         self.writer.lock().await.damage(&self.volumes.engine).await
     }
 
-    /// Says in the superblock that the store is closed: after a checkpoint that holds everything.
+    /// Marks the store as closed in the superblock, after a checkpoint that holds everything.
     ///
     /// # Errors
     /// [`crate::Kind::Latched`], as [`Self::write_if_changed`].

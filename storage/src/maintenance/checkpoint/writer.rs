@@ -1,21 +1,22 @@
 //! The checkpoint: makes all maps and the catalog durable, so that replay begins behind them.
 //!
 //! ```text
-//!   cut the log ► take all roots ► write nodes, children first ► write the catalog ► wait for the log ► sync ► superblock ► sync
+//!   cut the log ► take all roots ► write nodes, children first ► write the catalog ►
+//!   wait for the log ► sync ► superblock ► sync
 //! ```
 //!
 //! I1  Everything logged before the cut is in the roots, because each root is taken under its
-//!     volume's lock after it. What they hold beyond the cut is told by each volume's `applied`,
-//!     and not replayed twice.
+//!     volume's lock after it. Each volume's `applied` says what its root holds beyond the cut, so
+//!     that it is not replayed twice.
 //! I2  Data that the roots refer to is in the store before the superblock names them: the wait for
 //!     the log comes before the sync. Without it a checkpoint could outlive the data of an
 //!     unacknowledged write, and show a block's old bytes.
 //! I3  The superblock is written only after a sync has covered all it refers to, and counts only
 //!     after its own sync. Only then are retired segments reused and nodes dropped from memory. It
-//!     counts, too, only when it was read again: a disk that did not keep it is found out while
-//!     everything that the one before names is still there.
-//! I4  Writers go on meanwhile: what they change is copied first, because the checkpoint holds the
-//!     nodes too.
+//!     also counts only after it was read again: a lost write is found while everything that the
+//!     superblock before names is still there.
+//! I4  Writers go on meanwhile: they copy a node before they change it, because the checkpoint
+//!     holds it too.
 
 use crate::{
     base::{
@@ -43,12 +44,12 @@ use std::{
 
 /// Bytes of nodes gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
-/// Such writes under way at once.
+/// Writes of nodes under way at once.
 const WRITES_MAX: usize = 4;
 /// Most bytes of the catalog in one chunk.
 const CHUNK_BYTES_MAX: usize = 4 << 20;
 
-/// What a checkpoint takes: the volumes and the catalog at the cut of the log.
+/// The input of a checkpoint: the volumes and the catalog at the cut of the log.
 pub(super) struct Cut {
     pub(super) replay: ReplayStart,
     pub(super) claim: Claim,
@@ -59,15 +60,15 @@ pub(super) struct Cut {
     pub(super) families: Vec<FamilyEntry>,
 }
 
-/// What the next superblock is made from: the last one. There is one writer of superblocks.
+/// The last superblock, from which the next one is made. There is one writer of superblocks.
 pub(super) struct CheckpointWriter {
     superblock: Superblock,
-    /// Where the next node goes. Ahead of the superblock's after a checkpoint that found no room:
-    /// nodes that it wrote are where they are.
+    /// Where the next node goes. After a checkpoint that found no room it is ahead of the
+    /// superblock's: the nodes that were written stay in place.
     node_tail: Option<(SegmentId, Slot, u32)>,
 }
 
-/// How checkpoints get on, and what they wrote.
+/// Progress of checkpoints, and how much they wrote.
 #[derive(Debug, Default)]
 pub(super) struct Written {
     pub(super) progress: Progress,
@@ -92,15 +93,16 @@ struct NodeWriter<'a> {
 }
 
 impl CheckpointWriter {
-    /// Goes on from the superblock that counts.
+    /// A writer that goes on from the superblock that counts.
     pub(super) fn new(superblock: Superblock) -> Self {
         Self { node_tail: superblock.node_tail, superblock }
     }
 
-    /// Writes a checkpoint of what was cut. `retired` are the segments that it no longer names.
+    /// Writes a checkpoint of the cut. `retired` are the segments that it no longer names.
     ///
     /// # Errors
-    /// [`Kind::Latched`] after a failed write or sync; [`Kind::NoSpace`], and the checkpoint before goes on counting.
+    /// [`Kind::Latched`] after a failed write or sync; [`Kind::NoSpace`], and the checkpoint before
+    /// stays valid.
     pub(super) async fn write(
         &mut self,
         engine: &Engine,
@@ -119,7 +121,7 @@ impl CheckpointWriter {
         };
         let written = writer.checkpoint(&cut, retired).await;
         engine.space.set_catalog(writer.catalog_blocks);
-        // Whatever happened: nodes that were given a place are in it.
+        // Even after a failure, nodes that got a place are written to it.
         let flushed = writer.flush().await;
         self.node_tail = writer.tail;
         let [reference, copy] = written.and_then(|references| flushed.map(|()| references))?;
@@ -149,13 +151,14 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// The next checkpoint begins a segment of nodes of its own; gives the one that it leaves.
+    /// The next checkpoint begins a segment of nodes of its own; returns the segment that it
+    /// leaves.
     pub(super) fn leave_segment(&mut self) -> Option<SegmentId> {
         self.node_tail.take().map(|(id, _, _)| id)
     }
 
-    /// Says that the store is closed: after a checkpoint that holds everything, so that a start
-    /// without the staging buffer knows that nothing was in it.
+    /// Marks the store as closed, after a checkpoint that holds everything, so that a start without
+    /// the staging buffer knows that it was empty.
     ///
     /// # Errors
     /// [`Kind::Latched`], as [`Self::write`].
@@ -167,7 +170,7 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// What is wrong on disk with superblock and catalog as they were written last.
+    /// Damage on disk to superblock and catalog as they were written last.
     pub(super) async fn damage(&self, engine: &Engine) -> Option<String> {
         checkpoint_damage(&engine.disk.file, &self.superblock).await
     }
@@ -194,7 +197,7 @@ async fn write_superblock(engine: &Engine, superblock: &Superblock) -> Result<()
 }
 
 impl NodeWriter<'_> {
-    /// Writes the maps, then the catalog, twice. Gives the places of the catalog.
+    /// Writes the maps, then the catalog, twice. Returns the places of the catalog.
     async fn checkpoint(&mut self, cut: &Cut, retired: &Retired) -> Result<[CatalogRef; 2]> {
         for volume in &cut.volumes {
             self.tree(volume.tree.root(), 3).await?;
@@ -208,7 +211,7 @@ impl NodeWriter<'_> {
         self.catalog(catalog, retired).await
     }
 
-    /// Writes what is not on disk below `child`, and it.
+    /// Writes `child` and the nodes below it that are not on disk.
     fn tree<'a>(
         &'a mut self,
         child: &'a Child,
@@ -307,7 +310,7 @@ impl NodeWriter<'_> {
         };
         let writes = self.ready.drain(..).map(write);
         try_join_all(writes).await.map(|_| ()).map_err(|error| {
-            // Nodes already count as stored where they are not: nothing may be built on them.
+            // Nodes already count as stored that are not: nothing may be built on them.
             self.engine.health.latch(&format!("a checkpoint could not be written: {error}"));
             Error::io("writing a checkpoint", error)
         })
@@ -318,7 +321,7 @@ impl NodeWriter<'_> {
         self.write_ready().await
     }
 
-    /// Writes the catalog and its copy, of each the last chunk first.
+    /// Writes both copies of the catalog, the last chunk first.
     async fn catalog(
         &mut self,
         mut catalog: StoredCatalog,
@@ -327,8 +330,8 @@ impl NodeWriter<'_> {
         let segments = &self.engine.disk.segments;
         let chunk_bytes = CHUNK_BYTES_MAX.min(segments.geometry.segment_bytes() as usize / 4);
         // Taking places may take segments, which belong into the catalog, which may become longer.
-        // What has its place keeps it, or else a catalog longer than a segment would take new ones
-        // without end. Those that others take meanwhile belong to what comes after the cut, or hold
+        // A chunk that has a place keeps it, or else a catalog longer than a segment would take new
+        // segments without end. Segments that others take meanwhile come after the cut, or hold
         // nothing that a map leads to yet.
         let mut places: Vec<(u32, [(Address, Slot); 2])> = Vec::new();
         let bytes = loop {
@@ -362,7 +365,7 @@ impl NodeWriter<'_> {
     }
 }
 
-/// The node as it would be read from disk: it holds on to no node below it.
+/// The node as it would be read from disk, without references to nodes below it in memory.
 fn stored_copy(node: &Arc<Node>) -> Arc<Node> {
     let home = node.home().expect("just written");
     match node.body() {

@@ -1,18 +1,19 @@
-//! How far a round of reclaim goes.
+//! Effort: which segments a round of reclaim empties.
 
-/// How far a round goes.
+/// Which segments a round empties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// Moves what is alive in less than half of its segment.
+    /// Moves the live blocks of segments of which less than half lives.
     Usual,
-    /// Moves whatever gives back a segment, because an operator asked for it.
+    /// Moves the live blocks of every segment where that frees one, because an operator asked for
+    /// it.
     Thorough,
-    /// Empties the sparsest segments whatever is alive in them, until the log has room.
+    /// Empties the sparsest segments, however much is alive in them, until the log has room.
     Needed,
 }
 
 impl Effort {
-    /// Part of a segment below which what is alive is moved.
+    /// The live part of a segment below which its blocks are moved.
     pub(super) fn sparse(self) -> f64 {
         match self {
             Self::Usual => 0.5,

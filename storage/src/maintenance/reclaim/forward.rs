@@ -1,13 +1,13 @@
-//! Forwarding: what is alive in sparse segments moves together, and their slots come back.
+//! Forwarding: the live blocks of sparse segments move together, and the slots become free.
 //!
-//! I1  What is copied is what was written: each block is checked against the checksum that a map
-//!     has for it. A segment in which one is not stays where it is.
-//! I2  Look-ups are led to the new place only after all operations have ended that may know blocks
-//!     that the mark found dead: those have no new place.
+//! I1  Each block is checked against the checksum that a map has for it before it is copied. A
+//!     segment with a corrupt block stays where it is.
+//! I2  Look-ups are led to the new place only after the end of all operations that may know blocks
+//!     that the mark found dead (quiesce): those blocks have no new place.
 //! I3  The old place is reused only after a checkpoint that names the new one is durable; its sync
 //!     covers the copies too.
 //!
-//! The maps are not touched: an address stays the name of its block for ever.
+//! The maps are not touched: an address stays the name of its block forever.
 
 use super::{
     mark::{Live, Mark},
@@ -25,10 +25,10 @@ use std::collections::{HashSet, VecDeque};
 
 /// Most bytes of one read or write.
 const STEP_BYTES: u64 = 1 << 20;
-/// Dead blocks that are read along rather than skipped.
+/// Longest run of dead blocks that is read with its neighbours rather than skipped.
 const GAP_BLOCKS: u64 = 16;
 
-/// What is to be emptied: a segment, or one of moved blocks.
+/// A victim: a segment to be emptied, or a segment of moved blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Victim {
     pub(crate) container: Container,
@@ -36,8 +36,8 @@ pub(crate) struct Victim {
     alive: u32,
 }
 
-/// Chooses what to empty next: of what is alive in less than `sparse` of its blocks the emptiest,
-/// at most `blocks_max` blocks to copy.
+/// Victim selection: of the segments whose live part is below `sparse` the emptiest first, with at
+/// most `blocks_max` blocks to copy.
 pub(crate) fn plan(
     segments: &Segments,
     mark: &Mark,
@@ -55,7 +55,7 @@ pub(crate) fn plan(
             let held = |id: &SegmentId| live_in(segments, mark, *id, container.id).count() as u32;
             Victim { alive: container.residents.iter().map(held).sum(), container }
         })
-        // One of moved blocks in which none is alive costs no copy; any other such is dead, and
+        // A segment of moved blocks without live ones costs no copy; any other dead segment is
         // retired already.
         .filter(|v| f64::from(v.alive) < sparse * f64::from(segment_blocks))
         .collect();
@@ -67,7 +67,7 @@ pub(crate) fn plan(
     });
     let count = within.count().max(1);
     victims.truncate(count);
-    // Where all together leave no more than a part of a segment, nothing comes back.
+    // Where all together free no whole segment, copying gains nothing.
     let alive: u64 = victims.iter().map(|victim| u64::from(victim.alive)).sum();
     let dead = victims.len() as u64 * u64::from(segment_blocks) - alive;
     if dead < u64::from(segment_blocks) {
@@ -89,8 +89,8 @@ fn live_in<'m>(
         .filter(move |block| held.as_ref().is_none_or(|held| held.run(*block, 1) == 1))
 }
 
-/// The segment that takes moved blocks now, also over rounds: what one leaves of it, the next one
-/// fills.
+/// The destination: the segment that takes moved blocks now. A round goes on filling the one that
+/// the round before left.
 #[derive(Debug)]
 pub(crate) struct Destination {
     id: SegmentId,
@@ -110,24 +110,24 @@ struct Copier<'a, 'p> {
     disk: &'a Disk,
     pace: &'a mut Pace<'p>,
     destination: Option<Destination>,
-    /// Those that are full.
+    /// Destinations that are full.
     left: Vec<SegmentId>,
-    /// Segments that were taken.
+    /// Number of segments that were taken.
     taken: u32,
-    /// What is to be written, and where.
+    /// Bytes that are gathered for the next write.
     gathered: BytesMut,
     at: u64,
 }
 
-/// What was copied.
+/// The result of copying.
 pub(crate) struct Copies {
     pub(crate) moves: Vec<Move>,
-    /// Segments that were taken for it.
+    /// Number of segments that were taken for the copies.
     pub(crate) destinations: u32,
 }
 
-/// Copies what is alive in `victims`, from the front, until `enough` says so or there is no room;
-/// those that were copied leave the queue. Nothing refers to the copies yet.
+/// Copies the live blocks of `victims`, from the front, until `enough` says so or there is no room;
+/// copied victims leave the queue. Nothing refers to the copies yet.
 ///
 /// # Errors
 /// A read or write failed, or the store is being closed: nothing was moved.
@@ -163,10 +163,10 @@ pub(crate) async fn copy(
     let copied = copier.copy_all(victims, mark, corrupt, enough).await;
     match &copied {
         Ok(_) => *destination = copier.destination.take(),
-        // What was copied into it is nobody's.
+        // Nothing refers to the blocks that were copied into it.
         Err(_) => copier.left.extend(copier.destination.take().map(|destination| destination.id)),
     }
-    // What nothing was moved into goes back with the next checkpoint.
+    // A destination without moved blocks is freed with the next checkpoint.
     copier.left.iter().for_each(|id| disk.segments.seal(*id));
     copied.map(|moves| Copies { moves, destinations: copier.taken })
 }
@@ -174,8 +174,8 @@ pub(crate) async fn copy(
 /// How copying one segment's blocks ended.
 enum Copied {
     Whole(Vec<Piece>),
-    /// Something in it is not what was written there.
-    Spoilt,
+    /// A block in it is corrupt.
+    Corrupt,
     /// No segment is free to take it.
     NoRoom,
 }
@@ -191,7 +191,7 @@ impl Copier<'_, '_> {
         let mut moves = Vec::new();
         'all: while let Some(Victim { container, .. }) = victims.front() {
             for id in &container.residents {
-                // One that is dead is retired, and may be gone already.
+                // A dead segment is retired, and may be freed already.
                 let Some(noted) = mark.noted(*id).filter(|noted| !noted.is_empty()) else {
                     continue;
                 };
@@ -201,7 +201,7 @@ impl Copier<'_, '_> {
                     .held_by(*id, container.id)
                     .is_some_and(|held| held.count() == 0)
                 {
-                    // Moved by the step before, which had no room for the others.
+                    // Moved by the step before, which had no room for the victim's other segments.
                     continue;
                 }
                 let held: HashSet<u32> =
@@ -215,7 +215,7 @@ impl Copier<'_, '_> {
                     Copied::Whole(pieces) => {
                         moves.push(Move { segment: *id, from: container.id, pieces });
                     }
-                    Copied::Spoilt => drop(corrupt.insert(*id)),
+                    Copied::Corrupt => drop(corrupt.insert(*id)),
                     Copied::NoRoom => break 'all,
                 }
             }
@@ -228,8 +228,7 @@ impl Copier<'_, '_> {
         Ok(moves)
     }
 
-    /// Whether all of these can be copied: half a segment's blocks in a new place would be
-    /// nobody's.
+    /// Whether there is room for all of these: a segment is moved as a whole or not at all.
     fn has_room_for(&self, live: &[Live]) -> bool {
         // The last block of a segment may be too little for a node of two.
         let segment_blocks = u64::from(self.disk.segments.geometry.segment_blocks) - 1;
@@ -250,7 +249,7 @@ impl Copier<'_, '_> {
             let (step, from, len) = stretch(segments, id, left)?;
             let bytes = read_stretch(self.disk, id, step, from, len).await?;
             self.pace.spend(len).await?;
-            let Some(bytes) = bytes else { return Ok(Copied::Spoilt) };
+            let Some(bytes) = bytes else { return Ok(Copied::Corrupt) };
             for item in step {
                 if self
                     .destination
@@ -293,7 +292,7 @@ impl Copier<'_, '_> {
         Ok(Copied::Whole(placed.into_iter().map(piece).collect()))
     }
 
-    /// Writes what was gathered.
+    /// Writes the gathered bytes.
     async fn flush(&mut self) -> Result<()> {
         let full = std::mem::replace(&mut self.gathered, aligned(STEP_BYTES as usize));
         let len = full.len() as u64;
@@ -347,7 +346,8 @@ fn stretch<'l>(
     Ok((&live[..count], from, end - from))
 }
 
-/// Reads a stretch and checks what is alive in it; `None` when it is not what was written, twice.
+/// Reads a stretch and checks its live blocks; `None` when one differs from what was written,
+/// twice.
 async fn read_stretch(
     disk: &Disk,
     id: SegmentId,

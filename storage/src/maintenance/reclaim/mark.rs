@@ -1,21 +1,21 @@
 //! The mark: which blocks any map reaches.
 //!
 //! It walks the distinct nodes of all live maps and sets one bit a block that they refer to. Of
-//! segments that are going to be moved it notes the checksums too, so that what is copied is what
-//! was written.
+//! segments that are going to be moved it notes the checksums too, against which the copies are
+//! checked.
 //!
-//! I1  Only segments that were sealed before the roots were taken are judged: what was written
-//!     later is not in the bits. What no root reached then, no root reaches later, because maps
-//!     only ever come from maps.
+//! I1  Only segments that were sealed before the roots were taken are judged: later writes are not
+//!     in the bits. A block that no root reached then is reached by none later, because every map
+//!     is a copy of a map.
 //! I2  There are no reference counts. The mark can be late, it cannot be wrong: overwritten,
 //!     trimmed and deleted blocks are all found by the same walk, and a crash loses nothing but the
 //!     walk.
 //!
-//! The same walk counts what lives, line by line and family by family, which corrects the books of
-//! `space.rs`.
+//! The same walk counts what lives, entry by entry and family by family, which corrects the counts
+//! of `core/space.rs`.
 //!
-//! I3  A block that is a line's own by the birthday rule stands in a leaf that only this line has,
-//!     so the walk meets it once, on its way from that line's root. All others are counted when
+//! I3  A block that is an entry's own by the birthday rule is in a leaf that only this entry has,
+//!     so the walk meets it once, on its way from that entry's root. Other blocks are counted when
 //!     their bit is new.
 //!
 //! The cost follows the unique data: one node a MiB, however many volumes share it.
@@ -35,14 +35,14 @@ use std::{
 
 /// Nodes read at once.
 const LOADS_MAX: usize = 32;
-/// Nodes in memory that are visited before others get their turn: a millisecond's worth (measured:
-/// 4 µs each, where no two blocks lie in a row). The thread that walks also makes snapshots.
+/// Nodes in memory that are visited before the walk yields: a millisecond's worth (measured: 4 µs
+/// each, where no two blocks lie in a row). The thread that walks also makes snapshots.
 const TURN_NODES: u32 = 256;
 
-/// What is alive in the segments that are judged.
+/// The mark: the live blocks of the judged segments.
 pub(crate) struct Mark {
     alive: HashMap<SegmentId, Box<[u64]>>,
-    /// Of the segments that are going to be moved: what is alive, in no order.
+    /// Live blocks of the segments that are going to be moved, in no order.
     noted: HashMap<SegmentId, Vec<Live>>,
     /// Nodes on disk in other segments that were visited.
     visited: HashSet<Address>,
@@ -52,28 +52,28 @@ pub(crate) struct Mark {
     counted: Counted,
 }
 
-/// A line's map as the walk begins with it.
+/// An entry's map as the walk begins with it.
 #[derive(Clone, Debug)]
 pub(crate) struct Root {
     pub(crate) family: VolumeNumber,
     pub(crate) tree: Tree,
 }
 
-/// What lives, in blocks.
+/// Live blocks, counted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counted {
-    /// Data that is a line's own, in the order of the roots.
+    /// Data that is an entry's own, in the order of the roots.
     pub(crate) own: Vec<u64>,
-    /// Other data, each block once, by family.
+    /// Shared data, each block once, by family.
     pub(crate) shared: HashMap<VolumeNumber, u64>,
-    /// Nodes of maps, those too that are not on disk yet.
+    /// Blocks of map nodes, including nodes that are not on disk yet.
     pub(crate) maps: u64,
 }
 
 /// A place in the walk: a child, its level, and from which root it was reached.
 type Place = (Child, u32, usize);
 
-/// Blocks that one checksum vouches for: one of data, or those of a node.
+/// Blocks that one checksum covers: a block of data, or those of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Live {
     pub(crate) block: u32,
@@ -82,7 +82,7 @@ pub(crate) struct Live {
 }
 
 impl Mark {
-    /// Nothing is alive yet. Judges `candidates`, and notes checksums in `to_move` among them.
+    /// An empty mark that judges `candidates`, and notes checksums of `to_move` among them.
     pub(crate) fn new(
         candidates: &[SegmentId],
         to_move: &[SegmentId],
@@ -113,7 +113,7 @@ impl Mark {
         self.alive.get(&segment).map(|words| &**words)
     }
 
-    /// What is alive in a segment whose checksums were noted, in order.
+    /// Live blocks of a segment whose checksums were noted, in order.
     pub(crate) fn noted(&self, segment: SegmentId) -> Option<Vec<Live>> {
         let mut live = self.noted.get(&segment)?.clone();
         live.sort_unstable();
@@ -125,16 +125,17 @@ impl Mark {
         self.nodes
     }
 
-    /// What lives.
+    /// The counts of live blocks.
     pub(crate) fn counted(&self) -> &Counted {
         &self.counted
     }
 
     /// Marks everything that `roots` reach. They must have been taken after this was made; hold a
-    /// read token.
+    /// read pin.
     ///
     /// # Errors
-    /// A map cannot be read, or the store is being closed: what is marked is then worth nothing.
+    /// A map cannot be read, or the store is being closed: the mark is then incomplete and must not
+    /// be used.
     pub(crate) async fn walk(
         &mut self,
         disk: &Disk,
@@ -188,7 +189,7 @@ impl Mark {
             if loads.is_empty() {
                 return Ok(());
             }
-            // Past the cache: the walk must not push out what the volumes use.
+            // Bypasses the cache: the walk must not evict what the volumes use.
             let nodes =
                 try_join_all(loads.iter().map(|(missing, _)| disk.read_node(*missing))).await?;
             let blocks: u64 = loads.iter().map(|(missing, _)| u64::from(missing.node.blocks)).sum();
@@ -199,7 +200,7 @@ impl Mark {
         }
     }
 
-    /// A node on disk is alive. Whether that is news.
+    /// Marks a node on disk as alive. Returns whether it was not marked before.
     fn node(&mut self, node: &NodeRef) -> bool {
         let (address, blocks) = (node.address, u32::from(node.blocks));
         let fresh = match self.alive.get_mut(&address.segment()) {
@@ -215,7 +216,8 @@ impl Mark {
         fresh
     }
 
-    /// A run of data is alive, in a leaf that was not met before, on the way from `roots[root]`.
+    /// Marks a run of data as alive, in a leaf that was not met before, on the way from
+    /// `roots[root]`.
     fn data(
         &mut self,
         address: Address,

@@ -1,4 +1,4 @@
-//! Reclaim: finds out what is alive, and gives the rest back.
+//! Reclaim: finds live blocks (mark), moves them out of sparse segments, and frees the rest.
 
 mod effort;
 mod forward;

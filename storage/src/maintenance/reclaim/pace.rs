@@ -1,5 +1,5 @@
-//! The I/O budget of reclaim: so many bytes a second, unless somebody waits for what it frees or
-//! soon will. It ends with the store.
+//! The I/O budget of reclaim: a number of bytes a second, unless a writer waits for the space that
+//! it frees or soon will. It ends with the store.
 
 use crate::{
     base::{Progress, Result},
@@ -12,12 +12,12 @@ use std::{pin::pin, time::Duration};
 /// Bytes that may be spent at once.
 const BURST_BYTES: u64 = 4 << 20;
 
-/// What a round has spent.
+/// The budget of a round.
 pub(crate) struct Pace<'a> {
     engine: &'a Engine,
     progress: &'a Progress,
     bytes_per_second: u64,
-    /// Not yet waited for.
+    /// Bytes that were spent and not waited for yet.
     owed: u64,
 }
 
@@ -26,7 +26,7 @@ impl<'a> Pace<'a> {
         Self { engine, progress, bytes_per_second: bytes_per_second.max(1), owed: 0 }
     }
 
-    /// These bytes were read or written: waits for as long as they may take.
+    /// Spends bytes that were read or written: waits for as long as they may take.
     ///
     /// # Errors
     /// The store is being closed.
@@ -44,7 +44,7 @@ impl<'a> Pace<'a> {
         shutdown.check()
     }
 
-    /// Nothing was read or written for a while, but much looked at: lets others have the thread.
+    /// Yields the thread, after much work without I/O.
     ///
     /// # Errors
     /// The store is being closed.

@@ -1,17 +1,17 @@
-//! What reclaim is doing and has done.
+//! Progress of reclaim.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What reclaim is doing.
+/// The phase of a round of reclaim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReclaimPhase {
-    /// Nothing.
+    /// No round is under way.
     Idle,
-    /// Finding out what is alive.
+    /// Walking the maps to find live blocks.
     Marking,
-    /// Moving what is alive in sparse segments.
+    /// Copying live blocks out of sparse segments.
     Forwarding,
-    /// Making that durable.
+    /// Writing a checkpoint, which makes freed segments reusable.
     Checkpointing,
     /// Giving space back to the file system.
     Punching,
@@ -25,14 +25,14 @@ const PHASES: [ReclaimPhase; 5] = [
     ReclaimPhase::Punching,
 ];
 
-/// What reclaim does now, and what it has done since the store was opened.
+/// Reclaim's phase now, and its totals since the store was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReclaimProgress {
-    /// What it is doing.
+    /// The phase now.
     pub phase: ReclaimPhase,
-    /// Rounds ended.
+    /// Number of rounds that ended.
     pub rounds: u64,
-    /// Nodes of maps visited.
+    /// Number of map nodes that the mark visited.
     pub marked_nodes: u64,
     /// Bytes of segments that became free.
     pub freed_bytes: u64,
@@ -42,7 +42,7 @@ pub struct ReclaimProgress {
     pub punched_bytes: u64,
 }
 
-/// Counts that, beside the rounds.
+/// The counters behind [`ReclaimProgress`], without the rounds.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     phase: AtomicU64,
@@ -61,7 +61,7 @@ impl Counters {
         self.phase.store(phase as u64, Relaxed);
     }
 
-    /// What was counted so far.
+    /// The progress so far.
     pub(super) fn progress(&self, rounds: u64) -> ReclaimProgress {
         ReclaimProgress {
             phase: self.phase(),

@@ -28,18 +28,18 @@ use std::{
 };
 use tokio::sync::Mutex;
 
-/// Quiet ticks after which garbage is given back that is worth a segment.
+/// Quiet ticks after which a round is due for a segment's worth of garbage.
 const QUIET_TICKS: u32 = 25;
-/// Quiet ticks after which the file system gets back what it can: half a minute.
+/// Quiet ticks after which space is returned to the file system: half a minute.
 const IDLE_TICKS: u32 = 150;
-/// Segments a second that reclaim is taken to free before it was seen. A guess.
+/// Assumed rate of reclaim, in segments a second, before one was measured. A guess.
 const UNKNOWN_RATE: f64 = 1.0;
-/// Blocks a second that writers may take in any case.
+/// Least rate of writers while they are slowed, in blocks a second.
 const SLOWEST_RATE: u64 = 256;
 /// Rounds of a thorough reclaim, at most: it ends when a round finds nothing more.
 const THOROUGH_ROUNDS_MAX: u32 = 64;
 
-/// What wakes the reclaimer.
+/// An event that wakes the reclaimer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     /// A writer waits for space.
@@ -55,7 +55,7 @@ pub(crate) struct Reclaimer {
     slot_pool: Arc<SlotPool>,
     /// Bytes a second that it may read and write while no writer waits for it.
     pub(super) bytes_per_second: u64,
-    /// Held for a round: two together would free a segment twice.
+    /// Held for a round: two at once would free a segment twice.
     plan: Mutex<Plan>,
     /// Held for a thorough reclaim, so that closing can wait for it.
     thorough: Mutex<()>,
@@ -91,8 +91,8 @@ impl Reclaimer {
     pub(crate) async fn run(&self) {
         let engine = &self.volumes.engine;
         let (mut activity, mut failures) = (LogActivity::default(), Failures::default());
-        // Whether no garbage is left that was not given back to the file system yet.
-        let mut is_tidy = true;
+        // Whether all garbage was returned to the file system.
+        let mut is_all_returned = true;
         loop {
             match self.next_event().await {
                 Event::ShutDown => break,
@@ -101,12 +101,13 @@ impl Reclaimer {
                 }
                 Event::Wanted | Event::Tick => {
                     engine.measure_backing();
-                    self.steer();
+                    self.throttle_writers();
                     activity.look(&engine.log);
-                    let done = self.do_what_is_due(activity.quiet_ticks(), &mut is_tidy).await;
+                    let done =
+                        self.do_what_is_due(activity.quiet_ticks(), &mut is_all_returned).await;
                     if !engine.shutdown.has_begun() {
-                        // What was given up for that is no failure.
-                        failures.tell(done, "reclaim");
+                        // A round that shutdown ends is no failure.
+                        failures.log(done, "reclaim");
                     }
                 }
             }
@@ -125,30 +126,31 @@ impl Reclaimer {
         .await
     }
 
-    async fn do_what_is_due(&self, quiet_ticks: u32, is_tidy: &mut bool) -> Result<()> {
+    async fn do_what_is_due(&self, quiet_ticks: u32, is_all_returned: &mut bool) -> Result<()> {
         let engine = &self.volumes.engine;
         let segment_bytes = engine.disk.segments.geometry.segment_bytes();
         let garbage = engine.reclaim.garbage_blocks() * BLOCK_BYTES as u64;
-        *is_tidy &= garbage < segment_bytes;
+        *is_all_returned &= garbage < segment_bytes;
         let is_quiet = quiet_ticks == QUIET_TICKS && garbage >= segment_bytes;
         let is_pointless = engine.reclaim.is_without_progress() && garbage < segment_bytes;
         if engine.reclaim.is_wanted() || (engine.is_short() && !is_pointless) {
             self.round(Effort::Needed).await.map(drop)
         } else if self.has_plan.load(Acquire) || engine.is_garbage_due() || is_quiet {
             self.round(Effort::Usual).await.map(drop)
-        } else if quiet_ticks >= IDLE_TICKS && !*is_tidy {
-            *is_tidy = true;
+        } else if quiet_ticks >= IDLE_TICKS && !*is_all_returned {
+            *is_all_returned = true;
             self.reclaim_all(Effort::Usual).await
         } else {
             Ok(())
         }
     }
 
-    /// One round. Whether another one may find more.
+    /// Runs one round. Returns whether another round may find more.
     ///
     /// # Errors
-    /// [`crate::Kind::Corrupt`] or [`crate::Kind::Io`] when a map cannot be read, those of a checkpoint, and
-    /// [`crate::Kind::Latched`] when the store closes meanwhile. What was freed until then is.
+    /// [`crate::Kind::Corrupt`] or [`crate::Kind::Io`] when a map cannot be read, those of a
+    /// checkpoint, and [`crate::Kind::Latched`] when the store closes meanwhile. Segments that were
+    /// freed until then stay free.
     pub(crate) async fn round(&self, effort: Effort) -> Result<bool> {
         let engine = &self.volumes.engine;
         let mut plan = self.plan.lock().await;
@@ -156,7 +158,7 @@ impl Reclaimer {
         let worked = self.work(&mut plan, effort).await;
         if worked.is_err() {
             // The garbage is still there, and so is the reason for another round; but no writer
-            // waits for ever for rounds that fail.
+            // waits forever for rounds that fail.
             engine.reclaim.add_garbage(std::mem::take(&mut plan.garbage_blocks));
         }
         self.counters.enter(ReclaimPhase::Idle);
@@ -167,8 +169,8 @@ impl Reclaimer {
         worked.map(|(may_find_more, _)| may_find_more)
     }
 
-    /// Rounds until they find nothing more, beginning with what the log has not left yet; then
-    /// returns all free slots to the file system.
+    /// Runs rounds until they find nothing more, after the open segments were left; then returns
+    /// all free slots to the file system.
     ///
     /// # Errors
     /// As [`Self::round`].
@@ -192,8 +194,8 @@ impl Reclaimer {
         engine.shutdown.check()
     }
 
-    /// Has the log, the checkpointer and moved blocks leave the segments that they are in, so that
-    /// the mark can judge them.
+    /// Makes the log, the checkpointer and forwarding leave their open segments, so that the mark
+    /// can judge them.
     async fn leave_open_segments(&self) {
         let engine = &self.volumes.engine;
         let segments = &engine.disk.segments;
@@ -209,15 +211,16 @@ impl Reclaimer {
         }
     }
 
-    /// Slows writers to what reclaim frees, the more the less room there is; or lets them go.
-    pub(super) fn steer(&self) {
+    /// Slows writers to the rate at which reclaim frees, the more the less room there is; with
+    /// enough room it ends the throttle.
+    pub(super) fn throttle_writers(&self) {
         let engine = &self.volumes.engine;
         let segments = &engine.disk.segments;
         let (room, low) = (segments.room(Need::Data), engine.low_room());
         let rate = (room < low).then(|| {
             let freed = self.freed_rate.per_second().unwrap_or(UNKNOWN_RATE);
             let blocks = (freed * f64::from(segments.geometry.segment_blocks)) as u64;
-            // Twice what is freed at the beginning, half of it at the end.
+            // Twice the freed rate at the watermark, half of it without room.
             blocks.max(SLOWEST_RATE) * u64::from(1 + 3 * room / low.max(1)) / 2
         });
         engine.space.throttle().set(rate);
@@ -228,7 +231,7 @@ impl Reclaimer {
         drop(self.thorough.lock().await);
     }
 
-    /// What it does now and has done. What the slot pool returned to the file system is in it.
+    /// Progress, including space that the slot pool returned to the file system.
     pub(crate) fn progress(&self) -> ReclaimProgress {
         let progress = self.counters.progress(self.volumes.engine.reclaim.rounds_ended());
         ReclaimProgress {
@@ -241,7 +244,7 @@ impl Reclaimer {
         self.counters.phase()
     }
 
-    /// For the watchdog.
+    /// Progress of the work, for the watchdog.
     pub(crate) fn work_progress(&self) -> &Progress {
         &self.progress
     }

@@ -1,29 +1,29 @@
-//! Reclaim: finds out what is alive, and gives the rest back.
+//! A round of reclaim: finds live blocks, moves them out of sparse segments, and frees the rest.
 //!
 //! ```text
 //!   mark ─► dead segments ──────────────retire─┐
-//!     │     sparse ones ─copy─► lead look-ups ─┴─► checkpoint ─► readers gone ─► free slots ─┐
-//!     │        ▲                                                                             │ while there are more,
-//!     │        └─────────────────────────────────────────────────────────────────────────────┘ a step at a time
-//!     └───► long dead runs of the others ─────────────────────► punched out of the file
+//!     │     sparse ones ─copy─► lead look-ups ─┴─► checkpoint ─► quiesce ─► free slots ─┐
+//!     │        ▲                                                                        │
+//!     │        └──────────────── while there are more, a step at a time ────────────────┘
+//!     └───► long dead runs of the others ──────────────────────► punched out of the file
 //! ```
 //!
-//! I1  Roots are taken while no checkpoint is under way. One that began earlier could still make
-//!     durable what it took, and that may refer to more than the roots do.
-//! I2  What is freed or punched is so only after a checkpoint that began after the mark is durable,
-//!     and after the readers that began before it have ended. Replay begins behind all segments
-//!     that were judged, so it needs none of them.
-//! I3  Nothing waits for a round but those who need what it frees. A checkpoint waits neither for
-//!     the round's reads and copies nor for readers: only the round itself does, after its
+//! I1  Roots are taken while no checkpoint is under way. A checkpoint that began earlier could
+//!     still make older roots durable, and those may refer to more blocks.
+//! I2  Segments are freed or punched only after a checkpoint that began after the mark is durable,
+//!     and after read pins from before it are released. Replay begins behind all segments that were
+//!     judged, so it needs none of them.
+//! I3  Only writers that need the space wait for a round. A checkpoint waits neither for the
+//!     round's reads and copies nor for read pins: only the round itself quiesces, after its
 //!     checkpoint.
 //! I4  While the log's room is short, a round frees something at least every [`STEP`], so that
 //!     writers go on.
 //!
-//! A round moves what the round before found sparse, because the checksums of what is moved are
-//! noted by the walk.
+//! A round moves the segments that the round before found sparse, because the mark notes their
+//! checksums on its walk.
 //!
-//! When the store is closed, a round ends at its next step, as it does when a read fails: what it
-//! has copied is nobody's yet, what it has retired or led elsewhere the last checkpoint takes up
+//! When the store is closed, a round ends at its next step, as it does when a read fails: nothing
+//! refers to its copies yet, and segments that it has retired or moved are in the last checkpoint
 //! like any other.
 
 use super::{
@@ -47,36 +47,36 @@ use std::{
     time::Duration,
 };
 
-/// Longest time from one step of a round to the next while the log's room is short: what a writer
-/// waits for at most when there is none. A checkpoint for each, so not much shorter.
+/// Longest time from one step of a round to the next while the log's room is short: the longest
+/// wait of a writer when there is no room. A checkpoint for each, so not much shorter.
 const STEP: Duration = Duration::from_millis(300);
 /// Most bytes that one round copies.
 const COPY_BYTES: u64 = 512 << 20;
-/// Dead blocks in a row that are worth a hole in the file.
+/// Shortest run of dead blocks that is worth a hole in the file.
 const PUNCH_BLOCKS: u32 = 16;
 
-/// What one round leaves for the next.
+/// The plan that one round leaves for the next.
 #[derive(Default)]
 pub(super) struct Plan {
-    /// To be emptied, the emptiest first.
+    /// Victims, the emptiest first.
     pub(super) sparse: VecDeque<Victim>,
-    /// Takes moved blocks, with room left in it.
+    /// The destination, with room left in it.
     pub(super) destination: Option<Destination>,
-    /// Something in them is not what was written: they stay.
+    /// Segments with a corrupt block: they stay.
     pub(super) corrupt: HashSet<SegmentId>,
     /// The garbage that the last round was begun for.
     pub(super) garbage_blocks: u64,
 }
 
 impl Plan {
-    /// What the next round empties.
+    /// The segments that the next round empties.
     fn containers(&self) -> HashSet<SegmentId> {
         self.sparse.iter().map(|victim| victim.container.id).collect()
     }
 }
 
 impl Reclaimer {
-    /// Whether another round may find more, and how this one ended.
+    /// Runs the round. Returns whether another round may find more, and how this one ended.
     pub(super) async fn work(
         &self,
         plan: &mut Plan,
@@ -129,8 +129,8 @@ impl Reclaimer {
             segments.move_to(moves);
             engine.shutdown.check()?;
 
-            // A checkpoint takes room too: one that frees nothing would take what the next step
-            // needs.
+            // A checkpoint takes room too: one that frees nothing would take the room that the next
+            // step needs.
             let freed_now = if segments.retired().is_empty() {
                 0
             } else {
@@ -150,8 +150,8 @@ impl Reclaimer {
             }
         }
         if !is_durable && (moved > 0 || !engine.is_room_for_checkpoints_short()) {
-            // Even if nothing changed: the catalog of the one before has no bit in the mark, and
-            // may be punched.
+            // Even if nothing changed: the catalog of the checkpoint before has no bit in the mark,
+            // and may be punched.
             freed += self.free_retired(0).await?;
             is_durable = true;
         }
@@ -159,11 +159,11 @@ impl Reclaimer {
         counters.freed_bytes.fetch_add(freed * segments.geometry.segment_bytes(), Relaxed);
 
         let max = COPY_BYTES / BLOCK_BYTES as u64;
-        // What is hardly sparse is worth its copy only while a writer needs what it gives.
+        // A hardly sparse segment is worth its copy only while a writer needs the space.
         let next =
             if effort == Effort::Needed && !engine.is_short() { Effort::Usual } else { effort };
         plan.sparse = forward::plan(segments, &mark, &plan.corrupt, next.sparse(), max).into();
-        // What is left in the queue after nothing was moved found no room, and will find none next
+        // Victims left in the queue after nothing was moved found no room, and will find none next
         // time.
         let is_stuck = freed == 0 && moved == 0;
         let result =
@@ -185,8 +185,8 @@ impl Reclaimer {
             "a round of reclaim"
         );
 
-        // Holes in the file are for others, who can wait; unless they are all that can give the
-        // file system room, and with it the store.
+        // Holes in the file serve other users of the file system, which can wait; unless only holes
+        // can give the file system room, and with it the store.
         if is_durable && (!engine.is_short() || is_stuck) {
             counters.enter(ReclaimPhase::Punching);
             engine.pins.quiesce().await; // keeps I2
@@ -196,8 +196,7 @@ impl Reclaimer {
         Ok((freed > 0 || !plan.sparse.is_empty(), result))
     }
 
-    /// Finds out what is alive, and corrects the counts of what lives. Gives also by how many
-    /// blocks.
+    /// Finds live blocks, and corrects their counts. Returns also by how many blocks.
     async fn mark(
         &self,
         plan: &mut Plan,
@@ -211,8 +210,9 @@ impl Reclaimer {
             plan.garbage_blocks = engine.reclaim.take_garbage();
             let mark =
                 Mark::new(&segments.candidates(), residents, segments.geometry.segment_blocks);
-            // All under the one lock: a fork that began meanwhile may hold what its source has let
-            // go of. The pin after it: a task that waits for both could be waited for.
+            // All roots under one lock: a fork that began meanwhile may hold blocks that its source
+            // has dropped. The pin is taken last: a task that waits for a lock while it holds a pin
+            // could deadlock with a quiesce.
             let catalog = self.volumes.lock();
             let root = |volume: &Volume| Root {
                 family: volume.inner.family,
@@ -258,8 +258,9 @@ impl Reclaimer {
         Ok((mark, corrected))
     }
 
-    /// Makes durable that what is retired now is, waits for operations that may still read it, and
-    /// frees it. Gives the number of slots; `destinations` were taken for that.
+    /// Writes a checkpoint without the segments that are retired now, waits for operations that may
+    /// still read them (quiesce), and frees them. Returns the number of slots; `destinations` were
+    /// taken for the copies.
     async fn free_retired(&self, destinations: u32) -> Result<u64> {
         let engine = &self.volumes.engine;
         let segments = &engine.disk.segments;
@@ -277,7 +278,7 @@ impl Reclaimer {
             segments.release(&retired);
         }
         self.freed_rate.freed(u64::from(freed).saturating_sub(taken));
-        self.steer();
+        self.throttle_writers();
         engine.log.room.notify_waiters();
         engine.reclaim.wake_waiters();
         Ok(u64::from(freed))

@@ -1,4 +1,4 @@
-//! The scrub: reads, in the background, all that the maps refer to.
+//! The scrub: reads, in the background, everything that the maps refer to.
 
 mod scrubber;
 mod walk;

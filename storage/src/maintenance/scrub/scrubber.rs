@@ -1,23 +1,22 @@
-//! The scrub: reads, in the background, all that the maps refer to, so that corruption is found
-//! while there is still a backup.
+//! The scrub: reads, in the background, everything that the maps refer to, so that corruption is
+//! found while there is still a backup.
 //!
 //! ```text
-//!   resting ─(a day, or it is asked)─► pass: entry after entry, step after step ─► resting
+//!   resting ─(a day, or on request)─► pass: entry after entry, step after step ─► resting
 //! ```
 //!
-//! First it reads superblock and catalog. Where they are damaged they are written anew, both slots
-//! and both copies, for what is in memory is the truth; or else the next start could not go by
-//! them.
+//! First it reads superblock and catalog. Where they are damaged, both slots and both copies are
+//! written anew from memory, which is the truth, so that the next start can use them.
 //!
-//! Of maps and data it reports damage and repairs nothing: there is no second copy. What it finds
-//! is told in the log, counted, and kept for those who ask; reading the damaged place goes on
+//! Damage to maps and data is reported and not repaired: there is no second copy. The scrub logs
+//! and counts each finding, and keeps it in [`ScrubProgress`]; reading the damaged place goes on
 //! failing with [`crate::Kind::Corrupt`].
 //!
-//! I1  A step holds its read token for at most [`walk::STEP_BYTES`] of reads, so that what reclaim
-//!     frees never waits long for it.
-//! I2  What one step knows is good for the next, although the map may change between them: an
-//!     address names the same bytes for ever. What is written during a pass may be left to the next
-//!     one.
+//! I1  A step holds its read pin for at most `STEP_BYTES` of reads, so that reclaim never waits
+//!     long to quiesce.
+//! I2  What one step has checked stays checked for the next, although the map may change between
+//!     them: an address names the same bytes forever. Data that is written during a pass may be
+//!     left to the next one.
 
 use super::walk::Pass;
 use crate::{
@@ -33,77 +32,77 @@ use std::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// From the opening of the store to its first pass, so that a start is left alone. A guess.
+/// Time from the opening of the store to its first pass, so that the scrub does not slow a start. A
+/// guess.
 const FIRST_AFTER: Duration = Duration::from_secs(15 * 60);
-/// From the end of a pass to the next. A guess: corruption is found within days, and a disk that is
-/// read once a day is not worn.
+/// Time from the end of a pass to the next. A guess: corruption is found within days, and reading a
+/// disk once a day does not wear it.
 const REST: Duration = Duration::from_secs(24 * 60 * 60);
-/// From one look to the next where no pass is ever due.
+/// Wait where no pass is ever due.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// Most places that are kept of a pass; the others are counted.
+/// Most findings of a pass that are kept; further ones are only counted.
 const CORRUPTIONS_MAX: usize = 100;
 
-/// What the scrub is doing, and what it found.
+/// Progress and findings of the scrub.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrubProgress {
-    /// A pass is under way.
+    /// Whether a pass is under way.
     pub running: bool,
-    /// Passes that came to their end since the store was opened.
+    /// Number of passes that ended since the store was opened.
     pub passes: u64,
-    /// Volumes and snapshots of the present or last pass.
+    /// Number of volumes and snapshots in the present or last pass.
     pub entries: usize,
-    /// Of them, those that are done.
+    /// Number of them that are done.
     pub entries_done: usize,
     /// Bytes of maps and data that were read and compared, in the present or last pass.
     pub checked_bytes: u64,
-    /// Bytes of them that are not what was written or cannot be read.
+    /// Bytes of them that differ from what was written or cannot be read.
     pub corrupt_bytes: u64,
-    /// Both since the store was opened.
+    /// Bytes read and compared since the store was opened.
     pub checked_bytes_total: u64,
-    /// See `checked_bytes_total`.
+    /// Bytes that differ or cannot be read, since the store was opened.
     pub corrupt_bytes_total: u64,
-    /// Where, the first hundred places of the present or last pass.
+    /// The first 100 findings of the present or last pass.
     pub corruptions: Vec<Corruption>,
 }
 
-/// A place that is not what was written there, or cannot be read.
+/// A finding of the scrub: a range that differs from what was written, or cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corruption {
-    /// A volume or snapshot that reads it. Others may share it.
+    /// A volume or snapshot that has the range. Others may share it.
     pub entry: Uuid,
-    /// First byte of the volume that is lost.
+    /// Byte offset in the volume of the first lost byte.
     pub offset: u64,
-    /// Bytes that are lost.
+    /// Number of lost bytes.
     pub len: u64,
-    /// What lies there.
+    /// Whether data or a map node is corrupt.
     pub what: CorruptKind,
 }
 
-/// What is corrupt.
+/// The kind of what is corrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CorruptKind {
     /// Blocks of data.
     Data,
-    /// A node of the map, and with it all that lies below.
+    /// A node of the map, and with it all data below it.
     Map,
 }
 
-/// What wakes the scrubber.
+/// An event that wakes the scrubber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
-    /// It was asked for a pass.
+    /// A pass was asked for.
     Asked,
     /// A pass is due.
     Due,
     ShutDown,
 }
 
-/// Scrubs the store. It owns what is known of passes.
+/// Scrubs the store. It owns the progress of passes.
 pub(crate) struct Scrubber {
     pub(super) volumes: Arc<Volumes>,
     checkpointer: Arc<Checkpointer>,
-    /// Bytes a second that it may read; 0 for none but when it is asked, and then as many as there
-    /// are.
+    /// Bytes a second that it may read; 0 for no passes unless asked for, and then without a limit.
     pub(super) bytes_per_second: u64,
     progress: Mutex<ScrubProgress>,
     asked: Notify,
@@ -124,7 +123,7 @@ impl Scrubber {
         }
     }
 
-    /// Passes, from time to time and when it is asked, until the store closes.
+    /// Runs passes, on schedule and when asked for, until the store closes.
     pub(crate) async fn run(&self) {
         let mut rest = FIRST_AFTER;
         loop {
@@ -159,7 +158,7 @@ impl Scrubber {
         &self.volumes.engine.shutdown
     }
 
-    /// Writes superblock and catalog anew where they are not what was written.
+    /// Writes superblock and catalog anew where they are damaged on disk.
     async fn renew_superblock_and_catalog(&self) {
         if self.volumes.engine.health.is_stopped() {
             return;
@@ -169,7 +168,7 @@ impl Scrubber {
             damage,
             "superblock or catalog are not what was written; they are written anew"
         );
-        // One for each slot.
+        // One checkpoint for each slot.
         for _ in 0..SUPERBLOCK_SLOTS {
             if let Err(error) = self.checkpointer.write_anew().await {
                 tracing::error!(%error, "they could not be written");
@@ -185,7 +184,7 @@ impl Scrubber {
         }
     }
 
-    /// A pass begins, unless one has begun. Whether that is news.
+    /// Begins a pass, unless one has begun. Returns whether it did.
     fn begin(&self) -> bool {
         let mut progress = self.lock();
         let begun_before = progress.running;
@@ -201,7 +200,7 @@ impl Scrubber {
         !begun_before
     }
 
-    /// The pass came to its end.
+    /// Ends the pass.
     fn end(&self) -> ScrubProgress {
         let mut progress = self.lock();
         progress.running = false;
@@ -224,7 +223,7 @@ impl ScrubProgress {
         self.checked_bytes_total += bytes;
     }
 
-    /// `bytes` of the store are lost, and with them `corruption`.
+    /// Notes that `bytes` of the store are lost, and with them the range of `corruption`.
     pub(super) fn corrupt(&mut self, bytes: u64, corruption: Corruption) {
         self.corrupt_bytes += bytes;
         self.corrupt_bytes_total += bytes;

@@ -18,11 +18,10 @@ use std::{
     time::Duration,
 };
 
-/// Bytes after which a step ends: what a read pin is held for at most, and what is read without a
+/// Bytes after which a step ends: the limit of reads under one read pin, and of reads without a
 /// pause.
 pub(super) const STEP_BYTES: u64 = 2 << 20;
-/// Nodes that a step looks at, at most, whether or not they have to be read: others want the thread
-/// too.
+/// Most nodes that a step looks at, read or not, before it yields the thread.
 const STEP_NODES: u32 = 1024;
 
 /// A pass under way.
@@ -38,15 +37,15 @@ pub(super) struct Pass<'a> {
     path: [Option<(Address, Arc<Node>)>; ROOT_LEVEL as usize + 1],
 }
 
-/// Something below which a step looks.
+/// An entry of the walk's stack.
 enum Visit {
-    /// What starts at this block of the volume.
+    /// A subtree, its level, and its first block in the volume.
     Child(Child, u32, u64),
-    /// All below this node was looked at.
+    /// Everything below this node was checked.
     Done(Address),
 }
 
-/// What a step has read.
+/// Bytes and nodes that a step has read.
 #[derive(Default)]
 struct Spent {
     bytes: u64,
@@ -99,7 +98,7 @@ impl<'a> Pass<'a> {
         shutdown.check()
     }
 
-    /// Looks at what `entry` has from a block on. Gives the block where the next step goes on.
+    /// Checks what `entry` maps from a block on. Returns the block where the next step goes on.
     async fn step(&mut self, entry: &Volume, from: u64, spent: &mut Spent) -> Option<u64> {
         let _pin = self.engine.pins.pin();
         let root = {
@@ -143,8 +142,8 @@ impl<'a> Pass<'a> {
         None
     }
 
-    /// The node, after its bytes on disk were compared, if it has some; `None` where there is
-    /// nothing more to look at.
+    /// The node, after its bytes on disk, if it has some, were compared; `None` where there is
+    /// nothing more to check.
     async fn node(
         &mut self,
         entry: &Volume,
@@ -157,7 +156,7 @@ impl<'a> Pass<'a> {
             Child::Empty | Child::Zero => return None,
             Child::Loaded(node) => match node.home() {
                 Some(home) => (home, Some(Arc::clone(node))),
-                // Not on disk yet; what lies below it may be.
+                // Not on disk yet; nodes below it may be.
                 None => return Some(Arc::clone(node)),
             },
             Child::Stored(home) => (*home, self.engine.disk.nodes.peek(home)),
@@ -199,8 +198,8 @@ impl<'a> Pass<'a> {
         let segments = &self.engine.disk.segments;
         for run in leaf.runs() {
             let RunState::Data(address) = run.state else { continue };
-            // What the log is still writing may not be there yet. What is, may stay in its last
-            // segment for ever.
+            // Blocks that the log is still writing may not be there yet. Blocks that are there may
+            // stay in its open segment forever.
             let written = self.engine.log.written_blocks(address.segment());
             let words = (segments.geometry.segment_blocks as usize).div_ceil(64);
             let bits =
@@ -227,8 +226,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// `bytes` at `address` are lost, and with them those blocks of the entry (the first, and how
-    /// many).
+    /// Notes that `bytes` at `address` are lost, and with them these blocks of the entry (the
+    /// first, and how many).
     fn corrupt(
         &self,
         entry: &Volume,

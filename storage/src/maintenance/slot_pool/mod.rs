@@ -1,4 +1,5 @@
-//! The slot pool: prepares free slots before the log needs them, and returns what is too much.
+//! The slot pool: prepares free slots before the log needs them, and returns surplus ones to the
+//! file system.
 
 mod pool;
 mod prepare;

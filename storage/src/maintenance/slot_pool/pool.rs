@@ -16,26 +16,26 @@ use std::{
 };
 use tokio::sync::Mutex;
 
-/// Bytes of free slots that keep their blocks in the file, beside those that the log will soon take
-/// again.
+/// Bytes of free slots that keep their blocks in the file, beside the slots that the log will soon
+/// take again.
 const BLOCKS_KEPT_BYTES: u64 = 512 << 20;
-/// The number of segments taken lately is forgotten at this rate a tick: by a third after about
-/// twenty seconds.
+/// Decay of the number of segments taken lately, for each tick: down to a third after about twenty
+/// seconds.
 const FORGET: f64 = 0.99;
 
-/// What wakes the pool to return slots.
+/// An event that wakes the pool to return slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     Tick,
     ShutDown,
 }
 
-/// Prepares free slots for the log, and returns what is too much to the file system.
+/// Prepares free slots for the log, and returns surplus ones to the file system.
 pub(crate) struct SlotPool {
     pub(super) engine: Arc<Engine>,
     /// Held while free slots are prepared or returned.
     pub(super) work: Mutex<()>,
-    /// All free slots are about to be returned, so those that are being prepared are let go of.
+    /// All free slots are about to be returned, so preparation stops.
     is_returning_all: AtomicBool,
     /// Bytes logged when all free slots were last returned.
     log_bytes_when_returned: AtomicU64,
@@ -85,8 +85,8 @@ impl SlotPool {
         }
     }
 
-    /// Returns all free slots to the file system, those too that are being prepared, until the
-    /// store closes.
+    /// Returns all free slots to the file system, including slots that are being prepared, until
+    /// the store closes.
     pub(crate) async fn return_all(&self) {
         self.is_returning_all.store(true, Release);
         let _no_other = self.work.lock().await;
@@ -119,8 +119,8 @@ impl SlotPool {
         self.returned_bytes.load(Relaxed)
     }
 
-    /// Returns the blocks of the slot that the log has claimed to the file system. Nothing was
-    /// written there yet.
+    /// Returns the blocks of the claimed segment's slot to the file system. Nothing was written
+    /// there yet.
     async fn return_claim(&self) {
         let (disk, log) = (&self.engine.disk, &self.engine.log);
         let geometry = disk.segments.geometry;
@@ -132,7 +132,7 @@ impl SlotPool {
         }
     }
 
-    /// Returns free slots beyond those that are kept to the file system, until the store closes.
+    /// Returns free slots, except `keep` of them, to the file system, until the store closes.
     /// `work` is held.
     async fn return_surplus(&self, keep: usize) {
         let disk = &self.engine.disk;
@@ -152,7 +152,7 @@ impl SlotPool {
                 SlotBacking::Blocks => {
                     self.returned_bytes.fetch_add(geometry.segment_bytes(), Relaxed);
                 }
-                // Most likely a hole that was there before.
+                // Most likely a hole already.
                 SlotBacking::Unknown => {}
             }
         }

@@ -1,22 +1,23 @@
-//! The slot pool: gets free slots ready before the log needs them, so that no write waits for the
-//! file system's journal.
+//! Slot preparation: the pool prepares free slots before the log needs them, so that no write waits
+//! for the file system's journal.
 //!
 //! ```text
 //!   take ─► look at it ─► zeroes where blocks were not written ─► sync ─► prepared
-//!              └─ all of it was written (it comes from before a restart) ─┘
+//!              └─ all blocks were written (by an earlier server process) ─┘
 //! ```
 //!
 //! I1  A slot counts as prepared after a sync that began when all of its blocks were written
 //!     (segments' I5).
-//! I2  Returning all slots to the file system waits for one step of this at most.
+//! I2  Returning all slots to the file system waits for at most one step of preparation.
 //!
 //! How many: [`READY_BYTES`] of them, and as many as the log has taken lately in a second, up to
-//! [`READY_BYTES_MAX`] and an eighth of the store. None while nothing is logged: a store that
-//! nobody writes to takes no room. What the log is faster than, it writes through.
+//! [`READY_BYTES_MAX`] and an eighth of the store. None while nothing is logged: an idle store
+//! takes no room. Where the log outruns preparation, it writes through.
 //!
-//! A log that streams large batches, nearly as fast as the disk can, has no zeroes written for it:
-//! each byte would be written twice where writing it through costs little. Its slots get their
-//! blocks allocated instead, in long runs. What was written before is used by it too.
+//! For a log that streams large batches, nearly as fast as the disk can, the pool writes no zeroes:
+//! each byte would be written twice (a write amplification of 2) where writing through costs
+//! little. Its slots get their blocks allocated instead, in long runs. It also uses slots that were
+//! written before.
 
 use super::pool::SlotPool;
 use crate::{
@@ -31,24 +32,24 @@ use std::{cell::Cell, io, ops::Range, pin::pin, sync::atomic::Ordering::*, time:
 /// Bytes of prepared slots at least, while something is logged, and at least two slots: one is
 /// filled while the next is prepared.
 const READY_BYTES: u64 = 128 << 20;
-/// Bytes of prepared slots at most, with which two gigabytes a second have a quarter of one.
+/// Most bytes of prepared slots: a quarter of a second's worth at 2 GB/s.
 const READY_BYTES_MAX: u64 = 512 << 20;
-/// Bytes of slots kept allocated ahead of a log that streams, beside those that it takes between
-/// two looks.
+/// Bytes of slots kept allocated ahead of a log that streams, beside the slots that it takes
+/// between two looks.
 const ALLOCATED_BYTES: u64 = 256 << 20;
-/// From the log's first wish to the look: others come with it.
+/// Time from the log's first request to the look, so that later requests join it.
 const GATHER: Duration = Duration::from_millis(20);
-/// How long a number of slots taken is remembered: it fades by half in about a second.
+/// Decay of the rate at which the log takes slots: by half in about a second.
 const FADES: f64 = 0.5;
-/// Slots that are looked at before one is written: they may have been written before a restart.
+/// Slots that are examined before one is written: they may have been written before a restart.
 const LOOKS_MAX: u32 = 64;
-/// Where zeroes are written less than so many times as fast as the log, it is better written
+/// Where zeroes are written less than so many times as fast as the log, the log is better written
 /// through.
 const SPEED_LEAST: f64 = 3.0;
-/// Part of a slot that is worth writing for a log that streams.
+/// For a log that streams, a slot is completed if at most one part in this many is missing.
 const GAPS_PART: u64 = 8;
 
-/// What wakes the pool to prepare slots.
+/// An event that wakes the pool to prepare slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     /// The log took slots that were prepared.
@@ -56,28 +57,28 @@ enum Event {
     ShutDown,
 }
 
-/// What the pool remembers from look to look.
-struct Pace {
+/// The log's demand for slots, kept from look to look.
+struct LogDemand {
     looked: Duration,
     log_bytes: u64,
     batches: u64,
     next_segment: u64,
-    /// Segments a second, fading.
+    /// Segments a second, decaying.
     taken: f64,
 }
 
-/// How much is written for a slot.
+/// How much is written to prepare a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effort {
-    /// All that is missing.
+enum FillMode {
+    /// All blocks that are missing.
     Whole,
-    /// What is missing where most is there.
+    /// The missing blocks of slots that are nearly complete.
     Gaps,
 }
 
-impl Effort {
-    /// What is worth it for a log that has taken so much in so many batches in this time, where
-    /// zeroes are written so fast.
+impl FillMode {
+    /// The mode that pays for a log that has taken `log_bytes` in `batches` in `seconds`, at this
+    /// speed of writing zeroes.
     fn worth_it(log_bytes: u64, batches: u64, seconds: f64, zeroes_bytes_a_second: f64) -> Self {
         let is_fast = log_bytes as f64 * SPEED_LEAST > zeroes_bytes_a_second * seconds;
         let is_large = log_bytes >= batches * STREAM_BATCH_BYTES;
@@ -89,8 +90,13 @@ impl SlotPool {
     /// Prepares slots whenever the log takes some, until the store closes.
     pub(crate) async fn run(&self) {
         let next_segment = self.engine.disk.segments.next().0;
-        let mut pace =
-            Pace { looked: runtime::now(), log_bytes: 0, batches: 0, next_segment, taken: 0.0 };
+        let mut demand = LogDemand {
+            looked: runtime::now(),
+            log_bytes: 0,
+            batches: 0,
+            next_segment,
+            taken: 0.0,
+        };
         let zeroes =
             Zeroes { by: Cell::new(ZeroesBy::Device), bytes_a_second: Cell::new(f64::INFINITY) };
         loop {
@@ -98,8 +104,8 @@ impl SlotPool {
                 Event::ShutDown => break,
                 Event::Taken if self.engine.health.is_stopped() => {}
                 Event::Taken => {
-                    if let Err(error) = look(self, &mut pace, &zeroes).await {
-                        // The log's own write will meet it, and tell.
+                    if let Err(error) = look(self, &mut demand, &zeroes).await {
+                        // The log's own write will meet and report it.
                         tracing::debug!(%error, "a slot could not be prepared");
                     }
                 }
@@ -119,46 +125,53 @@ impl SlotPool {
     }
 }
 
-async fn look(pool: &SlotPool, pace: &mut Pace, zeroes: &Zeroes) -> Result<()> {
+async fn look(pool: &SlotPool, demand: &mut LogDemand, zeroes: &Zeroes) -> Result<()> {
     let engine = &pool.engine;
     let (segments, counters) = (&engine.disk.segments, &engine.log.counters);
     let (bytes, batches) = (counters.bytes.load(Relaxed), counters.batches.load(Relaxed));
     let (now, next) = (runtime::now(), segments.next().0);
-    let elapsed = now.saturating_sub(pace.looked).as_secs_f64();
-    let taken = next - pace.next_segment;
-    pace.taken = pace.taken * FADES.powf(elapsed) + taken as f64;
-    // What was logged before all slots were given back is no reason to get some ready again. They
-    // may just have been.
+    let elapsed = now.saturating_sub(demand.looked).as_secs_f64();
+    let taken = next - demand.next_segment;
+    demand.taken = demand.taken * FADES.powf(elapsed) + taken as f64;
+    // Bytes logged before all slots were returned are no reason to prepare slots again. They may
+    // have just been returned.
     let returned = pool.log_bytes_when_returned();
     let (new_bytes, new_batches) =
-        (bytes.saturating_sub(pace.log_bytes.max(returned)), batches - pace.batches);
-    *pace = Pace { looked: now, log_bytes: bytes, batches, next_segment: next, taken: pace.taken };
+        (bytes.saturating_sub(demand.log_bytes.max(returned)), batches - demand.batches);
+    *demand = LogDemand {
+        looked: now,
+        log_bytes: bytes,
+        batches,
+        next_segment: next,
+        taken: demand.taken,
+    };
     if new_bytes == 0 {
         return Ok(());
     }
-    let effort = Effort::worth_it(new_bytes, new_batches, elapsed, zeroes.bytes_a_second.get());
+    let fill_mode =
+        FillMode::worth_it(new_bytes, new_batches, elapsed, zeroes.bytes_a_second.get());
     let _no_other = pool.work.lock().await;
     let slots =
         |bytes: u64| (bytes / segments.geometry.segment_bytes()).max(PREPARED_KEPT as u64) as usize;
-    let ahead = (slots(READY_BYTES) + pace.taken as usize).min(slots(READY_BYTES_MAX));
+    let ahead = (slots(READY_BYTES) + demand.taken as usize).min(slots(READY_BYTES_MAX));
     let ahead = ahead.min((segments.geometry.slots / 8).max(1) as usize);
-    match (engine.disk.file.placement(), effort) {
+    match (engine.disk.file.placement(), fill_mode) {
         (Placement::Device | Placement::Memory(_), _) => Ok(()),
-        (Placement::InPlace(_), Effort::Whole) => prepare(pool, ahead, effort, zeroes).await,
-        (Placement::InPlace(_), Effort::Gaps) => {
-            prepare(pool, ahead, effort, zeroes).await?;
+        (Placement::InPlace(_), FillMode::Whole) => prepare(pool, ahead, fill_mode, zeroes).await,
+        (Placement::InPlace(_), FillMode::Gaps) => {
+            prepare(pool, ahead, fill_mode, zeroes).await?;
             allocate(pool, slots(ALLOCATED_BYTES) + taken as usize).await;
             Ok(())
         }
-        (Placement::Moving(_) | Placement::Buffered(_), Effort::Gaps) => {
+        (Placement::Moving(_) | Placement::Buffered(_), FillMode::Gaps) => {
             allocate(pool, slots(ALLOCATED_BYTES) + taken as usize).await;
             Ok(())
         }
-        (Placement::Moving(_) | Placement::Buffered(_), Effort::Whole) => Ok(()),
+        (Placement::Moving(_) | Placement::Buffered(_), FillMode::Whole) => Ok(()),
     }
 }
 
-/// Gives free slots their blocks in the file, so that the log's writes need not look for some.
+/// Allocates the blocks of free slots, so that the log's writes need not.
 async fn allocate(pool: &SlotPool, ahead: usize) {
     let disk = &pool.engine.disk;
     let geometry = disk.segments.geometry;
@@ -171,15 +184,20 @@ async fn allocate(pool: &SlotPool, ahead: usize) {
             if allocated.is_ok() { SlotPreparation::Allocated } else { SlotPreparation::Punched };
         disk.segments.give_back(slot, preparation);
         if allocated.is_err() {
-            // Not offered, or no room: the log's own write will tell.
+            // Not offered, or no room: the log's own write will report it.
             return;
         }
     }
 }
 
-/// Prepares slots until `ahead` of them are: first what needs little, because it was written
-/// before.
-async fn prepare(pool: &SlotPool, ahead: usize, effort: Effort, zeroes: &Zeroes) -> Result<()> {
+/// Prepares slots until `ahead` of them are prepared: first slots that need little, because they
+/// were written before.
+async fn prepare(
+    pool: &SlotPool,
+    ahead: usize,
+    fill_mode: FillMode,
+    zeroes: &Zeroes,
+) -> Result<()> {
     let disk = &pool.engine.disk;
     let (segments, geometry) = (&disk.segments, disk.segments.geometry);
     let range =
@@ -200,7 +218,7 @@ async fn prepare(pool: &SlotPool, ahead: usize, effort: Effort, zeroes: &Zeroes)
             runtime::yield_now().await;
         }
     }
-    while effort == Effort::Whole
+    while fill_mode == FillMode::Whole
         && pool.goes_on()
         && let Some(slot) = segments.take_to(SlotPreparation::Prepared, ahead)
     {
@@ -230,20 +248,20 @@ async fn finish(pool: &SlotPool, slot: Slot, coverage: Coverage, zeroes: &Zeroes
 /// How zeroes are made.
 struct Zeroes {
     by: Cell<ZeroesBy>,
-    /// How fast they were written beside what else was; infinite as long as that is unknown.
+    /// How fast they were written beside other I/O; infinite as long as that is unknown.
     bytes_a_second: Cell<f64>,
 }
 
-/// Who makes the zeroes.
+/// Whether device or pool makes the zeroes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ZeroesBy {
     /// The device is asked for them, which moves no data.
     Device,
-    /// They are written, because the device, the file system or the kernel does not offer that.
+    /// The pool writes them, because the device, the file system or the kernel does not offer that.
     Writing,
 }
 
-/// Writes what is missing of a slot.
+/// Writes the missing blocks of a slot.
 async fn fill(
     pool: &SlotPool,
     range: Range<u64>,
@@ -251,7 +269,7 @@ async fn fill(
     zeroes: &Zeroes,
 ) -> io::Result<()> {
     // Each step changes metadata, for which the next sync waits: few and large ones make few syncs
-    // wait. With pauses, because somebody may wait for a sync meanwhile: about 150 MiB a second.
+    // wait. With pauses, because a flush may wait for a sync meanwhile: about 150 MiB a second.
     const STEP_BYTES: u64 = 2 << 20;
     const PAUSE: Duration = Duration::from_millis(12);
     let disk = &pool.engine.disk;
@@ -290,7 +308,7 @@ async fn fill(
             at += step;
             pool.add_prepared(step);
             match disk.segments.prepared() {
-                // The log is where each batch is slow, until this is done.
+                // The log writes through, slowly, until this is done.
                 0 => {}
                 1 => runtime::sleep(PAUSE / 4).await,
                 _ => runtime::sleep(PAUSE).await,
@@ -308,14 +326,14 @@ mod tests {
     fn only_a_fast_stream_of_large_batches_goes_without_zeroes() {
         let check = |mib: u64, batches, zeroes: f64, expected| {
             assert_eq!(
-                Effort::worth_it(mib << 20, batches, 1.0, zeroes * 1e6),
+                FillMode::worth_it(mib << 20, batches, 1.0, zeroes * 1e6),
                 expected,
                 "{mib} {batches} {zeroes}"
             );
         };
-        check(800, 800, 1000.0, Effort::Gaps);
-        check(800, 20_000, 1000.0, Effort::Whole); // 40 KiB each
-        check(250, 1000, 1000.0, Effort::Whole); // the disk can do both
-        check(800, 800, f64::INFINITY, Effort::Whole); // it is not known yet
+        check(800, 800, 1000.0, FillMode::Gaps);
+        check(800, 20_000, 1000.0, FillMode::Whole); // 40 KiB each
+        check(250, 1000, 1000.0, FillMode::Whole); // the disk can do both
+        check(800, 800, f64::INFINITY, FillMode::Whole); // it is not known yet
     }
 }

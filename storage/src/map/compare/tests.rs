@@ -43,8 +43,9 @@ impl Pair {
     }
 }
 
-/// What is told of a range, asked for a few stretches at a time; and how many nodes had to be read.
-fn told(
+/// The comparison of a range, asked for a few stretches at a time; and how many nodes had to be
+/// read.
+fn compared(
     newer: &Pair,
     older: &Pair,
     disk: &mut Disk,
@@ -81,7 +82,7 @@ fn told(
 
 fn check(newer: &Pair, older: &Pair, disk: &mut Disk, start: u64, len: u64, max: usize) {
     let mut block = start;
-    for (blocks, comparison) in told(newer, older, disk, start, len, max).0 {
+    for (blocks, comparison) in compared(newer, older, disk, start, len, max).0 {
         // Long stretches were never written.
         for at in block..block + blocks.min(5000) {
             let (new, old) = (newer.twin.get(&at).copied(), older.twin.get(&at).copied());
@@ -104,32 +105,35 @@ proptest! {
 
     #[test]
     fn comparison_equals_one_block_by_block(
-        steps in prop::collection::vec((0usize..2, 0usize..3, 0u64..1200, 1u64..700, 0u8..8, 0u32..8000), 1..40),
+        steps in prop::collection::vec(
+            (0usize..2, 0usize..3, 0u64..1200, 1u64..700, 0u8..8, 0u32..8000),
+            1..40,
+        ),
         max in 1usize..50,
         part in (0u64..1500, 1u64..500),
     ) {
-        let (mut lines, mut disk) = ([Pair::default(), Pair::default()], Disk::default());
+        let (mut maps, mut disk) = ([Pair::default(), Pair::default()], Disk::default());
         for (which, region, at, len, kind, target) in steps {
             let at = BASES[region] + at;
             match kind {
-                0 => lines[which].replace(&mut disk, at, len, None),
-                1 => lines[which].replace(&mut disk, at, len, Some(RunState::Zero)),
-                2 => lines[which].checkpoint(&mut disk),
+                0 => maps[which].replace(&mut disk, at, len, None),
+                1 => maps[which].replace(&mut disk, at, len, Some(RunState::Zero)),
+                2 => maps[which].checkpoint(&mut disk),
                 3 => disk.memory.clear(),
                 // A fork or restore.
-                4 => lines[which] = lines[1 - which].clone(),
+                4 => maps[which] = maps[1 - which].clone(),
                 // A whole child, which becomes one place.
                 5 => {
                     let state = (target % 2 == 0).then_some(RunState::Zero);
-                    lines[which].replace(&mut disk, at.next_multiple_of(256), 256, state);
+                    maps[which].replace(&mut disk, at.next_multiple_of(256), 256, state);
                 }
                 _ => {
                     let state = RunState::Data(Address::new(SegmentId(5), target));
-                    lines[which].replace(&mut disk, at, len, Some(state));
+                    maps[which].replace(&mut disk, at, len, Some(state));
                 }
             }
         }
-        let [a, b] = &lines;
+        let [a, b] = &maps;
         for base in BASES {
             for (newer, older) in [(a, b), (b, a)] {
                 disk.memory.clear();
@@ -157,7 +161,7 @@ fn what_is_shared_is_not_looked_at() {
     let mut fork = base.clone();
     disk.memory.clear();
     assert_eq!(
-        told(&fork, &base, &mut disk, 0, 1 << 32, 9),
+        compared(&fork, &base, &mut disk, 0, 1 << 32, 9),
         (vec![(1 << 32, Comparison::Same)], 0)
     );
 
@@ -165,8 +169,8 @@ fn what_is_shared_is_not_looked_at() {
     fork.replace(&mut disk, 300 * 256 + 7, 2, Some(data));
     fork.checkpoint(&mut disk);
     disk.memory.clear();
-    let (told, loads) = told(&fork, &base, &mut disk, 0, 1 << 32, 9);
-    let differs: Vec<_> = told.iter().filter(|(_, c)| *c != Comparison::Same).collect();
+    let (found, loads) = compared(&fork, &base, &mut disk, 0, 1 << 32, 9);
+    let differs: Vec<_> = found.iter().filter(|(_, c)| *c != Comparison::Same).collect();
     assert_eq!(differs, [&(2, Comparison::Differs(Some(data)))]);
     // The four nodes above the change, of each.
     assert_eq!(loads, 8);
@@ -179,9 +183,9 @@ fn nothing_and_zeroes_differ_without_a_node() {
     let hole = Pair::default();
     let whole = |comparison| (vec![(1 << 32, comparison)], 0);
     assert_eq!(
-        told(&zero, &hole, &mut disk, 0, 1 << 32, 9),
+        compared(&zero, &hole, &mut disk, 0, 1 << 32, 9),
         whole(Comparison::Differs(Some(RunState::Zero)))
     );
-    assert_eq!(told(&hole, &zero, &mut disk, 0, 1 << 32, 9), whole(Comparison::Differs(None)));
-    assert_eq!(told(&zero, &zero.clone(), &mut disk, 0, 1 << 32, 9), whole(Comparison::Same));
+    assert_eq!(compared(&hole, &zero, &mut disk, 0, 1 << 32, 9), whole(Comparison::Differs(None)));
+    assert_eq!(compared(&zero, &zero.clone(), &mut disk, 0, 1 << 32, 9), whole(Comparison::Same));
 }

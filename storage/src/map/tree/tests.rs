@@ -89,7 +89,8 @@ proptest! {
         let (mut twin, mut zero) = (Twin::new(), HashMap::new());
         let mut frozen = None;
         for (region, at, len, kind, target) in steps {
-            let (at, sums) = (bases[region as usize] + at, (0..len).map(|i| target ^ i as u32).collect::<Vec<_>>());
+            let at = bases[region as usize] + at;
+            let sums = (0..len).map(|i| target ^ i as u32).collect::<Vec<_>>();
             let state = match kind {
                 0 => NewState::Hole,
                 1 => NewState::Zero,
@@ -122,7 +123,9 @@ proptest! {
                 match state {
                     NewState::Hole => {}
                     NewState::Zero => { zero.insert(at + i, ()); }
-                    NewState::Data(a, sums) => { twin.insert(at + i, (a.raw() + i, sums[i as usize])); }
+                    NewState::Data(a, sums) => {
+                        twin.insert(at + i, (a.raw() + i, sums[i as usize]));
+                    }
                 }
             }
             prop_assert_eq!(tree.mapped_blocks(), twin.len() as u64);
@@ -183,6 +186,6 @@ fn own_blocks_are_at_most_as_many_as_there_are() {
     assert_eq!((tree.mapped_blocks(), tree.birthday().own_blocks), (30, 30));
     // The mark of before has nothing to take from what was cut since.
     assert_eq!(tree.clone().recount(&then, 40), 0);
-    assert_eq!(tree.be_alone(), 0);
+    assert_eq!(tree.become_unshared(), 0);
     assert_eq!(tree.birthday(), Birthday { shared_below: 0, own_blocks: 30 });
 }

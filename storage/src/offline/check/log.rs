@@ -1,8 +1,7 @@
-//! The log behind the checkpoint: it ends where it may, and what headers and footers say twice is
-//! the same.
+//! The log behind the checkpoint: it ends where it may, and headers and footers say the same.
 //!
-//! Recovery needs one of the two. So damage to the other loses nothing, and is found here before
-//! both are damaged. What lies before the replay start is never read again, and may be punched.
+//! Recovery needs one of the two. So damage to one loses nothing, and the check finds it before
+//! both are damaged. The log before the replay start is never read again, and may be punched.
 
 use super::{CheckReport, FindingKind};
 use crate::{
@@ -31,10 +30,11 @@ pub(super) async fn check(found: &Found, report: &mut CheckReport) {
                 sealed(found, trailer, left.slot, from, report).await;
             }
             Some(_) => {}
-            // What comes behind it was synced, so it was too.
+            // The log behind it was synced, so it was too.
             None if left.next_lsn < found.synced => {
                 let what = format!(
-                    "segment {}: the footer is lost or damaged; replay goes by its batches to segment {}",
+                    "segment {}: the footer is lost or damaged; \
+                     replay goes by its batches to segment {}",
                     left.segment.0, left.next.0.0
                 );
                 report.find(FindingKind::Log, what);
@@ -49,7 +49,7 @@ pub(super) async fn check(found: &Found, report: &mut CheckReport) {
     }
 }
 
-/// A segment that is known to be synced as a whole.
+/// Checks a segment that is known to be synced as a whole.
 async fn sealed(found: &Found, trailer: Trailer, slot: Slot, from: u32, report: &mut CheckReport) {
     let identity = &found.superblock.identity;
     let segment = trailer.segment;
@@ -62,8 +62,8 @@ async fn sealed(found: &Found, trailer: Trailer, slot: Slot, from: u32, report: 
     let footer = match footer {
         Ok(footer) => footer,
         Err(why) => {
-            // A death may have left a part of it, and the start after it went by the headers, as
-            // the next one will.
+            // A killed server may have left a part of it, and the start after it used the headers,
+            // as the next one will.
             report
                 .notes
                 .push(format!("segment {}: {}: replay goes by the headers", segment.0, why.0));

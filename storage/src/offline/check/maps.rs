@@ -1,5 +1,5 @@
-//! The maps: every distinct node once, what it says against what is there, and the data if it is
-//! asked for.
+//! The maps: every distinct node once, its content against what it refers to, and the data on
+//! request.
 
 use super::{CheckOptions, CheckProgress, CheckReport, FindingKind, Place};
 use crate::{
@@ -25,7 +25,7 @@ const GATHERED_BLOCKS: u64 = 4096;
 /// Runs of data read at once.
 const READS_MAX: usize = 32;
 
-/// The walk, and what it has seen.
+/// The walk of all maps, and what it has seen.
 pub(super) struct Maps<'a, P> {
     found: &'a Found,
     disk: &'a Disk,
@@ -33,7 +33,7 @@ pub(super) struct Maps<'a, P> {
     /// Nodes on disk that were checked with all below them, and the blocks mapped there; `None`
     /// where it is not known.
     counted: HashMap<Address, Option<u64>>,
-    /// The same of nodes that only the replayed log has.
+    /// The same for nodes that only the replayed log has.
     counted_in_memory: HashMap<*const Node, Option<u64>>,
     /// Blocks of data that were met, one bit each.
     alive: HashMap<SegmentId, Box<[u64]>>,
@@ -54,7 +54,7 @@ struct Gathered {
     block: u64,
 }
 
-/// A child on the way down.
+/// A child on the walk down.
 struct Visit<'c> {
     child: &'c Child,
     level: u32,
@@ -112,8 +112,8 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         self.report.nodes = (self.counted.len() + self.counted_in_memory.len()) as u64;
     }
 
-    /// Checks a child and all below it, which was read before if it is `read`. Gives the blocks
-    /// mapped there, if that can be told.
+    /// Checks a child and all below it, which was read before if it is `read`. Returns the number
+    /// of blocks mapped there, if it is known.
     fn visit<'v>(
         &'v mut self,
         at: Visit<'v>,
@@ -191,14 +191,14 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         match read {
             Ok(node) => self.below(&node, at).await,
             Err(error) => {
-                self.report.find_at(FindingKind::Map, told(&error), Some(at.place()));
+                self.report.find_at(FindingKind::Map, with_cause(&error), Some(at.place()));
                 self.pass(u64::from(home.mapped));
                 None
             }
         }
     }
 
-    /// What is mapped below a node; `None` where a part of it cannot be read.
+    /// The number of blocks mapped below a node; `None` where a part of it cannot be read.
     async fn below(&mut self, node: &Node, at: &Visit<'_>) -> Option<u64> {
         match node.body() {
             NodeBody::Leaf(leaf) => {
@@ -232,7 +232,7 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         }
     }
 
-    /// Reads those of the children that were not met before, together.
+    /// Reads the children that were not met before, together.
     async fn read(
         &self,
         children: &[(u64, &Child)],
@@ -283,7 +283,7 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         }
     }
 
-    /// Why there cannot be what a map has at an address.
+    /// Why an address of a map cannot be right, if so.
     fn misses(&self, address: Address, blocks: u32, kind: SegmentKind) -> Option<&'static str> {
         match self.kinds.get(&address.segment()) {
             None => Some("which is in no segment of the store"),
@@ -295,8 +295,8 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         }
     }
 
-    /// Reads what was gathered and compares it. What staging alone has was compared when the log
-    /// was followed.
+    /// Reads what was gathered and compares it. Data that is only in staging was compared when the
+    /// log was replayed.
     async fn compare_gathered(&mut self) {
         self.gathered_blocks = 0;
         let mut gathered = std::mem::take(&mut self.gathered);
@@ -313,7 +313,8 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
                 for lost in corrupt.chunk_by(|a, b| a + 1 == *b) {
                     let (first, blocks) = (lost[0], lost.len());
                     let what = format!(
-                        "{blocks} block(s) of data at {:?} are not what was written there, or cannot be read",
+                        "{blocks} block(s) of data at {:?} are not what was written there, \
+                         or cannot be read",
                         run.address.plus(first)
                     );
                     let place = place(run.line, run.block + u64::from(first), blocks as u64);
@@ -356,7 +357,7 @@ fn home_of(child: &Child) -> Option<NodeRef> {
     }
 }
 
-fn told(error: &crate::Error) -> String {
+fn with_cause(error: &crate::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

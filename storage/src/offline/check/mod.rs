@@ -1,22 +1,22 @@
-//! The check of a stopped store: reads all that a start would rely on, and holds what the maps
-//! reach against the books.
+//! The check of a stopped store: reads everything that a start would rely on, and compares what the
+//! maps reach with superblock, catalog and table of segments.
 //!
 //! ```text
 //!   superblock, catalog ─► segments: each in a place of its own
 //!          log ─► to its end as recovery goes; headers against footers
 //!          maps ─► every distinct node, counted; with `data` every distinct block
-//!                   └─► what they reach lies in segments of the right kind, and where those are
+//!                   └─► their addresses lie inside segments of the right kind
 //! ```
 //!
-//! It writes nothing. An end of the log that a crash has torn is no finding; damage below what was
-//! synced is, and a superblock that cannot be read, which no crash leaves. What no map reaches is
-//! nobody's loss, and not looked at.
+//! It writes nothing. A torn tail of the log is no finding; damage below the last synced record is,
+//! and so is a superblock that cannot be read, which no crash leaves. Blocks that no map reaches
+//! are not checked.
 //!
-//! I1  What a finding says is so on the disk: what could not be read was tried twice.
+//! I1  A finding is a fact about the disk: a failed read was tried twice.
 //! I2  Memory is bounded by the store's measures, not by the data: one address a node, one bit a
 //!     block.
 
-mod books;
+mod catalog;
 mod log;
 mod maps;
 #[cfg(test)]
@@ -33,29 +33,29 @@ use maps::Maps;
 use std::collections::HashSet;
 use uuid::Uuid;
 
-/// Most findings that are kept; the others are counted.
+/// Most findings that are kept; further ones are only counted.
 const FINDINGS_MAX: usize = 1000;
 
-/// How far a check goes.
+/// Options of a check.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckOptions {
-    /// Every block of data is read too, not the maps alone.
+    /// Whether every block of data is read too, not only the maps.
     pub data: bool,
     /// Most bytes of maps in memory while the log is replayed.
     pub metadata_bytes: u64,
 }
 
-/// How far the walk of the maps is, in bytes of all volumes and snapshots together. What they share
-/// is passed at once.
+/// Progress of the walk of the maps, in bytes of all volumes and snapshots together. Shared
+/// subtrees are passed at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckProgress {
-    /// Bytes that were looked at.
+    /// Bytes that were checked.
     pub done_bytes: u64,
     /// Bytes that are mapped.
     pub total_bytes: u64,
 }
 
-/// What is wrong.
+/// The kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FindingKind {
     /// A slot of the superblock is damaged, or does not fit the other one; or the superblock does
@@ -63,60 +63,60 @@ pub enum FindingKind {
     Superblock,
     /// The catalog cannot be read, or contradicts itself or the superblock.
     Catalog,
-    /// The table of segments: two in one slot, outside the store, moved to where nothing can be.
+    /// The table of segments: two in one slot, outside the store, moved to an impossible place.
     Segments,
-    /// The log: it ends below what was synced, or a header or footer is damaged.
+    /// The log: it ends below the last synced record, or a header or footer is damaged.
     Log,
-    /// A node of a map cannot be read, and with it all that lies below.
+    /// A node of a map cannot be read, and with it everything below it.
     Map,
-    /// A map refers to where nothing of its kind is.
+    /// A map refers to a place that holds nothing of the right kind.
     Address,
     /// A count of mapped blocks is not what is mapped.
     Count,
-    /// Blocks of data are not what was written there, or cannot be read.
+    /// Blocks of data differ from what was written, or cannot be read.
     Data,
 }
 
-/// One thing that is wrong.
+/// A finding: one thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Its kind.
+    /// The finding's kind.
     pub kind: FindingKind,
-    /// What is wrong, in a sentence.
+    /// Description of what is wrong, in a sentence.
     pub what: String,
-    /// Whose bytes are concerned. Others may share them.
+    /// The range of a volume or snapshot that is concerned, if any. Others may share it.
     pub place: Option<Place>,
 }
 
-/// Bytes of a volume or snapshot.
+/// A byte range of a volume or snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The volume or snapshot.
+    /// Id of the volume or snapshot.
     pub line: Uuid,
-    /// First byte.
+    /// Byte offset of the first byte.
     pub offset: u64,
     /// Number of bytes.
     pub len: u64,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// What is wrong, the first thousand.
+    /// The first 1,000 findings.
     pub findings: Vec<Finding>,
-    /// All of them.
+    /// Number of all findings.
     pub findings_count: u64,
-    /// What is worth knowing, and as a crash may leave it.
+    /// Notes on states that a crash may leave, and that are no findings.
     pub notes: Vec<String>,
-    /// Volumes, and snapshots of them.
+    /// Number of volumes.
     pub volumes: u64,
-    /// See `volumes`.
+    /// Number of snapshots.
     pub snapshots: u64,
     /// Distinct nodes of maps that were read.
     pub nodes: u64,
-    /// Bytes of data that all volumes and snapshots map, each for itself.
+    /// Bytes of data that the volumes and snapshots map, shared bytes counted for each.
     pub mapped_bytes: u64,
-    /// Bytes of data that they map together: what they share counts once.
+    /// Bytes of data that they map together, shared bytes counted once.
     pub unique_bytes: u64,
     /// Bytes of them that were read and compared.
     pub checked_bytes: u64,
@@ -124,16 +124,16 @@ pub struct CheckReport {
     pub log_records: u64,
     /// Bytes of log that they are in.
     pub log_bytes: u64,
-    /// Of the records, those that are in the staging buffer only.
+    /// Number of these records that are only in the staging buffer.
     pub staged_records: u64,
-    /// Slots of segments, and those that no segment is in.
+    /// Number of slots.
     pub slots: u32,
-    /// See `slots`.
+    /// Number of slots without a segment.
     pub free_slots: u32,
 }
 
 impl CheckReport {
-    /// Whether nothing is wrong.
+    /// Whether there is no finding.
     pub fn is_clean(&self) -> bool {
         self.findings_count == 0
     }
@@ -151,11 +151,11 @@ impl CheckReport {
 }
 
 impl StoppedStore {
-    /// Checks the store. `on_progress` is called now and then while maps and data are read.
+    /// Checks the store. It calls `on_progress` from time to time while it reads maps and data.
     ///
     /// # Errors
-    /// [`crate::Kind::NotFound`] where there is no store; [`crate::Kind::Corrupt`] where no superblock or catalog can be
-    /// read.
+    /// [`crate::Kind::NotFound`] where there is no store; [`crate::Kind::Corrupt`] where no
+    /// superblock or catalog can be read.
     pub async fn check(
         &self,
         options: CheckOptions,
@@ -164,7 +164,7 @@ impl StoppedStore {
         let found = self.examine(options.metadata_bytes).await?;
         let mut report = CheckReport::default();
         superblock(&found, self.file().len_bytes(), &mut report);
-        books::check(&found, &mut report);
+        catalog::check(&found, &mut report);
         log::check(&found, &mut report).await;
         Maps::new(&found, options, &mut report, on_progress).walk().await;
         count(&found, &mut report);

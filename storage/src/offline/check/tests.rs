@@ -1,5 +1,5 @@
-//! Stores forged with right checksums, as only a bug could: corrupt bytes are found before it gets
-//! as far.
+//! Stores forged with right checksums, as only a bug could make them: corrupt bytes fail their
+//! checksum earlier.
 
 use super::*;
 use crate::{
@@ -81,8 +81,8 @@ async fn checked(disk: &SimDisk) -> CheckReport {
     store.check(options, |_| {}).await.expect("it can be checked")
 }
 
-/// What a store is found to have after an edit of its books: kinds, and words in one of the
-/// sentences.
+/// Checks a store after an edit of superblock and catalog: there is a finding of `kind` with
+/// `words` in its sentence.
 fn forged(edit: impl FnOnce(&mut Superblock, &mut StoredCatalog), kind: FindingKind, words: &str) {
     Runtime::simulated(1).block_on(async {
         let disk = closed_store().await;
@@ -227,7 +227,7 @@ fn force_checksum(bytes: &mut [u8], wanted: u32) {
     assert_eq!(with(last), wanted);
 }
 
-/// It would be read for ever, and kept in memory.
+/// Following it would never end, and fill memory.
 #[test]
 fn a_catalog_that_leads_back_to_itself_is_refused() {
     Runtime::simulated(1).block_on(async {

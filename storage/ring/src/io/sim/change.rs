@@ -1,19 +1,19 @@
-//! A change of a simulated medium, and what an end of the machine leaves of it.
+//! A change of a simulated medium, and the part of it that a crash leaves.
 
 use super::image::Image;
 use super::random::Random;
 
-/// What a power loss tears at, and what direct I/O is aligned to.
+/// Unit at which a power loss tears, and to which direct I/O is aligned.
 pub(super) const SECTOR_BYTES: u64 = 512;
 
-/// What is left of one change that was not durable when the machine ended.
+/// The part of a change that a crash keeps, when it was not durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kept {
-    /// It never happened.
+    /// Nothing of it.
     Nothing,
     /// All of it.
     Whole,
-    /// Its first sectors of 512 bytes, as many as this.
+    /// This number of its first sectors of 512 bytes.
     Beginning(u64),
     /// Its sectors whose bit is set, the first in the lowest bit; the 64 bits repeat.
     Sectors(u64),
@@ -33,7 +33,7 @@ impl Change {
         }
     }
 
-    /// Puts it over `out`, which was read from `at`.
+    /// Applies it to `out`, which was read from `at`.
     pub(super) fn overlay(&self, at: u64, out: &mut [u8]) {
         let from = self.offset().max(at);
         let to = (self.offset() + self.len()).min(at + out.len() as u64);
@@ -72,7 +72,7 @@ impl Change {
         }
     }
 
-    /// What of it is outside a range of the disk.
+    /// The parts of it outside a range of the disk.
     pub(super) fn outside(self, from: u64, to: u64) -> Vec<Change> {
         let (start, end) = (self.offset(), self.offset() + self.len());
         if to <= start || end <= from {
@@ -83,8 +83,8 @@ impl Change {
         front.into_iter().chain(back).collect()
     }
 
-    /// Its sectors, each as a change. A long run of zeroes is taken in few steps, for it is told,
-    /// not transferred.
+    /// Its sectors, each as a change. A long run of zeroes is split into few steps, because it is a
+    /// command without data.
     pub(super) fn sectors(&self) -> impl Iterator<Item = Change> {
         let step = match self {
             Change::Write { .. } => SECTOR_BYTES,
@@ -95,7 +95,7 @@ impl Change {
             .map(move |index| self.part(index * step, step.min(len - index * step)))
     }
 
-    /// What an unlucky end leaves of it: all, nothing, a beginning, or any sectors.
+    /// A random result of a crash: all, nothing, a beginning, or any sectors.
     pub(super) fn torn(&self, random: &mut Random) -> Vec<Change> {
         match random.below(4) {
             0 => Vec::new(),
@@ -108,7 +108,7 @@ impl Change {
         }
     }
 
-    /// The same somewhere else.
+    /// The same change at another offset.
     pub(super) fn at(self, offset: u64) -> Change {
         match self {
             Change::Write { data, .. } => Change::Write { offset, data },
@@ -116,7 +116,7 @@ impl Change {
         }
     }
 
-    /// What is left of it.
+    /// The part of it that `kept` keeps.
     pub(super) fn kept(&self, kept: Kept) -> Vec<Change> {
         match kept {
             Kept::Nothing | Kept::Beginning(0) => Vec::new(),

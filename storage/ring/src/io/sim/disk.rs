@@ -5,22 +5,23 @@
 //!                                    + unsynced changes ──sync──► durable image
 //! ```
 //!
-//! It promises what real disks promise, and no more:
+//! It promises as much as real disks promise, and no more:
 //! I1  A read sees all writes that completed before it ended, and of writes in flight any sectors.
-//! I2  A sync makes durable what completed before the sync began. The rest may be, or not.
+//! I2  A sync makes durable what completed before the sync began. Later changes may be durable or
+//!     not.
 //! I3  A failed write has written any of its sectors; a failed sync has lost any of the changes it
 //!     was to make durable, and a later one that succeeds does not bring them back.
 //! I4  A power loss ([`SimDisk::crash`]) keeps the durable image and of each later change all,
 //!     nothing or any sectors. The death of the process ([`SimDisk::kill`]) keeps all completed
 //!     changes, and of those in flight the same. A crash of the host ([`SimDisk::kill_host`]) keeps
-//!     of these what does not hang on metadata that is not in the journal of the file system
+//!     of these the changes that do not depend on metadata outside the journal of the file system
 //!     (`metadata.rs`).
 //! I5  A write through is durable when it has completed, and the journal has all the metadata of
 //!     what completed before.
 //! I6  One seed and one order of calls give one course of events, which [`SimDisk::fingerprint`]
 //!     sums up.
 //!
-//! It also watches its user: direct I/O has to be aligned to sectors, and what a write sends may
+//! It also checks its user: direct I/O has to be aligned to sectors, and the bytes of a write may
 //! not change before the write is done.
 
 mod ends;
@@ -43,8 +44,7 @@ use super::random::Random;
 use crate::io::{Coverage, OpKind, Placement};
 use crate::io::{Op, WriteMode};
 
-/// A disk in memory with a volatile cache, shared by its clones. See the module for what it
-/// promises.
+/// A disk in memory with a volatile cache, shared by its clones. The module lists its promises.
 #[derive(Clone, Debug)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
@@ -57,11 +57,11 @@ struct State {
     allocated: Vec<u64>,
     allocated_pages: u64,
     metadata: Metadata,
-    /// What is below makes zeroes by itself.
+    /// Whether the simulated device makes zeroes by itself.
     makes_zeroes: bool,
     visible: Image,
     durable: Image,
-    /// What a stale read finds.
+    /// Earlier content of pages, for stale reads.
     history: History,
     /// Completed and not yet durable, in order of completion.
     unsynced: Vec<Completed>,
@@ -76,7 +76,7 @@ struct State {
     watcher: Option<Watcher>,
 }
 
-/// Is shown the disk before each sync takes effect.
+/// A callback that sees the disk before each sync takes effect.
 #[derive(Clone)]
 struct Watcher(Arc<dyn Fn(&SimDisk) + Send + Sync>);
 
@@ -109,7 +109,7 @@ enum Effect {
     /// Covers the changes that completed below this number.
     Sync(u64),
     Allocate,
-    /// It was refused at its beginning.
+    /// The operation was refused at its beginning.
     Refused(Errno),
 }
 
@@ -140,8 +140,8 @@ impl SimDisk {
     }
 
     /// Makes the `nth` operation of a kind from now (0 is the next) take `delay` longer. It stays
-    /// in flight meanwhile: a read sees what is there at its end, and what an end of the machine
-    /// leaves of a write is open.
+    /// in flight meanwhile: a read sees what is there at its end, and a crash may keep any part of
+    /// a write.
     pub fn delay_next(&self, kind: OpKind, nth: u32, delay: Duration) {
         self.state().faults.plan(kind, nth, Fault::Late(delay));
     }
@@ -157,20 +157,20 @@ impl SimDisk {
         self.state().faults.plan(OpKind::Write, nth, Fault::Misdirected(offset));
     }
 
-    /// Makes the `nth` read from now (0 is the next) go well and find what its pages of 4 KiB held
-    /// before their last change.
+    /// Makes the `nth` read from now (0 is the next) go well and return the content that its pages
+    /// of 4 KiB had before their last change.
     pub fn stale_next(&self, nth: u32) {
         self.state().faults.plan(OpKind::Read, nth, Fault::Stale);
     }
 
-    /// Makes each read that touches the sector at `offset` fail with EIO, in this life and after,
-    /// until it is written.
+    /// Makes the sector at `offset` unreadable: each read that touches it fails with EIO, also
+    /// after a crash, until it is written.
     pub fn spoil_sector(&self, offset: u64) {
         self.state().unreadable.insert(offset / SECTOR_BYTES);
     }
 
-    /// Has `look` shown a copy of the disk just before each sync takes effect, which is when most
-    /// is at stake.
+    /// Calls `look` with a copy of the disk just before each sync takes effect, when most data is
+    /// at risk.
     pub fn watch_syncs(&self, look: impl Fn(&SimDisk) + Send + Sync + 'static) {
         self.state().watcher = Some(Watcher(Arc::new(look)));
     }
@@ -182,7 +182,8 @@ impl SimDisk {
         state.durable.flip_bit(offset, bit);
     }
 
-    /// What is there: all completed changes, without those in flight, and without an operation.
+    /// The visible content: all completed changes, without changes in flight. It counts as no
+    /// operation.
     #[must_use]
     pub fn peek(&self, offset: u64, len_bytes: usize) -> Vec<u8> {
         let mut content = vec![0; len_bytes];
@@ -190,50 +191,49 @@ impl SimDisk {
         content
     }
 
-    /// Lets the disk have at most this much space allocated: what needs more fails with ENOSPC.
-    /// `None` lifts it.
+    /// Limits the disk's allocated space in bytes: an operation that needs more fails with ENOSPC.
+    /// `None` lifts the limit.
     pub fn limit_space(&self, bytes: Option<u64>) {
         self.state().space_limit = bytes;
     }
 
-    /// Makes the disk longer, or shorter, when what was past its new end is gone.
+    /// Sets the length of the disk in bytes. Shortening drops the content past the new end.
     pub fn set_len(&self, len_bytes: u64) {
         let mut state = self.state();
         state.resize(len_bytes);
     }
 
-    /// Length of the disk.
+    /// Length of the disk in bytes.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
         self.state().len
     }
 
-    /// Space taken by writes and reservations, less what was punched.
+    /// Space in bytes taken by writes and reservations, less punched ranges.
     #[must_use]
     pub fn allocated_bytes(&self) -> u64 {
         self.state().allocated_pages * PAGE_BYTES
     }
 
-    /// Space that can still be taken; `None` where there is no limit.
+    /// Space in bytes that can still be taken; `None` where there is no limit.
     #[must_use]
     pub fn room_bytes(&self) -> Option<u64> {
         let state = self.state();
         state.space_limit.map(|limit| limit.saturating_sub(state.allocated_pages * PAGE_BYTES))
     }
 
-    /// What a plain write is worth here when the host crashes. A new disk is a file that is
-    /// overwritten in place.
+    /// The placement. A new disk is a file that is overwritten in place.
     #[must_use]
     pub fn placement(&self) -> Placement {
         self.state().metadata.placement()
     }
 
-    /// Makes it something else. Call it before anything is written.
+    /// Sets the placement. Call it before the first write.
     pub fn set_placement(&self, placement: Placement) {
         self.state().metadata.set_placement(placement);
     }
 
-    /// What a range has.
+    /// Which parts of a range have written blocks.
     pub(crate) fn coverage(&self, range: Range<u64>) -> Coverage {
         let state = self.state();
         let mut pages = range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES);
@@ -247,14 +247,13 @@ impl SimDisk {
         self.state().syncs
     }
 
-    /// A number that stands for all that has happened so far, and when: equal for equal courses of
-    /// events.
+    /// Hash of all events so far and their times: equal for equal courses of events.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         self.state().fingerprint
     }
 
-    /// A number that stands for what is there: equal for equal content.
+    /// Hash of the visible content.
     #[must_use]
     pub fn content_hash(&self) -> u64 {
         self.state().visible.content_hash()
@@ -262,11 +261,11 @@ impl SimDisk {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock is an assertion about the user; the test that caused it may still
-        // look around.
+        // read the disk.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an operation in; it is to finish after the returned time.
+    /// Begins an operation; it is to finish after the returned time.
     pub(crate) fn begin(&self, op: &Op, now: Duration) -> (Ticket, Duration) {
         let mut state = self.state();
         let ticket = Ticket(state.next_ticket);
@@ -288,10 +287,10 @@ impl SimDisk {
     /// Does the operation and gives its result.
     ///
     /// # Panics
-    /// Where what a write sends was changed since its beginning.
+    /// Where the bytes of a write were changed since its beginning.
     pub(crate) fn finish(&self, ticket: Ticket, op: &mut Op, now: Duration) -> io::Result<usize> {
         if matches!(op, Op::Sync { .. }) {
-            // Not under the lock, so that it may look around.
+            // Not under the lock, so that the callback may use the disk.
             let watched = { self.state().watcher.clone() };
             if let Some(Watcher(look)) = watched {
                 look(&self.copy());
@@ -342,7 +341,7 @@ impl State {
         }
     }
 
-    /// What an operation will do, and its usual latency in microseconds.
+    /// The effect of an operation, and its usual latency in microseconds.
     fn describe(&mut self, op: &Op) -> (OpKind, Effect, u64) {
         match op {
             Op::Read { offset, len, buf, .. } => {
@@ -409,7 +408,7 @@ impl State {
         match (effect, fault) {
             (Effect::Refused(errno), _) => Err(errno),
             (Effect::Read | Effect::Allocate, Some(Fault::Error(errno))) => Err(errno),
-            (Effect::Read, _) if self.is_spoilt(op) => Err(Errno::IO),
+            (Effect::Read, _) if self.is_unreadable(op) => Err(Errno::IO),
             (Effect::Read, Some(Fault::Short(len))) => Ok(self.read(op, len)),
             (Effect::Read, Some(Fault::Stale)) => Ok(self.read_stale(op)),
             (Effect::Read, Some(Fault::Late(_) | Fault::Lost | Fault::Misdirected(_)) | None) => {
@@ -457,7 +456,8 @@ impl State {
             (Effect::Sync(covered), Some(Fault::Error(errno))) => {
                 for change in self.take_unsynced(covered) {
                     if self.random.coin() {
-                        change.apply(&mut self.durable); // keeps I3: the others are lost to every later sync
+                        // Keeps I3: the others are lost to every later sync.
+                        change.apply(&mut self.durable);
                     }
                 }
                 Err(errno)
@@ -474,7 +474,7 @@ impl State {
     }
 
     /// Whether a read touches a sector that cannot be read.
-    fn is_spoilt(&self, op: &Op) -> bool {
+    fn is_unreadable(&self, op: &Op) -> bool {
         let Op::Read { offset, len, .. } = op else { return false };
         let end = (offset + *len as u64).div_ceil(SECTOR_BYTES);
         self.unreadable.range(offset / SECTOR_BYTES..end).next().is_some()
@@ -499,7 +499,7 @@ impl State {
         len
     }
 
-    /// Reads what is visible, with any sectors of the changes in flight (I1).
+    /// Reads the visible content, with any sectors of the changes in flight (I1).
     fn read_racing(&mut self, offset: u64, out: &mut [u8]) {
         self.visible.read(offset, out);
         let State { in_flight, random, .. } = self;
@@ -528,7 +528,7 @@ impl State {
         self.metadata.journal(self.completed);
     }
 
-    /// What was changed in a range and is not durable never will be.
+    /// Drops changes of a range that are not durable: they never will be.
     fn supersede(&mut self, from: u64, to: u64) {
         for Completed { number, change } in std::mem::take(&mut self.unsynced) {
             let rest = change.outside(from, to).into_iter();
@@ -561,9 +561,9 @@ impl State {
 
     fn resize(&mut self, len: u64) {
         if len < self.len {
-            let (from, gone) = (len, self.len - len);
-            self.visible.zero(from, gone);
-            self.durable.zero(from, gone);
+            let (from, removed) = (len, self.len - len);
+            self.visible.zero(from, removed);
+            self.durable.zero(from, removed);
             self.give_space(from, self.len);
         }
         self.len = len;
@@ -599,7 +599,8 @@ impl State {
 
     fn note(&mut self, values: &[u64]) {
         for byte in values.iter().flat_map(|value| value.to_le_bytes()) {
-            self.fingerprint = (self.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3); // FNV-1a
+            // FNV-1a
+            self.fingerprint = (self.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a simulated disk is told to do wrong.
+//! Planned faults of a simulated disk.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use rustix::io::Errno;
 
 use crate::io::OpKind;
 
-/// What happens to one operation.
+/// A fault of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It fails.
+    /// The operation fails.
     Error(Errno),
-    /// It does this many bytes and says so.
+    /// The operation ends after this many bytes.
     Short(usize),
-    /// It goes well, this much later than it would have.
+    /// The operation goes well, with this delay.
     Late(Duration),
-    /// It goes well, and nothing is written.
+    /// The operation goes well, and nothing is written.
     Lost,
-    /// It goes well, and writes to this offset.
+    /// The operation goes well, and writes to this offset.
     Misdirected(u64),
-    /// It goes well, and finds what was there before.
+    /// The operation goes well, and returns earlier content.
     Stale,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Faults {
 #[derive(Clone, Copy, Debug)]
 struct Planned {
     kind: OpKind,
-    /// Operations of this kind that still go well.
+    /// Number of operations of this kind before the fault.
     skip: u32,
     fault: Fault,
 }

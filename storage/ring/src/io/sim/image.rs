@@ -1,5 +1,5 @@
-//! What a simulated medium holds: pages, shared between the disk and its copies until one of them
-//! changes.
+//! The content of a simulated medium: pages, shared between the disk and its copies until one of
+//! them changes.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -10,7 +10,7 @@ use foldhash::quality::FixedState;
 /// Unit of sharing and of allocation, in bytes.
 pub(super) const PAGE_BYTES: u64 = 4096;
 
-/// A page and, once somebody asked, a number for its content.
+/// A page and, once computed, a hash of its content.
 #[derive(Clone, Debug)]
 pub(super) struct Page {
     bytes: [u8; PAGE_BYTES as usize],
@@ -22,14 +22,14 @@ impl Page {
         Arc::new(Page { bytes: [0; PAGE_BYTES as usize], hash: OnceLock::new() })
     }
 
-    /// The content, to be changed: nobody else sees it.
+    /// The content, to be changed: no other copy sees it.
     fn change(page: &mut Arc<Page>) -> &mut [u8] {
         let page = Arc::make_mut(page);
         page.hash = OnceLock::new();
         &mut page.bytes
     }
 
-    /// Zero where all is.
+    /// Hash of the content; zero where all bytes are.
     fn hash(&self) -> u64 {
         *self.hash.get_or_init(|| match self.bytes.iter().any(|byte| *byte != 0) {
             true => FixedState::default().hash_one(&self.bytes[..]),
@@ -79,8 +79,9 @@ impl Image {
         let end = offset + len;
         let whole = offset.div_ceil(PAGE_BYTES)..end / PAGE_BYTES;
         if whole.start < whole.end {
-            let gone: Vec<u64> = self.pages.range(whole.clone()).map(|(page, _)| *page).collect();
-            for page in gone {
+            let removed: Vec<u64> =
+                self.pages.range(whole.clone()).map(|(page, _)| *page).collect();
+            for page in removed {
                 self.pages.remove(&page);
             }
         }
@@ -96,8 +97,7 @@ impl Image {
         }
     }
 
-    /// A number for what is there: equal for equal content. Pages that did not change since it was
-    /// asked last cost nothing.
+    /// Hash of the content. Pages that did not change since the last call cost nothing.
     pub(super) fn content_hash(&self) -> u64 {
         let pages = self.pages.iter().map(|(number, page)| (number, page.hash()));
         let hashes =
@@ -112,7 +112,7 @@ impl Image {
     }
 }
 
-/// What changed pages held before their last change; `None` is all zeroes.
+/// Content of changed pages before their last change; `None` is all zeroes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History(BTreeMap<u64, Option<Arc<Page>>>);
 
@@ -130,7 +130,7 @@ impl History {
         self.0.extend(filled.map(|(page, content)| (*page, Some(Arc::clone(content)))));
     }
 
-    /// Puts it over what was read from `offset`.
+    /// Applies the earlier content to `out`, which was read from `offset`.
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) {
         for (page, at, part) in split(offset, out.len()) {
             match self.0.get(&page) {

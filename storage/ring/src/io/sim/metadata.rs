@@ -2,13 +2,15 @@
 //! and what of that is in its journal.
 //!
 //! ```text
-//!   hole ──allocate──► unwritten ──write──► written ──write in place──► written        … ──punch──► hole
-//!     └─────────write, both at once────────────┘                each arrow but the one in place waits for the journal
+//!   hole ──allocate──► unwritten ──write──► written ──write in place──► written
+//!     └─────────write, both at once────────────┘                        … ──punch──► hole
 //! ```
+//! Each arrow except *write in place* waits for the journal.
+//!
 //! I1  The journal is written by a sync and by a write through, for all that completed before; and
 //!     by itself at any time, but always from the oldest change on.
-//! I2  A crash of the host takes every change of metadata that is not in the journal, and with it
-//!     what was written there since: the page is what it was before that change.
+//! I2  A crash of the host drops every change of metadata that is not in the journal, and with it
+//!     later writes to the page: the page has the content from before that change.
 //! I3  On a block device there is no metadata; in a file whose blocks move, each write changes it.
 
 use std::ops::Range;
@@ -27,7 +29,7 @@ pub(super) struct Metadata {
     pending: Vec<Pending>,
 }
 
-/// What one change did to metadata.
+/// The effect of one change on metadata.
 #[derive(Clone, Debug)]
 struct Pending {
     /// The change's number.
@@ -73,7 +75,7 @@ impl Metadata {
         }
     }
 
-    /// The change of that number is about to be applied to `image`.
+    /// Notes the change `number`, which is about to be applied to `image`.
     pub(super) fn note(&mut self, number: u64, change: &Change, image: &Image) {
         let before: Vec<Before> = match self.placement {
             Placement::Device => Vec::new(),
@@ -96,7 +98,7 @@ impl Metadata {
         }
     }
 
-    /// What a change makes of the bits.
+    /// Updates the bits for a change.
     pub(super) fn mark(&mut self, change: &Change) {
         let is_written = matches!(change, Change::Write { .. });
         for page in self.pages(change) {
@@ -104,7 +106,7 @@ impl Metadata {
         }
     }
 
-    /// The journal has what the changes numbered below `covered` did.
+    /// The journal now has the metadata of changes numbered below `covered`.
     pub(super) fn journal(&mut self, covered: u64) {
         self.pending.retain(|pending| pending.number >= covered);
     }
@@ -114,7 +116,8 @@ impl Metadata {
         self.pending.len()
     }
 
-    /// Keeps the first `kept` of these, and gives what the others were done to, the newest first.
+    /// Keeps the first `kept` of these, and returns the pages from before the others, the newest
+    /// first.
     pub(super) fn forget(&mut self, kept: usize) -> Vec<Before> {
         let mut pending = std::mem::take(&mut self.pending);
         let lost = pending.split_off(kept.min(pending.len()));
@@ -145,7 +148,7 @@ impl Metadata {
         let (from, to) = (change.offset(), change.offset() + change.len());
         match change {
             Change::Write { .. } => from / PAGE_BYTES..to.div_ceil(PAGE_BYTES),
-            // What a hole covers in part is written in place.
+            // A page that a hole covers in part is written in place.
             Change::Zero { .. } => {
                 from.div_ceil(PAGE_BYTES)..(to / PAGE_BYTES).max(from.div_ceil(PAGE_BYTES))
             }

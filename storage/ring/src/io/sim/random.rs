@@ -1,7 +1,7 @@
 //! Numbers from a seed.
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine and in every
-/// version of ours.
+/// version of this crate.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -20,7 +20,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which is not zero. Its bias is of no matter here.
+    /// A number below `bound`, which is not zero. Its bias does not matter here.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next_u64() % bound
     }

@@ -26,8 +26,8 @@ async fn content(disk: &SimDisk, offset: u64, len: usize) -> BytesMut {
     File::simulated(disk).read(offset, aligned(len), len).await.unwrap()
 }
 
-/// The content as a run that only looks at the disk sees it.
-fn settled(disk: &SimDisk, offset: u64, len: usize) -> BytesMut {
+/// The content, read in a runtime of its own.
+fn visible(disk: &SimDisk, offset: u64, len: usize) -> BytesMut {
     Runtime::simulated(0).block_on(content(disk, offset, len))
 }
 
@@ -104,17 +104,17 @@ fn crash_keeps_what_was_synced_and_tears_the_rest() {
     let (mut lost, mut kept, mut torn) = (0, 0, 0);
     for seed in 0..200 {
         let after = disk.crash(seed);
-        assert!(settled(&after, 0, PAGE).iter().all(|byte| *byte == 1)); // I2, I4
-        let late = settled(&after, PAGE as u64, PAGE);
+        assert!(visible(&after, 0, PAGE).iter().all(|byte| *byte == 1)); // I2, I4
+        let late = visible(&after, PAGE as u64, PAGE);
         assert!(late.chunks(SECTOR).all(|sector| sector.iter().all(|byte| *byte == sector[0])));
         match late.iter().filter(|byte| **byte == 2).count() {
             0 => lost += 1,
             PAGE => kept += 1,
             _ => torn += 1,
         }
-        assert_eq!(settled(&disk.crash(seed), PAGE as u64, PAGE), late, "one seed, one outcome");
+        assert_eq!(visible(&disk.crash(seed), PAGE as u64, PAGE), late, "one seed, one outcome");
         assert_eq!(
-            settled(&after.crash(seed + 1), PAGE as u64, PAGE),
+            visible(&after.crash(seed + 1), PAGE as u64, PAGE),
             late,
             "what survived is durable"
         );
@@ -134,7 +134,7 @@ fn sync_covers_only_what_completed_before_it_began() {
             file.sync().await.unwrap();
             write.await.unwrap();
         });
-        lost += u32::from(settled(&disk.crash(seed), 0, PAGE)[0] == 0);
+        lost += u32::from(visible(&disk.crash(seed), 0, PAGE)[0] == 0);
     }
     assert!(lost > 0);
 }
@@ -151,11 +151,11 @@ fn kill_keeps_all_completed_writes_and_any_in_flight() {
     let (mut landed, mut lost, mut gone_later) = (0, 0, 0);
     for seed in 0..100 {
         let after = disk.kill(seed);
-        assert!(settled(&after, 0, PAGE).iter().all(|byte| *byte == 1)); // I4
-        let late = settled(&after, PAGE as u64, PAGE);
+        assert!(visible(&after, 0, PAGE).iter().all(|byte| *byte == 1)); // I4
+        let late = visible(&after, PAGE as u64, PAGE);
         landed += u32::from(late.contains(&2));
         lost += u32::from(!late.contains(&2));
-        gone_later += u32::from(settled(&after.crash(seed), 0, PAGE)[0] == 0);
+        gone_later += u32::from(visible(&after.crash(seed), 0, PAGE)[0] == 0);
     }
     assert!(landed > 10 && lost > 10);
     assert!(gone_later > 10, "the death of a process is no sync");
@@ -233,7 +233,7 @@ fn changes_of_a_failed_sync_may_be_lost_for_good() {
             file.sync().await.unwrap();
         });
         assert_eq!(disk.syncs(), 1);
-        lost += u32::from(settled(&disk.crash(seed), 0, PAGE)[0] == 0);
+        lost += u32::from(visible(&disk.crash(seed), 0, PAGE)[0] == 0);
     }
     assert!(lost > 0 && lost < 20, "{lost}"); // I3
 }
@@ -258,8 +258,8 @@ fn short_transfers_are_finished() {
 fn flipped_bit_stays_flipped() {
     let disk = SimDisk::new(DISK_BYTES, 1);
     disk.flip_bit(5000, 3);
-    assert_eq!(settled(&disk, 4096, PAGE)[904], 8);
-    assert_eq!(settled(&disk.crash(1), 4096, PAGE)[904], 8);
+    assert_eq!(visible(&disk, 4096, PAGE)[904], 8);
+    assert_eq!(visible(&disk.crash(1), 4096, PAGE)[904], 8);
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn data_changed_under_a_write_is_noticed() {
 }
 
 #[test]
-fn crash_keeps_exactly_what_it_is_told_to() {
+fn crash_keeps_exactly_the_chosen_changes() {
     let disk = SimDisk::new(DISK_BYTES, 3);
     Runtime::simulated(3).block_on(async {
         let file = File::simulated(&disk);
@@ -322,10 +322,10 @@ fn crash_keeps_exactly_what_it_is_told_to() {
         file.write(PAGE as u64, filled(PAGE, 3)).await.unwrap();
         let mut late = Box::pin(file.write(2 * PAGE as u64, filled(PAGE, 4)));
         assert!(futures_util::poll!(&mut late).is_pending());
-        let told: Vec<_> =
+        let left: Vec<_> =
             disk.unsynced().iter().map(|u| (u.offset, u.len_bytes, u.in_flight)).collect();
         let page = PAGE as u64;
-        assert_eq!(told, [(0, page, false), (page, page, false), (2 * page, page, true)]);
+        assert_eq!(left, [(0, page, false), (page, page, false), (2 * page, page, true)]);
     });
     let sectors = |disk: &SimDisk| -> Vec<u8> {
         disk.peek(0, 3 * PAGE).chunks(SECTOR).map(|sector| sector[0]).collect()
@@ -362,7 +362,7 @@ fn lost_write_changes_nothing_and_a_misdirected_one_something_else() {
 }
 
 #[test]
-fn spoilt_sector_cannot_be_read_until_it_is_written() {
+fn unreadable_sector_cannot_be_read_until_it_is_written() {
     let disk = SimDisk::new(DISK_BYTES, 1);
     Runtime::simulated(1).block_on(async {
         let file = File::simulated(&disk);

@@ -1,5 +1,5 @@
-//! The mark against a plain recursive walk over all entries, after random work; and what deletion
-//! gives back against what was said before.
+//! The mark against a plain recursive walk over all entries, after random work; and the blocks that
+//! a deletion frees against the exclusive bytes before it.
 
 use super::*;
 use crate::maintenance::Effort;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const VOLUME_BLOCKS: u64 = 1200;
 
-/// What the entries refer to.
+/// Blocks and nodes that the entries refer to.
 #[derive(Default)]
 struct Found {
     alive: BTreeMap<SegmentId, BTreeSet<Live>>,
@@ -37,7 +37,7 @@ impl Found {
         found
     }
 
-    /// Everything, however often it was seen before.
+    /// Visits everything, however often it was seen before.
     fn look<'a>(
         &'a mut self,
         disk: &'a Disk,
@@ -178,7 +178,7 @@ async fn step(store: &Store, (kind, n, at, len): (u8, usize, u64, u64), fresh: u
     }
 }
 
-/// Deletes a entry; as much is given back as was said before.
+/// Deletes an entry; it frees as much as its exclusive bytes said.
 async fn delete(store: &Store, entry: &crate::Volume) {
     let said = store.exclusive_bytes(Some(entry.id())).await.expect("the sums")[&entry.id()];
     let before = Found::of(store).await.data.len();
@@ -198,7 +198,10 @@ proptest! {
 
     #[test]
     fn mark_finds_what_a_walk_over_everything_finds(
-        steps in prop::collection::vec((0u8..20, 0usize..100, 0u64..VOLUME_BLOCKS, 1u64..60), 1..80),
+        steps in prop::collection::vec(
+            (0u8..20, 0usize..100, 0u64..VOLUME_BLOCKS, 1u64..60),
+            1..80,
+        ),
         cache in prop_oneof![Just(0u64), Just(8 << 20)],
         seed in any::<u64>(),
     ) {
@@ -214,14 +217,16 @@ proptest! {
                 reclaim_rate: u64::MAX,
                 scrub_rate: 0,
             };
-            let memory = |_: &[u8; 16], bytes| Ok((Arc::new(SharedMemory::anonymous(bytes)?), false));
+            let memory =
+                |_: &[u8; 16], bytes| Ok((Arc::new(SharedMemory::anonymous(bytes)?), false));
             let (store, _) = Store::open_on(parts, memory).await.expect("a new store");
             for (fresh, one) in steps.into_iter().enumerate() {
                 step(&store, one, fresh).await;
             }
             check_counts(&store).await;
             check(&store).await;
-            while let Some(entry) = store.0.volumes.all().get(seed as usize % 3 % store.0.volumes.all().len().max(1)) {
+            let volumes = || store.0.volumes.all();
+            while let Some(entry) = volumes().get(seed as usize % 3 % volumes().len().max(1)) {
                 delete(&store, entry).await;
             }
             check_counts(&store).await;

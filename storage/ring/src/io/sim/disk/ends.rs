@@ -1,5 +1,5 @@
-//! How a machine ends, and what its disk keeps: as a seed decides, or exactly as told, for those
-//! who try everything.
+//! Crashes: what the disk keeps of them, as a seed decides, or as the caller chooses, for
+//! exhaustive tests.
 
 use super::{SimDisk, State};
 use crate::io::sim::change::{Change, Kept};
@@ -14,7 +14,7 @@ pub struct Unsynced {
     pub offset: u64,
     /// How long it is, in bytes.
     pub len_bytes: u64,
-    /// It has not completed: the end of the process keeps any of its sectors too.
+    /// Whether it has not completed: the death of the process, too, keeps any of its sectors.
     pub in_flight: bool,
 }
 
@@ -47,9 +47,9 @@ impl SimDisk {
         SimDisk::from_state(state.after_death(parts, random.next_u64()))
     }
 
-    /// The disk after a crash of the host: as after the death of the process, less what hangs on
-    /// metadata that is not in the journal, of which `seed` decides how much got there by itself.
-    /// This disk goes on as it was.
+    /// The disk after a crash of the host: as after the death of the process, less the changes that
+    /// depend on metadata outside the journal; `seed` decides how much metadata got there by
+    /// itself. This disk goes on as it was.
     #[must_use]
     pub fn kill_host(&self, seed: u64) -> SimDisk {
         let state = self.state();
@@ -73,12 +73,12 @@ impl SimDisk {
         self.state().metadata.unjournaled()
     }
 
-    /// The disk after a crash of the host at this moment that keeps of each change in flight what
-    /// is told, in the order of
-    /// [`Self::unsynced`], and of [`Self::unjournaled`], to which these add theirs, the first `journaled`.
+    /// The disk after a crash of the host at this moment that keeps the part `kept` of each change
+    /// in flight, in the order of [`Self::unsynced`], and the first `journaled` changes of metadata
+    /// of [`Self::unjournaled`], which then include the kept ones'.
     ///
     /// # Panics
-    /// Where `kept` has not as many entries as there are changes in flight.
+    /// Where `kept` does not have as many entries as there are changes in flight.
     #[must_use]
     pub fn kill_host_keeping(&self, kept: &[Kept], journaled: usize) -> SimDisk {
         let state = self.state();
@@ -91,21 +91,25 @@ impl SimDisk {
     #[must_use]
     pub fn unsynced(&self) -> Vec<Unsynced> {
         let state = self.state();
-        let told = |in_flight| {
+        let unsynced = |in_flight| {
             move |change: &Change| Unsynced {
                 offset: change.offset(),
                 len_bytes: change.len(),
                 in_flight,
             }
         };
-        state.completed().map(told(false)).chain(state.in_flight().map(told(true))).collect()
+        state
+            .completed()
+            .map(unsynced(false))
+            .chain(state.in_flight().map(unsynced(true)))
+            .collect()
     }
 
-    /// The disk after a power loss at this moment that keeps of each of [`Self::unsynced`] what is
-    /// told, in their order.
+    /// The disk after a power loss at this moment that keeps the part `kept` of each change of
+    /// [`Self::unsynced`], in their order.
     ///
     /// # Panics
-    /// Where `kept` has not as many entries.
+    /// Where `kept` does not have as many entries.
     #[must_use]
     pub fn crash_keeping(&self, kept: &[Kept]) -> SimDisk {
         let state = self.state();
@@ -116,11 +120,11 @@ impl SimDisk {
         state.after_power_loss(parts, state.random.clone().next_u64())
     }
 
-    /// The disk after the death of the process at this moment that keeps of each change in flight
-    /// what is told, in the order of [`Self::unsynced`].
+    /// The disk after the death of the process at this moment that keeps the part `kept` of each
+    /// change in flight, in the order of [`Self::unsynced`].
     ///
     /// # Panics
-    /// Where `kept` has not as many entries.
+    /// Where `kept` does not have as many entries.
     #[must_use]
     pub fn kill_keeping(&self, kept: &[Kept]) -> SimDisk {
         let state = self.state();
@@ -128,8 +132,7 @@ impl SimDisk {
         SimDisk::from_state(state.after_death(parts, state.random.clone().next_u64()))
     }
 
-    /// This disk once more, which goes its own way. What is in flight here is in flight there for
-    /// ever.
+    /// A copy of this disk, independent of it. Changes in flight here are in flight there forever.
     #[must_use]
     pub fn copy(&self) -> SimDisk {
         SimDisk::from_state(self.state().clone())
@@ -145,7 +148,7 @@ impl State {
         self.in_flight.values().filter_map(|begun| begun.effect.change())
     }
 
-    /// All that is not durable.
+    /// All changes that are not durable.
     fn changes(&self) -> impl Iterator<Item = &Change> {
         self.completed().chain(self.in_flight())
     }
@@ -155,7 +158,7 @@ impl State {
         after.durable = self.durable.clone();
         kept.iter().for_each(|part| part.apply(&mut after.durable));
         after.visible = after.durable.clone();
-        // What is there tells what got into the journal.
+        // The visible content shows what got into the journal.
         after.metadata.forget(0);
         kept.iter().for_each(|part| after.metadata.mark(part));
         SimDisk::from_state(after)

@@ -1,4 +1,4 @@
-//! What catalog and superblock say of each other: volumes, and which slot holds which segment.
+//! Superblock and catalog against each other: volumes, and which slot holds which segment.
 
 use super::{CheckReport, FindingKind};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Holds the books against each other.
+/// Checks superblock, catalog and the table of segments against each other.
 pub(super) fn check(found: &Found, report: &mut CheckReport) {
     segments(found, report);
     pieces(&found.cataloged, report);
@@ -23,25 +23,27 @@ fn segments(found: &Found, report: &mut CheckReport) {
     let geometry = &found.superblock.geometry;
     for (i, why) in misplaced(&found.cataloged, geometry) {
         let entry = &found.cataloged[i];
-        report.find(FindingKind::Segments, format!("the catalog: {why}: {}", told(entry)));
+        report.find(FindingKind::Segments, format!("the catalog: {why}: {}", describe(entry)));
     }
-    // Those too that the log entered since.
+    // Including segments that the log entered since.
     let all = found.disk.segments.entries(&Retired::default());
     for (i, why) in misplaced(&all, geometry) {
         report.find(
             FindingKind::Segments,
-            format!("with those of the log, {why}: {}", told(&all[i])),
+            format!("with those of the log, {why}: {}", describe(&all[i])),
         );
     }
     for entry in found.cataloged.iter().filter(|entry| entry.id >= found.superblock.next_segment) {
         let next = found.superblock.next_segment.0;
-        let what =
-            format!("the next segment would be {next}, and there is one already: {}", told(entry));
+        let what = format!(
+            "the next segment would be {next}, and there is one already: {}",
+            describe(entry)
+        );
         report.find(FindingKind::Segments, what);
     }
 }
 
-fn told(entry: &SegmentEntry) -> String {
+fn describe(entry: &SegmentEntry) -> String {
     let (id, kind) = (entry.id.0, entry.kind);
     match &entry.place {
         SegmentPlace::Own(Slot(slot)) => format!("segment {id} ({kind:?}) in slot {slot}"),
@@ -51,7 +53,7 @@ fn told(entry: &SegmentEntry) -> String {
     }
 }
 
-/// No two pieces are in one place, and none has a block that another has too.
+/// Checks that no two pieces are in one place, and that no block is in two pieces.
 fn pieces(entries: &[SegmentEntry], report: &mut CheckReport) {
     let mut hosted: BTreeMap<SegmentId, Vec<(u32, u32, SegmentId)>> = BTreeMap::new();
     for SegmentEntry { id, place, .. } in entries {
@@ -80,7 +82,7 @@ fn pieces(entries: &[SegmentEntry], report: &mut CheckReport) {
     }
 }
 
-/// Where superblock and catalog point is what the table has there.
+/// Checks that the places that superblock and catalog name are in the table.
 fn pointers(found: &Found, report: &mut CheckReport) {
     let places: HashMap<_, _> =
         found.cataloged.iter().map(|entry| (entry.id, (entry.kind, &entry.place))).collect();
@@ -134,7 +136,8 @@ fn volumes(volumes: &[VolumeImage], next_volume: u32, report: &mut CheckReport) 
     }
 }
 
-/// No line has more blocks of its own than it has, and no family shares more than its lines have.
+/// Checks that no entry has more blocks of its own than it has in all, and that no family shares
+/// more than its entries have.
 fn families(shared: &[FamilyEntry], volumes: &[VolumeImage], report: &mut CheckReport) {
     let mut mapped: HashMap<VolumeNumber, u64> = HashMap::new();
     for VolumeImage { meta, tree, .. } in volumes {

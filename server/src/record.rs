@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The one team while there is one token.
-pub(crate) const TEAM_ID: &str = "default";
+const TEAM_ID: &str = "default";
 /// The one user while there is one token.
-pub(crate) const USER_ID: &str = "admin";
+const USER_ID: &str = "admin";
 
 /// Most characters of a volume's or snapshot's name. A guess: names are for people.
 pub(crate) const NAME_CHARS_MAX: usize = 128;
@@ -53,6 +53,29 @@ pub(crate) struct VolumeRecord {
 }
 
 impl VolumeRecord {
+    /// The record of a volume that is made now, of no source and without limits.
+    pub(crate) fn new(
+        name: Option<String>,
+        access_mode: Option<AccessMode>,
+        [cache_size, buffer_size]: [String; 2],
+    ) -> VolumeRecord {
+        let created_at = now();
+        VolumeRecord {
+            name,
+            team_id: TEAM_ID.to_owned(),
+            user_id: USER_ID.to_owned(),
+            cache_size,
+            buffer_size,
+            access_mode: access_mode.unwrap_or(AccessMode::Rwo),
+            created_at,
+            updated_at: created_at,
+            source_volume_id: None,
+            source_snapshot_id: None,
+            iops_max: None,
+            bytes_per_second_max: None,
+        }
+    }
+
     /// Its limits.
     pub(crate) fn rates(&self) -> Rates {
         Rates { iops_max: self.iops_max, bytes_per_second_max: self.bytes_per_second_max }

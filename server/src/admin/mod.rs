@@ -1,7 +1,7 @@
 //! The admin API over HTTP: volumes' lifecycle and lineage, mounts, reclaim, scrub, probes, statistics and metrics.
 //!
 //! ```text
-//!  request ─► observe (request id, log line, metrics) ─► authorize ─► route ─► handler ─► lifecycle, lineage ─► keeper, registry
+//!  request ─► observe (request id, log line, metrics) ─► authorize ─► route ─► handler ─► lifecycle, lineage ─► store, registry
 //!                                                          401      404, 405     400…        409, 507…
 //! ```
 //!

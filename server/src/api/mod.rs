@@ -16,12 +16,13 @@ mod outcome;
 mod snapshot;
 mod stats;
 mod store;
+mod tuning;
 mod volume;
 
 pub(crate) use envelope::{Code, Details, Envelope, Failure};
 pub(crate) use field::{Field, Size};
 pub(crate) use maintenance::{CorruptRange, CorruptWhat, Reclaim, ReclaimPhase, Scrub};
-pub(crate) use mount::{Attachment, Mount, MountState, NewMount, SandboxMounts, Unmount, VolumeConfig};
+pub(crate) use mount::{Attachment, Mount, MountState, NewMount, SandboxMounts, Unmount};
 pub(crate) use outcome::{
     Deleted, Health, HealthStatus, Readiness, ReadinessStatus, ReadinessStore, Restored, RestoredStatus,
     Unmounted,
@@ -29,4 +30,5 @@ pub(crate) use outcome::{
 pub(crate) use snapshot::{Diff, DiffRange, NewSnapshot, RangeState, Snapshot};
 pub(crate) use stats::{CommandStats, Stats, StoreStats, VolumeStats};
 pub(crate) use store::{Store, StoreState};
+pub(crate) use tuning::Tuning;
 pub(crate) use volume::{AccessMode, Backend, NewVolume, Volume, VolumeFields, VolumeState};

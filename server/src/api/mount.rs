@@ -1,6 +1,6 @@
 //! Mounts and attachments.
 
-use super::field::Field;
+use super::{field::Field, tuning::Tuning};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -80,26 +80,8 @@ pub(crate) struct NewMount {
     /// Tuning that is otherwise for this mount than for its volume. What is absent follows the volume,
     /// also when that is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<VolumeConfig>)]
-    pub(crate) volume_config: Option<Field<VolumeConfig>>,
-}
-
-/// The tuning of a mount.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub(crate) struct VolumeConfig {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub(crate) cache_size: Option<Field<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub(crate) buffer_size: Option<Field<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u32>, minimum = 0, maximum = 1024)]
-    pub(crate) prefetch: Option<Field<u32>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<bool>)]
-    pub(crate) writeback: Option<Field<bool>>,
+    #[schema(value_type = Option<Tuning>)]
+    pub(crate) volume_config: Option<Field<Tuning>>,
 }
 
 /// A mount that is to end.

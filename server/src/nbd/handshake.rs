@@ -52,6 +52,50 @@ pub(super) async fn shake_hands<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let exports = Exports::Of { registry, wire, peer };
+    let (negotiated, (volume, guard, holder), received) = negotiate(stream, &exports).await?;
+    let older = older(&negotiated, registry);
+    Ok(Attached { negotiated, volume, guard, holder, older, received })
+}
+
+/// Answers a client that cannot be served whatever it asks for: each export is refused, for the reason
+/// told.
+pub(super) async fn turn_away<S>(stream: &mut S, why: &str) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match negotiate(stream, &Exports::None { why }).await {
+        Ok(_) => unreachable!("no export was granted"),
+        Err(ended) => ended,
+    }
+}
+
+/// What a client may find.
+enum Exports<'a> {
+    Of { registry: &'a Registry, wire: &'a Arc<Wire>, peer: &'a str },
+    None { why: &'a str },
+}
+
+impl Exports<'_> {
+    async fn look_up(&self, lookup: &Lookup) -> Result<(ExportInfo, Option<Grant>), Refusal> {
+        match self {
+            Exports::Of { registry, wire, peer } => look_up(lookup, registry, wire, peer).await,
+            Exports::None { why } => Err(Refusal::new(OptionError::Policy, why)),
+        }
+    }
+
+    fn list(&self) -> Vec<ListedExport> {
+        match self {
+            Exports::Of { registry, .. } => list(registry),
+            Exports::None { .. } => Vec::new(),
+        }
+    }
+}
+
+async fn negotiate<S>(stream: &mut S, exports: &Exports<'_>) -> Result<(Negotiated, Grant, BytesMut), Ended>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut out = BytesMut::new();
     let (reader, mut writer) = tokio::io::split(stream);
     let mut said = FramedRead::new(reader, Codec::Flags);
@@ -70,63 +114,19 @@ where
                 Said::Option(option) => negotiation.handle(option),
                 Said::Flags(_) => unreachable!("flags come once"),
             },
-            Next::LookUp(lookup) => match look_up(&lookup, registry, wire, peer).await {
+            Next::LookUp(lookup) => match exports.look_up(&lookup).await {
                 Ok((info, grant)) => {
                     granted = grant.or(granted);
                     negotiation.export_found(lookup, &info)
                 }
                 Err(refusal) => negotiation.export_refused(lookup, refusal),
             },
-            Next::List => negotiation.list_found(list(registry)),
+            Next::List => negotiation.list_found(exports.list()),
             Next::Transmission(negotiated) => {
-                let (volume, guard, holder) = granted.expect("transmission follows a grant");
-                let older = older(&negotiated, registry);
-                let received = said.read_buffer_mut().split();
-                return Ok(Attached { negotiated, volume, guard, holder, older, received });
+                let grant = granted.expect("transmission follows a grant");
+                return Ok((negotiated, grant, said.read_buffer_mut().split()));
             }
             Next::Close(reason) => return Err(reason.into()),
-        };
-    }
-}
-
-/// Answers a client that cannot be served whatever it asks for: each export is refused, for the reason told.
-pub(super) async fn turn_away<S>(stream: &mut S, why: &str) -> Ended
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    match refuse_all(stream, why).await {
-        Ok(reason) => Ended::Closed(reason),
-        Err(ended) => ended,
-    }
-}
-
-async fn refuse_all<S>(stream: &mut S, why: &str) -> Result<CloseReason, Ended>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut out = BytesMut::new();
-    let (reader, mut writer) = tokio::io::split(stream);
-    let mut said = FramedRead::new(reader, Codec::Flags);
-    Negotiation::GREETING.encode(&mut out);
-    writer.write_all(&out).await?;
-    let Said::Flags(flags) = next(&mut said).await? else { unreachable!("flags come first") };
-    let mut negotiation = Negotiation::begin(flags)?;
-    let mut step = Step { send: Vec::new(), next: Next::Option };
-    loop {
-        out.clear();
-        step.encode(&mut out);
-        writer.write_all(&out).await?;
-        step = match step.next {
-            Next::Option => match next(&mut said).await? {
-                Said::Option(option) => negotiation.handle(option),
-                Said::Flags(_) => unreachable!("flags come once"),
-            },
-            Next::LookUp(lookup) => {
-                negotiation.export_refused(lookup, Refusal::new(OptionError::Policy, why))
-            }
-            Next::List => negotiation.list_found(Vec::new()),
-            Next::Transmission(_) => unreachable!("no export was granted"),
-            Next::Close(reason) => return Ok(reason),
         };
     }
 }

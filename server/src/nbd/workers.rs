@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     attachments::{AttachedGuard, Holder, Line},
+    runtime_thread::RuntimeThread,
     traffic::Traffic,
     watchdog::Heartbeat,
 };
@@ -21,7 +22,7 @@ use dashmap::DashMap;
 use prometheus_client::registry::Registry as Exported;
 use sandstone_config::Nbd;
 use sandstone_protocol::Negotiated;
-use sandstone_storage::{Engine, Handle, Runtime, Socket, Store, Volume, runtime};
+use sandstone_storage::{Engine, Runtime, Socket, Store, Volume};
 use std::{
     cell::OnceCell,
     io,
@@ -30,12 +31,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::*},
-        mpsc,
     },
-    thread::{self, JoinHandle},
     time::Duration,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 /// How long clients may keep sending while the server stops. Then they are cut off.
 const DRAIN_SECS_MAX: u64 = 5;
@@ -54,11 +53,8 @@ pub(crate) struct Workers {
 }
 
 struct Worker {
-    handle: Handle,
+    thread: RuntimeThread,
     load: Arc<Load>,
-    heartbeat: Arc<Heartbeat>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// The connections in transmission.
@@ -128,7 +124,7 @@ impl Workers {
 
     /// That their threads run.
     pub(crate) fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
-        self.workers.iter().map(|worker| Arc::clone(&worker.heartbeat)).collect()
+        self.workers.iter().map(|worker| worker.thread.heartbeat()).collect()
     }
 
     /// Gives a connection to a worker.
@@ -137,7 +133,7 @@ impl Workers {
         let place = Place::take(&self.live, &worker.load, &ready.wire);
         let load = Arc::clone(&worker.load);
         let (room, numbers, stall) = (Arc::clone(&self.room), self.numbers.clone(), self.stall);
-        worker.handle.spawn(move || async move {
+        worker.thread.handle().spawn(move || async move {
             let Ready { socket, received, negotiated, volume, traffic, guard, holder, older, peer, wire } =
                 ready;
             let id = volume.id();
@@ -179,16 +175,9 @@ impl Workers {
         }
     }
 
-    /// Ends the threads. Whatever still runs on them is dropped.
-    pub(crate) fn stop(mut self) {
-        self.workers.iter_mut().for_each(|worker| drop(worker.stop.take()));
-        for worker in &mut self.workers {
-            if let Some(thread) = worker.thread.take()
-                && thread.join().is_err()
-            {
-                tracing::error!("a worker panicked");
-            }
-        }
+    /// Ends the threads. What still runs on them is dropped.
+    pub(crate) fn stop(self) {
+        RuntimeThread::stop(self.workers.into_iter().map(|worker| worker.thread));
     }
 }
 
@@ -199,28 +188,10 @@ thread_local! {
 
 impl Worker {
     fn start(i: usize, engine: Engine, store: Store) -> io::Result<Self> {
-        let (started, starting) = mpsc::sync_channel(1);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let heartbeat = Heartbeat::new(format!("worker-{i}"));
-        let beating = Arc::clone(&heartbeat);
-        let thread = thread::Builder::new().name(format!("worker-{i}")).spawn(move || {
-            let runtime = match Runtime::new(engine) {
-                Ok(runtime) => runtime,
-                Err(error) => return started.send(Err(error)).expect("the starter waits for this"),
-            };
-            runtime.set_spin(SPIN);
-            started.send(Ok(runtime.handle())).expect("the starter waits for this");
-            runtime.block_on(async move {
-                let _turn_end = store.attach_runtime();
-                drop(store);
-                runtime::spawn(beating.go_on());
-                // Told to stop or forgotten: both end the thread.
-                let _told_or_forgotten = stopped.await;
-            });
-        })?;
-        let died = || io::Error::other("a worker ended before it had started");
-        let handle = starting.recv().map_err(|_| died())??;
-        Ok(Self { handle, load: Arc::default(), heartbeat, stop: Some(stop), thread: Some(thread) })
+        let enter = move || store.attach_runtime();
+        let set_up = |runtime: &Runtime| runtime.set_spin(SPIN);
+        let thread = RuntimeThread::start(&format!("worker-{i}"), engine, set_up, enter)?;
+        Ok(Self { thread, load: Arc::default() })
     }
 }
 

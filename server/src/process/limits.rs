@@ -9,7 +9,7 @@ use sandstone_config::{ByteSize, Config};
 use std::{fs, io, sync::RwLock, thread};
 use thiserror::Error;
 
-/// Threads beside the workers: the log, the keeper, control, and tokio's and the engine's for what blocks.
+/// Threads beside the workers: the log, the store's, control, and tokio's and the engine's for what blocks.
 const THREADS_BESIDE_WORKERS: usize = 12;
 /// Memory that is neither cache nor maps: staging, the server itself, and what clients have in flight. Source: the sum in the
 /// README. Addresses are more than memory, so less than this cannot do.

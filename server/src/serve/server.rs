@@ -8,7 +8,7 @@ use crate::{
     net::{SocketFile, socket_file},
     process::{Signals, limits, logging, panic},
     registry::Registry,
-    store_thread::Keeper,
+    runtime_thread::RuntimeThread,
     token::{Token, make_data_dir},
     watchdog::Watchdog,
 };
@@ -26,6 +26,9 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::task::TaskTracker;
+
+/// Name of the thread that owns the open store.
+const STORE_THREAD: &str = "store";
 
 /// Threads of the control side (accepting, handshakes, admin). None of them is on the data path.
 const CONTROL_THREADS: usize = 2;
@@ -55,12 +58,13 @@ pub(crate) fn run(config: Config) -> Result<(), ServeError> {
     let token = Token::read_or_make(&config.token_path())?;
 
     let engine = engine(config.store.io);
-    let keeper = Keeper::start(engine).map_err(|error| ServeError::engine(config.store.io, error))?;
-    if let Some(why) = keeper.fallback() {
+    let store_thread = RuntimeThread::start(STORE_THREAD, engine, |_| {}, || ())
+        .map_err(|error| ServeError::engine(config.store.io, error))?;
+    if let Some(why) = store_thread.fallback() {
         tracing::warn!(why, "store.io = \"auto\" takes threads, which are slower");
     }
-    let outcome = control.block_on(serve(&config, token, &keeper, engine, signals));
-    keeper.stop();
+    let outcome = control.block_on(serve(&config, token, &store_thread, engine, signals));
+    RuntimeThread::stop([store_thread]);
     outcome
 }
 
@@ -89,7 +93,7 @@ pub(crate) fn engine(io: IoEngine) -> Engine {
 async fn serve(
     config: &Config,
     token: Token,
-    keeper: &Keeper,
+    store_thread: &RuntimeThread,
     engine: Engine,
     mut signals: Signals,
 ) -> Result<(), ServeError> {
@@ -102,7 +106,7 @@ async fn serve(
     let admin_socket = bind_admin_socket(config).await?;
     let bound = nbd::bind(&config.nbd).await?;
     let (store, recovery) = tokio::select! {
-        opened = open_store(config, keeper) => opened?,
+        opened = open_store(config, store_thread) => opened?,
         signal = signals.stop() => {
             tracing::info!(signal, "stopped before the store was open");
             return Ok(());
@@ -125,13 +129,13 @@ async fn serve(
     let help = "NBD clients that were refused because the limit of open files had no room for them";
     exported.register("sandstone_nbd_connections_refused", help, places.refused());
     let mut threads = workers.heartbeats();
-    threads.push(keeper.heartbeat());
+    threads.push(store_thread.heartbeat());
     let watchdog =
         Arc::new(Watchdog::new(store.clone(), threads, logging::waits, STALLED_AFTER, &mut exported));
     let metrics = Metrics::new(exported, store.clone(), Arc::clone(&registry), workers.loads());
     let admin = Arc::new(Admin {
         store: store.clone(),
-        keeper: keeper.handle(),
+        store_thread: store_thread.handle().clone(),
         registry: Arc::clone(&registry),
         token,
         endpoints: endpoints.clone(),
@@ -153,8 +157,8 @@ async fn serve(
         endpoints: &endpoints,
         admin: admin_address,
         admin_socket: admin_socket.as_ref().map(|(_, file)| file.path()),
-        engine: keeper.engine_name(),
-        fallback: keeper.fallback(),
+        engine: store_thread.engine_name(),
+        fallback: store_thread.fallback(),
         recovery: &recovery,
         usable_bytes: store.stats().usable_bytes,
         volumes: registry.volume_count(),
@@ -189,14 +193,17 @@ async fn serve(
     drop(admin);
     drop(registry);
     // The workers' rings may still be writing batches that the last checkpoint waits for.
-    let closed = keeper.handle().run(move || async move { store.close().await }).await;
+    let closed = store_thread.handle().run(move || async move { store.close().await }).await;
     stop_workers(workers).await;
     closed.map_err(ServeError::Close)?;
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn open_store(config: &Config, keeper: &Keeper) -> Result<(Store, RecoveryReport), ServeError> {
+async fn open_store(
+    config: &Config,
+    store_thread: &RuntimeThread,
+) -> Result<(Store, RecoveryReport), ServeError> {
     let options = StoreOptions {
         path: config.store.path.clone(),
         size_bytes: config.store.size_bytes,
@@ -206,7 +213,7 @@ async fn open_store(config: &Config, keeper: &Keeper) -> Result<(Store, Recovery
         reclaim_rate: config.store.reclaim_rate,
         scrub_rate: config.store.scrub_rate,
     };
-    let handle = keeper.handle();
+    let handle = store_thread.handle();
     let opening = handle.run(move || async move { Store::open(options).await });
     opening.await.map_err(|error| ServeError::Open(config.store.path.clone(), error))
 }

@@ -48,7 +48,7 @@ struct Counted {
 
 impl Reclaim {
     /// Begins a run unless one is under way.
-    pub(crate) fn start(&self, store: &Store, keeper: &Handle) {
+    pub(crate) fn start(&self, store: &Store, store_thread: &Handle) {
         let mut run = self.lock();
         match *run {
             Run::Running { .. } => return,
@@ -56,7 +56,7 @@ impl Reclaim {
         }
         drop(run);
         let (reclaim, store) = (self.clone(), store.clone());
-        keeper.spawn(move || async move {
+        store_thread.spawn(move || async move {
             let result = store.reclaim().await;
             reclaim.end(&store.reclaim_progress(), result);
         });

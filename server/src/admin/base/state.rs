@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct Admin {
     pub(crate) store: Store,
     /// Where the store's async methods run.
-    pub(crate) keeper: Handle,
+    pub(crate) store_thread: Handle,
     pub(crate) registry: Arc<Registry>,
     pub(crate) token: Token,
     /// Where NBD clients connect.

@@ -7,7 +7,7 @@ use crate::{
     net::Endpoints,
     record::now,
     registry::{Entry, Export, Registry},
-    store_thread::Keeper,
+    runtime_thread::RuntimeThread,
     token::Token,
     watchdog::{Heartbeat, Watchdog},
 };
@@ -38,7 +38,7 @@ pub(super) const DEFAULT_SIZE_BYTES: u64 = 96 << 20;
 pub(super) struct Server {
     pub(super) admin: Arc<Admin>,
     router: Router,
-    keeper: Option<Keeper>,
+    store_thread: Option<RuntimeThread>,
     /// The number of the store's start.
     pub(super) epoch: u32,
     directory: tempfile::TempDir,
@@ -58,7 +58,7 @@ impl Server {
     /// One that waits so long for those threads.
     pub(super) async fn start_watching(threads: Vec<Arc<Heartbeat>>, patience: Duration) -> Server {
         let directory = tempfile::tempdir().unwrap();
-        let keeper = Keeper::start(Engine::Threads).unwrap();
+        let store_thread = RuntimeThread::start("store", Engine::Threads, |_| {}, || ()).unwrap();
         let options = StoreOptions {
             path: directory.path().join("store"),
             size_bytes: 1 << 30,
@@ -68,7 +68,7 @@ impl Server {
             reclaim_rate: 256 << 20,
             scrub_rate: 0,
         };
-        let handle = keeper.handle();
+        let handle = store_thread.handle();
         let (store, report) = handle.run(move || async move { Store::open(options).await }).await.unwrap();
         let mounts = Mounts::new(directory.path().join("mounts.json"), report.epoch);
         let registry = Arc::new(Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap());
@@ -78,7 +78,7 @@ impl Server {
             metrics: Metrics::new(exported, store.clone(), Arc::clone(&registry), Vec::new()),
             watchdog: Arc::new(watchdog),
             store,
-            keeper: keeper.handle(),
+            store_thread: store_thread.handle().clone(),
             registry,
             token: Token::given(TOKEN.into()),
             endpoints: Endpoints {
@@ -91,7 +91,7 @@ impl Server {
             under_way: TaskTracker::new(),
         });
         let router = router(Arc::clone(&admin));
-        Server { router, admin, keeper: Some(keeper), epoch: report.epoch, directory }
+        Server { router, admin, store_thread: Some(store_thread), epoch: report.epoch, directory }
     }
 
     /// Where the mounts are kept.
@@ -139,7 +139,7 @@ impl Server {
         let write = move || async move {
             volume.write(blocks.start * BLOCK as u64, data, Durability::Volatile).await
         };
-        self.admin.keeper.run(write).await.unwrap();
+        self.admin.store_thread.run(write).await.unwrap();
     }
 
     /// The first byte of a block of a volume or snapshot.
@@ -148,7 +148,7 @@ impl Server {
         let blocks = export.blocks().clone();
         let offset = block * sandstone_storage::BLOCK_BYTES as u64;
         let read = move || async move { blocks.read(offset, 1).await };
-        match &self.admin.keeper.run(read).await.unwrap()[..] {
+        match &self.admin.store_thread.run(read).await.unwrap()[..] {
             [Piece::Data(bytes)] => bytes[0],
             [Piece::Zero { .. }] => 0,
             pieces => panic!("{pieces:?}"),
@@ -232,10 +232,8 @@ pub(super) fn path(of: &Value) -> String {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The keeper's thread is waited for, so that the directory goes after the store.
-        if let Some(keeper) = self.keeper.take() {
-            keeper.stop();
-        }
+        // The store's thread is waited for, so that the directory goes after the store.
+        RuntimeThread::stop(self.store_thread.take());
     }
 }
 

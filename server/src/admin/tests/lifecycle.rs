@@ -157,7 +157,7 @@ async fn a_volume_made_anew_while_its_deletion_ends_is_kept() {
     let turn = server.admin.registry.alone(volume["id"].as_str().unwrap().parse().unwrap()).await.unwrap();
     // A deletion has reached the store, and not yet the registry.
     let (store, uuid) = (server.admin.store.clone(), turn.entry.volume.id());
-    server.admin.keeper.run(move || async move { store.delete_volume(uuid).await }).await.unwrap();
+    server.admin.store_thread.run(move || async move { store.delete_volume(uuid).await }).await.unwrap();
     // A change waits for the old one's turn, and then finds the new one.
     let path = path(&volume);
     let change = server.call("PATCH", &path, r#"{"prefetch":5}"#);

@@ -242,7 +242,7 @@ async fn a_volume_is_shown_without_what_cannot_be_told_in_time() {
     let volume = server.create(json!({})).await;
     let snapshot = server.snapshot(&volume, "s").await;
     let (go_on, held) = std::sync::mpsc::channel::<()>();
-    server.admin.keeper.spawn(move || async move { assert!(held.recv().is_err()) });
+    server.admin.store_thread.spawn(move || async move { assert!(held.recv().is_err()) });
     // The clock goes on by itself where all others wait.
     tokio::time::pause();
     for of in [&volume, &snapshot] {

@@ -21,7 +21,7 @@ use crate::{
     },
     api::{AccessMode, Details},
     attachments::{Attachment, Closing},
-    record::{TEAM_ID, USER_ID, VolumeRecord, now},
+    record::{VolumeRecord, now},
     registry::{Entry, NameClaim},
 };
 use sandstone_config::ByteSize;
@@ -41,24 +41,13 @@ pub(super) async fn create(
     id: Option<Uuid>,
     fields: VolumeFields,
 ) -> Result<Arc<Entry>, ApiError> {
-    let created_at = now();
     let settings =
         Settings { cache_bytes: CACHE_BYTES, buffer_bytes: BUFFER_BYTES, prefetch_mib: 0, writeback: false };
-    let ([cache_size, buffer_size], settings) =
-        tuned(fields.tuning, [CACHE_SIZE.to_owned(), BUFFER_SIZE.to_owned()], settings);
+    let (texts, settings) = tuned(fields.tuning, [CACHE_SIZE.to_owned(), BUFFER_SIZE.to_owned()], settings);
     let record = VolumeRecord {
-        name: fields.name,
-        team_id: TEAM_ID.to_owned(),
-        user_id: USER_ID.to_owned(),
-        cache_size,
-        buffer_size,
-        access_mode: fields.access_mode.unwrap_or(AccessMode::Rwo),
-        created_at,
-        updated_at: created_at,
-        source_volume_id: None,
-        source_snapshot_id: None,
         iops_max: limit(fields.iops_max, None),
         bytes_per_second_max: limit(fields.bytes_per_second_max, None),
+        ..VolumeRecord::new(fields.name, fields.access_mode, texts)
     };
     let spec = VolumeSpec {
         id: id.unwrap_or_else(Uuid::new_v4),
@@ -69,7 +58,7 @@ pub(super) async fn create(
     finished(admin, |admin| async move {
         let name = claimed(&admin, record.name.as_deref(), spec.id)?;
         let store = admin.store.clone();
-        let volume = admin.keeper.run(move || async move { store.create_volume(spec).await }).await?;
+        let volume = admin.store_thread.run(move || async move { store.create_volume(spec).await }).await?;
         let entry = admin.registry.insert(volume, record);
         name.keep();
         Ok(entry)
@@ -93,7 +82,8 @@ pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Re
         let meanwhile = if after.writers_max() < before.writers_max() { after } else { before };
         attachments.set_mode(meanwhile).await.map_err(|writers| would_break(id, after, &writers))?;
         let store = admin.store.clone();
-        let updated = admin.keeper.run(move || async move { store.update_volume(id, change).await }).await;
+        let updated =
+            admin.store_thread.run(move || async move { store.update_volume(id, change).await }).await;
         let settled = if updated.is_ok() { after } else { before };
         attachments.set_mode(settled).await.expect("it is as wide as the mode meanwhile, or wider");
         updated?;
@@ -162,7 +152,7 @@ pub(super) async fn delete(admin: &Shared, id: Uuid, force: Force) -> Result<(),
         let what = format!("volume {id}");
         let closed = close(doors, Closing::Deletion, in_the_way_of_deletion(force), (id, &what)).await?;
         let store = admin.store.clone();
-        admin.keeper.run(move || async move { store.delete_volume(id).await }).await?;
+        admin.store_thread.run(move || async move { store.delete_volume(id).await }).await?;
         if let Err(error) = closed.unmount(&admin).await {
             // The volume is gone, and the next start drops mounts of what is not there.
             tracing::warn!(volume = %id, ?error, "mounts of a deleted volume stay in the list");

@@ -18,9 +18,8 @@ use crate::{
     admin::base::{
         ApiError, Force, Shared, alone, close, finished, in_the_way_of_deletion, not_kept, together,
     },
-    api::AccessMode,
     attachments::{Closing, InTheWay},
-    record::{SnapshotRecord, TEAM_ID, USER_ID, VolumeRecord, now},
+    record::{SnapshotRecord, VolumeRecord, now},
     registry::{Entry, SnapshotEntry},
 };
 use sandstone_storage::{ForkSpec, Settings};
@@ -39,7 +38,7 @@ pub(crate) async fn snapshot(
         let record = SnapshotRecord { name, description, created_at: now() };
         let (store, attributes) = (admin.store.clone(), record.to_attributes());
         let create = move || async move { store.create_snapshot(volume, Uuid::new_v4(), attributes).await };
-        let snapshot = admin.keeper.run(create).await?;
+        let snapshot = admin.store_thread.run(create).await?;
         Ok(admin.registry.insert_snapshot(&turn.entry, snapshot, record))
     })
     .await
@@ -71,7 +70,7 @@ pub(crate) async fn fork(
         };
         let name = claimed(&admin, record.name.as_deref(), spec.id)?;
         let store = admin.store.clone();
-        let fork = admin.keeper.run(move || async move { store.create_fork(source.id(), spec).await });
+        let fork = admin.store_thread.run(move || async move { store.create_fork(source.id(), spec).await });
         let entry = admin.registry.insert(fork.await?, record);
         name.keep();
         Ok(entry)
@@ -83,22 +82,12 @@ pub(crate) async fn fork(
 /// the way around them.
 fn forked(source: &Entry, fields: VolumeFields) -> (VolumeRecord, Settings) {
     let (record, settings) = (source.record(), source.volume.settings());
-    let created_at = now();
-    let ([cache_size, buffer_size], settings) =
-        tuned(fields.tuning, [record.cache_size, record.buffer_size], settings);
+    let (texts, settings) = tuned(fields.tuning, [record.cache_size, record.buffer_size], settings);
     let record = VolumeRecord {
-        name: fields.name,
-        team_id: TEAM_ID.to_owned(),
-        user_id: USER_ID.to_owned(),
-        cache_size,
-        buffer_size,
-        access_mode: fields.access_mode.unwrap_or(AccessMode::Rwo),
-        created_at,
-        updated_at: created_at,
         source_volume_id: Some(source.volume.id()),
-        source_snapshot_id: None,
         iops_max: limit(fields.iops_max, record.iops_max),
         bytes_per_second_max: limit(fields.bytes_per_second_max, record.bytes_per_second_max),
+        ..VolumeRecord::new(fields.name, fields.access_mode, texts)
     };
     (record, settings)
 }
@@ -128,7 +117,7 @@ pub(crate) async fn restore(
         let restored = match admin.registry.mounts.keep_out(volume, attachments, peers, at).await {
             Ok(()) => {
                 let restore = move || async move { store.restore(volume, snapshot).await };
-                admin.keeper.run(restore).await.map_err(ApiError::from)
+                admin.store_thread.run(restore).await.map_err(ApiError::from)
             }
             Err(error) => Err(not_kept(&error)),
         };
@@ -155,7 +144,7 @@ pub(crate) async fn delete_snapshot(
         let in_the_way = in_the_way_of_deletion(force);
         let closed = close(doors, Closing::Deletion, in_the_way, (volume, &what)).await?;
         let store = admin.store.clone();
-        admin.keeper.run(move || async move { store.delete_snapshot(volume, snapshot).await }).await?;
+        admin.store_thread.run(move || async move { store.delete_snapshot(volume, snapshot).await }).await?;
         closed.for_ever();
         admin.registry.remove_snapshot(&turn, snapshot);
         Ok(())

@@ -34,7 +34,7 @@ impl VolumeFields {
             access_mode: optional("access_mode", given.access_mode, "RWO, ROX or RWX", |text| {
                 text.parse().ok()
             })?,
-            tuning: GivenTuning::check(given.cache_size, given.buffer_size, given.prefetch, given.writeback)?,
+            tuning: GivenTuning::check(given.tuning)?,
             iops_max: iops(given.iops_max)?,
             bytes_per_second_max: bytes_per_second(given.bytes_per_second_max)?,
         })

@@ -2,7 +2,7 @@
 
 use super::volumes::{self, field};
 use crate::{
-    api::{Field, Mount, NewMount, Unmount, Unmounted, VolumeConfig},
+    api::{Field, Mount, NewMount, Tuning, Unmount, Unmounted},
     cli::base::{CliError, Context, output},
     net::escaped_segment,
 };
@@ -49,7 +49,7 @@ pub(crate) struct MountsArgs {
 pub(crate) fn mount(args: &MountArgs, context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
     let volume = volumes::find(&client, &args.volume)?;
-    let config = VolumeConfig {
+    let config = Tuning {
         cache_size: field(&args.cache_size),
         buffer_size: field(&args.buffer_size),
         prefetch: args.prefetch.map(Field::from),

@@ -3,7 +3,7 @@
 //! ```text
 //!   cli            the commands; `serve` runs the server, the others talk to a running one
 //!   serve          start and stop: configuration, token, threads, registry, listeners
-//!   runtime_thread a thread with a storage runtime: one owns the open store, the others serve clients
+//!   runtime_thread a thread with a storage runtime: one owns the store, the others serve clients
 //!   registry       which volumes and snapshots exist, by id and name, and who is attached to them
 //!   mounts         the attachments that outlive connections and restarts
 //!   traffic        what passes between them and their clients: counted, and limited
@@ -13,8 +13,8 @@
 //!   admin          the HTTP API over registry and store
 //! ```
 //!
-//! The storage engine, the NBD protocol and the configuration are crates of their own that know nothing
-//! of each other; they meet here.
+//! The storage engine, the NBD protocol and the configuration are crates of their own that know
+//! nothing of each other; they meet here.
 
 mod admin;
 mod api;

@@ -1,7 +1,8 @@
 //! A thread with a storage runtime: the store's own, and each worker's.
 //!
-//! The store's thread opens the store, makes, changes and deletes volumes for the admin side, and closes the
-//! store at the end. tokio tasks reach it through its handle and wait there without blocking.
+//! The store's thread opens the store, makes, changes and deletes volumes for the admin side, and
+//! closes the store at the end. tokio tasks reach it through its handle and wait there without
+//! blocking.
 
 use crate::watchdog::Heartbeat;
 use sandstone_storage::{Engine, Handle, Runtime, runtime};
@@ -24,8 +25,8 @@ pub(crate) struct RuntimeThread {
 }
 
 impl RuntimeThread {
-    /// Starts a thread of that name and its runtime. `set_up` runs on the thread before anything else; what
-    /// `enter` gives, inside the runtime, lives as long as the thread.
+    /// Starts a thread of that name and its runtime. `set_up` runs on the thread before anything
+    /// else; what `enter` gives, inside the runtime, lives as long as the thread.
     ///
     /// # Errors
     /// What kept the thread or the engine from starting.
@@ -80,7 +81,8 @@ impl RuntimeThread {
         self.fallback.as_deref()
     }
 
-    /// Ends threads and waits for them. What still runs on them is dropped, so the store is closed before.
+    /// Ends threads and waits for them. What still runs on them is dropped, so the store is closed
+    /// before.
     pub(crate) fn stop(threads: impl IntoIterator<Item = RuntimeThread>) {
         let ending: Vec<JoinHandle<()>> = threads.into_iter().map(|thread| thread.thread).collect();
         for thread in ending {

@@ -1,12 +1,13 @@
-//! The HTTP contract: the types of requests and answers, once, for the handlers and for the commands.
+//! The HTTP contract: the types of requests and answers, once, for the handlers and for the
+//! commands.
 //!
 //! ```text
 //!   handlers ─serialize─► answers ─deserialize─► commands
 //!   handlers ◄─deserialize─ requests ◄─serialize─ commands        OpenAPI description: derived
 //! ```
 //!
-//! A field that an answer leaves out is absent, not `null`, unless its documentation says otherwise. Of a
-//! request, `null` means absent, and unknown fields are ignored.
+//! A field that an answer leaves out is absent, not `null`, unless its documentation says
+//! otherwise. Of a request, `null` means absent, and unknown fields are ignored.
 
 mod envelope;
 mod field;

@@ -56,8 +56,8 @@ pub(crate) struct Volume {
     pub(crate) size_bytes: u64,
     /// Logical blocks that are mapped, in bytes.
     pub(crate) used_bytes: u64,
-    /// What its deletion, with its snapshots, would give back of data. Left out where that cannot be
-    /// told: a map cannot be read, or it takes more than 5 seconds.
+    /// What its deletion, with its snapshots, would give back of data. Left out where that cannot
+    /// be told: a map cannot be read, or it takes more than 5 seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(crate) exclusive_bytes: Option<u64>,
@@ -101,8 +101,8 @@ pub(crate) struct VolumeFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 128)]
     pub(crate) name: Option<Field<String>>,
-    /// Size of the volume, or its bytes as a number: from 1 to 16T. A volume only grows. Of a fork, from
-    /// the source's; the source's unless given.
+    /// Size of the volume, or its bytes as a number: from 1 to 16T. A volume only grows. Of a fork,
+    /// from the source's; the source's unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Size>)]
     pub(crate) size: Option<Field<Size>>,
@@ -113,14 +113,14 @@ pub(crate) struct VolumeFields {
     #[serde(flatten)]
     pub(crate) tuning: Tuning,
     /// Most operations a second of all clients of the volume together, flushes apart: from 10 to
-    /// 10000000, or 0 for no limit. Of a new volume none unless given, of a fork the source's. A change
-    /// takes effect at once, for connected clients too.
+    /// 10000000, or 0 for no limit. Of a new volume none unless given, of a fork the source's. A
+    /// change takes effect at once, for connected clients too.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub(crate) iops_max: Option<Field<u64>>,
     /// Most bytes that they may read and write a second: from 1M to 1T, or 0 for no limit. Of a new
-    /// volume none unless given, of a fork the source's. A change takes effect at once, for connected
-    /// clients too.
+    /// volume none unless given, of a fork the source's. A change takes effect at once, for
+    /// connected clients too.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Size>)]
     pub(crate) bytes_per_second_max: Option<Field<Size>>,

@@ -4,7 +4,7 @@ use super::{error::ServeError, startup};
 use crate::{
     admin::{self, Admin, Metrics, Reclaim},
     mounts::{self, Mounts},
-    nbd::{self, Places, Workers},
+    nbd::{self, ConnectionSlots, Workers},
     net::{SocketFile, socket_file},
     process::{Signals, limits, logging, panic},
     registry::Registry,
@@ -33,7 +33,8 @@ const STORE_THREAD: &str = "store";
 /// Threads of the control side (accepting, handshakes, admin). None of them is on the data path.
 const CONTROL_THREADS: usize = 2;
 
-/// Longest wait for admin requests under way at a stop. A deletion that waits for clients is the slowest of them.
+/// Longest wait for admin requests under way at a stop. A deletion that waits for clients is the
+/// slowest of them.
 const ADMIN_STOP_SECS_MAX: u64 = 12;
 /// Longest wait for the last answers to leave.
 const ADMIN_CLOSE_TIME_MAX: Duration = Duration::from_millis(500);
@@ -97,7 +98,8 @@ async fn serve(
     engine: Engine,
     mut signals: Signals,
 ) -> Result<(), ServeError> {
-    // Before the store opens: a taken address is told at once, and early callers wait instead of being refused.
+    // Before the store opens: a taken address is told at once, and early callers wait instead of
+    // being refused.
     let admin_listener = TcpListener::bind(config.admin.listen)
         .await
         .map_err(|error| ServeError::AdminListen(config.admin.listen, error))?;
@@ -121,13 +123,13 @@ async fn serve(
     let workers = Workers::start(&config.nbd, engine, &store)
         .map_err(|error| ServeError::engine(config.store.io, error))?;
     let workers = Arc::new(workers);
-    let places = Places::new(limits::connections(limits::open_descriptors()));
+    let slots = ConnectionSlots::new(limits::connections(limits::open_descriptors()));
     let mut exported = prometheus_client::registry::Registry::default();
     workers.register(&mut exported);
     let (help, dropped) = ("Lines of the log that were dropped because nobody read it", logging::dropped());
     exported.register("sandstone_log_lines_dropped", help, dropped);
     let help = "NBD clients that were refused because the limit of open files had no room for them";
-    exported.register("sandstone_nbd_connections_refused", help, places.refused());
+    exported.register("sandstone_nbd_connections_refused", help, slots.refused());
     let mut threads = workers.heartbeats();
     threads.push(store_thread.heartbeat());
     let watchdog =
@@ -147,7 +149,7 @@ async fn serve(
         under_way: TaskTracker::new(),
     });
     let watching = tokio::spawn(async move { watchdog.watch().await });
-    let accepting = bound.accept(&registry, &workers, &places);
+    let accepting = bound.accept(&registry, &workers, &slots);
     let expiry = tokio::spawn({
         let (registry, grace) = (Arc::clone(&registry), config.attach.grace_secs);
         async move { registry.mounts.expire(Duration::from_secs(grace.into())).await }
@@ -164,7 +166,7 @@ async fn serve(
         volumes: registry.volume_count(),
         snapshots: registry.snapshot_count(),
     });
-    // After the announcement: whoever finds the server ready finds that told too.
+    // After the announcement: a client that finds the server ready finds that told too.
     let (stop, stopped) = watch::channel(());
     let mut serving = JoinSet::new();
     serving.spawn(serve_admin(admin_listener, Arc::clone(&admin), stopped.clone()));
@@ -218,7 +220,8 @@ async fn open_store(
     opening.await.map_err(|error| ServeError::Open(config.store.path.clone(), error))
 }
 
-/// The configured directory; where there is none, as in containers without shared memory, the data directory.
+/// The configured directory; where there is none, as in containers without shared memory, the data
+/// directory.
 pub(crate) fn staging_dir(config: &Config) -> PathBuf {
     if config.store.staging.is_dir() {
         return config.store.staging.clone();
@@ -239,7 +242,8 @@ async fn stop_workers(workers: Arc<Workers>) {
                 tracing::error!("the workers could not be stopped");
             }
         }
-        // A handshake that was just ending holds them; its connection is refused by the ended threads.
+        // A handshake that was just ending holds them; its connection is refused by the ended
+        // threads.
         Err(_still_held) => tracing::warn!("the workers are left to the end of the process"),
     }
 }
@@ -262,8 +266,8 @@ where
     axum::serve(listener, admin::router(admin)).with_graceful_shutdown(until_stopped).await
 }
 
-/// Waits for the requests under way, but not for a client that keeps one open for ever, nor for connections without any:
-/// axum waits for one that has sent half a request.
+/// Waits for the requests under way, but not for a client that keeps one open for ever, nor for
+/// connections without any: axum waits for one that has sent half a request.
 async fn end_admin(mut serving: JoinSet<io::Result<()>>, under_way: &TaskTracker) {
     under_way.close();
     let answered = tokio::time::timeout(Duration::from_secs(ADMIN_STOP_SECS_MAX), under_way.wait()).await;

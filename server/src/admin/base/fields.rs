@@ -1,6 +1,7 @@
 //! Fields of requests, from what a client sent to checked values.
 //!
-//! A wrong value is refused with its field and what is allowed, both in the sentence and in the details.
+//! A wrong value is refused with its field and what is allowed, both in the sentence and in the
+//! details.
 
 use super::{error::ApiError, extract::type_of};
 use crate::{

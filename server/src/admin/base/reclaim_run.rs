@@ -1,12 +1,13 @@
-//! The run of reclaim that a caller asked for: one at a time, in the background, with what it has done so far.
+//! The run of reclaim that a caller asked for: one at a time, in the background, with what it has
+//! done so far.
 //!
 //! ```text
 //!   never ─► running ─► ended ─► running ─► …
 //! ```
 //!
-//! The store counts since it was opened, rounds of its own too; a run is told by what was added since
-//! it began. A second caller joins the run that is under way. A stop does not wait for it: closing the
-//! store ends it.
+//! The store counts since it was opened, rounds of its own too; a run is told by what was added
+//! since it began. A second caller joins the run that is under way. A stop does not wait for it:
+//! closing the store ends it.
 
 use crate::api;
 use sandstone_storage::{Handle, ReclaimPhase, ReclaimProgress, Store};
@@ -22,7 +23,7 @@ pub(crate) struct Reclaim(Arc<Mutex<Run>>);
 /// The present or last run.
 #[derive(Clone, Debug, Default)]
 enum Run {
-    /// Nobody has asked for one since the server started.
+    /// No request for one has come since the server started.
     #[default]
     Never,
     Running {

@@ -2,7 +2,7 @@
 
 use crate::{
     admin::{Admin, Metrics, Reclaim, router},
-    attachments::{AttachedGuard, Connection, Holder, Line, Refused},
+    attachments::{AttachedGuard, Connection, ConnectionHandle, Holder, Refused},
     mounts::Mounts,
     net::Endpoints,
     record::now,
@@ -164,8 +164,8 @@ impl Server {
     }
 
     /// Attaches a client to a volume or snapshot, as process 7.
-    pub(super) async fn attach(&self, to: &Value, line: Arc<dyn Line>) -> AttachedGuard {
-        self.attach_as("process 7", to, line).await.unwrap()
+    pub(super) async fn attach(&self, to: &Value, handle: Arc<dyn ConnectionHandle>) -> AttachedGuard {
+        self.attach_as("process 7", to, handle).await.unwrap()
     }
 
     /// Attaches a client of that name.
@@ -173,22 +173,22 @@ impl Server {
         &self,
         holder: &str,
         to: &Value,
-        line: Arc<dyn Line>,
+        handle: Arc<dyn ConnectionHandle>,
     ) -> Result<AttachedGuard, Refused> {
         let export_name = to["export_name"].as_str().unwrap();
         let (export, holder) = match self.admin.registry.resolve_mount(export_name) {
             Some((export, session)) => (export, Holder::Mount(session)),
             None => (self.admin.registry.resolve(export_name).unwrap(), Holder::Peer(holder.into())),
         };
-        let connection = Connection { holder, export_name: export_name.into(), since: now(), line };
+        let connection = Connection { holder, export_name: export_name.into(), since: now(), handle };
         export.attachments().attach(connection).await
     }
 
     /// Attaches a client that goes a little after it was told to, as a connection does.
     pub(super) async fn attach_obedient(&self, to: &Value) {
-        let line = Arc::new(Obedient::default());
-        let guard = self.attach(to, Arc::clone(&line) as Arc<dyn Line>).await;
-        *line.0.lock().unwrap() = Some(guard);
+        let handle = Arc::new(Obedient::default());
+        let guard = self.attach(to, Arc::clone(&handle) as Arc<dyn ConnectionHandle>).await;
+        *handle.0.lock().unwrap() = Some(guard);
     }
 }
 
@@ -196,12 +196,12 @@ impl Server {
 #[derive(Default)]
 pub(super) struct Deaf(pub(super) AtomicUsize);
 
-impl Line for Deaf {
-    fn cut_off(&self) {
+impl ConnectionHandle for Deaf {
+    fn disconnect(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn is_ending(&self) -> bool {
+    fn is_closing(&self) -> bool {
         false
     }
 }
@@ -210,13 +210,13 @@ impl Line for Deaf {
 #[derive(Default)]
 struct Obedient(Mutex<Option<AttachedGuard>>);
 
-impl Line for Obedient {
-    fn cut_off(&self) {
+impl ConnectionHandle for Obedient {
+    fn disconnect(&self) {
         let guard = self.0.lock().unwrap().take();
         std::thread::spawn(move || drop(guard));
     }
 
-    fn is_ending(&self) -> bool {
+    fn is_closing(&self) -> bool {
         self.0.lock().unwrap().is_none()
     }
 }

@@ -155,7 +155,8 @@ impl Checked {
     }
 }
 
-/// An object has no other fields than the ones that are named, also where it is put together from several.
+/// An object has no other fields than the ones that are named, also where it is put together from
+/// several.
 fn refuse_unknown_fields(schema: &mut Value, document: &Value) {
     match schema {
         Value::Object(fields) => {
@@ -174,7 +175,8 @@ fn refuse_unknown_fields(schema: &mut Value, document: &Value) {
     }
 }
 
-/// Puts the schemas of an object's parts in the place of their references, which stay open for the fields of others.
+/// Puts the schemas of an object's parts in the place of their references, which stay open for the
+/// fields of others.
 fn resolve_parts(parts: &mut Value, document: &Value) {
     for part in parts.as_array_mut().into_iter().flatten() {
         if let Some(reference) = part["$ref"].as_str() {

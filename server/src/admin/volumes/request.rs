@@ -27,7 +27,8 @@ impl VolumeFields {
     pub(crate) fn check(given: api::VolumeFields) -> Result<VolumeFields, ApiError> {
         Ok(VolumeFields {
             name: name(given.name)?,
-            // The one size that is not echoed as given, so a number, as answers show it, is taken too.
+            // The one size that is not echoed as given, so a number, as answers show it, is taken
+            // too.
             size_bytes: optional("size", given.size, size_allowed(&ranges::VOLUME), |size| {
                 bytes(size).filter(|bytes| ranges::VOLUME.contains(*bytes))
             })?,

@@ -28,7 +28,8 @@ pub(crate) struct MountArgs {
     /// MiB to read ahead of this mount's sequential reads
     #[arg(long, value_name = "MIB")]
     prefetch: Option<u32>,
-    /// Whether this mount's writes are acknowledged from the staging buffer, which a host crash may lose
+    /// Whether this mount's writes are acknowledged from the staging buffer, which a host crash may
+    /// lose
     #[arg(long, value_name = "BOOL")]
     writeback: Option<bool>,
 }

@@ -1,7 +1,8 @@
 //! Sizes as people write them: `64G`, `32MiB`, `1048576`.
 //!
-//! Digits, then optionally one of `K M G T` or `Ki Mi Gi Ti`, each with an optional `B`, in upper or lower case. All
-//! are powers of two; no unit means bytes. Source: the size rule of the admin API, which speaks the same language.
+//! Digits, then optionally one of `K M G T` or `Ki Mi Gi Ti`, each with an optional `B`, in upper
+//! or lower case. All are powers of two; no unit means bytes. Source: the size rule of the admin
+//! API, which speaks the same language.
 
 use std::{fmt, str::FromStr};
 use thiserror::Error;
@@ -33,8 +34,8 @@ impl ByteSize {
 /// Units and the power of two each stands for, largest first.
 const UNITS: [(char, u32); 4] = [('T', 40), ('G', 30), ('M', 20), ('K', 10)];
 
-/// Most characters of a size: the 20 digits of `u64::MAX` and a unit of three. Texts are kept as given, so a long row
-/// of leading zeroes is refused, not stored.
+/// Most characters of a size: the 20 digits of `u64::MAX` and a unit of three. Texts are kept as
+/// given, so a long row of leading zeroes is refused, not stored.
 const TEXT_LEN_MAX: usize = 23;
 
 /// Why a text is not a size.

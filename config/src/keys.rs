@@ -1,7 +1,8 @@
 //! The one table of keys: name, what it does, what it may be, and where its value goes.
 //!
-//! Parsing, `check-config`, the documentation and the suggestions for a mistyped key all read it, so a key that is not
-//! here does not exist. Defaults are not repeated: they are what [`Config::default`] shows through the same table.
+//! Parsing, `check-config`, the documentation and the suggestions for a mistyped key all read it,
+//! so a key that is not here does not exist. Defaults are not repeated: they are what
+//! [`Config::default`] shows through the same table.
 
 use crate::{
     ByteSize, Config, IoEngine, LogFormat, LogLevel,
@@ -51,7 +52,7 @@ pub(crate) struct Word {
 pub(crate) enum Reach {
     /// Every connection brings a token, which is checked.
     Anywhere,
-    /// Nothing guards it, so nobody outside this host may come.
+    /// Nothing guards it, so it is for this host only.
     Loopback,
 }
 
@@ -154,7 +155,7 @@ pub static KEYS: [Key; 23] = [
     },
     Key {
         name: "store.scrub_rate",
-        about: "bytes a second that the daily scrub may read to find rot; 0 for none, unless somebody asks for one",
+        about: "bytes a second that the daily scrub may read to find corruption; 0 for none, unless one is asked for",
         rule: Rule::Size(ranges::SCRUB_RATE, |c, v| c.store.scrub_rate = v),
         show: |c| show_size(c.store.scrub_rate),
     },

@@ -1,6 +1,7 @@
 //! `sandstone.toml` to checked settings.
 //!
-//! A file is read once, every mistake in it is reported at once, and what comes out needs no second check:
+//! A file is read once, every mistake in it is reported at once, and what comes out needs no second
+//! check:
 //!
 //! ```
 //! use sandstone_config::Config;
@@ -12,9 +13,9 @@
 //! assert_eq!(problems.list.len(), 2);
 //! ```
 //!
-//! Where to read: `settings` (what a configuration is), `keys` (the one table of keys, defaults and ranges),
-//! `load` (the walk that collects mistakes), `ranges` (limits that the admin API enforces too), `trust` (whose files are
-//! relied on).
+//! Where to read: `settings` (what a configuration is), `keys` (the one table of keys, defaults and
+//! ranges), `load` (the walk that collects mistakes), `ranges` (limits that the admin API enforces
+//! too), `trust` (whose files are relied on).
 
 mod byte_size;
 mod keys;

@@ -1,7 +1,7 @@
 //! The walk from a TOML text to settings, which does not stop at the first mistake.
 //!
-//! serde would: its errors are returned, not collected. So the text becomes a tree of values with their places, and
-//! each entry is held against the table of keys.
+//! serde would: its errors are returned, not collected. So the text becomes a tree of values with
+//! their places, and each entry is held against the table of keys.
 
 use crate::{
     Config, Problem, Problems,
@@ -39,13 +39,15 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads `path`; without one, `sandstone.toml` in the working directory where it exists, else the defaults.
+    /// Reads `path`; without one, `sandstone.toml` in the working directory where it exists, else
+    /// the defaults.
     ///
-    /// A file that nobody has named is read only if it is the user's own, or root's: whoever may write to a directory must
-    /// not decide to whom those send their token who happen to work there.
+    /// A file that is found, not named, is read only if it is the user's own, or root's: a user
+    /// that may write to a directory must not decide to whom those send their token who happen to
+    /// work there.
     ///
-    /// Relative paths in a file are relative to the file's directory, so that the server and the command line find the
-    /// same data whichever directory they are started in.
+    /// Relative paths in a file are relative to the file's directory, so that the server and the
+    /// command line find the same data whichever directory they are started in.
     ///
     /// # Errors
     /// Every mistake of the file, or the one that it cannot be read.
@@ -117,7 +119,7 @@ fn parse_in(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
         let message = error.message().lines().collect::<Vec<_>>().join(", ");
         walk.report(line, String::new(), None, format!("not TOML: {message}"));
     }
-    // What recovery guessed about a broken text would only add mistakes that nobody made.
+    // What recovery guessed about a broken text would only add mistakes that are not there.
     if walk.problems.is_empty() {
         walk.root(table.get_ref());
         walk.config.resolve_paths(base);

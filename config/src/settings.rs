@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-/// Checked settings: whoever holds one need not look again.
+/// Checked settings: no later check is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The file these came from; none where the defaults stand alone.
@@ -35,16 +35,18 @@ pub struct Config {
 pub struct Store {
     /// One file, made at first start, or one block device.
     pub path: PathBuf,
-    /// Size of the file when it is made, in [`ranges::STORE`](crate::ranges::STORE). It is sparse and grows with use.
+    /// Size of the file when it is made, in [`ranges::STORE`](crate::ranges::STORE). It is sparse
+    /// and grows with use.
     pub size_bytes: u64,
     /// How the store and the sockets are driven.
     pub io: IoEngine,
     /// Directory of the staging buffer. In shared memory it outlives the server's process.
     pub staging: PathBuf,
-    /// Bytes a second that reclaim may read and write while nobody waits for it, in
+    /// Bytes a second that reclaim may read and write while no write waits for it, in
     /// [`ranges::RECLAIM_RATE`](crate::ranges::RECLAIM_RATE).
     pub reclaim_rate: u64,
-    /// Bytes a second that the daily scrub may read, in [`ranges::SCRUB_RATE`](crate::ranges::SCRUB_RATE); 0 for none.
+    /// Bytes a second that the daily scrub may read, in
+    /// [`ranges::SCRUB_RATE`](crate::ranges::SCRUB_RATE); 0 for none.
     pub scrub_rate: u64,
 }
 
@@ -64,9 +66,11 @@ pub enum IoEngine {
 pub struct Nbd {
     /// TCP addresses, all of them loopback. Port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
-    /// Unix socket, at most [`ranges::SOCKET_PATH_BYTES_MAX`](crate::ranges::SOCKET_PATH_BYTES_MAX) bytes long.
+    /// Unix socket, at most [`ranges::SOCKET_PATH_BYTES_MAX`](crate::ranges::SOCKET_PATH_BYTES_MAX)
+    /// bytes long.
     pub unix: Option<PathBuf>,
-    /// Who may connect to that socket, as the mode of a file, in [`ranges::SOCKET_MODE`](crate::ranges::SOCKET_MODE).
+    /// Who may connect to that socket, as the mode of a file, in
+    /// [`ranges::SOCKET_MODE`](crate::ranges::SOCKET_MODE).
     pub unix_mode: u32,
     /// Threads that serve connections, in [`ranges::WORKERS`](crate::ranges::WORKERS).
     pub workers: u32,
@@ -75,15 +79,16 @@ pub struct Nbd {
     pub in_flight_bytes: u64,
     /// Most connections, in [`ranges::CONNECTIONS`](crate::ranges::CONNECTIONS).
     pub connections_max: u32,
-    /// Seconds in which a client must send or take a MiB of what is under way, or the rest of it, in
-    /// [`ranges::STALL_SECS`](crate::ranges::STALL_SECS).
+    /// Seconds in which a client must send or take a MiB of what is under way, or the rest of it,
+    /// in [`ranges::STALL_SECS`](crate::ranges::STALL_SECS).
     pub stall_secs: u32,
 }
 
 /// How long attachments last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attach {
-    /// Seconds that a mount may be without a connection, in [`ranges::GRACE_SECS`](crate::ranges::GRACE_SECS).
+    /// Seconds that a mount may be without a connection, in
+    /// [`ranges::GRACE_SECS`](crate::ranges::GRACE_SECS).
     pub grace_secs: u32,
 }
 
@@ -92,7 +97,8 @@ pub struct Attach {
 pub struct Admin {
     /// TCP address. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Unix socket, as long as that of [`Nbd`] at most. The command line speaks over it where there is one.
+    /// Unix socket, as long as that of [`Nbd`] at most. The command line speaks over it where there
+    /// is one.
     pub unix: Option<PathBuf>,
     /// Who may connect to that socket, in [`ranges::SOCKET_MODE`](crate::ranges::SOCKET_MODE).
     pub unix_mode: u32,
@@ -150,7 +156,7 @@ pub enum LogLevel {
 /// Stands for the data directory at the beginning of a path.
 pub(crate) const DATA_DIR_WORD: &str = "<data_dir>";
 
-/// Most of `nbd.in_flight` that nobody asked for: eight of the largest requests.
+/// Most of `nbd.in_flight` by default: eight of the largest requests.
 const IN_FLIGHT_BYTES_MAX: u64 = 512 << 20;
 
 /// `nbd.in_flight` on a host with that much memory: a sixteenth of it, within bounds, in whole MiB.
@@ -184,8 +190,8 @@ impl Config {
                 // A guess: as long as the kernel's client waits for a reply.
                 stall_secs: 30,
             },
-            // A guess: longer than a sandbox takes to boot or a server to be started anew, and short enough to wait for
-            // where a sandbox died.
+            // A guess: longer than a sandbox takes to boot or a server to be started anew, and
+            // short enough to wait for where a sandbox died.
             attach: Attach { grace_secs: 60 },
             admin: Admin {
                 listen: SocketAddr::from(([127, 0, 0, 1], 8810)),
@@ -198,7 +204,8 @@ impl Config {
         }
     }
 
-    /// The admin token's file. It is no key: the command line must find it from the data directory alone.
+    /// The admin token's file. It is no key: the command line must find it from the data directory
+    /// alone.
     pub fn token_path(&self) -> PathBuf {
         self.data_dir.join("admin.token")
     }

@@ -1,10 +1,12 @@
-//! Which files a program may rely on that nobody has named: those that only its own user and root can have written.
+//! Which files a program may rely on unasked: the ones that only its own user and root can have
+//! written.
 //!
 //! I1  What is at the place may be a pipe or a device: it is not opened, and nothing waits for it.
-//! I2  A file is trusted by what it is once it is open. The names that led there may change hands meanwhile.
+//! I2  A file is trusted by what it is once it is open. The names that led there may change hands
+//!     meanwhile.
 //!
-//! A file may be writable by a group that has the number of its owner: that group is the owner's alone, as Debian and others
-//! make one for each user.
+//! A file may be writable by a group that has the number of its owner: that group is the owner's
+//! alone, as Debian and others make one for each user.
 
 use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat},
@@ -78,7 +80,8 @@ pub fn read_own(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Distrust> {
     content(open(path, Links::Refused)?, bytes_max)
 }
 
-/// Whether a directory is of a trusted owner. Others may be able to write to it, so what is in it is to be looked at as well.
+/// Whether a directory is of a trusted owner. Others may be able to write to it, so what is in it
+/// is to be looked at as well.
 ///
 /// # Errors
 /// [`Distrust::Foreign`], [`Distrust::Io`]; [`Distrust::Kind`] where it is none.

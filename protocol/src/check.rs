@@ -1,11 +1,12 @@
 //! From a request on the wire to a request that can be served: flags, rights, sizes and range.
 //!
-//! I1  Whoever holds a [`Checked`] need not check again: its range lies in the export, its payload within the
-//!     limit, and its flags mean something for it.
-//! I2  A refused WRITE says how much payload is still to be thrown away, so that the next request is found.
+//! I1  A [`Checked`] need not be checked again: its range lies in the export, its payload within
+//!     the limit, and its flags mean something for it.
+//! I2  A refused WRITE says how much payload is still to be thrown away, so that the next request
+//!     is found.
 //!
-//! The order is: does the command exist, may it write, are its flags known, is it too long, is it in range.
-//! When several are wrong the first one is told; the specification leaves that open.
+//! The order is: does the command exist, may it write, are its flags known, is it too long, is it
+//! in range. When several are wrong the first one is told; the specification leaves that open.
 //!
 //! Source: "Request types", "Command flags", "Error values", "Size constraints".
 
@@ -21,8 +22,8 @@ mod tests;
 /// What was agreed with the client, as far as requests are judged by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// Size of the export, bytes. The server may raise it when the export grows: a request may reach beyond
-    /// what the client was told, not beyond what is there.
+    /// Size of the export, bytes. The server may raise it when the export grows: a request may
+    /// reach beyond what the client was told, not beyond what is there.
     pub size_bytes: u64,
     /// What the client was told it may do.
     pub flags: TransmissionFlags,
@@ -32,8 +33,9 @@ pub struct Terms {
     pub block_status: bool,
 }
 
-/// A request that can be served. Offsets and lengths are bytes; `offset + len` is at most the export's size.
-/// A length of zero is allowed (except for `BlockStatus`) and means: succeed and do nothing.
+/// A request that can be served. Offsets and lengths are bytes; `offset + len` is at most the
+/// export's size. A length of zero is allowed (except for `BlockStatus`) and means: succeed and do
+/// nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checked {
     /// Send data.
@@ -108,9 +110,10 @@ pub struct Reject {
     pub reason: &'static str,
     /// Bytes of payload that follow the request, to be thrown away. Zero when `fatal`.
     pub drain: u64,
-    /// The payload is too long to be thrown away: close the connection, after the reply if that is easy.
-    /// "Either the server or the client MAY initiate a hard disconnect if the payload of an `NBD_CMD_WRITE`
-    /// request [...] would be large enough to be deemed a denial of service attack" ("Size constraints").
+    /// The payload is too long to be thrown away: close the connection, after the reply if that is
+    /// easy. "Either the server or the client MAY initiate a hard disconnect if the payload of an
+    /// `NBD_CMD_WRITE` request [...] would be large enough to be deemed a denial of service attack"
+    /// ("Size constraints").
     pub fatal: bool,
 }
 
@@ -132,8 +135,9 @@ impl Request {
                 self.check_flags(terms, CommandFlags::DF)?;
                 let df = flags.contains(CommandFlags::DF);
                 if len > terms.payload_bytes_max {
-                    // EINVAL for what is "larger than the advertised maximum payload" ("Size constraints");
-                    // EOVERFLOW only where it is "too large to send without fragmentation" (`NBD_CMD_READ`).
+                    // EINVAL for what is "larger than the advertised maximum payload" ("Size
+                    // constraints"); EOVERFLOW only where it is "too large to send without
+                    // fragmentation" (`NBD_CMD_READ`).
                     let error = if df { WireError::Eoverflow } else { WireError::Einval };
                     return Err((error, "the read is longer than the maximum payload"));
                 }
@@ -149,8 +153,8 @@ impl Request {
                 self.check_range(terms, WireError::Enospc)?;
                 Ok(Checked::Write { offset, len, fua })
             }
-            // "The values of the length and offset fields in a disconnect request MUST be zero" - but there
-            // is no reply to say otherwise, and the client is leaving.
+            // "The values of the length and offset fields in a disconnect request MUST be zero" -
+            // but there is no reply to say otherwise, and the client is leaving.
             Command::Disconnect => Ok(Checked::Disconnect),
             Command::Flush => {
                 check_offered(terms, TransmissionFlags::SEND_FLUSH)?;
@@ -177,8 +181,8 @@ impl Request {
                 Ok(Checked::WriteZeroes { offset, len, no_hole, fast_zero, fua })
             }
             Command::Cache => {
-                // Served whether offered or not: "client implementations exist which attempt to send a cache
-                // request even when `NBD_FLAG_SEND_CACHE` was not set".
+                // Served whether offered or not: "client implementations exist which attempt to
+                // send a cache request even when `NBD_FLAG_SEND_CACHE` was not set".
                 self.check_flags(terms, CommandFlags::EMPTY)?;
                 self.check_range(terms, WireError::Einval)?;
                 Ok(Checked::Cache { offset, len })
@@ -200,10 +204,10 @@ impl Request {
         }
     }
 
-    /// "The server SHOULD return `NBD_EINVAL` if it receives an unknown command flag. It also SHOULD return
-    /// `NBD_EINVAL` if it receives a request with a flag not explicitly documented as applicable" ("Error
-    /// values"). FUA, once offered, "MUST" be accepted on all commands; DF and FAST_ZERO need to be offered,
-    /// too.
+    /// "The server SHOULD return `NBD_EINVAL` if it receives an unknown command flag. It also
+    /// SHOULD return `NBD_EINVAL` if it receives a request with a flag not explicitly documented as
+    /// applicable" ("Error values"). FUA, once offered, "MUST" be accepted on all commands; DF and
+    /// FAST_ZERO need to be offered, too.
     fn check_flags(&self, terms: &Terms, own: CommandFlags) -> Result<(), (WireError, &'static str)> {
         const NEED_OFFER: [(CommandFlags, TransmissionFlags); 3] = [
             (CommandFlags::FUA, TransmissionFlags::SEND_FUA),
@@ -224,9 +228,9 @@ impl Request {
         Ok(())
     }
 
-    /// "The server SHOULD return `NBD_ENOSPC` if it receives a write request including one or more sectors
-    /// beyond the size of the device", also for write zeroes; `NBD_EINVAL` for "a read or trim request"
-    /// ("Error values") and for block status.
+    /// "The server SHOULD return `NBD_ENOSPC` if it receives a write request including one or more
+    /// sectors beyond the size of the device", also for write zeroes; `NBD_EINVAL` for "a read or
+    /// trim request" ("Error values") and for block status.
     fn check_range(&self, terms: &Terms, beyond: WireError) -> Result<(), (WireError, &'static str)> {
         match self.offset.checked_add(self.len.into()) {
             Some(end) if end <= terms.size_bytes => Ok(()),
@@ -243,8 +247,8 @@ impl Request {
     }
 }
 
-/// "It SHOULD return `NBD_EPERM` if it receives a write or trim request on a read-only export" ("Error
-/// values").
+/// "It SHOULD return `NBD_EPERM` if it receives a write or trim request on a read-only export"
+/// ("Error values").
 fn check_writable(terms: &Terms) -> Result<(), (WireError, &'static str)> {
     if terms.flags.contains(TransmissionFlags::READ_ONLY) {
         return Err((WireError::Eperm, "the export is read-only"));

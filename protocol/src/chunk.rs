@@ -78,8 +78,8 @@ pub enum ChunkBody {
         /// Where.
         offset: u64,
     },
-    /// The request failed, and the server said more than this crate understands. "It MUST consider the
-    /// current reply as errored, but MAY continue transmission".
+    /// The request failed, and the server said more than this crate understands. "It MUST consider
+    /// the current reply as errored, but MAY continue transmission".
     UnknownError {
         /// Type of the chunk; bit 15 is set.
         code: u16,
@@ -108,8 +108,8 @@ fn put_error(
 }
 
 impl Chunk {
-    /// Appends the chunk, data included. On the data path use [`encode_offset_data`] and send the data behind
-    /// it.
+    /// Appends the chunk, data included. On the data path use [`encode_offset_data`] and send the
+    /// data behind it.
     ///
     /// # Panics
     /// When a content chunk is empty, see the `encode_*` functions.
@@ -200,15 +200,15 @@ impl ChunkBody {
                 let (error, text) = take_error(&mut data)?;
                 ChunkBody::UnknownError { code, error, text }
             }
-            // "For all other messages with unknown or unexpected type [...] the client MUST initiate a hard
-            // disconnect."
+            // "For all other messages with unknown or unexpected type [...] the client MUST
+            // initiate a hard disconnect."
             ChunkType::Unknown(_) => return Err(malformed("unknown type")),
         })
     }
 }
 
-/// The fields that all error chunks begin with. What follows the text is left in `data`. A text that is no
-/// good string is repaired: the error matters more.
+/// The fields that all error chunks begin with. What follows the text is left in `data`. A text
+/// that is no good string is repaired: the error matters more.
 fn take_error(data: &mut Bytes) -> Result<(WireError, Text), DecodeError> {
     let too_short = |_| malformed("an error chunk that is too short");
     let error = WireError::from_wire(data.try_get_u32().map_err(too_short)?)

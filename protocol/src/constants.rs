@@ -1,5 +1,5 @@
-//! Magic numbers. Source: "Newstyle negotiation", "Fixed newstyle negotiation", "Request message", "Simple
-//! reply message", "Structured reply chunk message".
+//! Magic numbers. Source: "Newstyle negotiation", "Fixed newstyle negotiation", "Request message",
+//! "Simple reply message", "Structured reply chunk message".
 
 /// First word of the greeting (`INIT_PASSWD`, "NBDMAGIC").
 pub(crate) const GREETING_MAGIC: u64 = 0x4e42_444d_4147_4943;

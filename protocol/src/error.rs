@@ -1,11 +1,12 @@
-//! What the wire can say when a request fails, and what we say when the other side's bytes make no sense.
+//! What the wire can say when a request fails, and what we say when the other side's bytes make no
+//! sense.
 
 use std::num::NonZeroU32;
 
 use thiserror::Error;
 
-/// An error in a reply to a request. Zero on the wire means success and is no `WireError`. Source: "Error
-/// values".
+/// An error in a reply to a request. Zero on the wire means success and is no `WireError`. Source:
+/// "Error values".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum WireError {
     /// Operation not permitted; a write to a read-only export.
@@ -32,8 +33,9 @@ pub enum WireError {
     /// The server is being shut down.
     #[error("the server is shutting down (ESHUTDOWN)")]
     Eshutdown,
-    /// A number that the specification does not list. "The client SHOULD treat an unexpected error value as
-    /// if it had been `NBD_EINVAL`." Only for numbers without a name: build it by [`WireError::from_wire`].
+    /// A number that the specification does not list. "The client SHOULD treat an unexpected error
+    /// value as if it had been `NBD_EINVAL`." Only for numbers without a name: build it by
+    /// [`WireError::from_wire`].
     #[error("error number {0}")]
     Unknown(NonZeroU32),
 }
@@ -71,8 +73,8 @@ impl WireError {
     }
 }
 
-/// The byte stream can no longer be understood. Always the end of the connection: where the next message
-/// begins is not known, or reading up to it is not worth it.
+/// The byte stream can no longer be understood. Always the end of the connection: where the next
+/// message begins is not known, or reading up to it is not worth it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
     /// A message does not begin with its magic number.

@@ -4,8 +4,8 @@ use std::fmt::{self, Write as _};
 
 use crate::limits::ESCAPED_BYTES_MAX;
 
-/// `words` in double quotes, with quotes, backslashes, control and invisible characters (also those that
-/// reverse the direction of writing) escaped, cut after [`ESCAPED_BYTES_MAX`] bytes.
+/// `words` in double quotes, with quotes, backslashes, control and invisible characters (also those
+/// that reverse the direction of writing) escaped, cut after [`ESCAPED_BYTES_MAX`] bytes.
 pub fn escaped(words: &str) -> Escaped<'_> {
     Escaped(words)
 }

@@ -26,9 +26,11 @@ flag_set! {
         SEND_TRIM = 5,
         /// `NBD_FLAG_SEND_WRITE_ZEROES`: WRITE_ZEROES and NO_HOLE are served.
         SEND_WRITE_ZEROES = 6,
-        /// `NBD_FLAG_SEND_DF`: the DF flag is honoured; clear unless structured replies are negotiated.
+        /// `NBD_FLAG_SEND_DF`: the DF flag is honoured; clear unless structured replies are
+        /// negotiated.
         SEND_DF = 7,
-        /// `NBD_FLAG_CAN_MULTI_CONN`: all connections see one cache; a flush on one covers the others.
+        /// `NBD_FLAG_CAN_MULTI_CONN`: all connections see one cache; a flush on one covers the
+        /// others.
         CAN_MULTI_CONN = 8,
         /// `NBD_FLAG_SEND_RESIZE`: of the resize extension, not served here.
         SEND_RESIZE = 9,
@@ -51,9 +53,9 @@ pub enum Access {
 }
 
 impl TransmissionFlags {
-    /// Everything that [`Request::check`](crate::Request::check) lets through. One cache for all connections
-    /// is promised in both cases. [`Negotiation`](crate::Negotiation) clears SEND_DF where replies are
-    /// simple.
+    /// Everything that [`Request::check`](crate::Request::check) lets through. One cache for all
+    /// connections is promised in both cases. [`Negotiation`](crate::Negotiation) clears SEND_DF
+    /// where replies are simple.
     pub const fn for_export(access: Access) -> TransmissionFlags {
         let common = TransmissionFlags::HAS_FLAGS
             .with(TransmissionFlags::SEND_FLUSH)
@@ -83,8 +85,8 @@ pub struct BlockSizes {
 }
 
 impl BlockSizes {
-    /// Any byte range may be read or written, whole blocks of 4 KiB are best, and one payload is at most
-    /// [`PAYLOAD_BYTES_MAX`].
+    /// Any byte range may be read or written, whole blocks of 4 KiB are best, and one payload is at
+    /// most [`PAYLOAD_BYTES_MAX`].
     pub const BYTE_ALIGNED: BlockSizes =
         BlockSizes { minimum: 1, preferred: 4096, maximum_payload: PAYLOAD_BYTES_MAX };
 }
@@ -100,11 +102,12 @@ pub struct ExportInfo {
     pub size_bytes: u64,
     /// What may be done with it.
     pub flags: TransmissionFlags,
-    /// Sizes of requests. [`Request::check`](crate::Request::check) does not look for alignment, so `minimum`
-    /// is 1.
+    /// Sizes of requests. [`Request::check`](crate::Request::check) does not look for alignment, so
+    /// `minimum` is 1.
     pub block_sizes: BlockSizes,
-    /// The snapshots that the context `x-sandstone:changed-since:` is offered for, newest first. Only looked
-    /// at when the client [`Inspect`](crate::Purpose::Inspect)s; for an attachment it may be left empty.
+    /// The snapshots that the context `x-sandstone:changed-since:` is offered for, newest first.
+    /// Only looked at when the client [`Inspect`](crate::Purpose::Inspect)s; for an attachment it
+    /// may be left empty.
     pub snapshots: Vec<Uuid>,
 }
 
@@ -119,7 +122,8 @@ pub struct ExportNameReply {
     pub zeroes: Zeroes,
 }
 
-/// Whether 124 zero bytes follow the answer to EXPORT_NAME; both sides know from the flags they exchanged.
+/// Whether 124 zero bytes follow the answer to EXPORT_NAME; both sides know from the flags they
+/// exchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zeroes {
     /// 124 of them.
@@ -145,8 +149,8 @@ impl ExportNameReply {
         out.put_bytes(0, self.zeroes.len());
     }
 
-    /// Takes a reply from the front of `buf`; `None` when there are too few bytes. `zeroes` is what the
-    /// client's flags agreed to.
+    /// Takes a reply from the front of `buf`; `None` when there are too few bytes. `zeroes` is what
+    /// the client's flags agreed to.
     ///
     /// # Errors
     /// `Malformed`: what must be zero is not.

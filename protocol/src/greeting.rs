@@ -51,8 +51,8 @@ impl Greeting {
     /// Takes a greeting from the front of `buf`; `None` when there are too few bytes.
     ///
     /// # Errors
-    /// `BadMagic`: this is no newstyle server. Oldstyle servers end here too ("Oldstyle negotiation" is no
-    /// longer supported even by the reference implementation).
+    /// `BadMagic`: this is no newstyle server. Oldstyle servers end here too ("Oldstyle
+    /// negotiation" is no longer supported even by the reference implementation).
     pub fn decode(buf: &mut BytesMut) -> Result<Option<Greeting>, DecodeError> {
         let Some(mut header) = buf.get(..Greeting::BYTES) else { return Ok(None) };
         for magic in [GREETING_MAGIC, OPTION_MAGIC] {
@@ -76,8 +76,9 @@ impl ClientFlags {
         out.put_u32(self.bits());
     }
 
-    /// Takes client flags from the front of `buf`; `None` when there are too few bytes. Flags that the server
-    /// must not accept are for [`Negotiation::begin`](crate::Negotiation::begin) to judge.
+    /// Takes client flags from the front of `buf`; `None` when there are too few bytes. Flags that
+    /// the server must not accept are for [`Negotiation::begin`](crate::Negotiation::begin) to
+    /// judge.
     pub fn decode(buf: &mut BytesMut) -> Option<ClientFlags> {
         buf.try_get_u32().ok().map(ClientFlags::from_bits)
     }

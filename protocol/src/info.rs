@@ -1,4 +1,5 @@
-//! Facts about an export in the replies to INFO and GO. Source: `NBD_REP_INFO` under "Option reply types".
+//! Facts about an export in the replies to INFO and GO. Source: `NBD_REP_INFO` under "Option reply
+//! types".
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -36,8 +37,8 @@ pub enum Info {
     Description(Text),
     /// Sizes of requests.
     BlockSize(BlockSizes),
-    /// A fact that this crate does not know; "the client MUST ignore information types that it does not
-    /// recognize".
+    /// A fact that this crate does not know; "the client MUST ignore information types that it does
+    /// not recognize".
     Unknown {
         /// Its type, none of [`InfoType`]'s.
         code: u16,

@@ -8,15 +8,15 @@
 //!                    └──────────┘ the server answers
 //! ```
 //!
-//! Three things stay apart: *decode* (bytes to values: `decode` functions take what they understand from the
-//! front of a `BytesMut` and give `Ok(None)` when more bytes are needed), *decide* (`Negotiation`,
-//! `Request::check`), and *encode*. Every value that has a `decode` has an inverse `encode`, so a client and
-//! a server are built from the same code.
+//! Three things stay apart: *decode* (bytes to values: `decode` functions take what they understand
+//! from the front of a `BytesMut` and give `Ok(None)` when more bytes are needed), *decide*
+//! (`Negotiation`, `Request::check`), and *encode*. Every value that has a `decode` has an inverse
+//! `encode`, so a client and a server are built from the same code.
 //!
 //! Big-endian throughout. Lengths and offsets are bytes. Limits have names and reasons in `limits`.
 //!
-//! Source: the NBD specification, `doc/proto.md` of the NetworkBlockDevice/nbd project; section titles are
-//! cited where a rule is applied.
+//! Source: the NBD specification, `doc/proto.md` of the NetworkBlockDevice/nbd project; section
+//! titles are cited where a rule is applied.
 #![forbid(unsafe_code)]
 
 #[macro_use]

@@ -16,7 +16,8 @@ pub struct Lookup {
 pub enum Purpose {
     /// The client looks around (INFO, LIST_META_CONTEXT, SET_META_CONTEXT); nothing is granted.
     Inspect,
-    /// The client enters transmission when the export is found (GO, EXPORT_NAME): grant the attachment now.
+    /// The client enters transmission when the export is found (GO, EXPORT_NAME): grant the
+    /// attachment now.
     Attach,
 }
 

@@ -5,10 +5,10 @@
 //! | `base:allocation` | by every export | [`AllocationFlags`](crate::AllocationFlags) |
 //! | `x-sandstone:changed-since:<snapshot id>` | for each snapshot of the export | [`ChangeFlags`](crate::ChangeFlags) |
 //!
-//! The second is a family, for incremental backups: bit 0 is set where the export may differ from the
-//! snapshot, and all other bits are clear. The id is the snapshot's UUID, in lower case with hyphens; no other
-//! spelling is a name. Which snapshots there are is the server's knowledge: it comes with each look-up, in
-//! [`ExportInfo::snapshots`](crate::ExportInfo::snapshots).
+//! The second is a family, for incremental backups: bit 0 is set where the export may differ from
+//! the snapshot, and all other bits are clear. The id is the snapshot's UUID, in lower case with
+//! hyphens; no other spelling is a name. Which snapshots there are is the server's knowledge: it
+//! comes with each look-up, in [`ExportInfo::snapshots`](crate::ExportInfo::snapshots).
 //!
 //! | query | LIST_META_CONTEXT | SET_META_CONTEXT |
 //! |---|---|---|
@@ -55,8 +55,9 @@ pub enum MetaContext {
 /// A context that a client has selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SelectedContext {
-    /// Stands for it in block status replies. Never zero, which is what LIST_META_CONTEXT sends for every
-    /// context. It is good for this selection only: "the metadata context ID is transient and may vary".
+    /// Stands for it in block status replies. Never zero, which is what LIST_META_CONTEXT sends for
+    /// every context. It is good for this selection only: "the metadata context ID is transient and
+    /// may vary".
     pub id: u32,
     /// What it is.
     pub context: MetaContext,
@@ -111,20 +112,20 @@ fn snapshot(id: &str) -> Option<Uuid> {
     spelt.then_some(snapshot)
 }
 
-/// Whether a query is a namespace, a colon, and anything. Unknown namespaces are well-formed: they "MUST be
-/// ignored".
+/// Whether a query is a namespace, a colon, and anything. Unknown namespaces are well-formed: they
+/// "MUST be ignored".
 pub(crate) fn is_well_formed(query: &str) -> bool {
     let Some((namespace, _leaf)) = query.split_once(':') else { return false };
     !namespace.is_empty() && !namespace.chars().any(|c| c.is_whitespace() || c.is_control())
 }
 
-/// The names that LIST_META_CONTEXT answers with: everything without queries, else what matches by name or by
-/// wildcard.
+/// The names that LIST_META_CONTEXT answers with: everything without queries, else what matches by
+/// name or by wildcard.
 ///
-/// When more than [`LIST_SNAPSHOTS_MAX`] match, the first of `snapshots` are listed and the family's bare name
-/// stands for the rest: "the server MAY, instead of exhaustively listing every matching context [...], send
-/// sufficient context records back to allow a client with knowledge of the namespace to select any context",
-/// for instance "the namespace with no leaf-name".
+/// When more than [`LIST_SNAPSHOTS_MAX`] match, the first of `snapshots` are listed and the
+/// family's bare name stands for the rest: "the server MAY, instead of exhaustively listing every
+/// matching context [...], send sufficient context records back to allow a client with knowledge of
+/// the namespace to select any context", for instance "the namespace with no leaf-name".
 pub(crate) fn listed(queries: &[Text], snapshots: &[Uuid]) -> Vec<Text> {
     let (mut allocation, mut each) = (queries.is_empty(), queries.is_empty());
     let mut named = HashSet::new(); // keeps I4
@@ -151,11 +152,11 @@ pub(crate) fn listed(queries: &[Text], snapshots: &[Uuid]) -> Vec<Text> {
     names
 }
 
-/// What SET_META_CONTEXT selects, in the order of the queries: what is called by name. Wildcards "SHOULD NOT
-/// select any contexts", and no query selects nothing.
+/// What SET_META_CONTEXT selects, in the order of the queries: what is called by name. Wildcards
+/// "SHOULD NOT select any contexts", and no query selects nothing.
 ///
-/// Of more than [`SELECTED_CONTEXTS_MAX`] the first ones are selected, and the client sees in the reply which:
-/// `ERR_TOO_BIG`, a MAY, would take those from it as well.
+/// Of more than [`SELECTED_CONTEXTS_MAX`] the first ones are selected, and the client sees in the
+/// reply which: `ERR_TOO_BIG`, a MAY, would take those from it as well.
 pub(crate) fn selected(queries: &[Text], snapshots: &[Uuid]) -> Vec<SelectedContext> {
     let offered: HashSet<&Uuid> = snapshots.iter().collect(); // keeps I4
     let mut selected: Vec<SelectedContext> = Vec::new();

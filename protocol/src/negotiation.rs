@@ -10,14 +10,15 @@
 //!                     └                       └─► Next::Close(reason)
 //! ```
 //!
-//! I1  Every option but EXPORT_NAME gets its final reply before the next one is read; EXPORT_NAME gets the
-//!     export or the end of the connection, because it cannot carry an error.
+//! I1  Every option but EXPORT_NAME gets its final reply before the next one is read; EXPORT_NAME
+//!     gets the export or the end of the connection, because it cannot carry an error.
 //! I2  INFO and GO with the same request get the same replies: both are made by one function.
-//! I3  A context selection belongs to one export name, to the letter. Each SET_META_CONTEXT replaces it, also
-//!     when it fails, is malformed or too big.
+//! I3  A context selection belongs to one export name, to the letter. Each SET_META_CONTEXT
+//!     replaces it, also when it fails, is malformed or too big.
 //! I4  Nothing that needs structured replies is granted before them.
 //!
-//! Source: "Fixed newstyle negotiation", "Termination of the session during option haggling", "Option types".
+//! Source: "Fixed newstyle negotiation", "Termination of the session during option haggling",
+//! "Option types".
 
 use crate::check::Terms;
 use crate::escape::escaped;
@@ -46,7 +47,8 @@ pub struct Negotiation {
     reply_mode: ReplyMode,
     selection: Option<Selection>,
     options_seen: u32,
-    /// Options until the connection ends; grows once a LIST has shown exports that may be asked for.
+    /// Options until the connection ends; grows once a LIST has shown exports that may be asked
+    /// for.
     options_max: u32,
     availability: Availability,
 }
@@ -68,8 +70,8 @@ impl Negotiation {
     /// What to send as soon as a client has connected.
     pub const GREETING: Greeting = Greeting::FIXED_NEWSTYLE;
 
-    /// Begins with the client's flags. A client without FIXED_NEWSTYLE is served as if it had set the flag,
-    /// as "Client flags" permits: all it may send is EXPORT_NAME.
+    /// Begins with the client's flags. A client without FIXED_NEWSTYLE is served as if it had set
+    /// the flag, as "Client flags" permits: all it may send is EXPORT_NAME.
     ///
     /// # Errors
     /// `UnknownClientFlags`: the connection must end without a word.
@@ -88,8 +90,8 @@ impl Negotiation {
         })
     }
 
-    /// From now on every option but ABORT is refused with ERR_SHUTDOWN ("Termination of the session during
-    /// option haggling"). A look-up under way may still be answered either way.
+    /// From now on every option but ABORT is refused with ERR_SHUTDOWN ("Termination of the session
+    /// during option haggling"). A look-up under way may still be answered either way.
     pub fn shut_down(&mut self) {
         self.availability = Availability::ShuttingDown;
     }
@@ -153,7 +155,8 @@ impl Negotiation {
 
     fn decide_meta(&self, code: OptionCode, query: MetaQuery, asked: fn(Vec<Text>) -> Asked) -> Step {
         if self.reply_mode == ReplyMode::Simple {
-            // keeps I4. A SHOULD for SET, a MAY for LIST; the same for both is easier to understand.
+            // keeps I4. A SHOULD for SET, a MAY for LIST; the same for both is easier to
+            // understand.
             let text = "structured replies must be negotiated first";
             return refuse(code, Refusal::new(OptionError::Invalid, text));
         }
@@ -225,9 +228,10 @@ impl Negotiation {
 
     /// The facts that INFO and GO tell. Keeps I2.
     ///
-    /// EXPORT is a MUST. BLOCK_SIZE is told unasked, too, as the specification allows: our maximum payload is
-    /// not the default, and a client that reads it avoids an error. One that does not read it gets a clean
-    /// error for a longer request, so ERR_BLOCK_SIZE_REQD is never called for. An empty description is none.
+    /// EXPORT is a MUST. BLOCK_SIZE is told unasked, too, as the specification allows: our maximum
+    /// payload is not the default, and a client that reads it avoids an error. One that does not
+    /// read it gets a clean error for a longer request, so ERR_BLOCK_SIZE_REQD is never called for.
+    /// An empty description is none.
     fn facts(&self, export: &ExportInfo, asked: &[InfoType]) -> Vec<ReplyBody> {
         let mut facts = vec![
             Info::Export { size_bytes: export.size_bytes, flags: self.flags(export) },

@@ -1,10 +1,11 @@
 //! Two shapes that the specification uses everywhere: a number with names, and a set of flag bits.
 //!
-//! Both keep what they do not know. An unknown number becomes `Unknown(n)` and is answered, not crashed on;
-//! unknown bits stay in the set, where `unknown()` finds them.
+//! Both keep what they do not know. An unknown number becomes `Unknown(n)` and is answered, not
+//! crashed on; unknown bits stay in the set, where `unknown()` finds them.
 
-/// An enum over wire numbers that keeps unknown ones. `from_wire` and `to_wire` are inverse for every number.
-/// `Unknown` is only for numbers without a name; build values from numbers by `from_wire`.
+/// An enum over wire numbers that keeps unknown ones. `from_wire` and `to_wire` are inverse for
+/// every number. `Unknown` is only for numbers without a name; build values from numbers by
+/// `from_wire`.
 macro_rules! wire_enum {
     (
         $(#[$meta:meta])*

@@ -85,7 +85,8 @@ pub struct InfoRequest {
 pub struct MetaQuery {
     /// For which export.
     pub name: Text,
-    /// What contexts to list or select, each a namespace, a colon, and what the namespace understands.
+    /// What contexts to list or select, each a namespace, a colon, and what the namespace
+    /// understands.
     pub queries: Vec<Text>,
 }
 

@@ -1,12 +1,12 @@
 //! Options from bytes, without trusting their lengths.
 //!
 //! I1  No more than `OPTION_DATA_BYTES_MAX` and one header are ever waited for.
-//! I2  Data up to `OPTION_DRAIN_BYTES_MAX` is thrown away as it arrives, and the option is then reported as
-//!     too big, so that it can be answered and the next one be read.
+//! I2  Data up to `OPTION_DRAIN_BYTES_MAX` is thrown away as it arrives, and the option is then
+//!     reported as too big, so that it can be answered and the next one be read.
 //! I3  A malformed option is consumed as a whole: the stream goes on behind it.
 //!
-//! Source: "Newstyle negotiation": "the presence of the option length in every option allows the server to
-//! skip any options presented by the client that it does not understand".
+//! Source: "Newstyle negotiation": "the presence of the option length in every option allows the
+//! server to skip any options presented by the client that it does not understand".
 
 use bytes::{Buf, BytesMut};
 
@@ -49,7 +49,8 @@ impl ReceivedOption {
     }
 }
 
-/// Takes options from the front of a buffer. One a connection: it remembers data that is being thrown away.
+/// Takes options from the front of a buffer. One a connection: it remembers data that is being
+/// thrown away.
 #[derive(Debug, Default)]
 pub struct OptionDecoder {
     draining: Option<Draining>,

@@ -144,8 +144,8 @@ impl OptionReply {
     /// Takes a reply from the front of `buf`; `None` when there are too few bytes.
     ///
     /// # Errors
-    /// Any: the server's bytes make no sense, or are more than [`OPTION_REPLY_BYTES_MAX`]; the connection
-    /// must end.
+    /// Any: the server's bytes make no sense, or are more than [`OPTION_REPLY_BYTES_MAX`]; the
+    /// connection must end.
     pub fn decode(buf: &mut BytesMut) -> Result<Option<OptionReply>, DecodeError> {
         let Some(mut header) = buf.get(..HEADER_BYTES) else { return Ok(None) };
         let found = header.get_u64();

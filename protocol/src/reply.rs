@@ -5,13 +5,13 @@
 //!   chunk:  see `chunk`
 //! ```
 //!
-//! The `encode_*` functions are what a server uses: they append headers only, so that data can follow without
-//! a copy. [`Reply::decode`] is the client's side of them.
+//! The `encode_*` functions are what a server uses: they append headers only, so that data can
+//! follow without a copy. [`Reply::decode`] is the client's side of them.
 //!
-//! Which kind: a READ is answered by one simple reply, or by chunks where they were negotiated ("MUST NOT use
-//! a simple reply for `NBD_CMD_READ`"). The success of a command without data is a simple reply in both cases
-//! (MAY, and four bytes shorter). Failures go as error chunks where possible, because only these carry a text
-//! (SHOULD).
+//! Which kind: a READ is answered by one simple reply, or by chunks where they were negotiated
+//! ("MUST NOT use a simple reply for `NBD_CMD_READ`"). The success of a command without data is a
+//! simple reply in both cases (MAY, and four bytes shorter). Failures go as error chunks where
+//! possible, because only these carry a text (SHOULD).
 //!
 //! Source: "Simple reply message", "Structured reply chunk message".
 
@@ -45,15 +45,15 @@ pub struct SimpleReply {
 /// Any reply, as a client receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// A simple one. If it says that a READ succeeded, as many bytes as were asked for follow in the stream;
-    /// only who sent the request knows.
+    /// A simple one. If it says that a READ succeeded, as many bytes as were asked for follow in
+    /// the stream; only who sent the request knows.
     Simple(SimpleReply),
     /// A chunk, with all its data.
     Chunk(Chunk),
 }
 
-/// The command succeeded. For a READ in simple mode the data is to follow, all of it; in structured mode use
-/// [`encode_offset_data`](crate::encode_offset_data), [`encode_hole`](crate::encode_hole),
+/// The command succeeded. For a READ in simple mode the data is to follow, all of it; in structured
+/// mode use [`encode_offset_data`](crate::encode_offset_data), [`encode_hole`](crate::encode_hole),
 /// [`encode_none`](crate::encode_none).
 #[inline]
 pub fn encode_success(out: &mut BytesMut, cookie: Cookie) {

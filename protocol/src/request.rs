@@ -74,7 +74,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Takes a request, without its payload, from the front of `buf`; `None` when there are too few bytes.
+    /// Takes a request, without its payload, from the front of `buf`; `None` when there are too few
+    /// bytes.
     ///
     /// # Errors
     /// `BadMagic`: the connection must end, the beginning of the next request is not known.
@@ -112,8 +113,8 @@ impl Request {
         out.put_slice(&bytes);
     }
 
-    /// Bytes of payload that follow the request on the wire. "(*length* bytes of data if the request is of
-    /// type `NBD_CMD_WRITE`)", "Request message"; unknown commands have none.
+    /// Bytes of payload that follow the request on the wire. "(*length* bytes of data if the
+    /// request is of type `NBD_CMD_WRITE`)", "Request message"; unknown commands have none.
     pub const fn payload_len(&self) -> u32 {
         match self.command {
             Command::Write => self.len,

@@ -1,12 +1,13 @@
 //! The status flags of a block descriptor: what their bits mean is for the context to say.
 //!
-//! The bits are the same 32 for every context, and bit 0 is a hole in one and a change in the other. So there
-//! are three types: what stands on the wire, and what it says once the context is known. A reader has to name
-//! the context by [`StatusFlags::allocation`] or [`StatusFlags::change`]; a writer names it by what it
-//! converts from.
+//! The bits are the same 32 for every context, and bit 0 is a hole in one and a change in the
+//! other. So there are three types: what stands on the wire, and what it says once the context is
+//! known. A reader has to name the context by [`StatusFlags::allocation`] or
+//! [`StatusFlags::change`]; a writer names it by what it converts from.
 //!
 //! Source: "Metadata querying" ("the semantics of which are defined by the metadata context"),
-//! "`base:allocation` metadata context", `NBD_REPLY_TYPE_BLOCK_STATUS` under "Structured reply types".
+//! "`base:allocation` metadata context", `NBD_REPLY_TYPE_BLOCK_STATUS` under "Structured reply
+//! types".
 
 /// Status flags as they are on the wire, of a context that only the descriptor's chunk knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

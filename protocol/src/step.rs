@@ -38,8 +38,9 @@ pub enum HandshakeReply {
 pub enum Next {
     /// Read the next option and [`handle`](crate::Negotiation::handle) it.
     Option,
-    /// Look the export up, then give the look-up back with [`export_found`](crate::Negotiation::export_found)
-    /// or [`export_refused`](crate::Negotiation::export_refused).
+    /// Look the export up, then give the look-up back with
+    /// [`export_found`](crate::Negotiation::export_found) or
+    /// [`export_refused`](crate::Negotiation::export_refused).
     LookUp(Lookup),
     /// Collect the exports, then [`list_found`](crate::Negotiation::list_found) or
     /// [`list_refused`](crate::Negotiation::list_refused).
@@ -59,9 +60,9 @@ pub struct Negotiated {
     pub terms: Terms,
     /// How READ is answered.
     pub reply_mode: ReplyMode,
-    /// Contexts to report in each reply to BLOCK_STATUS, one chunk each; empty unless selected for this very
-    /// export, at most [`SELECTED_CONTEXTS_MAX`](crate::limits::SELECTED_CONTEXTS_MAX). A snapshot of a
-    /// context was there when it was selected, and may be gone since.
+    /// Contexts to report in each reply to BLOCK_STATUS, one chunk each; empty unless selected for
+    /// this very export, at most [`SELECTED_CONTEXTS_MAX`](crate::limits::SELECTED_CONTEXTS_MAX). A
+    /// snapshot of a context was there when it was selected, and may be gone since.
     pub contexts: Vec<SelectedContext>,
 }
 
@@ -89,8 +90,8 @@ pub enum CloseReason {
     /// The client said ABORT.
     #[error("the client ended the handshake")]
     Aborted,
-    /// The client's flags have bits that we do not know: these. "The server MUST drop the TCP connection if
-    /// the client sets an unknown flag" ("Client flags").
+    /// The client's flags have bits that we do not know: these. "The server MUST drop the TCP
+    /// connection if the client sets an unknown flag" ("Client flags").
     #[error("the client set unknown flags {0:#x}")]
     UnknownClientFlags(u32),
     /// EXPORT_NAME cannot be answered with an error ("Option types").

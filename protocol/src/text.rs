@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use crate::limits::STRING_BYTES_MAX;
 
-/// A string as "Conventions" defines it: UTF-8, at most [`STRING_BYTES_MAX`] bytes, without NUL. May be
-/// empty.
+/// A string as "Conventions" defines it: UTF-8, at most [`STRING_BYTES_MAX`] bytes, without NUL.
+/// May be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Text(String);
 
@@ -48,8 +48,9 @@ impl Text {
         Text::check(text).map(|()| Text(text.to_owned()))
     }
 
-    /// A text for a human that is always valid: control characters become escapes and what is too long is
-    /// cut, with an ellipsis. Words of the other side belong through [`escaped`](crate::escaped) first.
+    /// A text for a human that is always valid: control characters become escapes and what is too
+    /// long is cut, with an ellipsis. Words of the other side belong through
+    /// [`escaped`](crate::escaped) first.
     pub fn message(text: &str) -> Text {
         const ELLIPSIS: &str = "…";
         let mut out = String::with_capacity(text.len().min(STRING_BYTES_MAX));

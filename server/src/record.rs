@@ -1,8 +1,9 @@
-//! What the server keeps with a volume or snapshot, beside its blocks: its attributes in the store, as JSON.
+//! What the server keeps with a volume or snapshot, beside its blocks: its attributes in the store,
+//! as JSON.
 //!
-//! The store treats them as opaque bytes and makes them durable together with the volume, so there is no second database
-//! that could disagree. Sizes that the engine acts on live in the engine's own settings; the texts here are what the
-//! caller wrote ("1G" stays "1G").
+//! The store treats them as opaque bytes and makes them durable together with the volume, so there
+//! is no second database that could disagree. Sizes that the engine acts on live in the engine's
+//! own settings; the texts here are what the caller wrote ("1G" stays "1G").
 
 use crate::{api::AccessMode, traffic::Rates};
 use jiff::{Timestamp, Unit};
@@ -10,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The one team while there is one token.
-pub(crate) const TEAM_ID: &str = "default";
+const TEAM_ID: &str = "default";
 /// The one user while there is one token.
-pub(crate) const USER_ID: &str = "admin";
+const USER_ID: &str = "admin";
 
 /// Most characters of a volume's or snapshot's name. A guess: names are for people.
 pub(crate) const NAME_CHARS_MAX: usize = 128;
-/// Most characters of a snapshot's description: what fits into the attributes when every one of them takes four bytes.
+/// Most characters of a snapshot's description: what fits into the attributes when every one of
+/// them takes four bytes.
 pub(crate) const DESCRIPTION_CHARS_MAX: usize = 320;
 
 /// Most bytes of a mount point. Source: Linux' `PATH_MAX`, 4096 with its final zero.
@@ -25,7 +27,8 @@ pub(crate) const MOUNT_POINT_BYTES_MAX: usize = 4095;
 /// Attributes of one volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VolumeRecord {
-    /// For people, and the volume's export name. No two volumes have the same, but for those of earlier versions.
+    /// For people, and the volume's export name. No two volumes have the same, but for those of
+    /// earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
     pub(crate) team_id: String,
@@ -53,6 +56,29 @@ pub(crate) struct VolumeRecord {
 }
 
 impl VolumeRecord {
+    /// The record of a volume that is made now, of no source and without limits.
+    pub(crate) fn new(
+        name: Option<String>,
+        access_mode: Option<AccessMode>,
+        [cache_size, buffer_size]: [String; 2],
+    ) -> VolumeRecord {
+        let created_at = now();
+        VolumeRecord {
+            name,
+            team_id: TEAM_ID.to_owned(),
+            user_id: USER_ID.to_owned(),
+            cache_size,
+            buffer_size,
+            access_mode: access_mode.unwrap_or(AccessMode::Rwo),
+            created_at,
+            updated_at: created_at,
+            source_volume_id: None,
+            source_snapshot_id: None,
+            iops_max: None,
+            bytes_per_second_max: None,
+        }
+    }
+
     /// Its limits.
     pub(crate) fn rates(&self) -> Rates {
         Rates { iops_max: self.iops_max, bytes_per_second_max: self.bytes_per_second_max }
@@ -98,15 +124,16 @@ pub(crate) fn now() -> Timestamp {
     now.round(Unit::Microsecond).unwrap_or(now)
 }
 
-/// Reads a volume's id: a UUID of any version, in its hyphenated form. The other spellings of UUIDs are no ids, so that
-/// an id and a name never look alike; nor is the nil UUID, which clients send when they forgot to fill a field.
+/// Reads a volume's id: a UUID of any version, in its hyphenated form. The other spellings of UUIDs
+/// are no ids, so that an id and a name never look alike; nor is the nil UUID, which clients send
+/// when they forgot to fill a field.
 pub(crate) fn parse_id(text: &str) -> Option<Uuid> {
     const HYPHENATED_LEN: usize = 36;
     Uuid::try_parse(text).ok().filter(|id| text.len() == HYPHENATED_LEN && !id.is_nil())
 }
 
-/// Whether that may be a volume's name: printable, without `/` (which parts a session from the volume in an export
-/// name), and not to be mistaken for an id in any spelling.
+/// Whether that may be a volume's name: printable, without `/` (which parts a session from the
+/// volume in an export name), and not to be mistaken for an id in any spelling.
 pub(crate) fn is_name(text: &str) -> bool {
     let chars = text.chars().count();
     (1..=NAME_CHARS_MAX).contains(&chars)
@@ -115,7 +142,8 @@ pub(crate) fn is_name(text: &str) -> bool {
         && Uuid::try_parse(text).is_err()
 }
 
-/// Whether that may be a snapshot's name: printable and not blank. It finds nothing, so it may look like anything.
+/// Whether that may be a snapshot's name: printable and not blank. It finds nothing, so it may look
+/// like anything.
 pub(crate) fn is_snapshot_name(text: &str) -> bool {
     (1..=NAME_CHARS_MAX).contains(&text.chars().count())
         && !text.chars().any(char::is_control)
@@ -127,7 +155,8 @@ pub(crate) fn is_sandbox_id(text: &str) -> bool {
     is_snapshot_name(text)
 }
 
-/// Whether that may be a place where a sandbox mounts a file system: absolute, not the root, and without a way out of it.
+/// Whether that may be a place where a sandbox mounts a file system: absolute, not the root, and
+/// without a way out of it.
 pub(crate) fn is_mount_point(text: &str) -> bool {
     let mut components = text.split('/').filter(|component| !component.is_empty());
     text.starts_with('/')

@@ -16,7 +16,8 @@ pub(crate) fn rounded(bytes: u64) -> String {
     }
 }
 
-/// An error with what lies below it, in one line: many of them leave their cause to [`Error::source`].
+/// An error with what lies below it, in one line: many of them leave their cause to
+/// [`Error::source`].
 pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut below = error.source();

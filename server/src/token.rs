@@ -13,12 +13,14 @@ use thiserror::Error;
 
 /// Random bytes of a token that we make: 256 bits cannot be guessed.
 const TOKEN_RANDOM_BYTES: usize = 32;
-/// Least length of a token that an operator put into the file, in bytes. A guess that stops "admin" and "test".
+/// Least length of a token that an operator put into the file, in bytes. A guess that stops "admin"
+/// and "test".
 const TOKEN_LEN_MIN: usize = 16;
 /// Most bytes that are read as a token, so that a wrong path (the store!) is not read whole.
 const TOKEN_LEN_MAX: u64 = 4096;
 
-/// A secret. It has no `Display`, and its `Debug` says nothing, so that it cannot get into a log by accident.
+/// A secret. It has no `Display`, and its `Debug` says nothing, so that it cannot get into a log by
+/// accident.
 #[derive(Clone)]
 pub(crate) struct Token(String);
 
@@ -81,8 +83,9 @@ impl Token {
         Ok(Token(text.to_owned()))
     }
 
-    /// Reads the token, or makes it if there is none: written whole to a file of another name and linked into place, so
-    /// that no reader sees a part, and of two servers that start at once both use the first one's.
+    /// Reads the token, or makes it if there is none: written whole to a file of another name and
+    /// linked into place, so that no reader sees a part, and of two servers that start at once both
+    /// use the first one's.
     pub(crate) fn read_or_make(path: &Path) -> Result<Token, TokenError> {
         match Token::read(path) {
             Err(TokenError::Missing(_)) => {}
@@ -137,7 +140,8 @@ fn warn_if_others_may_read(path: &Path) {
     }
 }
 
-/// Makes the data directory, for its owner only, unless it is there: an existing one keeps its mode.
+/// Makes the data directory, for its owner only, unless it is there: an existing one keeps its
+/// mode.
 pub(crate) fn make_data_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

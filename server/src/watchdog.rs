@@ -1,5 +1,5 @@
-//! What hangs: the store's work, the threads that serve, and whoever reads the log. It is told once when it begins and once when
-//! it is over, is counted, and turns readiness red meanwhile.
+//! What hangs: the store's work, the threads that serve, and the reader of the log. It is told once
+//! when it begins and once when it is over, is counted, and turns readiness red meanwhile.
 //!
 //! The one who looks is on the control threads, where nothing of that runs.
 
@@ -19,7 +19,7 @@ use std::{
 };
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often somebody looks, and threads say that they run.
+/// How often the watchdog looks, and threads say that they run.
 const TICK: Duration = Duration::from_secs(1);
 
 /// That a thread runs.
@@ -89,8 +89,8 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Of that store and those threads; `log_waits` says how long the line of the log has waited that is being written. What it
-    /// counts is put into `exported`.
+    /// Of that store and those threads; `log_waits` says how long the line of the log has waited
+    /// that is being written. What it counts is put into `exported`.
     pub(crate) fn new(
         store: Store,
         threads: Vec<Arc<Heartbeat>>,

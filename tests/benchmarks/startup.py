@@ -14,18 +14,18 @@ import statistics
 from .harness import VOLUMES, Sandstone, fio, need_disk, say
 
 VOLUMES_MADE = 10_000
-KEEPER = "keeper"
+STORE_THREAD = "store"
 # Of <sys/ptrace.h> and <sys/wait.h>: a thread that is nobody's child is waited for with __WALL.
 PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
 
 
 def seize(pid):
-    """Holds the server's keeper thread for good; gives its id, or None where that is not possible."""
+    """Holds the server's store thread for good; gives its id, or None where that is not possible."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
     for task in map(int, os.listdir(f"/proc/{pid}/task")):
         with open(f"/proc/{pid}/task/{task}/comm") as comm:
-            if comm.read().strip() != KEEPER:
+            if comm.read().strip() != STORE_THREAD:
                 continue
         if libc.ptrace(PTRACE_SEIZE, task, None, None) == 0:
             libc.ptrace(PTRACE_INTERRUPT, task, None, None)
@@ -33,7 +33,7 @@ def seize(pid):
             return task
         say(f"checkpoints go on meanwhile: ptrace: {os.strerror(ctypes.get_errno())}")
         return None
-    say(f"checkpoints go on meanwhile: the server has no thread {KEEPER}")
+    say(f"checkpoints go on meanwhile: the server has no thread {STORE_THREAD}")
     return None
 
 

@@ -1,4 +1,5 @@
-//! Bytes as they stand in the specification, one field a line: encoding gives them, decoding takes them.
+//! Bytes as they stand in the specification, one field a line: encoding gives them, decoding takes
+//! them.
 
 use bytes::{Bytes, BytesMut};
 use sandstone_protocol::*;

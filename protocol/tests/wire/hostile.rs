@@ -1,8 +1,9 @@
-//! Every decoder against bytes that nobody sane sends: random ones, and valid ones with some bytes changed.
+//! Every decoder against bytes that no sane peer sends: random ones, and valid ones with some bytes
+//! changed.
 //!
-//! What holds for each: it does not panic; it takes bytes only for what it returns; once it has the most that
-//! a message may have, it decides and does not wait for more; and it gives up or finishes in a bounded number
-//! of turns.
+//! What holds for each: it does not panic; it takes bytes only for what it returns; once it has the
+//! most that a message may have, it decides and does not wait for more; and it gives up or finishes
+//! in a bounded number of turns.
 
 use bytes::{BufMut, BytesMut};
 use proptest::collection::vec;

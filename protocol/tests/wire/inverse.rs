@@ -1,5 +1,5 @@
-//! For every value: decoding what was encoded gives the value back, takes no byte of what follows, and does
-//! so however the bytes arrive: each proper prefix gives `None` and is left alone.
+//! For every value: decoding what was encoded gives the value back, takes no byte of what follows,
+//! and does so however the bytes arrive: each proper prefix gives `None` and is left alone.
 
 use std::fmt::Debug;
 

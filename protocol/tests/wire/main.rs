@@ -1,4 +1,4 @@
-//! The wire from outside: golden bytes, inverses, and bytes from nobody sane.
+//! The wire from outside: golden bytes, inverses, and hostile bytes.
 #![expect(clippy::unwrap_used, reason = "tests; clippy does not see their helpers as such")]
 
 mod golden;

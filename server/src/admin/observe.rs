@@ -15,7 +15,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Most characters of a request id that a caller may bring.
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
-/// What requests to no route count as: a label for each path that somebody tried would grow without bound.
+/// What requests to no route count as: a label for each path that was tried would grow without
+/// bound.
 const NO_ROUTE: &str = "none";
 
 pub(super) async fn observe(State(admin): State<Shared>, request: Request, next: Next) -> Response {
@@ -43,7 +44,8 @@ pub(super) async fn observe(State(admin): State<Shared>, request: Request, next:
 fn log(id: &str, method: &Method, path: &str, route: &str, response: &Response, took: Duration) {
     let status = response.status().as_u16();
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    // Probes come every few seconds. A store that is not ready has said so once; they would repeat it for ever.
+    // Probes come every few seconds. A store that is not ready has said so once; they would repeat
+    // it for ever.
     if !route.starts_with("/api/") || route == STATS {
         return tracing::debug!(request_id = id, %method, path, status, took_us, "probe");
     }

@@ -62,7 +62,8 @@ async fn authorize(State(admin): State<Shared>, request: Request, next: Next) ->
     }
 }
 
-/// The token of `Bearer TOKEN`. Source: RFC 6750 section 2.1; the scheme is matched without case, RFC 9110 section 11.1.
+/// The token of `Bearer TOKEN`. Source: RFC 6750 section 2.1; the scheme is matched without case,
+/// RFC 9110 section 11.1.
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.trim().split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())

@@ -40,8 +40,8 @@ pub(crate) struct Failure {
     pub(crate) code: Code,
     /// A sentence for people: what is wrong and what is allowed.
     pub(crate) message: String,
-    /// The same for programs: field and allowed, line and column, active_mounts, mounts and hint, or
-    /// holder and hint.
+    /// The same for programs: field and allowed, line and column, active_mounts, mounts and hint,
+    /// or holder and hint.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Option<Object>)]
     pub(crate) details: Option<Box<Details>>,

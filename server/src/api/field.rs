@@ -4,8 +4,8 @@ use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-/// A field of a request: what the contract asks for, or whatever else a client has sent, kept so that
-/// the refusal can show it.
+/// A field of a request: what the contract asks for, or whatever else a client has sent, kept so
+/// that the refusal can show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Field<T> {

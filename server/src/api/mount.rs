@@ -1,6 +1,6 @@
 //! Mounts and attachments.
 
-use super::field::Field;
+use super::{field::Field, tuning::Tuning};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,9 +17,9 @@ pub(crate) struct Mount {
     pub(crate) mounted_duration_sec: i64,
     /// A secret: a client that knows it may use the mount.
     pub(crate) mount_session_id: Uuid,
-    /// `pending` before the first NBD connection of this start of the server. `stale` when a host crash
-    /// lost writes that were acknowledged to it: it takes no connection until the volume is unmounted
-    /// and mounted again.
+    /// `pending` before the first NBD connection of this start of the server. `stale` when a host
+    /// crash lost writes that were acknowledged to it: it takes no connection until the volume is
+    /// unmounted and mounted again.
     pub(crate) state: MountState,
     /// What an NBD client asks for: the volume's id, a slash, the session.
     pub(crate) export_name: String,
@@ -39,7 +39,8 @@ pub(crate) enum MountState {
     /// No connection has come yet.
     Pending,
     Mounted,
-    /// A host crash took acknowledged writes: it takes no connection, and is in nobody's way.
+    /// A host crash took acknowledged writes: it takes no connection, and blocks no other
+    /// attachment.
     Stale,
 }
 
@@ -70,36 +71,19 @@ pub(crate) struct Attachment {
 pub(crate) struct NewMount {
     #[schema(value_type = Uuid, required = true)]
     pub(crate) sandboxvolume_id: Option<Field<String>>,
-    /// Where the sandbox mounts the file system, for the record: absolute, not "/" and without "..".
+    /// Where the sandbox mounts the file system, for the record: absolute, not "/" and without
+    /// "..".
     #[schema(value_type = String, required = true)]
     pub(crate) mount_point: Option<Field<String>>,
     /// That of the path, or absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub(crate) sandbox_id: Option<Field<String>>,
-    /// Tuning that is otherwise for this mount than for its volume. What is absent follows the volume,
-    /// also when that is changed.
+    /// Tuning that is otherwise for this mount than for its volume. What is absent follows the
+    /// volume, also when that is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<VolumeConfig>)]
-    pub(crate) volume_config: Option<Field<VolumeConfig>>,
-}
-
-/// The tuning of a mount.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub(crate) struct VolumeConfig {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub(crate) cache_size: Option<Field<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub(crate) buffer_size: Option<Field<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u32>, minimum = 0, maximum = 1024)]
-    pub(crate) prefetch: Option<Field<u32>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<bool>)]
-    pub(crate) writeback: Option<Field<bool>>,
+    #[schema(value_type = Option<Tuning>)]
+    pub(crate) volume_config: Option<Field<Tuning>>,
 }
 
 /// A mount that is to end.

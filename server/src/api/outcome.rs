@@ -57,10 +57,10 @@ pub(crate) enum ReadinessStatus {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ReadinessStore {
-    /// What an acknowledged write is worth when the host crashes: device, in_place, moving, buffered or
-    /// memory. On a device and in a file that is overwritten in place it is there. Where blocks move or
-    /// the page cache is between, every write of the log is synced, so it is there too. In memory nothing
-    /// is.
+    /// What an acknowledged write is worth when the host crashes: device, in_place, moving,
+    /// buffered or memory. On a device and in a file that is overwritten in place it is there.
+    /// Where blocks move or the page cache is between, every write of the log is synced, so it is
+    /// there too. In memory nothing is.
     pub(crate) placement: String,
     /// The same in words, with the reason.
     pub(crate) told: String,

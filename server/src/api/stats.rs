@@ -11,8 +11,8 @@ use uuid::Uuid;
 pub(crate) struct Stats {
     /// Microseconds by a clock that never goes back, the same one while the server runs.
     pub(crate) at_us: u64,
-    /// Upper bounds of the buckets of latencies, in microseconds. Behind them is one more, of those that
-    /// took longer.
+    /// Upper bounds of the buckets of latencies, in microseconds. Behind them is one more, of
+    /// requests that took longer.
     pub(crate) latency_bounds_us: Vec<u64>,
     pub(crate) store: StoreStats,
     /// Volumes and snapshots that have had a connection since the start.
@@ -62,8 +62,8 @@ pub(crate) struct VolumeStats {
     pub(crate) cache_hits: u64,
     /// Blocks that they had to fetch.
     pub(crate) cache_misses: u64,
-    /// By the name of the command: read, write, flush, trim, write_zeroes, cache, block_status; those
-    /// that clients used.
+    /// By the name of the command: read, write, flush, trim, write_zeroes, cache, block_status;
+    /// those that clients used.
     pub(crate) commands: BTreeMap<String, CommandStats>,
 }
 

@@ -3,6 +3,7 @@
 use super::{
     field::{Field, Size},
     mount::Attachment,
+    tuning::Tuning,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -55,8 +56,8 @@ pub(crate) struct Volume {
     pub(crate) size_bytes: u64,
     /// Logical blocks that are mapped, in bytes.
     pub(crate) used_bytes: u64,
-    /// What its deletion, with its snapshots, would give back of data. Left out where that cannot be
-    /// told: a map cannot be read, or it takes more than 5 seconds.
+    /// What its deletion, with its snapshots, would give back of data. Left out where that cannot
+    /// be told: a map cannot be read, or it takes more than 5 seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(crate) exclusive_bytes: Option<u64>,
@@ -100,8 +101,8 @@ pub(crate) struct VolumeFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 128)]
     pub(crate) name: Option<Field<String>>,
-    /// Size of the volume, or its bytes as a number: from 1 to 16T. A volume only grows. Of a fork, from
-    /// the source's; the source's unless given.
+    /// Size of the volume, or its bytes as a number: from 1 to 16T. A volume only grows. Of a fork,
+    /// from the source's; the source's unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Size>)]
     pub(crate) size: Option<Field<Size>>,
@@ -109,35 +110,17 @@ pub(crate) struct VolumeFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub(crate) access_mode: Option<Field<String>>,
-    /// Most memory for the volume's clean blocks, from 0 to 1T. Of a new volume "1G" unless given, of a
-    /// fork the source's; echoed as given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub(crate) cache_size: Option<Field<String>>,
-    /// Most bytes accepted but not yet in the store, from 1M to 1G. Of a new volume "32M" unless given,
-    /// of a fork the source's; echoed as given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub(crate) buffer_size: Option<Field<String>>,
-    /// MiB to keep coming while reads run in sequence. Of a new volume 0 unless given, of a fork the
-    /// source's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u32>, minimum = 0, maximum = 1024)]
-    pub(crate) prefetch: Option<Field<u32>>,
-    /// Whether a write is acknowledged from the staging buffer. Of a new volume false unless given, of a
-    /// fork the source's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<bool>)]
-    pub(crate) writeback: Option<Field<bool>>,
+    #[serde(flatten)]
+    pub(crate) tuning: Tuning,
     /// Most operations a second of all clients of the volume together, flushes apart: from 10 to
-    /// 10000000, or 0 for no limit. Of a new volume none unless given, of a fork the source's. A change
-    /// takes effect at once, for connected clients too.
+    /// 10000000, or 0 for no limit. Of a new volume none unless given, of a fork the source's. A
+    /// change takes effect at once, for connected clients too.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub(crate) iops_max: Option<Field<u64>>,
     /// Most bytes that they may read and write a second: from 1M to 1T, or 0 for no limit. Of a new
-    /// volume none unless given, of a fork the source's. A change takes effect at once, for connected
-    /// clients too.
+    /// volume none unless given, of a fork the source's. A change takes effect at once, for
+    /// connected clients too.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Size>)]
     pub(crate) bytes_per_second_max: Option<Field<Size>>,

@@ -1,4 +1,4 @@
-//! What attachments, those who ask for one and the refusals are.
+//! Attachments, the requests for one, and their refusals.
 
 use super::session::Session;
 use crate::api::MountState;
@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use thiserror::Error;
 
-/// How long a peer that was cut off by a restore must not ask. Clients that connect again by themselves try every few
-/// seconds. A guess, not tuned.
-pub(super) const QUIET_TIME: Duration = Duration::from_secs(60);
+/// How long a peer that was disconnected by a restore must not ask. Clients that connect again by
+/// themselves try every few seconds. A guess, not tuned.
+pub(super) const FENCE_TIME: Duration = Duration::from_secs(60);
 
 /// Why an export takes no new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -21,31 +21,32 @@ pub(crate) enum Closing {
     Restore,
 }
 
-/// Who keeps an export from being closed. The others are cut off.
+/// Which attachments keep an export from being closed. The others are disconnected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InTheWay {
-    Everyone,
+pub(crate) enum BlockedBy {
+    Attachments,
     Writers,
-    Nobody,
+    Nothing,
 }
 
 /// Whose a connection is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Holder {
-    /// Somebody who named the export and nothing else: a Unix peer's process, a TCP peer's address.
+    /// A client that named the export and nothing else: a Unix peer's process, a TCP peer's
+    /// address.
     Peer(String),
-    /// Whoever knows the session of a mount.
+    /// A client that knows the session of a mount.
     Mount(Session),
 }
 
-/// A connection's socket, as others see it.
-pub(crate) trait Line: Send + Sync {
-    /// Ends the connection soon, without waiting. Called from any thread, perhaps more than once, under the export's
-    /// lock: it must neither block nor come back here.
-    fn cut_off(&self);
+/// A connection, for the code that does not serve it.
+pub(crate) trait ConnectionHandle: Send + Sync {
+    /// Ends the connection soon, without waiting. Called from any thread, perhaps more than once,
+    /// under the export's lock: it must neither block nor come back here.
+    fn disconnect(&self);
 
     /// Whether the peer, or we, have closed it, so that it ends soon. The same holds for it.
-    fn is_ending(&self) -> bool;
+    fn is_closing(&self) -> bool;
 }
 
 /// An NBD connection that asks to be let in.
@@ -55,7 +56,7 @@ pub(crate) struct Connection {
     /// The export name it asked for, without a session.
     pub(crate) export_name: String,
     pub(crate) since: Timestamp,
-    pub(crate) line: Arc<dyn Line>,
+    pub(crate) handle: Arc<dyn ConnectionHandle>,
 }
 
 /// What a connection may do.
@@ -65,9 +66,9 @@ pub(crate) enum Access {
     ReadOnly,
 }
 
-/// What a mount is told to others as.
+/// How a mount is shown to other clients.
 #[derive(Clone, Debug)]
-pub(crate) struct Mounting {
+pub(crate) struct MountInfo {
     /// Whose it is: `sandbox agent-1`.
     pub(crate) holder: String,
     pub(crate) export_name: String,
@@ -76,12 +77,12 @@ pub(crate) struct Mounting {
     pub(crate) since: Timestamp,
 }
 
-/// What who asks for a mount is given.
+/// The answer to a request for a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Granted {
-    /// A right for the session that was named.
+    /// A reservation for the session that was named.
     New(Access),
-    /// The right of that session, which the same holder has for the same place.
+    /// The reservation of that session, which the same holder has for the same place.
     Again(Session),
 }
 
@@ -106,7 +107,7 @@ pub(crate) struct Attachment {
     pub(crate) state: MountState,
 }
 
-/// Why somebody is not let in.
+/// Why a client may not attach.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum Refused {
     #[error("{0}")]
@@ -136,7 +137,7 @@ pub(crate) enum Refused {
     /// The volume was restored since it was attached.
     #[error(
         "the volume was restored at {at:.0} while this client was attached, and what it has cached \
-         is of before: end it, and attach again after {QUIET_TIME:?} without an attempt, or mount \
+         is of before: end it, and attach again after {FENCE_TIME:?} without an attempt, or mount \
          the volume"
     )]
     Restored { at: Timestamp },
@@ -148,7 +149,7 @@ pub(crate) enum Refused {
     MountRestored { at: Timestamp },
 }
 
-/// Those who are in the way of a change.
+/// The attachments that block a change.
 #[derive(Debug)]
 pub(super) struct InUse {
     pub(super) by: BTreeMap<Holder, Attachment>,

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use uuid::Uuid;
 
-/// The session id of a mount: whoever names it may use the mount. 122 random bits cannot be guessed. It has no `Display`,
-/// and its `Debug` says nothing, so that it cannot get into a log or a refusal by accident.
+/// The session id of a mount: a client that names it may use the mount. 122 random bits cannot be
+/// guessed. It has no `Display`, and its `Debug` says nothing, so that it cannot get into a log or
+/// a refusal by accident.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Session(Uuid);
@@ -28,7 +29,7 @@ impl Session {
         parse_id(text).map(Session)
     }
 
-    /// The id, for those who are to use the mount.
+    /// The id, for the holder of the mount.
     pub(crate) fn reveal(self) -> Uuid {
         self.0
     }

@@ -1,7 +1,8 @@
-//! What [`Attachments`](super::Attachments) keeps under its lock: rights, connections, and who may have which.
+//! What [`Attachments`](super::Attachments) keeps under its lock: reservations, connections, and
+//! who may have which.
 
 use super::{
-    attachment::{Access, Attachment, Closing, Connection, Holder, InUse, Mounting, QUIET_TIME, Refused},
+    attachment::{Access, Attachment, Closing, Connection, FENCE_TIME, Holder, InUse, MountInfo, Refused},
     session::Session,
 };
 use crate::api::{AccessMode, MountState};
@@ -14,40 +15,34 @@ use std::{
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) door: Door,
+    pub(super) closing: Option<Closing>,
     pub(super) mode: AccessMode,
     key_next: u64,
     pub(super) live: BTreeMap<u64, Live>,
-    pub(super) rights: BTreeMap<Session, Right>,
-    /// Those who were attached when the door was closed.
+    pub(super) reservations: BTreeMap<Session, Reservation>,
+    /// The holders that were attached when the export was closed.
     cut_off: BTreeSet<Holder>,
     /// The sessions that the last restore has ended, and when that was.
     ended: (Timestamp, BTreeSet<Session>),
-    /// The peers that a restore has cut off.
-    outdated: BTreeMap<String, Outdated>,
+    /// The peers that a restore has disconnected.
+    fenced: BTreeMap<String, Fenced>,
 }
 
-/// What a client wants to know of itself.
+/// Why a client asks whether it may attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asks {
-    /// Whether it may come in, and it will.
-    ToEnter,
-    /// Whether it could.
-    ToLook,
+pub(super) enum Purpose {
+    /// It attaches if it may.
+    Connect,
+    /// It only asks.
+    Inspect,
 }
 
 /// A peer whose cache is of before a restore.
 #[derive(Clone, Copy, Debug)]
-struct Outdated {
+struct Fenced {
     restored_at: Timestamp,
-    /// When it was cut off, or has last asked to come in.
+    /// When it was disconnected, or has last asked to come in.
     asked_at: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Door {
-    Open,
-    Closed(Closing),
 }
 
 /// A connection that was let in.
@@ -57,16 +52,16 @@ pub(super) struct Live {
     access: Access,
 }
 
-/// What a mount may do, whether somebody is connected or not.
+/// What a mount may do, whether it has a connection or not.
 #[derive(Debug)]
-pub(super) struct Right {
-    pub(super) mounting: Mounting,
+pub(super) struct Reservation {
+    pub(super) info: MountInfo,
     pub(super) access: Access,
-    pub(super) standing: Standing,
+    pub(super) state: ReservationState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum ReservationState {
     /// No connection yet, since then.
     Pending(Instant),
     Connected,
@@ -76,18 +71,18 @@ pub(super) enum Standing {
     Stale,
 }
 
-impl Outdated {
+impl Fenced {
     fn was_quiet(&self) -> bool {
-        self.asked_at.elapsed() >= QUIET_TIME
+        self.asked_at.elapsed() >= FENCE_TIME
     }
 }
 
-impl Right {
+impl Reservation {
     pub(super) fn state(&self) -> MountState {
-        match self.standing {
-            Standing::Pending(_) => MountState::Pending,
-            Standing::Connected | Standing::Idle(_) => MountState::Mounted,
-            Standing::Stale => MountState::Stale,
+        match self.state {
+            ReservationState::Pending(_) => MountState::Pending,
+            ReservationState::Connected | ReservationState::Idle(_) => MountState::Mounted,
+            ReservationState::Stale => MountState::Stale,
         }
     }
 }
@@ -95,14 +90,14 @@ impl Right {
 impl State {
     pub(super) fn new(mode: AccessMode) -> State {
         State {
-            door: Door::Open,
+            closing: None,
             mode,
             key_next: 0,
             live: BTreeMap::new(),
-            rights: BTreeMap::new(),
+            reservations: BTreeMap::new(),
             cut_off: BTreeSet::new(),
             ended: (Timestamp::UNIX_EPOCH, BTreeSet::new()),
-            outdated: BTreeMap::new(),
+            fenced: BTreeMap::new(),
         }
     }
 
@@ -110,22 +105,22 @@ impl State {
     ///
     /// # Errors
     /// Why it may not come in.
-    pub(super) fn admits(&mut self, holder: &Holder, asks: Asks) -> Result<Access, Refused> {
+    pub(super) fn admits(&mut self, holder: &Holder, purpose: Purpose) -> Result<Access, Refused> {
         self.is_open()?;
         let session = match holder {
             Holder::Peer(peer) => {
-                self.is_up_to_date(peer, asks)?;
+                self.is_up_to_date(peer, purpose)?;
                 return self.has_room_for(holder);
             }
             Holder::Mount(session) => session,
         };
-        let Some(right) = self.rights.get(session) else {
+        let Some(reservation) = self.reservations.get(session) else {
             let (at, ended) = &self.ended;
             let by_restore = ended.contains(session);
             return Err(if by_restore { Refused::MountRestored { at: *at } } else { Refused::NoMount });
         };
-        match right.state() {
-            MountState::Pending | MountState::Mounted => Ok(right.access),
+        match reservation.state() {
+            MountState::Pending | MountState::Mounted => Ok(reservation.access),
             MountState::Stale => Err(Refused::Stale),
         }
     }
@@ -147,31 +142,33 @@ impl State {
     }
 
     /// Refuses a peer whose cache is of before a restore. Keeps I5.
-    fn is_up_to_date(&mut self, peer: &str, asks: Asks) -> Result<(), Refused> {
-        let Some(outdated) = self.outdated.get_mut(peer) else { return Ok(()) };
-        if outdated.was_quiet() {
-            self.outdated.remove(peer);
+    fn is_up_to_date(&mut self, peer: &str, purpose: Purpose) -> Result<(), Refused> {
+        let Some(fenced) = self.fenced.get_mut(peer) else { return Ok(()) };
+        if fenced.was_quiet() {
+            self.fenced.remove(peer);
             return Ok(());
         }
-        match asks {
-            Asks::ToEnter => outdated.asked_at = Instant::now(),
-            // Whoever only looks has no cache, and must not keep the others at that address out.
-            Asks::ToLook => {}
+        match purpose {
+            Purpose::Connect => fenced.asked_at = Instant::now(),
+            // A client that only looks has no cache, and must not keep the others at that address
+            // out.
+            Purpose::Inspect => {}
         }
-        Err(Refused::Restored { at: outdated.restored_at })
+        Err(Refused::Restored { at: fenced.restored_at })
     }
 
-    /// Closes the door and cuts off everyone inside.
+    /// Closes the export and disconnects every client.
     pub(super) fn close(&mut self, why: Closing) {
-        self.door = Door::Closed(why);
+        self.closing = Some(why);
         let holders = self.live.values().map(|live| live.connection.holder.clone());
-        self.cut_off = holders.chain(self.rights.keys().copied().map(Holder::Mount)).collect();
-        self.live.values().for_each(|live| live.connection.line.cut_off());
+        self.cut_off = holders.chain(self.reservations.keys().copied().map(Holder::Mount)).collect();
+        self.live.values().for_each(|live| live.connection.handle.disconnect());
     }
 
-    /// What is behind the closed door was replaced: what those who were cut off know of it is of before.
+    /// The content of the closed export was replaced: what the disconnected clients have cached is
+    /// of before.
     pub(super) fn restored(&mut self, at: Timestamp) -> Vec<String> {
-        self.outdated.retain(|_, outdated| !outdated.was_quiet());
+        self.fenced.retain(|_, fenced| !fenced.was_quiet());
         self.ended = (at, BTreeSet::new());
         let mut peers = Vec::new();
         for holder in mem::take(&mut self.cut_off) {
@@ -181,7 +178,7 @@ impl State {
                 }
                 Holder::Peer(peer) => {
                     peers.push(peer.clone());
-                    self.keep_out(peer, at);
+                    self.fence(peer, at);
                 }
             }
         }
@@ -190,38 +187,40 @@ impl State {
 
     /// See [`Attachments::not_restored`](super::Attachments::not_restored).
     pub(super) fn not_restored(&mut self, at: Timestamp) {
-        self.outdated.retain(|_, outdated| outdated.restored_at != at);
+        self.fenced.retain(|_, fenced| fenced.restored_at != at);
         self.ended.1.clear();
     }
 
-    pub(super) fn keep_out(&mut self, peer: String, restored_at: Timestamp) {
-        self.outdated.insert(peer, Outdated { restored_at, asked_at: Instant::now() });
+    pub(super) fn fence(&mut self, peer: String, restored_at: Timestamp) {
+        self.fenced.insert(peer, Fenced { restored_at, asked_at: Instant::now() });
     }
 
-    pub(super) fn is_kept_out(&self, peer: &str) -> bool {
-        self.outdated.get(peer).is_some_and(|outdated| !outdated.was_quiet())
+    pub(super) fn is_fenced(&self, peer: &str) -> bool {
+        self.fenced.get(peer).is_some_and(|fenced| !fenced.was_quiet())
     }
 
     /// A mount that waits for a connection waits from now on.
     pub(super) fn renew(&mut self, session: Session) {
-        if let Some(Right { standing: Standing::Pending(since) | Standing::Idle(since), .. }) =
-            self.rights.get_mut(&session)
+        if let Some(Reservation {
+            state: ReservationState::Pending(since) | ReservationState::Idle(since),
+            ..
+        }) = self.reservations.get_mut(&session)
         {
             *since = Instant::now();
         }
     }
 
     /// The session that the same holder has for the same place. A stale mount is none.
-    pub(super) fn session_of(&self, mounting: &Mounting) -> Option<Session> {
-        let same = |right: &Right| {
-            let Mounting { holder, mount_point, .. } = &right.mounting;
-            right.standing != Standing::Stale
-                && (holder, mount_point) == (&mounting.holder, &mounting.mount_point)
+    pub(super) fn session_of(&self, info: &MountInfo) -> Option<Session> {
+        let same = |reservation: &Reservation| {
+            let MountInfo { holder, mount_point, .. } = &reservation.info;
+            reservation.state != ReservationState::Stale
+                && (holder, mount_point) == (&info.holder, &info.mount_point)
         };
-        self.rights.iter().find(|(_, right)| same(right)).map(|(session, _)| *session)
+        self.reservations.iter().find(|(_, reservation)| same(reservation)).map(|(session, _)| *session)
     }
 
-    /// Those who are in the way of a change, and whether all of them go.
+    /// The attachments that block a change, and whether all of them are leaving.
     pub(super) fn in_use(&self, by: BTreeMap<Holder, Attachment>) -> InUse {
         InUse { leaving: by.keys().all(|holder| self.is_leaving(holder)), by }
     }
@@ -230,22 +229,19 @@ impl State {
     fn is_leaving(&self, holder: &Holder) -> bool {
         let lasts = match holder {
             Holder::Peer(_) => false,
-            Holder::Mount(session) => self.rights.contains_key(session),
+            Holder::Mount(session) => self.reservations.contains_key(session),
         };
-        !lasts && self.of(holder).all(|live| live.connection.line.is_ending())
+        !lasts && self.of(holder).all(|live| live.connection.handle.is_closing())
     }
 
     pub(super) fn is_open(&self) -> Result<(), Refused> {
-        match self.door {
-            Door::Open => Ok(()),
-            Door::Closed(why) => Err(Refused::Closed(why)),
-        }
+        self.closing.map_or(Ok(()), |why| Err(Refused::Closed(why)))
     }
 
     /// Takes in a connection that [`State::admits`] has let in. Its key.
     pub(super) fn enter(&mut self, connection: Connection, access: Access) -> u64 {
-        if let Some(right) = self.right_of(&connection.holder) {
-            right.standing = Standing::Connected;
+        if let Some(reservation) = self.reservation_of(&connection.holder) {
+            reservation.state = ReservationState::Connected;
         }
         let key = self.key_next;
         self.key_next += 1;
@@ -257,16 +253,16 @@ impl State {
     pub(super) fn leave(&mut self, key: u64) {
         let Some(Live { connection: Connection { holder, .. }, .. }) = self.live.remove(&key) else { return };
         if self.of(&holder).next().is_none()
-            && let Some(right) = self.right_of(&holder)
+            && let Some(reservation) = self.reservation_of(&holder)
         {
-            right.standing = Standing::Idle(Instant::now());
+            reservation.state = ReservationState::Idle(Instant::now());
         }
     }
 
-    fn right_of(&mut self, holder: &Holder) -> Option<&mut Right> {
+    fn reservation_of(&mut self, holder: &Holder) -> Option<&mut Reservation> {
         match holder {
             Holder::Peer(_) => None,
-            Holder::Mount(session) => self.rights.get_mut(session),
+            Holder::Mount(session) => self.reservations.get_mut(session),
         }
     }
 
@@ -275,20 +271,20 @@ impl State {
         self.live.values().filter(move |live| live.connection.holder == *holder)
     }
 
-    /// Those of whom at least one connection may write, and mounts that give the right to.
+    /// The holders with a connection that may write, and the mounts that reserve that.
     pub(super) fn writers(&self) -> BTreeMap<Holder, Attachment> {
         let mut writers = self.attachments();
         writers.retain(|_, attachment| !attachment.read_only);
         writers
     }
 
-    /// Everyone. Stale mounts give no right, so they are not among them.
+    /// All of them. Stale mounts reserve nothing, so they are not among them.
     pub(super) fn attachments(&self) -> BTreeMap<Holder, Attachment> {
         let mut attachments: BTreeMap<Holder, Attachment> = self
-            .rights
+            .reservations
             .iter()
-            .filter(|(_, right)| right.standing != Standing::Stale)
-            .map(|(session, right)| (Holder::Mount(*session), right.attachment()))
+            .filter(|(_, reservation)| reservation.state != ReservationState::Stale)
+            .map(|(session, reservation)| (Holder::Mount(*session), reservation.attachment()))
             .collect();
         for Live { connection, access } in self.live.values() {
             let read_only = *access == Access::ReadOnly;
@@ -305,9 +301,9 @@ impl State {
     }
 }
 
-impl Right {
+impl Reservation {
     fn attachment(&self) -> Attachment {
-        let Mounting { holder, export_name, since, mount_point: _ } = self.mounting.clone();
+        let MountInfo { holder, export_name, since, mount_point: _ } = self.info.clone();
         Attachment {
             holder,
             export_name,
@@ -338,10 +334,10 @@ impl Connection {
 
 #[cfg(test)]
 impl State {
-    /// As if so much time had gone by for the peers that a restore has cut off.
+    /// As if so much time had gone by for the peers that a restore has disconnected.
     pub(super) fn pass(&mut self, time: std::time::Duration) {
-        self.outdated.values_mut().for_each(|outdated| {
-            outdated.asked_at = outdated.asked_at.checked_sub(time).expect("the machine runs for longer");
+        self.fenced.values_mut().for_each(|fenced| {
+            fenced.asked_at = fenced.asked_at.checked_sub(time).expect("the machine runs for longer");
         });
     }
 }

@@ -2,11 +2,11 @@
 
 use super::{
     attachment::{
-        Access, Attachment, Closing, Connection, Granted, Holder, InTheWay, InUse, MountStatus, Mounting,
+        Access, Attachment, BlockedBy, Closing, Connection, Granted, Holder, InUse, MountInfo, MountStatus,
         Refused,
     },
     session::Session,
-    state::{Asks, Door, Right, Standing, State},
+    state::{Purpose, Reservation, ReservationState, State},
 };
 use crate::api::{AccessMode, MountState};
 use jiff::Timestamp;
@@ -17,8 +17,8 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Longest wait for a holder that has closed its connections while what it sent is still being answered. Far more than
-/// that takes on a disk that works. A guess, not tuned.
+/// Longest wait for a holder that has closed its connections while what it sent is still being
+/// answered. Far more than that takes on a disk that works. A guess, not tuned.
 pub(super) const LEAVING_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The attachments of one export.
@@ -34,8 +34,9 @@ impl Attachments {
         Arc::new(Attachments { state: Mutex::new(State::new(mode)), left: Notify::new() })
     }
 
-    /// Lets a connection in; it is gone when the guard is dropped. One that stands in the way and is just going is waited
-    /// for: a program that ends and its successor that starts at once would else meet here. Dropping the future is safe.
+    /// Lets a connection in; it is gone when the guard is dropped. One that stands in the way and
+    /// is just going is waited for: a program that ends and its successor that starts at once would
+    /// else meet here. Dropping the future is safe.
     ///
     /// # Errors
     /// Why not; nothing was done.
@@ -45,7 +46,7 @@ impl Attachments {
     ) -> Result<AttachedGuard, Refused> {
         let (key, access) = self
             .in_turn(|state| {
-                let access = state.admits(&connection.holder, Asks::ToEnter)?;
+                let access = state.admits(&connection.holder, Purpose::Connect)?;
                 Ok((state.enter(connection.clone(), access), access))
             })
             .await?;
@@ -54,81 +55,78 @@ impl Attachments {
 
     /// What [`Attachments::attach`] would say, for a client that only asks.
     pub(crate) async fn would_attach(&self, holder: &Holder) -> Result<Access, Refused> {
-        self.in_turn(|state| state.admits(holder, Asks::ToLook)).await
+        self.in_turn(|state| state.admits(holder, Purpose::Inspect)).await
     }
 
-    /// Gives a right to a session that has none yet, or says which one its holder has for the same place. Those who are just
-    /// going are waited for.
+    /// Reserves access for a session that has none yet, or says which one its holder has for the
+    /// same place. Attachments that are just going are waited for.
     ///
     /// # Errors
     /// Why not; nothing was done.
-    pub(crate) async fn mount(&self, session: Session, mounting: Mounting) -> Result<Granted, Refused> {
+    pub(crate) async fn mount(&self, session: Session, info: MountInfo) -> Result<Granted, Refused> {
         let holder = Holder::Mount(session);
         self.in_turn(|state| {
             state.is_open()?;
-            if let Some(same) = state.session_of(&mounting) {
+            if let Some(same) = state.session_of(&info) {
                 state.renew(same);
                 return Ok(Granted::Again(same));
             }
             let access = state.has_room_for(&holder)?;
-            state.rights.insert(
+            state.reservations.insert(
                 session,
-                Right { mounting: mounting.clone(), access, standing: Standing::Pending(Instant::now()) },
+                Reservation { info: info.clone(), access, state: ReservationState::Pending(Instant::now()) },
             );
             Ok(Granted::New(access))
         })
         .await
     }
 
-    /// Gives a right that an earlier start of the server has given: `state` is pending or stale.
-    pub(crate) fn mount_again(
-        &self,
-        session: Session,
-        mounting: Mounting,
-        access: Access,
-        state: MountState,
-    ) {
-        let standing = match state {
-            MountState::Pending | MountState::Mounted => Standing::Pending(Instant::now()),
-            MountState::Stale => Standing::Stale,
+    /// Gives a reservation that an earlier start of the server has given: `state` is pending or
+    /// stale.
+    pub(crate) fn mount_again(&self, session: Session, info: MountInfo, access: Access, state: MountState) {
+        let state = match state {
+            MountState::Pending | MountState::Mounted => ReservationState::Pending(Instant::now()),
+            MountState::Stale => ReservationState::Stale,
         };
-        self.lock().rights.insert(session, Right { mounting, access, standing });
+        self.lock().reservations.insert(session, Reservation { info, access, state });
     }
 
-    /// Takes a right back and cuts its connections off; they leave a little later, see [`Attachments::gone`].
+    /// Takes a reservation back and disconnects its clients; they leave a little later, see
+    /// [`Attachments::gone`].
     pub(crate) fn unmount(&self, session: Session) {
         let mut state = self.lock();
-        state.rights.remove(&session);
-        state.of(&Holder::Mount(session)).for_each(|live| live.connection.line.cut_off());
+        state.reservations.remove(&session);
+        state.of(&Holder::Mount(session)).for_each(|live| live.connection.handle.disconnect());
     }
 
-    /// Takes all rights back, of an export whose door is closed and that nobody is connected to.
+    /// Takes all reservations back, of an export that is closed and has no connection.
     pub(crate) fn unmount_all(&self) -> Vec<Session> {
-        std::mem::take(&mut self.lock().rights).into_keys().collect()
+        std::mem::take(&mut self.lock().reservations).into_keys().collect()
     }
 
-    /// Takes a right back that has been without a connection for `grace`. Whether it was.
+    /// Takes a reservation back that has been without a connection for `grace`. Whether it was.
     pub(crate) fn expire(&self, session: Session, grace: Duration) -> bool {
         let mut state = self.lock();
-        let since = match state.rights.get(&session).map(|right| &right.standing) {
-            Some(Standing::Pending(since) | Standing::Idle(since)) => *since,
-            Some(Standing::Connected | Standing::Stale) | None => return false,
+        let since = match state.reservations.get(&session).map(|reservation| &reservation.state) {
+            Some(ReservationState::Pending(since) | ReservationState::Idle(since)) => *since,
+            Some(ReservationState::Connected | ReservationState::Stale) | None => return false,
         };
-        since.elapsed() >= grace && state.rights.remove(&session).is_some()
+        since.elapsed() >= grace && state.reservations.remove(&session).is_some()
     }
 
     /// A mount as it is now.
     pub(crate) fn mount_status(&self, session: Session) -> Option<MountStatus> {
         let state = self.lock();
-        let right = state.rights.get(&session)?;
+        let reservation = state.reservations.get(&session)?;
         let connections = state.of(&Holder::Mount(session)).count();
-        Some(MountStatus { state: right.state(), access: right.access, connections })
+        Some(MountStatus { state: reservation.state(), access: reservation.access, connections })
     }
 
-    /// Changes who may attach from now on. Those who are in the way and just going are waited for.
+    /// Changes which clients may attach from now on. Blocking attachments that are just leaving are
+    /// waited for.
     ///
     /// # Errors
-    /// Those whose attachment it would break; nothing was done.
+    /// The attachments that it would break; nothing was done.
     pub(crate) async fn set_mode(&self, mode: AccessMode) -> Result<(), Vec<Attachment>> {
         let change = |state: &mut State| {
             let writers = state.writers();
@@ -151,18 +149,19 @@ impl Attachments {
         self.lock().attachments().len()
     }
 
-    /// Closes the door and cuts off everyone inside, unless somebody is in the way. Who is in the way and just going is
-    /// waited for: a client that has closed its connection is gone for itself before it is for us. Those cut off leave a
-    /// little later: see [`Attachments::empty`].
+    /// Closes the export and disconnects every client, unless an attachment blocks that. One that
+    /// blocks and is just leaving is waited for: a client that has closed its connection is gone
+    /// for itself before it is for us. The disconnected ones leave a little later: see
+    /// [`Attachments::empty`].
     ///
     /// # Errors
-    /// Those who are in the way; the door stays open, and nobody was cut off.
-    pub(crate) async fn close(&self, why: Closing, in_the_way: InTheWay) -> Result<(), Vec<Attachment>> {
+    /// The attachments that block; the export stays open, and no client was disconnected.
+    pub(crate) async fn close(&self, why: Closing, blocked_by: BlockedBy) -> Result<(), Vec<Attachment>> {
         let close = |state: &mut State| {
-            let blocking = match in_the_way {
-                InTheWay::Nobody => BTreeMap::new(),
-                InTheWay::Everyone => state.attachments(),
-                InTheWay::Writers => state.writers(),
+            let blocking = match blocked_by {
+                BlockedBy::Nothing => BTreeMap::new(),
+                BlockedBy::Attachments => state.attachments(),
+                BlockedBy::Writers => state.writers(),
             };
             if !blocking.is_empty() {
                 return Err(state.in_use(blocking));
@@ -173,7 +172,7 @@ impl Attachments {
         self.again_while(close, |in_use| in_use.leaving).await.map_err(InUse::list)
     }
 
-    /// The volume is restored behind its closed door. The peers that were cut off under plain names.
+    /// The closed volume is restored. The peers that were disconnected under plain names.
     pub(crate) fn restored(&self, at: Timestamp) -> Vec<String> {
         self.lock().restored(at)
     }
@@ -183,35 +182,32 @@ impl Attachments {
         self.lock().not_restored(at);
     }
 
-    /// Keeps a peer out that a restore has cut off before the start of the server.
-    pub(crate) fn keep_out(&self, peer: String, restored_at: Timestamp) {
-        self.lock().keep_out(peer, restored_at);
+    /// Keeps a peer out that a restore has disconnected before the start of the server.
+    pub(crate) fn fence(&self, peer: String, restored_at: Timestamp) {
+        self.lock().fence(peer, restored_at);
     }
 
-    /// Whether a peer that a restore has cut off would still be refused.
-    pub(crate) fn is_kept_out(&self, peer: &str) -> bool {
-        self.lock().is_kept_out(peer)
+    /// Whether a peer that a restore has disconnected would still be refused.
+    pub(crate) fn is_fenced(&self, peer: &str) -> bool {
+        self.lock().is_fenced(peer)
     }
 
-    /// Opens the door again.
+    /// Opens the export again.
     pub(crate) fn reopen(&self) {
-        self.lock().door = Door::Open;
+        self.lock().closing = None;
     }
 
-    /// Why the door is closed, if it is.
+    /// Why the export is closed, if it is.
     pub(crate) fn closing(&self) -> Option<Closing> {
-        match self.lock().door {
-            Door::Open => None,
-            Door::Closed(why) => Some(why),
-        }
+        self.lock().closing
     }
 
-    /// Waits until nobody is inside. Dropping the future is safe.
+    /// Waits until there is no connection. Dropping the future is safe.
     pub(crate) async fn empty(&self) {
         self.until(|state| state.live.is_empty()).await;
     }
 
-    /// Waits until no connection of that holder is inside. Dropping the future is safe.
+    /// Waits until there is no connection of that holder. Dropping the future is safe.
     pub(crate) async fn gone(&self, holder: &Holder) {
         self.until(|state| state.of(holder).next().is_none()).await;
     }
@@ -232,7 +228,8 @@ impl Attachments {
         self.again_while(attempt, |why| matches!(why, Refused::Held { leaving: true, .. })).await
     }
 
-    /// Tries again whenever a connection has gone, as long as the error says that it may succeed soon.
+    /// Tries again whenever a connection has gone, as long as the error says that it may succeed
+    /// soon.
     async fn again_while<T, E>(
         &self,
         attempt: impl Fn(&mut State) -> Result<T, E>,

@@ -13,18 +13,18 @@ use std::{
 
 /// The line of a client that stays until the test says otherwise.
 #[derive(Default)]
-struct TestLine {
+struct TestHandle {
     cut_off: AtomicUsize,
-    is_ending: AtomicBool,
+    is_closing: AtomicBool,
 }
 
-impl Line for TestLine {
-    fn cut_off(&self) {
+impl ConnectionHandle for TestHandle {
+    fn disconnect(&self) {
         self.cut_off.fetch_add(1, SeqCst);
     }
 
-    fn is_ending(&self) -> bool {
-        self.is_ending.load(SeqCst)
+    fn is_closing(&self) -> bool {
+        self.is_closing.load(SeqCst)
     }
 }
 
@@ -39,10 +39,10 @@ async fn attach(attachments: &Arc<Attachments>, holder: Holder) -> Result<Attach
 async fn attach_on(
     attachments: &Arc<Attachments>,
     holder: Holder,
-    line: &Arc<TestLine>,
+    handle: &Arc<TestHandle>,
 ) -> Result<AttachedGuard, Refused> {
-    let line = Arc::clone(line) as Arc<dyn Line>;
-    attachments.attach(Connection { holder, export_name: "disk".into(), since: now(), line }).await
+    let handle = Arc::clone(handle) as Arc<dyn ConnectionHandle>;
+    attachments.attach(Connection { holder, export_name: "disk".into(), since: now(), handle }).await
 }
 
 async fn mount(attachments: &Attachments, sandbox: &str) -> Result<(Session, Access), Refused> {
@@ -53,8 +53,8 @@ async fn mount(attachments: &Attachments, sandbox: &str) -> Result<(Session, Acc
     }
 }
 
-fn mounting(sandbox: &str) -> Mounting {
-    Mounting {
+fn mounting(sandbox: &str) -> MountInfo {
+    MountInfo {
         holder: format!("sandbox {sandbox}"),
         export_name: "id".into(),
         mount_point: "/work".into(),
@@ -134,9 +134,9 @@ async fn readers_only_and_any_number_of_writers() {
 #[tokio::test(start_paused = true)]
 async fn a_holder_that_is_going_is_waited_for_but_not_for_ever() {
     let attachments = Attachments::new(AccessMode::Rwo);
-    let line = Arc::new(TestLine::default());
-    let going = attach_on(&attachments, peer("process 1"), &line).await.unwrap();
-    line.is_ending.store(true, SeqCst);
+    let handle = Arc::new(TestHandle::default());
+    let going = attach_on(&attachments, peer("process 1"), &handle).await.unwrap();
+    handle.is_closing.store(true, SeqCst);
     let began = tokio::time::Instant::now();
     let refused = attach(&attachments, peer("process 2")).await.unwrap_err();
     assert!(matches!(refused, Refused::Held { leaving: true, .. }), "{refused:?}");
@@ -183,10 +183,10 @@ async fn a_session_that_nobody_has_given_opens_nothing() {
 async fn an_unmounted_holder_counts_until_its_connections_are_gone() {
     let attachments = Attachments::new(AccessMode::Rwo);
     let (session, _) = mount(&attachments, "a").await.unwrap();
-    let line = Arc::new(TestLine::default());
-    let guard = attach_on(&attachments, Holder::Mount(session), &line).await.unwrap();
+    let handle = Arc::new(TestHandle::default());
+    let guard = attach_on(&attachments, Holder::Mount(session), &handle).await.unwrap();
     attachments.unmount(session);
-    assert_eq!(line.cut_off.load(SeqCst), 1);
+    assert_eq!(handle.cut_off.load(SeqCst), 1);
     assert!(attach(&attachments, Holder::Mount(session)).await.is_err());
     assert_eq!(attachments.count(), 1);
     assert!(attach(&attachments, peer("process 1")).await.is_err());
@@ -258,7 +258,7 @@ async fn a_mode_is_not_changed_under_those_whom_it_would_break() {
 #[tokio::test]
 async fn a_closed_door_lets_nobody_in_until_it_is_opened_again() {
     let attachments = Attachments::new(AccessMode::Rwx);
-    attachments.close(Closing::Restore, InTheWay::Everyone).await.unwrap();
+    attachments.close(Closing::Restore, BlockedBy::Attachments).await.unwrap();
     let refused = attach(&attachments, peer("a")).await.unwrap_err();
     assert_eq!(refused, Refused::Closed(Closing::Restore));
     assert!(mount(&attachments, "a").await.is_err());
@@ -266,39 +266,39 @@ async fn a_closed_door_lets_nobody_in_until_it_is_opened_again() {
     attachments.reopen();
     assert_eq!(attachments.closing(), None);
     let inside = attach(&attachments, peer("a")).await.unwrap();
-    assert_eq!(attachments.close(Closing::Deletion, InTheWay::Everyone).await.unwrap_err().len(), 1);
+    assert_eq!(attachments.close(Closing::Deletion, BlockedBy::Attachments).await.unwrap_err().len(), 1);
     assert!(attach(&attachments, peer("b")).await.is_ok(), "the door stayed open");
     drop(inside);
     mount(&attachments, "a").await.unwrap();
-    assert_eq!(attachments.close(Closing::Deletion, InTheWay::Everyone).await.unwrap_err().len(), 1);
+    assert_eq!(attachments.close(Closing::Deletion, BlockedBy::Attachments).await.unwrap_err().len(), 1);
 }
 
 #[tokio::test]
 async fn readers_are_cut_off_where_only_writers_are_in_the_way() {
     let attachments = Attachments::new(AccessMode::Rox);
-    let line = Arc::new(TestLine::default());
-    let _reader = attach_on(&attachments, peer("r"), &line).await.unwrap();
+    let handle = Arc::new(TestHandle::default());
+    let _reader = attach_on(&attachments, peer("r"), &handle).await.unwrap();
     attachments.set_mode(AccessMode::Rwo).await.unwrap();
     let (writer, _) = mount(&attachments, "w").await.unwrap();
-    let blocking = attachments.close(Closing::Restore, InTheWay::Writers).await.unwrap_err();
+    let blocking = attachments.close(Closing::Restore, BlockedBy::Writers).await.unwrap_err();
     assert_eq!((blocking.len(), blocking[0].holder.as_str()), (1, "sandbox w"));
-    assert_eq!(line.cut_off.load(SeqCst), 0);
+    assert_eq!(handle.cut_off.load(SeqCst), 0);
     attachments.unmount(writer);
-    attachments.close(Closing::Restore, InTheWay::Writers).await.unwrap();
-    assert_eq!(line.cut_off.load(SeqCst), 1);
+    attachments.close(Closing::Restore, BlockedBy::Writers).await.unwrap();
+    assert_eq!(handle.cut_off.load(SeqCst), 1);
 }
 
 #[tokio::test]
 async fn cutting_off_reaches_everyone_and_waiting_ends_when_they_are_gone() {
     let attachments = Attachments::new(AccessMode::Rwx);
-    let line = Arc::new(TestLine::default());
+    let handle = Arc::new(TestHandle::default());
     let (session, _) = mount(&attachments, "a").await.unwrap();
     let mut guards = Vec::new();
     for holder in [peer("process 1"), peer("process 2"), Holder::Mount(session)] {
-        guards.push(attach_on(&attachments, holder, &line).await.unwrap());
+        guards.push(attach_on(&attachments, holder, &handle).await.unwrap());
     }
-    attachments.close(Closing::Deletion, InTheWay::Nobody).await.unwrap();
-    assert_eq!(line.cut_off.load(SeqCst), 3);
+    attachments.close(Closing::Deletion, BlockedBy::Nothing).await.unwrap();
+    assert_eq!(handle.cut_off.load(SeqCst), 3);
     let leaving = tokio::task::spawn_blocking(move || drop(guards));
     attachments.empty().await;
     leaving.await.unwrap();
@@ -311,9 +311,9 @@ async fn cutting_off_reaches_everyone_and_waiting_ends_when_they_are_gone() {
 async fn the_same_holder_at_the_same_place_has_its_mount_again() {
     let attachments = Attachments::new(AccessMode::Rwo);
     let (first, _) = mount(&attachments, "a").await.unwrap();
-    let asked = |mounting: Mounting| attachments.mount(Session::generate(), mounting);
+    let asked = |info: MountInfo| attachments.mount(Session::generate(), info);
     assert_eq!(asked(mounting("a")).await, Ok(Granted::Again(first)));
-    let elsewhere = Mounting { mount_point: "/data".into(), ..mounting("a") };
+    let elsewhere = MountInfo { mount_point: "/data".into(), ..mounting("a") };
     assert_eq!(holder_of(asked(elsewhere).await.unwrap_err()), "sandbox a");
     assert_eq!(holder_of(asked(mounting("b")).await.unwrap_err()), "sandbox a");
     attachments.unmount(first);
@@ -329,20 +329,20 @@ async fn the_same_holder_at_the_same_place_has_its_mount_again() {
 async fn a_change_waits_for_those_who_are_going_but_not_for_ever() {
     for why in [Closing::Deletion, Closing::Restore] {
         let attachments = Attachments::new(AccessMode::Rwo);
-        let line = Arc::new(TestLine::default());
-        let going = attach_on(&attachments, peer("process 1"), &line).await.unwrap();
+        let handle = Arc::new(TestHandle::default());
+        let going = attach_on(&attachments, peer("process 1"), &handle).await.unwrap();
         let began = tokio::time::Instant::now();
-        assert_eq!(attachments.close(why, InTheWay::Writers).await.unwrap_err().len(), 1);
+        assert_eq!(attachments.close(why, BlockedBy::Writers).await.unwrap_err().len(), 1);
         assert_eq!(attachments.set_mode(AccessMode::Rox).await.unwrap_err().len(), 1);
         assert_eq!(began.elapsed(), Duration::ZERO, "it is not going");
-        line.is_ending.store(true, SeqCst);
-        assert_eq!(attachments.close(why, InTheWay::Everyone).await.unwrap_err().len(), 1);
+        handle.is_closing.store(true, SeqCst);
+        assert_eq!(attachments.close(why, BlockedBy::Attachments).await.unwrap_err().len(), 1);
         assert_eq!(began.elapsed(), LEAVING_TIME_MAX);
         let gone = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             drop(going);
         };
-        let (closed, ()) = tokio::join!(attachments.close(why, InTheWay::Everyone), gone);
+        let (closed, ()) = tokio::join!(attachments.close(why, BlockedBy::Attachments), gone);
         closed.unwrap();
         assert_eq!(attachments.closing(), Some(why));
     }
@@ -353,7 +353,7 @@ async fn who_was_attached_before_a_restore_is_refused_with_the_reason() {
     let attachments = Attachments::new(AccessMode::Rwx);
     let (session, _) = mount(&attachments, "a").await.unwrap();
     let before = attach(&attachments, peer("process 1")).await.unwrap();
-    attachments.close(Closing::Restore, InTheWay::Nobody).await.unwrap();
+    attachments.close(Closing::Restore, BlockedBy::Nothing).await.unwrap();
     drop(before);
     attachments.unmount_all();
     let at = now();
@@ -370,27 +370,28 @@ async fn who_was_attached_before_a_restore_is_refused_with_the_reason() {
     let _other = attach(&attachments, peer("process 2")).await.unwrap();
     mount(&attachments, "a").await.unwrap();
     // A deletion that was given up replaces nothing.
-    attachments.close(Closing::Deletion, InTheWay::Nobody).await.unwrap();
+    attachments.close(Closing::Deletion, BlockedBy::Nothing).await.unwrap();
     attachments.reopen();
     let _still = attach(&attachments, peer("process 2")).await.unwrap();
 }
 
-/// Whoever tries again and again is the client of before; whoever comes after a pause is taken for a new one.
+/// A peer that tries again and again is the client of before; one that comes after a pause is taken
+/// for a new one.
 #[tokio::test]
 async fn a_peer_of_before_a_restore_comes_in_after_it_was_quiet() {
     let attachments = Attachments::new(AccessMode::Rwo);
     let before = attach(&attachments, peer("10.0.0.1")).await.unwrap();
-    attachments.close(Closing::Restore, InTheWay::Nobody).await.unwrap();
+    attachments.close(Closing::Restore, BlockedBy::Nothing).await.unwrap();
     drop(before);
     attachments.restored(now());
     attachments.reopen();
-    for step in [QUIET_TIME / 2, QUIET_TIME / 2, QUIET_TIME / 2] {
+    for step in [FENCE_TIME / 2, FENCE_TIME / 2, FENCE_TIME / 2] {
         attachments.lock().pass(step);
         attach(&attachments, peer("10.0.0.1")).await.unwrap_err();
     }
-    // Whoever only looks is told the same, and keeps nobody out for longer.
-    attachments.lock().pass(QUIET_TIME / 2);
+    // A client that only looks is told the same, and fences no peer for longer.
+    attachments.lock().pass(FENCE_TIME / 2);
     attachments.would_attach(&peer("10.0.0.1")).await.unwrap_err();
-    attachments.lock().pass(QUIET_TIME / 2);
+    attachments.lock().pass(FENCE_TIME / 2);
     attach(&attachments, peer("10.0.0.1")).await.unwrap();
 }

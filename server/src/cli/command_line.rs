@@ -97,7 +97,7 @@ pub(crate) fn main() -> ExitCode {
             logging::finish();
             ExitCode::SUCCESS
         }
-        // Whoever read our output has seen enough.
+        // The reader of the output has seen enough.
         Err(CliError::OutputClosed) => ExitCode::SUCCESS,
         Err(error) => {
             logging::say(&format!("sandstone: {}", show::with_causes(&error)));

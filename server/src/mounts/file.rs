@@ -1,7 +1,8 @@
-//! Where mounts are kept over a restart: one small JSON file in the data directory, replaced as a whole.
+//! Where mounts are kept over a restart: one small JSON file in the data directory, replaced as a
+//! whole.
 //!
-//! The store's own records would be the better place, were they not bounded: a volume has room for two KiB of attributes,
-//! and an RWX volume may have any number of mounts.
+//! The store's own records would be the better place, were they not bounded: a volume has room for
+//! two KiB of attributes, and an RWX volume may have any number of mounts.
 
 use crate::attachments::Session;
 use jiff::Timestamp;
@@ -38,7 +39,7 @@ pub(crate) struct MountRecord {
     pub(crate) tuning: Tuning,
 }
 
-/// The knobs that a mount sets otherwise than its volume does.
+/// The tuning that a mount sets otherwise than its volume does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tuning {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,18 +63,18 @@ impl From<Tuning> for SettingsOverride {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Content {
     version: u32,
-    /// The start of the store that vouches for these mounts: up to it, nothing acknowledged to those that are not stale
-    /// was lost.
+    /// The start of the store that vouches for these mounts: up to it, nothing acknowledged to
+    /// mounts that are not stale was lost.
     pub(super) epoch: u32,
     pub(super) mounts: Vec<MountRecord>,
-    /// Those who are not let in under a plain name, because a restore has cut them off.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) kept_out: Vec<KeptOutRecord>,
+    /// The peers that are refused under a plain name, because a restore has disconnected them.
+    #[serde(rename = "kept_out", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) fenced: Vec<FencedRecord>,
 }
 
-/// A peer that a restore of a volume has cut off.
+/// A peer that a restore of a volume has disconnected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptOutRecord {
+pub(super) struct FencedRecord {
     pub(super) volume_id: Uuid,
     /// As connections under plain names are told apart.
     pub(super) peer: String,
@@ -81,8 +82,8 @@ pub(super) struct KeptOutRecord {
 }
 
 impl Content {
-    pub(super) fn new(epoch: u32, mounts: Vec<MountRecord>, kept_out: Vec<KeptOutRecord>) -> Content {
-        Content { version: VERSION, epoch, mounts, kept_out }
+    pub(super) fn new(epoch: u32, mounts: Vec<MountRecord>, fenced: Vec<FencedRecord>) -> Content {
+        Content { version: VERSION, epoch, mounts, fenced }
     }
 }
 
@@ -160,12 +161,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("mounts.json");
         assert_eq!(read(&path).unwrap(), None);
-        let kept_out = KeptOutRecord {
+        let fenced = FencedRecord {
             volume_id: Uuid::max(),
             peer: "process 7".into(),
             restored_at: Timestamp::UNIX_EPOCH,
         };
-        let full = Content::new(7, vec![record(), record()], vec![kept_out]);
+        let full = Content::new(7, vec![record(), record()], vec![fenced]);
         for content in [full, Content::new(8, Vec::new(), Vec::new())] {
             write(&path, &content).unwrap();
             assert_eq!(read(&path).unwrap(), Some(content));

@@ -1,9 +1,9 @@
 //! All mounts in memory, and their way into the file and out of it.
 
-use super::file::{self, Content, KeptOutRecord, MountRecord, MountsError, Tuning};
+use super::file::{self, Content, FencedRecord, MountRecord, MountsError, Tuning};
 use crate::{
     api::MountState,
-    attachments::{Access, Attachments, MountStatus, Mounting, Session},
+    attachments::{Access, Attachments, MountInfo, MountStatus, Session},
 };
 use jiff::Timestamp;
 use sandstone_storage::{StagingFate, Volume};
@@ -37,8 +37,8 @@ pub(crate) struct Mounts {
     /// The number of this start of the store.
     epoch: u32,
     kept: Mutex<Kept>,
-    /// The change up to which the file is written. Held while it is written, so that changes that come meanwhile share
-    /// the next write.
+    /// The change up to which the file is written. Held while it is written, so that changes that
+    /// come meanwhile share the next write.
     saved: tokio::sync::Mutex<u64>,
 }
 
@@ -46,12 +46,13 @@ pub(crate) struct Mounts {
 struct Kept {
     changes: u64,
     mounts: BTreeMap<Session, Arc<Mount>>,
-    kept_out: Vec<KeptOut>,
+    fenced: Vec<Fenced>,
 }
 
-/// A peer that a restore has cut off, with the attachments that know whether it is refused still.
-struct KeptOut {
-    record: KeptOutRecord,
+/// A peer that a restore has disconnected, with the attachments that know whether it is refused
+/// still.
+struct Fenced {
+    record: FencedRecord,
     attachments: Arc<Attachments>,
 }
 
@@ -74,8 +75,8 @@ impl Mount {
 
 impl MountRecord {
     /// What others are told.
-    pub(crate) fn mounting(&self) -> Mounting {
-        Mounting {
+    pub(crate) fn info(&self) -> MountInfo {
+        MountInfo {
             holder: format!("sandbox {}", self.sandbox_id),
             export_name: self.volume_id.to_string(),
             mount_point: self.mount_point.clone(),
@@ -130,7 +131,7 @@ impl Mounts {
     ///
     /// # Errors
     /// The file cannot be written: a restart would let them in.
-    pub(crate) async fn keep_out(
+    pub(crate) async fn fence(
         &self,
         volume_id: Uuid,
         attachments: &Arc<Attachments>,
@@ -143,28 +144,29 @@ impl Mounts {
         {
             let mut kept = self.lock();
             kept.changes += 1;
-            kept.kept_out.retain(|KeptOut { record, .. }| {
+            kept.fenced.retain(|Fenced { record, .. }| {
                 record.volume_id != volume_id || !peers.contains(&record.peer)
             });
-            kept.kept_out.extend(peers.into_iter().map(|peer| KeptOut {
-                record: KeptOutRecord { volume_id, peer, restored_at },
+            kept.fenced.extend(peers.into_iter().map(|peer| Fenced {
+                record: FencedRecord { volume_id, peer, restored_at },
                 attachments: Arc::clone(attachments),
             }));
         }
         self.save().await
     }
 
-    /// Forgets those who would be let in again.
+    /// Forgets the peers that would be let in again.
     fn let_in(&self) {
         let mut kept = self.lock();
-        let before = kept.kept_out.len();
-        kept.kept_out.retain(|KeptOut { record, attachments }| attachments.is_kept_out(&record.peer));
-        if kept.kept_out.len() < before {
+        let before = kept.fenced.len();
+        kept.fenced.retain(|Fenced { record, attachments }| attachments.is_fenced(&record.peer));
+        if kept.fenced.len() < before {
             kept.changes += 1;
         }
     }
 
-    /// The mount of that session once it is durable, where it was just added by somebody else; `None` where that failed.
+    /// The mount of that session once it is durable, where another request has just added it;
+    /// `None` where that failed.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -207,11 +209,11 @@ impl Mounts {
         find: impl Fn(Uuid) -> Option<(Volume, Arc<Attachments>)>,
         staging: StagingFate,
     ) -> Result<(), MountsError> {
-        let Some(Content { epoch, mounts, kept_out, .. }) = file::read(&self.path)? else { return Ok(()) };
-        for record in kept_out {
+        let Some(Content { epoch, mounts, fenced, .. }) = file::read(&self.path)? else { return Ok(()) };
+        for record in fenced {
             let Some((_, attachments)) = find(record.volume_id) else { continue };
-            attachments.keep_out(record.peer.clone(), record.restored_at); // keeps I3
-            self.lock().kept_out.push(KeptOut { record, attachments });
+            attachments.fence(record.peer.clone(), record.restored_at); // keeps I3
+            self.lock().fenced.push(Fenced { record, attachments });
         }
         let nothing_lost = match staging {
             StagingFate::Kept => epoch.checked_add(1) == Some(self.epoch),
@@ -225,7 +227,7 @@ impl Mounts {
             stale += usize::from(record.stale);
             let state = if record.stale { MountState::Stale } else { MountState::Pending };
             let session = record.session;
-            attachments.mount_again(session, record.mounting(), record.access(), state);
+            attachments.mount_again(session, record.info(), record.access(), state);
             let mount = Arc::new(Mount::new(record, &volume, &attachments));
             self.change(|mounts| drop(mounts.insert(session, mount)));
         }
@@ -275,8 +277,8 @@ impl Mounts {
         let (changes, content) = {
             let kept = self.lock();
             let records = kept.mounts.values().map(|mount| mount.record.clone()).collect();
-            let kept_out = kept.kept_out.iter().map(|kept| kept.record.clone()).collect();
-            (kept.changes, Content::new(self.epoch, records, kept_out))
+            let fenced = kept.fenced.iter().map(|kept| kept.record.clone()).collect();
+            (kept.changes, Content::new(self.epoch, records, fenced))
         };
         let path = self.path.clone();
         tokio::task::spawn_blocking(move || file::write(&path, &content))

@@ -1,7 +1,7 @@
-//! How many clients there may be (`nbd.connections_max`), and what becomes of those who come beyond.
+//! How many clients there may be (`nbd.connections_max`), and how the ones beyond are refused.
 //!
-//! One that comes beyond may still ask what there is, and is told why it cannot attach. There may be some of those at a
-//! time; who comes when there are is sent away without a word.
+//! One that comes beyond may still ask what there is, and is told why it cannot attach. There may
+//! be some of those at a time; who comes when there are is sent away without a word.
 
 use std::sync::{
     Arc,
@@ -9,16 +9,17 @@ use std::sync::{
 };
 use thiserror::Error;
 
-/// Clients beyond the bound that may be told so at a time. They are gone after their handshake. A guess, not tuned.
+/// Clients beyond the bound that may be told so at a time. They are gone after their handshake. A
+/// guess, not tuned.
 const REFUSED_MAX: usize = 256;
 
 /// The clients that are there, from their first byte on.
 #[derive(Debug)]
 pub(super) struct Admissions {
     clients_max: usize,
-    /// Those that may be served.
+    /// Clients that may be served.
     clients: AtomicUsize,
-    /// Those that are only told that they may not.
+    /// Clients that are only told that they may not.
     refused: AtomicUsize,
     /// Whether it was said that there are too many.
     is_said: AtomicBool,
@@ -102,7 +103,7 @@ mod tests {
         assert!(refused.iter().all(|admission| admission.check().is_err()));
         assert!(refused[0].check().unwrap_err().to_string().contains("has 2 connections"));
         assert!(all.enter().is_none());
-        // Those who are only told take no place of those who are served.
+        // Clients that are only told take no slot of the served ones.
         drop(admitted);
         assert!(all.enter().expect("there is room").check().is_ok());
         drop(refused);

@@ -1,17 +1,18 @@
 //! What one connection has in flight: its requests, and the room they take.
 //!
 //! ```text
-//!   a connection   | its own | borrowed of what all share (`room`), a granule at a time |      + the lane, for one
+//!   a connection   | its own | borrowed of the shared pool, a granule at a time |   + the reserve, for one
 //! ```
 //!
-//! A full budget stops receiving; nothing is dropped. What a request takes it gives back when its reply has been sent, so a
-//! client that does not read its replies stops its own requests. A little is each connection's own: with that the others
-//! go on whatever anybody takes. All else comes from the room that the whole server shares.
+//! A full budget stops receiving; nothing is dropped. What a request takes it gives back when its
+//! reply has been sent, so a client that does not read its replies stops its own requests. A little
+//! is each connection's own: with that the others go on whatever the others take. All else comes
+//! from the room that the whole server shares.
 //!
-//! Small requests borrow nothing, or many of them a granule together, so that the data path has no atomic operation for
-//! each of them.
+//! Small requests borrow nothing, or many of them a granule together, so that the data path has no
+//! atomic operation for each of them.
 
-use super::room::{Grant, Lane, Party};
+use super::in_flight_pool::{Flow, Grant, Reserve};
 use crate::process::allocator;
 use futures_util::future::{Either, select};
 use sandstone_ring::{runtime};
@@ -29,10 +30,11 @@ use tokio::sync::Notify;
 
 /// Requests of a connection in flight, at most. The kernel's client has 128, libnbd's copy 64.
 const REQUESTS_MAX: u32 = 512;
-/// Bytes that a connection may have in flight whatever the others have: a few small requests. Part of what a connection
-/// takes in the sum of `server/OPERATING.md`.
+/// Bytes that a connection may have in flight whatever the others have: a few small requests. Part
+/// of what a connection takes in the README's sum.
 const OWN_BYTES: u64 = 32 << 10;
-/// Borrowed at a time where there is plenty, and kept while more is in use: a deep queue of small requests.
+/// Borrowed at a time where there is plenty, and kept while more is in use: a deep queue of small
+/// requests.
 const GRANULE_BYTES: u64 = 256 << 10;
 
 /// What a worker keeps after its load has fallen by this much goes back to the system.
@@ -112,8 +114,8 @@ impl OnWorker {
         }
     }
 
-    /// Gives memory back to the system whenever much less is in flight than there was: the allocator would keep it for as
-    /// long as the thread has nothing else to do.
+    /// Gives memory back to the system whenever much less is in flight than there was: the
+    /// allocator would keep it for as long as the thread has nothing else to do.
     async fn give_memory_back(self: Rc<Self>) {
         while self.most.get() >= COLLECT_BYTES {
             runtime::sleep(COLLECT_AFTER).await;
@@ -131,23 +133,23 @@ impl OnWorker {
 #[derive(Debug)]
 pub(super) struct Budget {
     requests: Cell<u32>,
-    /// But for what is in the lane.
+    /// But for what is in the reserve.
     bytes: Cell<u64>,
     /// Of the room: what is needed beyond its own, and a granule at most.
     borrowed: Cell<u64>,
-    party: Arc<Party>,
+    flow: Arc<Flow>,
     worker: Rc<OnWorker>,
     /// Something was given back.
     freed: Notify,
 }
 
 impl Budget {
-    pub(super) fn new(party: Arc<Party>, worker: &Rc<OnWorker>) -> Rc<Self> {
+    pub(super) fn new(flow: Arc<Flow>, worker: &Rc<OnWorker>) -> Rc<Self> {
         Rc::new(Self {
             requests: Cell::new(0),
             bytes: Cell::new(0),
             borrowed: Cell::new(0),
-            party,
+            flow,
             worker: Rc::clone(worker),
             freed: Notify::new(),
         })
@@ -180,7 +182,7 @@ impl Budget {
         }
         match self.add(bytes).await {
             None => self.share(bytes, None),
-            Some(lane) => self.share(0, Some(lane)),
+            Some(reserve) => self.share(0, Some(reserve)),
         }
     }
 
@@ -197,10 +199,10 @@ impl Budget {
     }
 
     /// `bytes` are counted already.
-    fn share(self: &Rc<Self>, bytes: u64, lane: Option<Lane>) -> Share {
+    fn share(self: &Rc<Self>, bytes: u64, reserve: Option<Reserve>) -> Share {
         self.requests.set(self.requests.get() + 1);
         self.worker.set(self.worker.requests.get() + 1, self.worker.bytes.get() + bytes);
-        Share { budget: Rc::clone(self), bytes, lane }
+        Share { budget: Rc::clone(self), bytes, reserve }
     }
 
     /// What would have to be borrowed for that many bytes more.
@@ -212,7 +214,7 @@ impl Budget {
     fn try_add(&self, bytes: u64) -> bool {
         let lacking = self.lacking(bytes);
         let has_room = lacking == 0
-            || (lacking < GRANULE_BYTES && self.party.room().is_ample() && self.try_borrow(GRANULE_BYTES))
+            || (lacking < GRANULE_BYTES && self.flow.pool().is_ample() && self.try_borrow(GRANULE_BYTES))
             || self.try_borrow(lacking);
         if has_room {
             self.bytes.set(self.bytes.get() + bytes);
@@ -221,19 +223,19 @@ impl Budget {
     }
 
     fn try_borrow(&self, bytes: u64) -> bool {
-        let borrowed = self.party.try_take(bytes);
+        let borrowed = self.flow.try_take(bytes);
         if borrowed {
             self.borrowed.set(self.borrowed.get() + bytes);
         }
         borrowed
     }
 
-    /// Waits for room; the lane, where that is what was given.
-    async fn add(&self, bytes: u64) -> Option<Lane> {
+    /// Waits for room; the reserve, where that is what was given.
+    async fn add(&self, bytes: u64) -> Option<Reserve> {
         if self.try_add(bytes) {
             return None;
         }
-        let mut waiting = self.party.wait(self.lacking(bytes));
+        let mut waiting = self.flow.wait(self.lacking(bytes));
         loop {
             // What the connection itself gives back may be enough.
             match select(&mut waiting, pin!(self.freed.notified())).await {
@@ -243,7 +245,7 @@ impl Budget {
                     self.give_back_excess();
                     return None;
                 }
-                Either::Left((Grant::Lane(lane), _)) => return Some(lane),
+                Either::Left((Grant::Reserve(reserve), _)) => return Some(reserve),
                 Either::Right(_) if self.lacking(bytes) == 0 => {
                     self.bytes.set(self.bytes.get() + bytes);
                     return None;
@@ -261,23 +263,24 @@ impl Budget {
         self.freed.notify_one();
     }
 
-    /// What is borrowed and not needed, but for a granule while something is in flight and there is plenty.
+    /// What is borrowed and not needed, but for a granule while something is in flight and there is
+    /// plenty.
     fn give_back_excess(&self) {
         let needed = self.bytes.get().saturating_sub(OWN_BYTES);
         let excess = self.borrowed.get().saturating_sub(needed);
         // Whether there is plenty is looked at only where the granule is of no use now.
-        let is_in_use = needed > 0 || (self.bytes.get() > 0 && self.party.room().is_ample());
+        let is_in_use = needed > 0 || (self.bytes.get() > 0 && self.flow.pool().is_ample());
         let kept = if is_in_use { GRANULE_BYTES } else { 0 };
         if excess > kept {
             self.borrowed.set(self.borrowed.get() - (excess - kept));
-            self.party.give_back(excess - kept);
+            self.flow.give_back(excess - kept);
         }
     }
 }
 
 impl Drop for Budget {
     fn drop(&mut self) {
-        self.party.give_back(self.borrowed.get());
+        self.flow.give_back(self.borrowed.get());
     }
 }
 
@@ -287,18 +290,18 @@ pub(super) struct Share {
     budget: Rc<Budget>,
     bytes: u64,
     /// All that the request takes beyond `bytes` is there.
-    lane: Option<Lane>,
+    reserve: Option<Reserve>,
 }
 
 impl Share {
     /// Whether it has what only one request at a time may have.
-    pub(super) fn is_in_lane(&self) -> bool {
-        self.lane.is_some()
+    pub(super) fn holds_reserve(&self) -> bool {
+        self.reserve.is_some()
     }
 
     /// Waits until the request may have that many bytes more. Dropping the future is safe.
     pub(super) async fn grow(&mut self, bytes: u64) {
-        if self.lane.is_some() {
+        if self.reserve.is_some() {
             return;
         }
         match self.budget.add(bytes).await {
@@ -307,14 +310,14 @@ impl Share {
                 let worker = &self.budget.worker;
                 worker.set(worker.requests.get(), worker.bytes.get() + bytes);
             }
-            lane @ Some(_) => self.lane = lane,
+            reserve @ Some(_) => self.reserve = reserve,
         }
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.lane = None;
+        self.reserve = None;
         self.budget.give_back(self.bytes);
     }
 }
@@ -324,7 +327,7 @@ mod tests {
     use super::*;
     use crate::{
         attachments::Holder,
-        nbd::room::{LANE_BYTES, Room},
+        nbd::in_flight_pool::{InFlightPool, RESERVE_BYTES},
     };
     use futures_util::FutureExt;
     use sandstone_ring::{Backend, Runtime};
@@ -333,30 +336,30 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// On a worker with 100 MiB to share among its volumes.
-    fn on_a_worker(test: impl FnOnce(&Arc<Room>, &dyn Fn(u128) -> Rc<Budget>, &Load)) {
-        let room = Room::new(100 * MIB + LANE_BYTES);
+    fn on_a_worker(test: impl FnOnce(&Arc<InFlightPool>, &dyn Fn(u128) -> Rc<Budget>, &Load)) {
+        let pool = InFlightPool::new(100 * MIB + RESERVE_BYTES);
         let load = Arc::<Load>::default();
         Runtime::new(Backend::Threads).unwrap().block_on(async {
             let worker = OnWorker::new(Arc::clone(&load));
             let connection = |volume: u128| {
                 let holder = Holder::Peer(volume.to_string());
-                Budget::new(room.party(Uuid::from_u128(volume), holder), &worker)
+                Budget::new(pool.flow(Uuid::from_u128(volume), holder), &worker)
             };
-            test(&room, &connection, &load);
+            test(&pool, &connection, &load);
         });
-        assert_eq!((room.taken_bytes(), load.requests(), load.bytes()), (0, 0, 0));
+        assert_eq!((pool.taken_bytes(), load.requests(), load.bytes()), (0, 0, 0));
     }
 
     #[test]
     fn small_requests_borrow_nothing_and_many_of_them_a_granule() {
-        on_a_worker(|room, connection, load| {
+        on_a_worker(|pool, connection, load| {
             let connection = connection(1);
             let few: Vec<_> = (0..8).map(|_| connection.try_take(4096).expect("its own")).collect();
-            assert_eq!((room.taken_bytes(), load.requests(), load.bytes()), (0, 8, 8 * 4096));
+            assert_eq!((pool.taken_bytes(), load.requests(), load.bytes()), (0, 8, 8 * 4096));
             let many: Vec<_> = (0..32).map(|_| connection.try_take(4096).expect("a granule")).collect();
-            assert_eq!(room.taken_bytes(), GRANULE_BYTES);
+            assert_eq!(pool.taken_bytes(), GRANULE_BYTES);
             drop((few, many));
-            assert_eq!(room.taken_bytes(), 0, "nothing is in flight");
+            assert_eq!(pool.taken_bytes(), 0, "nothing is in flight");
         });
     }
 
@@ -373,16 +376,16 @@ mod tests {
 
     #[test]
     fn a_connection_goes_on_with_its_own_when_all_else_is_taken() {
-        on_a_worker(|room, connection, load| {
+        on_a_worker(|pool, connection, load| {
             let hogs: Vec<_> = (0..30).map(connection).collect();
             let _held: Vec<_> = hogs
                 .iter()
                 .flat_map(|hog| std::iter::from_fn(|| hog.try_take(MIB / 4)).collect::<Vec<_>>())
                 .collect();
-            let _lane = hogs[0].take(64 * MIB).now_or_never().expect("the lane is free");
+            let _reserve = hogs[0].take(64 * MIB).now_or_never().expect("the reserve is free");
             let (same, other) = (connection(99), connection(99));
             let _taken: Vec<_> = std::iter::from_fn(|| same.try_take(4096)).collect();
-            assert!(room.taken_bytes() > 97 * MIB + LANE_BYTES);
+            assert!(pool.taken_bytes() > 97 * MIB + RESERVE_BYTES);
             let before = load.requests();
             let own = other.try_take(OWN_BYTES).expect("its own");
             let mut more = Box::pin(other.take(OWN_BYTES));
@@ -402,20 +405,20 @@ mod tests {
             loop {
                 let grown = shares
                     .each_mut()
-                    .map(|share| share.lane.is_none() && share.grow(MIB).now_or_never().is_some());
+                    .map(|share| share.reserve.is_none() && share.grow(MIB).now_or_never().is_some());
                 if grown == [false; 3] {
                     break;
                 }
             }
             assert!(load.bytes() >= 74 * MIB, "{}", load.bytes());
-            let (in_lane, waiting): (Vec<_>, Vec<_>) =
-                shares.into_iter().partition(|share| share.lane.is_some());
-            assert_eq!((in_lane.len(), waiting.len()), (1, 2), "one of them goes on");
-            drop(in_lane);
+            let (in_reserve, waiting): (Vec<_>, Vec<_>) =
+                shares.into_iter().partition(|share| share.reserve.is_some());
+            assert_eq!((in_reserve.len(), waiting.len()), (1, 2), "one of them goes on");
+            drop(in_reserve);
             for mut share in waiting {
                 // What the one before it had is free.
                 for _ in 0..40 {
-                    share.grow(MIB).now_or_never().expect("room, or the lane");
+                    share.grow(MIB).now_or_never().expect("room, or the reserve");
                 }
             }
         });

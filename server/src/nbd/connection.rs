@@ -1,39 +1,43 @@
 //! One connection in transmission, on its worker's thread.
 //!
 //! ```text
-//!   recv ─► requests ─► check ─► limits ─► budget ─┬─► a task each: dispatch ────────► outbox ─► send
+//!   recv ─► requests ─► check ─► limits ─► budget ─┬─► a task each: dispatch ─────────► replies ─► send
 //!                                                  ├─► a read from memory: at once ─────┤
 //!                                                  └─► a write: logged at once; a task  │
 //!                                                      for each batch of the log waits ─┘
 //! ```
 //!
 //! I1  Requests begin in the order they came; replies leave as they are done.
-//! I2  Every request that was taken in is answered before the connection closes: after DISC, after the end of the
-//!     stream, and when the server stops. But not once the connection is lost.
-//!     What a CACHE would still have read is left out then: nobody comes back for it. Limits end when the server stops.
+//! I2  Every request that was taken in is answered before the connection closes: after DISC, after
+//!     the end of the stream, and when the server stops. But not once the connection is lost. What
+//!     a CACHE would still have read is left out then: no client comes back for it. Limits end when
+//!     the server stops.
 //! I3  A refused WRITE's payload is thrown away, so that the next request is found where it is.
-//! I4  A request is counted when it is taken in and when its reply leaves, with the time since the receive that brought its
-//!     head. So its waits for limits and for room are in that time, and a turn's requests share two looks at the clock.
+//! I4  A request is counted when it is taken in and when its reply leaves, with the time since the
+//!     receive that brought its head. So its waits for limits and for room are in that time, and a
+//!     turn's requests share two looks at the clock.
 //!
-//! I5  A connection that is lost (it failed, was closed in both directions, or its client stood still for `nbd.stall`)
-//!     makes no more answers: reads, CACHE and block status are not begun, and those under way are dropped, wherever they
-//!     wait. Writes that came whole go on. A loss is noticed wherever the connection is, also while it receives nothing.
-//! I6  Room is taken for bytes that came: none for a head, and for a large payload part by part, each (but for the first)
-//!     at most as large as what came before. A connection whose last large payload came whole has the first part at once.
+//! I5  A connection that is lost (it failed, was closed in both directions, or its client stood
+//!     still for `nbd.stall`) makes no more answers: reads, CACHE and block status are not begun,
+//!     and those under way are dropped, wherever they wait. Writes that came whole go on. A loss is
+//!     noticed wherever the connection is, also while it receives nothing.
+//! I6  Room is taken for bytes that came: none for a head, and for a large payload part by part,
+//!     each (but for the first) at most as large as what came before. A connection whose last large
+//!     payload came whole has the first part at once.
 //!
 //! Source: "Transmission", "Terminating the transmission phase".
 
 use super::{
+    abort::{AbortReason, AbortSignal},
     budget::{Budget, OnWorker, Share},
-    buffer_room::BufferRoom,
+    buffer_quota::BufferQuota,
+    deadline::Deadline,
+    disconnect_reason::DisconnectReason,
     dispatch::{Agreed, Outcome, answer, is_question, room_bytes, serve},
-    ending::Ending,
-    loss::{Loss, Lost},
-    outbox::{Answered, Outbox, Unsent},
-    pace::Stretch,
+    in_flight_pool::Flow,
     payload::{NOW_BYTES_MAX, PART_BYTES_MAX, Payload, part_len},
-    room::Party,
-    wire::Wire,
+    reply_queue::{Answered, ReplyQueue, Unsent},
+    socket_handle::SocketHandle,
 };
 use crate::traffic::{Cost, Operation, Success, Traffic};
 use bytes::{Buf, Bytes, BytesMut};
@@ -55,22 +59,23 @@ use tokio_util::sync::CancellationToken;
 /// Most room for one receive: some dozens of small writes.
 const RECEIVE_BYTES: usize = 128 << 10;
 
-/// Least room: a few small writes, or the heads of hundreds of requests. A thousand clients that each wait for their answer
-/// take no more than they need.
+/// Least room: a few small writes, or the heads of hundreds of requests. A thousand clients that
+/// each wait for their answer take no more than they need.
 const RECEIVE_BYTES_LEAST: usize = 16 << 10;
 
 /// Room where large payloads follow each other.
 const HEAD_BYTES: usize = 4 << 10;
 
-/// Requests that a connection begins in a row while others of its worker have some in flight: then it is their turn. One
-/// receive may bring thirty, and each costs its worker up to 10 µs, which a lone request of another client would wait for.
+/// Requests that a connection begins in a row while others of its worker have some in flight: then
+/// it is their turn. One receive may bring thirty, and each costs its worker up to 10 µs, which a
+/// lone request of another client would wait for.
 const REQUESTS_IN_A_ROW: u32 = 8;
 
 /// What the text of a refusal may take.
 const REFUSAL_BYTES: u64 = 1 << 10;
 
 /// How many times `nbd.stall` a payload may take that others wait for.
-const LANE_STALLS: u32 = 4;
+const RESERVE_STALLS: u32 = 4;
 
 /// Time from one line of the log about a failed request of a connection to the next.
 const TOLD_AGAIN: Duration = Duration::from_secs(1);
@@ -82,9 +87,9 @@ pub(super) struct Connection {
     traffic: Arc<Traffic>,
     terms: Terms,
     agreed: Agreed,
-    outbox: Rc<Outbox>,
+    reply_queue: Rc<ReplyQueue>,
     budget: Rc<Budget>,
-    loss: Loss,
+    abort: AbortSignal,
     is_watched: Cell<bool>,
     /// What a client may take for a MiB.
     stall: Duration,
@@ -92,17 +97,17 @@ pub(super) struct Connection {
     logged: RefCell<Option<Logged>>,
     /// Room for a receive of heads, and of what comes behind them.
     head_room: Cell<usize>,
-    buffer_room: BufferRoom,
+    buffer_quota: BufferQuota,
     /// The most that one of them brought since there was room made.
     most_received: Cell<usize>,
     /// When the last receive ended that may have brought a head, by the runtime's clock.
     received_at: Cell<Duration>,
     /// When the log was last told of a request that failed.
     told_at: Cell<Duration>,
-    /// Cancelled when no more requests are taken in, or when the connection is cut off.
+    /// Cancelled when no more requests are taken in, or when the connection is disconnected.
     leaving: CancellationToken,
-    /// Cancelled when it is cut off.
-    cut: CancellationToken,
+    /// Cancelled when it is disconnected.
+    disconnected: CancellationToken,
     /// Cancelled when what has arrived is to be answered soon.
     stopping: CancellationToken,
 }
@@ -116,8 +121,8 @@ struct Taken {
 }
 
 /// Where a connection is served.
-pub(super) struct Placed<'a> {
-    pub(super) party: Arc<Party>,
+pub(super) struct WorkerContext<'a> {
+    pub(super) flow: Arc<Flow>,
     pub(super) worker: &'a Rc<OnWorker>,
     /// `nbd.stall`.
     pub(super) stall: Duration,
@@ -133,25 +138,25 @@ struct Logged {
 impl Connection {
     pub(super) fn new(
         socket: Socket,
-        wire: &Wire,
+        handle: &SocketHandle,
         volume: Volume,
         traffic: Arc<Traffic>,
         terms: Terms,
         agreed: Agreed,
-        place: Placed<'_>,
+        context: WorkerContext<'_>,
     ) -> Rc<Self> {
-        let Placed { party, worker, stall } = place;
+        let WorkerContext { flow, worker, stall } = context;
         Rc::new(Self {
             socket: Rc::new(socket),
             reader: Readahead::new(volume.clone()),
             volume,
             terms,
             agreed,
-            outbox: Rc::new(Outbox::new(Arc::clone(&traffic))),
+            reply_queue: Rc::new(ReplyQueue::new(Arc::clone(&traffic))),
             traffic,
-            buffer_room: BufferRoom::new(party.room()),
-            budget: Budget::new(party, worker),
-            loss: Loss::default(),
+            buffer_quota: BufferQuota::new(flow.pool()),
+            budget: Budget::new(flow, worker),
+            abort: AbortSignal::default(),
             is_watched: Cell::new(false),
             stall,
             logged: RefCell::default(),
@@ -159,117 +164,123 @@ impl Connection {
             most_received: Cell::new(0),
             received_at: Cell::new(runtime::now()),
             told_at: Cell::new(runtime::now().saturating_sub(TOLD_AGAIN)),
-            leaving: wire.cut().child_token(),
-            cut: wire.cut().clone(),
-            stopping: wire.stopping().clone(),
+            leaving: handle.disconnected().child_token(),
+            disconnected: handle.disconnected().clone(),
+            stopping: handle.stopping().clone(),
         })
     }
 
-    /// Serves the connection to its end. `received` are bytes that came with the end of the handshake.
-    pub(super) async fn run(self: Rc<Self>, received: BytesMut) -> Ending {
+    /// Serves the connection to its end. `received` are bytes that came with the end of the
+    /// handshake.
+    pub(super) async fn run(self: Rc<Self>, received: BytesMut) -> DisconnectReason {
         let _connected = self.traffic.meter.connected();
         let _served = runtime::serve_one();
         let (ended, sender_ended) = tokio::sync::oneshot::channel();
         let this = Rc::clone(&self);
         runtime::spawn(async move {
-            let sent = Rc::clone(&this.outbox).send(Rc::clone(&this.socket), this.stall).await;
+            let sent = Rc::clone(&this.reply_queue).send(Rc::clone(&this.socket), this.stall).await;
             match &sent {
                 Ok(()) => {}
-                Err(Unsent::Failed(_)) => this.lose(Lost::HungUp),
-                Err(Unsent::Stalled) => this.lose(Lost::ReplyStalled),
+                Err(Unsent::Failed(_)) => this.abort(AbortReason::HungUp),
+                Err(Unsent::Stalled) => this.abort(AbortReason::ReplyStalled),
             }
-            // Nobody waits for it only if the runtime itself is ending.
+            // It is unheard only if the runtime itself ends.
             let _ = ended.send(sent);
         });
-        let mut ending = self.receive(received).await;
+        let mut reason = self.receive(received).await;
         self.leaving.cancel();
-        match &ending {
-            Ending::Failed(_) => self.lose(Lost::HungUp),
-            Ending::Lost(why) => self.lose(*why),
-            Ending::Disconnected | Ending::Closed | Ending::Torn(_) | Ending::Broken(_) => {}
+        match &reason {
+            DisconnectReason::Failed(_) => self.abort(AbortReason::HungUp),
+            DisconnectReason::Aborted(why) => self.abort(*why),
+            DisconnectReason::Disconnected
+            | DisconnectReason::Closed
+            | DisconnectReason::Torn(_)
+            | DisconnectReason::Broken(_) => {}
         }
         if self.budget.requests() > 0 {
             self.watch(); // keeps I5
         }
         self.budget.empty().await; // keeps I2
-        self.outbox.close();
+        self.reply_queue.close();
         match sender_ended.await {
-            Ok(Err(Unsent::Failed(error))) if self.loss.why() == Some(Lost::HungUp) => {
-                ending = Ending::Failed(error)
+            Ok(Err(Unsent::Failed(error))) if self.abort.why() == Some(AbortReason::HungUp) => {
+                reason = DisconnectReason::Failed(error)
             }
-            Ok(Err(Unsent::Stalled)) => ending = Ending::Lost(Lost::ReplyStalled),
+            Ok(Err(Unsent::Stalled)) => reason = DisconnectReason::Aborted(AbortReason::ReplyStalled),
             Ok(_) | Err(_) => {}
         }
         self.socket.shutdown();
-        ending
+        reason
     }
 
     /// The connection is lost: I5.
-    fn lose(&self, why: Lost) {
-        if self.loss.set(why) {
-            self.outbox.lose();
+    fn abort(&self, why: AbortReason) {
+        if self.abort.set(why) {
+            self.reply_queue.abort();
             // The receiver ends too.
             self.socket.shutdown();
         }
     }
 
-    /// Has the loss of the connection noticed while nothing is received. It ends with the connection.
+    /// Has the loss of the connection noticed while nothing is received. It ends with the
+    /// connection.
     fn watch(self: &Rc<Self>) {
         if !self.is_watched.replace(true) {
             let this = Rc::clone(self);
             runtime::spawn(async move {
                 this.socket.failed().await;
-                this.lose(Lost::HungUp);
+                this.abort(AbortReason::HungUp);
             });
         }
     }
 
-    /// What comes of a wait for something else than the client; `None` where the connection is lost before.
-    async fn unless_lost<F: Future>(self: &Rc<Self>, future: F) -> Option<F::Output> {
+    /// What comes of a wait for something else than the client; `None` where the connection is lost
+    /// before.
+    async fn unless_aborted<F: Future>(self: &Rc<Self>, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         if let Poll::Ready(output) = poll!(future.as_mut()) {
             return Some(output);
         }
         self.watch();
-        self.loss.or_lost(future).await
+        self.abort.or_aborted(future).await
     }
 
     /// Takes requests in until there are no more.
-    async fn receive(self: &Rc<Self>, mut buf: BytesMut) -> Ending {
+    async fn receive(self: &Rc<Self>, mut buf: BytesMut) -> DisconnectReason {
         let mut in_a_row = 0;
         loop {
-            if let Some(why) = self.loss.why() {
+            if let Some(why) = self.abort.why() {
                 self.take_in_orphans(None, buf);
-                return Ending::Lost(why);
+                return DisconnectReason::Aborted(why);
             }
             let request = match Request::decode(&mut buf) {
                 Ok(Some(request)) => request,
                 Ok(None) => match self.more_heads(&mut buf).await {
-                    Ok(0) if buf.is_empty() => return Ending::Closed,
+                    Ok(0) if buf.is_empty() => return DisconnectReason::Closed,
                     Ok(0) => return self.torn("request"),
                     Ok(_) => {
                         in_a_row = 0;
                         continue;
                     }
-                    Err(error) => return Ending::Failed(error),
+                    Err(error) => return DisconnectReason::Failed(error),
                 },
-                Err(error) => return Ending::Broken(error.to_string()),
+                Err(error) => return DisconnectReason::Broken(error.to_string()),
             };
             let arrived = self.received_at.get();
             match request.check(&self.terms()) {
-                Ok(Checked::Disconnect) => return Ending::Disconnected,
+                Ok(Checked::Disconnect) => return DisconnectReason::Disconnected,
                 Ok(checked) => {
-                    if self.unless_lost(self.keep_limits(&checked)).await.is_none() {
+                    if self.unless_aborted(self.keep_limits(&checked)).await.is_none() {
                         self.take_in_orphans(Some((request, checked)), buf);
                         return self.lost();
                     }
-                    if let Err(ending) = self.beginning(&mut buf, &request).await {
-                        return ending;
+                    if let Err(reason) = self.beginning(&mut buf, &request).await {
+                        return reason;
                     }
                     let room = self.room(room_bytes(&checked, &self.agreed));
-                    let mut share = match self.unless_lost(room).await {
+                    let mut share = match self.unless_aborted(room).await {
                         Some(Some(share)) => share,
-                        Some(None) => return Ending::Closed,
+                        Some(None) => return DisconnectReason::Closed,
                         None => {
                             self.take_in_orphans(Some((request, checked)), buf);
                             return self.lost();
@@ -277,7 +288,7 @@ impl Connection {
                     };
                     let payload = match self.payload(&mut buf, &request, &mut share).await {
                         Ok(payload) => payload,
-                        Err(ending) => return ending,
+                        Err(reason) => return reason,
                     };
                     self.begin(Taken { request, share, arrived }, checked, payload);
                     in_a_row += 1;
@@ -287,30 +298,30 @@ impl Connection {
                     }
                 }
                 Err(reject) => {
-                    let share = match self.unless_lost(self.room(REFUSAL_BYTES)).await {
+                    let share = match self.unless_aborted(self.room(REFUSAL_BYTES)).await {
                         Some(Some(share)) => share,
-                        Some(None) => return Ending::Closed,
+                        Some(None) => return DisconnectReason::Closed,
                         None => return self.lost(),
                     };
-                    if let Err(ending) = self.drain(&mut buf, reject.drain).await {
-                        return ending;
+                    if let Err(reason) = self.drain(&mut buf, reject.drain).await {
+                        return reason;
                     }
                     let outcome = Outcome::Failed { error: reject.error, text: reject.reason.into() };
                     self.traffic.meter.taken_in();
                     self.answer(Taken { request, share, arrived }, outcome);
                     if reject.fatal {
-                        return Ending::Broken(reject.reason.into());
+                        return DisconnectReason::Broken(reject.reason.into());
                     }
                 }
             }
         }
     }
 
-    /// Takes in what came whole before the connection was lost, and changes something. It waits for no limit, but counts: a
-    /// client does not evade one by hanging up. `next` is decoded already.
+    /// Takes in what came whole before the connection was lost, and changes something. It waits for
+    /// no limit, but counts: a client does not evade one by hanging up. `next` is decoded already.
     fn take_in_orphans(self: &Rc<Self>, mut next: Option<(Request, Checked)>, mut buf: BytesMut) {
-        // Whoever cut the connection off wants nothing of it any more.
-        while !self.cut.is_cancelled() {
+        // A disconnected client wants nothing of it any more.
+        while !self.disconnected.is_cancelled() {
             let decoded = || {
                 let request = Request::decode(&mut buf).ok()??;
                 Some((request, request.check(&self.terms()).ok()?))
@@ -338,12 +349,12 @@ impl Connection {
     }
 
     /// The stream ended within something.
-    fn torn(&self, what: &'static str) -> Ending {
-        self.loss.why().map_or(Ending::Torn(what), Ending::Lost)
+    fn torn(&self, what: &'static str) -> DisconnectReason {
+        self.abort.why().map_or(DisconnectReason::Torn(what), DisconnectReason::Aborted)
     }
 
-    fn lost(&self) -> Ending {
-        Ending::Lost(self.loss.why().unwrap_or(Lost::HungUp))
+    fn lost(&self) -> DisconnectReason {
+        DisconnectReason::Aborted(self.abort.why().unwrap_or(AbortReason::HungUp))
     }
 
     fn begin(self: &Rc<Self>, taken: Taken, checked: Checked, payload: Payload) {
@@ -351,14 +362,15 @@ impl Connection {
         if !self.budget.is_alone() {
             runtime::hint_concurrency();
         }
-        // What needs no wait needs no task, which would cost as much again; and what does need one goes on in it.
+        // What needs no wait needs no task, which would cost as much again; and what does need one
+        // goes on in it.
         match checked {
             Checked::Read { offset, len, df } => {
                 let outcome = move |pieces| Outcome::Read { offset, df, pieces };
                 match self.reader.read_now(offset, len) {
                     Some(BegunRead::Done(pieces)) => return self.answer(taken, outcome(pieces)),
                     Some(BegunRead::Started(rest)) => {
-                        return self.answer_unless_lost(taken, async move {
+                        return self.answer_unless_aborted(taken, async move {
                             rest.finish().await.map_or_else(|error| Outcome::from(&error), outcome)
                         });
                     }
@@ -386,10 +398,10 @@ impl Connection {
                 serve(&this.volume, &this.reader, &this.agreed, checked, parts).await
             });
         }
-        self.answer_unless_lost(taken, async move {
+        self.answer_unless_aborted(taken, async move {
             let serving = serve(&this.volume, &this.reader, &this.agreed, checked, Vec::new());
             if let Checked::Cache { .. } = checked {
-                // It promises nothing, and may read gigabytes that nobody waits for any more.
+                // It promises nothing, and may read gigabytes for no client.
                 this.leaving.run_until_cancelled(serving).await.unwrap_or(Outcome::Done)
             } else {
                 serving.await
@@ -397,11 +409,15 @@ impl Connection {
         });
     }
 
-    /// Answers when the outcome is there, and drops what makes it once nobody is there to be answered (I5).
-    fn answer_unless_lost(self: &Rc<Self>, taken: Taken, serving: impl Future<Output = Outcome> + 'static) {
+    /// Answers when the outcome is there, and drops what makes it once the client is gone (I5).
+    fn answer_unless_aborted(
+        self: &Rc<Self>,
+        taken: Taken,
+        serving: impl Future<Output = Outcome> + 'static,
+    ) {
         let this = Rc::clone(self);
         runtime::spawn(async move {
-            match this.loss.or_lost(serving).await {
+            match this.abort.or_aborted(serving).await {
                 Some(outcome) => {
                     this.tell(&taken.request, &outcome);
                     this.answer(taken, outcome);
@@ -421,13 +437,15 @@ impl Connection {
         });
     }
 
-    /// Answers a write that is logged when it is in the store, together with all others of its batch.
+    /// Answers a write that is logged when it is in the store, together with all others of its
+    /// batch.
     fn answer_when_written(self: &Rc<Self>, taken: Taken, receipt: Receipt) {
         let mut logged = self.logged.borrow_mut();
         if let Some(last) = &*logged
             && last.receipt.is_shared_with(&receipt)
         {
-            // It is still on its way, because it took this one in: so are those who wait for it.
+            // It is still on its way, because it took this one in: so are the writes that wait for
+            // it.
             return last.writes.borrow_mut().push(taken);
         }
         let writes = Rc::new(RefCell::new(vec![taken]));
@@ -453,7 +471,8 @@ impl Connection {
             Outcome::Failed { error: error @ WireError::Enospc, text } => {
                 tracing::debug!(volume = %self.volume.id(), ?request, ?error, reason = text, "request failed");
             }
-            // One a second: a client that asks for what cannot be done must not fill the log for all others.
+            // One a second: a client that asks for what cannot be done must not fill the log for
+            // all others.
             Outcome::Failed { error, text } if self.told_at.get() + TOLD_AGAIN > runtime::now() => {
                 tracing::debug!(volume = %self.volume.id(), ?request, ?error, reason = text, "request failed");
             }
@@ -465,7 +484,7 @@ impl Connection {
         }
     }
 
-    /// Puts the reply into the outbox.
+    /// Puts the reply into the reply queue.
     fn answer(&self, Taken { request, share, arrived }: Taken, outcome: Outcome) {
         let success = match &outcome {
             Outcome::Failed { .. } => Success::Failed,
@@ -473,10 +492,11 @@ impl Connection {
         };
         let operation = Operation::of(request.command);
         let answered = Answered { _share: share, end: 0, operation, len: request.len, success, arrived };
-        self.outbox.put(answered, |reply| answer(reply, &self.agreed, request.cookie, outcome));
+        self.reply_queue.put(answered, |reply| answer(reply, &self.agreed, request.cookie, outcome));
     }
 
-    /// Waits as long as the volume's limits ask for, before anything of the budget is taken that others could use.
+    /// Waits as long as the volume's limits ask for, before anything of the budget is taken that
+    /// others could use.
     async fn keep_limits(&self, request: &Checked) {
         let limits = &self.traffic.limits;
         if !limits.are_none() {
@@ -485,7 +505,8 @@ impl Connection {
         }
     }
 
-    /// Waits for room in the budget; `None` when the connection was cut off before there was any.
+    /// Waits for room in the budget; `None` when the connection was disconnected before there was
+    /// any.
     async fn room(&self, bytes: u64) -> Option<Share> {
         match self.budget.try_take(bytes) {
             Some(share) => Some(share),
@@ -500,7 +521,7 @@ impl Connection {
                 let room = (2 * self.most_received.take()).next_power_of_two();
                 let room = room.clamp(RECEIVE_BYTES_LEAST, RECEIVE_BYTES);
                 let more = (room - RECEIVE_BYTES_LEAST) as u64;
-                self.head_room.set(if self.buffer_room.resize(more) { room } else { RECEIVE_BYTES_LEAST });
+                self.head_room.set(if self.buffer_quota.resize(more) { room } else { RECEIVE_BYTES_LEAST });
             }
             buf.reserve(self.head_room.get());
         }
@@ -517,15 +538,15 @@ impl Connection {
         result
     }
 
-    /// Receives the beginning of a payload, for which there is room in any case: a head alone takes no other (I6). Where
-    /// large payloads follow each other, it comes with the rest.
-    async fn beginning(&self, buf: &mut BytesMut, request: &Request) -> Result<(), Ending> {
+    /// Receives the beginning of a payload, for which there is room in any case: a head alone takes
+    /// no other (I6). Where large payloads follow each other, it comes with the rest.
+    async fn beginning(&self, buf: &mut BytesMut, request: &Request) -> Result<(), DisconnectReason> {
         let len = (request.payload_len() as usize).min(RECEIVE_BYTES_LEAST);
         if buf.len() < len && self.head_room.get() != HEAD_BYTES {
             buf.reserve(len - buf.len() + self.head_room.get());
-            let mut stretch = Stretch::new(self.stall);
+            let mut deadline = Deadline::new(self.stall);
             while buf.len() < len {
-                self.more_of_payload(buf, &mut stretch).await?;
+                self.more_of_payload(buf, &mut deadline).await?;
             }
         }
         Ok(())
@@ -537,7 +558,7 @@ impl Connection {
         buf: &mut BytesMut,
         request: &Request,
         share: &mut Share,
-    ) -> Result<Payload, Ending> {
+    ) -> Result<Payload, DisconnectReason> {
         let len = request.payload_len() as usize;
         if len > NOW_BYTES_MAX {
             return self.large_payload(buf, request.offset, len, share).await.map(Payload::Parts);
@@ -548,36 +569,38 @@ impl Connection {
         if buf.len() < len {
             // Room for the whole, so that it is not moved again, and for what comes behind it.
             buf.reserve(len - buf.len() + self.head_room.get());
-            let mut stretch = Stretch::new(self.stall);
+            let mut deadline = Deadline::new(self.stall);
             while buf.len() < len {
-                self.more_of_payload(buf, &mut stretch).await?;
+                self.more_of_payload(buf, &mut deadline).await?;
             }
         }
         Ok(Payload::One(buf.split_to(len).freeze()))
     }
 
-    /// The same in memory of its own, of which nothing is left over for a few bytes behind it to hold.
+    /// The same in memory of its own, of which nothing is left over for a few bytes behind it to
+    /// hold.
     async fn large_payload(
         self: &Rc<Self>,
         buf: &mut BytesMut,
         offset: u64,
         len: usize,
         share: &mut Share,
-    ) -> Result<Vec<Bytes>, Ending> {
+    ) -> Result<Vec<Bytes>, DisconnectReason> {
         let (mut parts, mut came) = (Vec::new(), 0);
-        // Whoever has the lane keeps all others out of it, so what is missing then has one time together.
-        let mut in_lane = Stretch::new(LANE_STALLS * self.stall);
+        // The holder of the reserve keeps all others out of it, so what is missing then has one
+        // time together.
+        let mut in_reserve = Deadline::new(RESERVE_STALLS * self.stall);
         while came < len {
             let part_len = part_len(offset, came, len);
-            if came > 0 && self.unless_lost(share.grow(part_len as u64)).await.is_none() {
+            if came > 0 && self.unless_aborted(share.grow(part_len as u64)).await.is_none() {
                 return Err(self.lost());
             }
             let mut part = BytesMut::with_capacity(part_len);
             part.extend_from_slice(&buf.split_to(buf.len().min(part_len)));
-            let mut of_part = Stretch::new(self.stall);
-            let stretch = if share.is_in_lane() { &mut in_lane } else { &mut of_part };
+            let mut of_part = Deadline::new(self.stall);
+            let deadline = if share.holds_reserve() { &mut in_reserve } else { &mut of_part };
             while part.len() < part_len {
-                self.more_of_payload(&mut part, stretch).await?;
+                self.more_of_payload(&mut part, deadline).await?;
             }
             if part.len() > part_len {
                 // The memory was larger than asked for.
@@ -587,24 +610,29 @@ impl Connection {
             came += part_len;
         }
         *buf = BytesMut::from(&buf[..]);
-        // Another such is most likely next, of which the fewer bytes have to be moved the fewer come with its head.
+        // Another such is most likely next, of which the fewer bytes have to be moved the fewer
+        // come with its head.
         self.head_room.set(HEAD_BYTES);
         Ok(parts)
     }
 
     /// Receives more of a payload, within the time that it has.
-    async fn more_of_payload(&self, buf: &mut BytesMut, stretch: &mut Stretch) -> Result<(), Ending> {
-        match stretch.in_time(self.more(buf)).await {
+    async fn more_of_payload(
+        &self,
+        buf: &mut BytesMut,
+        deadline: &mut Deadline,
+    ) -> Result<(), DisconnectReason> {
+        match deadline.in_time(self.more(buf)).await {
             Some(Ok(0)) => Err(self.torn("payload")),
             Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => Err(Ending::Failed(error)),
-            None => Err(Ending::Lost(Lost::PayloadStalled)),
+            Some(Err(error)) => Err(DisconnectReason::Failed(error)),
+            None => Err(DisconnectReason::Aborted(AbortReason::PayloadStalled)),
         }
     }
 
     /// Throws `len` bytes away.
-    async fn drain(&self, buf: &mut BytesMut, len: u64) -> Result<(), Ending> {
-        let (mut left, mut stretch, mut in_stretch) = (len, Stretch::new(self.stall), 0);
+    async fn drain(&self, buf: &mut BytesMut, len: u64) -> Result<(), DisconnectReason> {
+        let (mut left, mut deadline, mut in_stretch) = (len, Deadline::new(self.stall), 0);
         loop {
             let step = left.min(buf.len() as u64);
             buf.advance(step as usize);
@@ -614,10 +642,10 @@ impl Connection {
                 return Ok(());
             }
             if in_stretch >= PART_BYTES_MAX as u64 {
-                (stretch, in_stretch) = (Stretch::new(self.stall), 0);
+                (deadline, in_stretch) = (Deadline::new(self.stall), 0);
             }
             buf.reserve(RECEIVE_BYTES_LEAST);
-            self.more_of_payload(buf, &mut stretch).await?;
+            self.more_of_payload(buf, &mut deadline).await?;
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Requests of the wire as operations on a volume, and their results as replies. The only place where the words of the
-//! two meet.
+//! Requests of the wire as operations on a volume, and their results as replies. The only place
+//! where the words of the two meet.
 
-use super::{errno::wire_error, outbox::Reply};
+use super::{errno::wire_error, reply_queue::Reply};
 use bytes::{Bytes, BytesMut};
 use sandstone_protocol::{
     AllocationFlags, BlockDescriptor, ChangeFlags, Checked, Cookie, MetaContext, More, Negotiated, ReplyMode,
@@ -17,13 +17,16 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 /// Most bytes that a CACHE holds at a time: the store reads it in steps of this many.
 const CACHE_BYTES_MAX: u64 = 1 << 20;
 
-/// Bytes of a WRITE's payload for which there is room before they come. The rest gets it as it comes.
+/// Bytes of a WRITE's payload for which there is room before they come. The rest gets it as it
+/// comes.
 pub(super) const FIRST_PART_BYTES: usize = 256 << 10;
 
-/// What the books of a request take: its task, and its place in the outbox. Measured: 1 to 3 KiB.
+/// What the books of a request take: its task, and its place in the reply queue. Measured: 1 to 3
+/// KiB.
 const REQUEST_BYTES: u64 = 3 << 10;
 
-/// Most bytes of a block status reply for one context: the extents, their descriptors, and those encoded.
+/// Most bytes of a block status reply for one context: the extents, their descriptors, and those
+/// encoded.
 const BLOCK_STATUS_BYTES_MAX: u64 = ((16 + 8 + 8) * limits::BLOCK_DESCRIPTORS_MAX) as u64;
 
 /// What was agreed with the client, as far as replies depend on it.
@@ -178,7 +181,8 @@ async fn changes(
     Ok(changed_or_not(offset, &changes, entries_max))
 }
 
-/// What was looked at from `offset` on, changes and what lies between them, but for what is behind `entries_max` entries.
+/// What was looked at from `offset` on, changes and what lies between them, but for what is behind
+/// `entries_max` entries.
 fn changed_or_not(offset: u64, found: &Changes, entries_max: usize) -> Vec<BlockDescriptor> {
     let mut list: Vec<BlockDescriptor> = Vec::new();
     let mut at = offset;
@@ -247,7 +251,8 @@ fn piece_len(piece: &Piece) -> u32 {
     }
 }
 
-/// Neighbouring data goes into one chunk, each stretch of zeroes into a hole; with DF all is one chunk.
+/// Neighbouring data goes into one chunk, each stretch of zeroes into a hole; with DF all is one
+/// chunk.
 fn structured_read(reply: &mut Reply<'_>, cookie: Cookie, offset: u64, df: bool, pieces: Vec<Piece>) {
     if pieces.is_empty() {
         return encode_none(reply.head(), cookie);
@@ -283,7 +288,7 @@ fn structured_read(reply: &mut Reply<'_>, cookie: Cookie, offset: u64, df: bool,
     }
 }
 
-/// Whether a request only makes an answer, which is worth nothing where nobody is left to get it.
+/// Whether a request only makes an answer, which is worth nothing once the client is gone.
 pub(super) fn is_question(request: &Checked) -> bool {
     match request {
         Checked::Read { .. } | Checked::Cache { .. } | Checked::BlockStatus { .. } => true,
@@ -295,8 +300,8 @@ pub(super) fn is_question(request: &Checked) -> bool {
     }
 }
 
-/// Bytes of memory that a request takes, at most: those of its reply, or of its payload as far as it is waited for at
-/// first, and its books.
+/// Bytes of memory that a request takes, at most: those of its reply, or of its payload as far as
+/// it is waited for at first, and its books.
 pub(super) fn room_bytes(request: &Checked, agreed: &Agreed) -> u64 {
     REQUEST_BYTES + data_bytes(request, agreed)
 }

@@ -1,4 +1,4 @@
-//! Errors of the store as errors of the wire. The only place where the two meet.
+//! Errors of the store as errors of the protocol. The only place where the two meet.
 
 use sandstone_protocol::WireError;
 use sandstone_storage::{Kind};

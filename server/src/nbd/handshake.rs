@@ -1,8 +1,9 @@
-//! The handshake of one connection: bytes from the socket to the negotiation and back, look-ups in the registry.
+//! The handshake of one connection: bytes from the socket to the negotiation and back, look-ups in
+//! the registry.
 
-use super::wire::Wire;
+use super::socket_handle::SocketHandle;
 use crate::{
-    attachments::{self, AttachedGuard, Connection, Holder, Line, Refused},
+    attachments::{self, AttachedGuard, Connection, ConnectionHandle, Holder, Refused},
     record,
     registry::{Export, Registry, Unresolved},
 };
@@ -33,7 +34,7 @@ pub(super) struct Attached {
 
 /// Why there is none.
 #[derive(Debug, Error)]
-pub(super) enum Ended {
+pub(super) enum HandshakeError {
     #[error(transparent)]
     Closed(#[from] CloseReason),
     #[error("the client closed the connection")]
@@ -46,9 +47,56 @@ pub(super) enum Ended {
 pub(super) async fn shake_hands<S>(
     stream: &mut S,
     registry: &Registry,
-    wire: &Arc<Wire>,
+    handle: &Arc<SocketHandle>,
     peer: &str,
-) -> Result<Attached, Ended>
+) -> Result<Attached, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let exports = Exports::Of { registry, handle, peer };
+    let (negotiated, (volume, guard, holder), received) = negotiate(stream, &exports).await?;
+    let older = older(&negotiated, registry);
+    Ok(Attached { negotiated, volume, guard, holder, older, received })
+}
+
+/// Answers a client that cannot be served whatever it asks for: each export is refused, for the
+/// reason told.
+pub(super) async fn turn_away<S>(stream: &mut S, why: &str) -> HandshakeError
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match negotiate(stream, &Exports::None { why }).await {
+        Ok(_) => unreachable!("no export was granted"),
+        Err(ended) => ended,
+    }
+}
+
+/// What a client may find.
+enum Exports<'a> {
+    Of { registry: &'a Registry, handle: &'a Arc<SocketHandle>, peer: &'a str },
+    None { why: &'a str },
+}
+
+impl Exports<'_> {
+    async fn look_up(&self, lookup: &Lookup) -> Result<(ExportInfo, Option<Grant>), Refusal> {
+        match self {
+            Exports::Of { registry, handle, peer } => look_up(lookup, registry, handle, peer).await,
+            Exports::None { why } => Err(Refusal::new(OptionError::Policy, why)),
+        }
+    }
+
+    fn list(&self) -> Vec<ListedExport> {
+        match self {
+            Exports::Of { registry, .. } => list(registry),
+            Exports::None { .. } => Vec::new(),
+        }
+    }
+}
+
+async fn negotiate<S>(
+    stream: &mut S,
+    exports: &Exports<'_>,
+) -> Result<(Negotiated, Grant, BytesMut), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -57,7 +105,7 @@ where
     let mut said = FramedRead::new(reader, Codec::Flags);
     Negotiation::GREETING.encode(&mut out);
     writer.write_all(&out).await?;
-    let Said::Flags(flags) = next(&mut said).await? else { unreachable!("flags come first") };
+    let Received::Flags(flags) = next(&mut said).await? else { unreachable!("flags come first") };
     let mut negotiation = Negotiation::begin(flags)?;
     let mut granted = None;
     let mut step = Step { send: Vec::new(), next: Next::Option };
@@ -67,72 +115,28 @@ where
         writer.write_all(&out).await?;
         step = match step.next {
             Next::Option => match next(&mut said).await? {
-                Said::Option(option) => negotiation.handle(option),
-                Said::Flags(_) => unreachable!("flags come once"),
+                Received::Option(option) => negotiation.handle(option),
+                Received::Flags(_) => unreachable!("flags come once"),
             },
-            Next::LookUp(lookup) => match look_up(&lookup, registry, wire, peer).await {
+            Next::LookUp(lookup) => match exports.look_up(&lookup).await {
                 Ok((info, grant)) => {
                     granted = grant.or(granted);
                     negotiation.export_found(lookup, &info)
                 }
                 Err(refusal) => negotiation.export_refused(lookup, refusal),
             },
-            Next::List => negotiation.list_found(list(registry)),
+            Next::List => negotiation.list_found(exports.list()),
             Next::Transmission(negotiated) => {
-                let (volume, guard, holder) = granted.expect("transmission follows a grant");
-                let older = older(&negotiated, registry);
-                let received = said.read_buffer_mut().split();
-                return Ok(Attached { negotiated, volume, guard, holder, older, received });
+                let grant = granted.expect("transmission follows a grant");
+                return Ok((negotiated, grant, said.read_buffer_mut().split()));
             }
             Next::Close(reason) => return Err(reason.into()),
         };
     }
 }
 
-/// Answers a client that cannot be served whatever it asks for: each export is refused, for the reason told.
-pub(super) async fn turn_away<S>(stream: &mut S, why: &str) -> Ended
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    match refuse_all(stream, why).await {
-        Ok(reason) => Ended::Closed(reason),
-        Err(ended) => ended,
-    }
-}
-
-async fn refuse_all<S>(stream: &mut S, why: &str) -> Result<CloseReason, Ended>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut out = BytesMut::new();
-    let (reader, mut writer) = tokio::io::split(stream);
-    let mut said = FramedRead::new(reader, Codec::Flags);
-    Negotiation::GREETING.encode(&mut out);
-    writer.write_all(&out).await?;
-    let Said::Flags(flags) = next(&mut said).await? else { unreachable!("flags come first") };
-    let mut negotiation = Negotiation::begin(flags)?;
-    let mut step = Step { send: Vec::new(), next: Next::Option };
-    loop {
-        out.clear();
-        step.encode(&mut out);
-        writer.write_all(&out).await?;
-        step = match step.next {
-            Next::Option => match next(&mut said).await? {
-                Said::Option(option) => negotiation.handle(option),
-                Said::Flags(_) => unreachable!("flags come once"),
-            },
-            Next::LookUp(lookup) => {
-                negotiation.export_refused(lookup, Refusal::new(OptionError::Policy, why))
-            }
-            Next::List => negotiation.list_found(Vec::new()),
-            Next::Transmission(_) => unreachable!("no export was granted"),
-            Next::Close(reason) => return Ok(reason),
-        };
-    }
-}
-
 /// What a client says in the handshake.
-enum Said {
+enum Received {
     Flags(ClientFlags),
     Option(ReceivedOption),
 }
@@ -144,33 +148,33 @@ enum Codec {
 }
 
 impl Decoder for Codec {
-    type Item = Said;
-    type Error = Ended;
+    type Item = Received;
+    type Error = HandshakeError;
 
-    fn decode(&mut self, received: &mut BytesMut) -> Result<Option<Said>, Ended> {
+    fn decode(&mut self, received: &mut BytesMut) -> Result<Option<Received>, HandshakeError> {
         match self {
             Self::Flags => {
                 let flags = ClientFlags::decode(received);
                 if flags.is_some() {
                     *self = Self::Options(OptionDecoder::new());
                 }
-                Ok(flags.map(Said::Flags))
+                Ok(flags.map(Received::Flags))
             }
             Self::Options(decoder) => {
                 let option = decoder.decode(received).map_err(CloseReason::from)?;
-                Ok(option.map(Said::Option))
+                Ok(option.map(Received::Option))
             }
         }
     }
 
-    fn decode_eof(&mut self, received: &mut BytesMut) -> Result<Option<Said>, Ended> {
+    fn decode_eof(&mut self, received: &mut BytesMut) -> Result<Option<Received>, HandshakeError> {
         // Half an option at the end is as good as none.
         self.decode(received)
     }
 }
 
-async fn next<R: AsyncRead + Unpin>(said: &mut FramedRead<R, Codec>) -> Result<Said, Ended> {
-    said.next().await.unwrap_or(Err(Ended::Gone))
+async fn next<R: AsyncRead + Unpin>(said: &mut FramedRead<R, Codec>) -> Result<Received, HandshakeError> {
+    said.next().await.unwrap_or(Err(HandshakeError::Gone))
 }
 
 type Grant = (Volume, AttachedGuard, Holder);
@@ -182,7 +186,7 @@ const SEVERAL: &str =
 async fn look_up(
     lookup: &Lookup,
     registry: &Registry,
-    wire: &Arc<Wire>,
+    handle: &Arc<SocketHandle>,
     peer: &str,
 ) -> Result<(ExportInfo, Option<Grant>), Refusal> {
     let name = lookup.name().as_str();
@@ -206,19 +210,19 @@ async fn look_up(
             Ok((ExportInfo { snapshots, ..info(&export, lookup.name(), &holder, access) }, None))
         }
         Purpose::Attach => {
-            wire.admission().check().map_err(|full| Refusal::new(OptionError::Policy, full.to_string()))?;
+            handle.admission().check().map_err(|full| Refusal::new(OptionError::Policy, full.to_string()))?;
             let connection = Connection {
                 holder: holder.clone(),
                 export_name: without_session(name).to_owned(),
                 since: record::now(),
-                line: Arc::clone(wire) as Arc<dyn Line>,
+                handle: Arc::clone(handle) as Arc<dyn ConnectionHandle>,
             };
             let guard = attachments.attach(connection).await.map_err(|why| refusal(&why))?;
             let blocks = match &holder {
                 Holder::Peer(_) => export.blocks().clone(),
                 Holder::Mount(session) => match registry.mounts.get(*session) {
                     Some(mount) => mount.volume.clone(),
-                    // It has just ended; its connections are cut off.
+                    // It has just ended; its connections are disconnected.
                     None => return Err(refusal(&Refused::NoMount)),
                 },
             };

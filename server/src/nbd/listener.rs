@@ -1,9 +1,9 @@
 //! Where clients come in: TCP addresses and a Unix socket, each with its accept loop on tokio.
 
 use super::{
+    connection_slots::ConnectionSlots,
     handshake::{Attached, shake_hands, turn_away},
-    places::Places,
-    wire::Wire,
+    socket_handle::SocketHandle,
     workers::{Ready, Workers},
 };
 use crate::{
@@ -22,14 +22,17 @@ use tokio::{
 
 /// Longest handshake. A client that says nothing is sent away after it.
 const HANDSHAKE_SECS_MAX: u64 = 10;
-/// How long a TCP peer may be silent before the kernel asks after it, how often it then asks, and how many times. So a
-/// dead peer is gone after two minutes; the system's own defaults make it two hours. A guess, not tuned.
+/// How long a TCP peer may be silent before the kernel asks after it, how often it then asks, and
+/// how many times. So a dead peer is gone after two minutes; the system's own defaults make it two
+/// hours. A guess, not tuned.
 const PEER_SILENCE: Duration = Duration::from_secs(60);
 const PEER_ASK_INTERVAL: Duration = Duration::from_secs(10);
 const PEER_ASKS: u32 = 6;
-/// How long a client that cannot be served has to ask, and so to be told why. Local ones ask at once.
+/// How long a client that cannot be served has to ask, and so to be told why. Local ones ask at
+/// once.
 const TURN_AWAY_TIME_MAX: Duration = Duration::from_secs(2);
-/// Pause after a failed accept: with no descriptors left, trying at once would only burn the processor.
+/// Pause after a failed accept: with no descriptors left, trying at once would only burn the
+/// processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the NBD side does not listen.
@@ -88,21 +91,26 @@ impl Bound {
         self,
         registry: &Arc<Registry>,
         workers: &Arc<Workers>,
-        places: &Places,
+        slots: &ConnectionSlots,
     ) -> Accepting {
         let mut loops = JoinSet::new();
         for listener in self.tcp {
-            loops.spawn(accept_tcp(listener, Arc::clone(registry), Arc::clone(workers), places.clone()));
+            loops.spawn(accept_tcp(listener, Arc::clone(registry), Arc::clone(workers), slots.clone()));
         }
         let unix = self.unix.map(|(listener, file)| {
-            loops.spawn(accept_unix(listener, Arc::clone(registry), Arc::clone(workers), places.clone()));
+            loops.spawn(accept_unix(listener, Arc::clone(registry), Arc::clone(workers), slots.clone()));
             file
         });
         Accepting { _loops: loops, _unix: unix }
     }
 }
 
-async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc<Workers>, places: Places) {
+async fn accept_tcp(
+    listener: TcpListener,
+    registry: Arc<Registry>,
+    workers: Arc<Workers>,
+    slots: ConnectionSlots,
+) {
     let (mut handshakes, mut failing) = (JoinSet::new(), Failing::default());
     loop {
         match listener.accept().await {
@@ -117,7 +125,7 @@ async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc
                     peer,
                     Arc::clone(&registry),
                     Arc::clone(&workers),
-                    places.clone(),
+                    slots.clone(),
                 ));
             }
             Err(error) => failing.pause(&error).await,
@@ -126,8 +134,8 @@ async fn accept_tcp(listener: TcpListener, registry: Arc<Registry>, workers: Arc
     }
 }
 
-/// Has the kernel ask a silent peer whether it still lives, and end the connection where it does not: a host that lost its
-/// power would stay attached for ever.
+/// Has the kernel ask a silent peer whether it still lives, and end the connection where it does
+/// not: a host that lost its power would stay attached for ever.
 fn notice_death(stream: &TcpStream) -> Result<(), Errno> {
     sockopt::set_tcp_keepidle(stream, PEER_SILENCE)?;
     sockopt::set_tcp_keepintvl(stream, PEER_ASK_INTERVAL)?;
@@ -135,15 +143,20 @@ fn notice_death(stream: &TcpStream) -> Result<(), Errno> {
     sockopt::set_socket_keepalive(stream, true)
 }
 
-async fn accept_unix(listener: UnixListener, registry: Arc<Registry>, workers: Arc<Workers>, places: Places) {
+async fn accept_unix(
+    listener: UnixListener,
+    registry: Arc<Registry>,
+    workers: Arc<Workers>,
+    slots: ConnectionSlots,
+) {
     let (mut handshakes, mut failing) = (JoinSet::new(), Failing::default());
     let mut nameless = 0;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 failing.ends();
-                // A process of a PID namespace that we do not see into has the number 0 here, as all others of its kind:
-                // none of them is taken for another.
+                // A process of a PID namespace that we do not see into has the number 0 here, as
+                // all others of its kind: none of them is taken for another.
                 let process = stream.peer_cred().ok().and_then(|cred| cred.pid()).filter(|pid| *pid > 0);
                 let peer = process.map_or_else(
                     || {
@@ -157,7 +170,7 @@ async fn accept_unix(listener: UnixListener, registry: Arc<Registry>, workers: A
                     peer,
                     Arc::clone(&registry),
                     Arc::clone(&workers),
-                    places.clone(),
+                    slots.clone(),
                 ));
             }
             Err(error) => failing.pause(&error).await,
@@ -219,15 +232,15 @@ async fn greet<S: Stream>(
     peer: String,
     registry: Arc<Registry>,
     workers: Arc<Workers>,
-    places: Places,
+    slots: ConnectionSlots,
 ) {
-    let Some(place) = places.take() else { return refuse(stream, &peer, &places).await };
+    let Some(place) = slots.take() else { return refuse(stream, &peer, &slots).await };
     let Some(admission) = workers.enter() else { return };
-    let wire = match stream.descriptor() {
-        Ok(descriptor) => Arc::new(Wire::new(descriptor, Some(place), admission)),
+    let handle = match stream.descriptor() {
+        Ok(descriptor) => Arc::new(SocketHandle::new(descriptor, Some(place), admission)),
         Err(error) => return tracing::warn!(%error, peer, "a client could not be served"),
     };
-    let shaking = shake_hands(&mut stream, &registry, &wire, &peer);
+    let shaking = shake_hands(&mut stream, &registry, &handle, &peer);
     let attached = match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), shaking).await {
         Ok(Ok(attached)) => attached,
         Ok(Err(ended)) => return tracing::debug!(reason = %ended, peer, "the handshake ended"),
@@ -238,16 +251,17 @@ async fn greet<S: Stream>(
     match stream.into_descriptor() {
         Ok(socket) => {
             let ready =
-                Ready { socket, wire, received, negotiated, volume, traffic, guard, holder, older, peer };
+                Ready { socket, handle, received, negotiated, volume, traffic, guard, holder, older, peer };
             workers.serve(ready);
         }
         Err(error) => tracing::warn!(%error, peer, "a client could not be served"),
     }
 }
 
-/// Sends a client away that there are no descriptors for, with the reason where that is asked for soon.
-async fn refuse<S: Stream>(mut stream: S, peer: &str, places: &Places) {
-    let Some((_answering, why)) = places.refuse(peer) else { return };
+/// Sends a client away that there are no descriptors for, with the reason where that is asked for
+/// soon.
+async fn refuse<S: Stream>(mut stream: S, peer: &str, slots: &ConnectionSlots) {
+    let Some((_answering, why)) = slots.refuse(peer) else { return };
     let turned_away = turn_away(&mut stream, &why);
     if let Ok(ended) = tokio::time::timeout(TURN_AWAY_TIME_MAX, turned_away).await {
         tracing::debug!(reason = %ended, peer, "a client was turned away");

@@ -1,32 +1,33 @@
 //! The NBD side: accept, handshake, and the data path of each connection.
 //!
 //! ```text
-//!   listener ─accepted─► handshake (tokio) ─negotiated─► workers ─► connection ─► dispatch ─► storage::Volume
+//!   listener ─accepted─► handshake (tokio) ─negotiated─► workers ─► connection ─► dispatch ─► Volume
 //!                                                        one thread, one ring each
 //! ```
 //!
-//! The control side is tokio's; from the end of the handshake on a connection belongs to one worker and its ring.
+//! The control side is tokio's; from the end of the handshake on a connection belongs to one worker
+//! and its ring.
 
+mod abort;
 mod admission;
 mod budget;
-mod buffer_room;
+mod buffer_quota;
 mod connection;
+mod connection_slots;
+mod deadline;
+mod disconnect_reason;
 mod dispatch;
-mod ending;
 mod errno;
 mod handshake;
+mod in_flight_pool;
 mod listener;
-mod loss;
-mod numbers;
-mod outbox;
-mod pace;
+mod metrics;
 mod payload;
-mod places;
-mod room;
-mod wire;
+mod reply_queue;
+mod socket_handle;
 mod workers;
 
 pub(crate) use budget::Load;
+pub(crate) use connection_slots::ConnectionSlots;
 pub(crate) use listener::{ListenError, bind, in_use};
-pub(crate) use places::Places;
 pub(crate) use workers::Workers;

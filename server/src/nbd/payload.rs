@@ -4,8 +4,9 @@ use super::dispatch::FIRST_PART_BYTES;
 use bytes::Bytes;
 use sandstone_storage::{BLOCK_BYTES};
 
-/// Most bytes of a write that is begun without a task: if it has to wait all the same, its checksums are made twice. What is
-/// larger comes into memory of its own, which it gives back as a whole.
+/// Most bytes of a write that is begun without a task: if it has to wait all the same, its
+/// checksums are made twice. What is larger comes into memory of its own, which it gives back as a
+/// whole.
 pub(super) const NOW_BYTES_MAX: usize = 64 << 10;
 
 /// Most bytes of a part of a payload.
@@ -20,8 +21,8 @@ pub(super) enum Payload {
 }
 
 impl Payload {
-    /// For a request that has to wait. A small payload gets memory of its own, or else it would hold all of the receive
-    /// that brought it.
+    /// For a request that has to wait. A small payload gets memory of its own, or else it would
+    /// hold all of the receive that brought it.
     pub(super) fn into_parts(self) -> Vec<Bytes> {
         match self {
             Payload::One(data) if data.is_empty() => Vec::new(),
@@ -31,8 +32,8 @@ impl Payload {
     }
 }
 
-/// Bytes of the next part of a payload of `len` bytes, of which some came: the first is what room was taken for, the others
-/// are as much as came before, and end with the volume's blocks.
+/// Bytes of the next part of a payload of `len` bytes, of which some came: the first is what room
+/// was taken for, the others are as much as came before, and end with the volume's blocks.
 pub(super) fn part_len(offset: u64, came: usize, len: usize) -> usize {
     let at_most = came.clamp(FIRST_PART_BYTES, PART_BYTES_MAX);
     if len - came <= at_most {

@@ -1,18 +1,20 @@
-//! The workers: one thread, one runtime, one ring each. A connection goes to the one that has fewest.
+//! The workers: one thread, one runtime, one ring each. A connection goes to the one that has
+//! fewest.
 
 use super::{
+    abort::AbortReason,
     admission::{Admission, Admissions},
     budget::{Load, OnWorker},
-    connection::{Connection, Placed},
+    connection::{Connection, WorkerContext},
+    disconnect_reason::DisconnectReason,
     dispatch::Agreed,
-    ending::Ending,
-    loss::Lost,
-    numbers::Numbers,
-    room::Room,
-    wire::Wire,
+    in_flight_pool::InFlightPool,
+    metrics::Metrics,
+    socket_handle::SocketHandle,
 };
 use crate::{
-    attachments::{AttachedGuard, Holder, Line},
+    attachments::{AttachedGuard, ConnectionHandle, Holder},
+    runtime_thread::RuntimeThread,
     traffic::Traffic,
     watchdog::Heartbeat,
 };
@@ -21,7 +23,7 @@ use dashmap::DashMap;
 use prometheus_client::registry::Registry as Exported;
 use sandstone_config::Nbd;
 use sandstone_protocol::Negotiated;
-use sandstone_ring::{Backend, Handle, Runtime, Socket, runtime};
+use sandstone_ring::{Backend, Runtime, Socket};
 use sandstone_storage::{Store, Volume};
 use std::{
     cell::OnceCell,
@@ -31,40 +33,36 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::*},
-        mpsc,
     },
-    thread::{self, JoinHandle},
     time::Duration,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-/// How long clients may keep sending while the server stops. Then they are cut off.
+/// How long clients may keep sending while the server stops. Then they are disconnected.
 const DRAIN_SECS_MAX: u64 = 5;
 
-/// Longest look for the next request before a worker sleeps; only where requests follow each other closely.
+/// Longest look for the next request before a worker sleeps; only where requests follow each other
+/// closely.
 const SPIN: Duration = Duration::from_micros(60);
 
 /// All workers, and the connections they serve.
 pub(crate) struct Workers {
     workers: Vec<Worker>,
     live: Arc<Live>,
-    room: Arc<Room>,
+    pool: Arc<InFlightPool>,
     admissions: Arc<Admissions>,
-    numbers: Numbers,
+    metrics: Metrics,
     stall: Duration,
 }
 
 struct Worker {
-    handle: Handle,
+    thread: RuntimeThread,
     load: Arc<Load>,
-    heartbeat: Arc<Heartbeat>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// The connections in transmission.
 struct Live {
-    wires: DashMap<u64, Arc<Wire>>,
+    handles: DashMap<u64, Arc<SocketHandle>>,
     next: AtomicU64,
     count: watch::Sender<usize>,
 }
@@ -72,7 +70,7 @@ struct Live {
 /// A connection that has finished its handshake.
 pub(super) struct Ready {
     pub(super) socket: OwnedFd,
-    pub(super) wire: Arc<Wire>,
+    pub(super) handle: Arc<SocketHandle>,
     pub(super) received: BytesMut,
     pub(super) negotiated: Negotiated,
     pub(super) volume: Volume,
@@ -92,34 +90,34 @@ impl Workers {
         let workers = (0..nbd.workers as usize)
             .map(|i| Worker::start(i, engine, store.clone()))
             .collect::<io::Result<_>>()?;
-        let live = Live { wires: DashMap::new(), next: AtomicU64::new(0), count: watch::Sender::new(0) };
+        let live = Live { handles: DashMap::new(), next: AtomicU64::new(0), count: watch::Sender::new(0) };
         Ok(Self {
             workers,
             live: Arc::new(live),
-            room: Room::new(nbd.in_flight_bytes),
+            pool: InFlightPool::new(nbd.in_flight_bytes),
             admissions: Admissions::new(nbd.connections_max as usize),
-            numbers: Numbers::default(),
+            metrics: Metrics::default(),
             stall: Duration::from_secs(nbd.stall_secs.into()),
         })
     }
 
     /// Has what the NBD side counts shown.
     pub(crate) fn register(&self, exported: &mut Exported) {
-        self.numbers.register(Arc::clone(&self.room), exported);
+        self.metrics.register(Arc::clone(&self.pool), exported);
     }
 
     /// A client comes; `None` where it is to be sent away without a word.
     pub(super) fn enter(&self) -> Option<Admission> {
         let admission = self.admissions.enter();
         if admission.as_ref().is_none_or(|admission| admission.check().is_err()) {
-            self.numbers.count_refused();
+            self.metrics.count_refused();
         }
         admission
     }
 
     /// Connections in transmission.
     pub(crate) fn connections(&self) -> usize {
-        self.live.wires.len()
+        self.live.handles.len()
     }
 
     /// What each worker has to do, in their order; to be looked at again and again.
@@ -129,48 +127,48 @@ impl Workers {
 
     /// That their threads run.
     pub(crate) fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
-        self.workers.iter().map(|worker| Arc::clone(&worker.heartbeat)).collect()
+        self.workers.iter().map(|worker| worker.thread.heartbeat()).collect()
     }
 
     /// Gives a connection to a worker.
     pub(super) fn serve(&self, ready: Ready) {
         let worker = self.workers.iter().min_by_key(|w| w.load.connections()).expect("there is a worker");
-        let place = Place::take(&self.live, &worker.load, &ready.wire);
+        let live_guard = LiveGuard::take(&self.live, &worker.load, &ready.handle);
         let load = Arc::clone(&worker.load);
-        let (room, numbers, stall) = (Arc::clone(&self.room), self.numbers.clone(), self.stall);
-        worker.handle.spawn(move || async move {
-            let Ready { socket, received, negotiated, volume, traffic, guard, holder, older, peer, wire } =
+        let (pool, metrics, stall) = (Arc::clone(&self.pool), self.metrics.clone(), self.stall);
+        worker.thread.handle().spawn(move || async move {
+            let Ready { socket, received, negotiated, volume, traffic, guard, holder, older, peer, handle } =
                 ready;
             let id = volume.id();
             tracing::debug!(volume = %id, peer, "attached");
             let worker = ON_WORKER.with(|worker| Rc::clone(worker.get_or_init(|| OnWorker::new(load))));
-            let placed = Placed { party: room.party(id, holder), worker: &worker, stall };
+            let context = WorkerContext { flow: pool.flow(id, holder), worker: &worker, stall };
             let agreed = Agreed::new(&negotiated, older);
             let socket = Socket::new(socket);
             let connection =
-                Connection::new(socket, &wire, volume, traffic, negotiated.terms, agreed, placed);
-            let ending = connection.run(received).await;
-            numbers.count_ending(&ending);
-            match &ending {
-                Ending::Lost(Lost::PayloadStalled | Lost::ReplyStalled) => {
-                    tracing::warn!(volume = %id, peer, reason = %ending, "detached");
+                Connection::new(socket, &handle, volume, traffic, negotiated.terms, agreed, context);
+            let reason = connection.run(received).await;
+            metrics.count_disconnect(&reason);
+            match &reason {
+                DisconnectReason::Aborted(AbortReason::PayloadStalled | AbortReason::ReplyStalled) => {
+                    tracing::warn!(volume = %id, peer, reason = %reason, "detached");
                 }
-                _ => tracing::debug!(volume = %id, peer, reason = %ending, "detached"),
+                _ => tracing::debug!(volume = %id, peer, reason = %reason, "detached"),
             }
             drop(guard);
-            drop(place);
+            drop(live_guard);
         });
     }
 
     /// The server stops: what has arrived is answered, then the connections end.
     pub(crate) async fn drain(&self) {
-        self.live.wires.iter().for_each(|wire| wire.stop_receiving());
+        self.live.handles.iter().for_each(|handle| handle.stop_receiving());
         let mut count = self.live.count.subscribe();
         let ended =
             tokio::time::timeout(Duration::from_secs(DRAIN_SECS_MAX), count.wait_for(|n| *n == 0)).await;
         if ended.is_err() {
             tracing::warn!(connections = self.connections(), "clients keep sending and are cut off");
-            self.live.wires.iter().for_each(|wire| wire.cut_off());
+            self.live.handles.iter().for_each(|handle| handle.disconnect());
             let mut count = self.live.count.subscribe();
             let cut =
                 tokio::time::timeout(Duration::from_secs(DRAIN_SECS_MAX), count.wait_for(|n| *n == 0)).await;
@@ -180,16 +178,9 @@ impl Workers {
         }
     }
 
-    /// Ends the threads. Whatever still runs on them is dropped.
-    pub(crate) fn stop(mut self) {
-        self.workers.iter_mut().for_each(|worker| drop(worker.stop.take()));
-        for worker in &mut self.workers {
-            if let Some(thread) = worker.thread.take()
-                && thread.join().is_err()
-            {
-                tracing::error!("a worker panicked");
-            }
-        }
+    /// Ends the threads. What still runs on them is dropped.
+    pub(crate) fn stop(self) {
+        RuntimeThread::stop(self.workers.into_iter().map(|worker| worker.thread));
     }
 }
 
@@ -200,52 +191,34 @@ thread_local! {
 
 impl Worker {
     fn start(i: usize, engine: Backend, store: Store) -> io::Result<Self> {
-        let (started, starting) = mpsc::sync_channel(1);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let heartbeat = Heartbeat::new(format!("worker-{i}"));
-        let beating = Arc::clone(&heartbeat);
-        let thread = thread::Builder::new().name(format!("worker-{i}")).spawn(move || {
-            let runtime = match Runtime::new(engine) {
-                Ok(runtime) => runtime,
-                Err(error) => return started.send(Err(error)).expect("the starter waits for this"),
-            };
-            runtime.set_spin(SPIN);
-            started.send(Ok(runtime.handle())).expect("the starter waits for this");
-            runtime.block_on(async move {
-                let _turn_end = store.attach_runtime();
-                drop(store);
-                runtime::spawn(beating.go_on());
-                // Told to stop or forgotten: both end the thread.
-                let _told_or_forgotten = stopped.await;
-            });
-        })?;
-        let died = || io::Error::other("a worker ended before it had started");
-        let handle = starting.recv().map_err(|_| died())??;
-        Ok(Self { handle, load: Arc::default(), heartbeat, stop: Some(stop), thread: Some(thread) })
+        let enter = move || store.attach_runtime();
+        let set_up = |runtime: &Runtime| runtime.set_spin(SPIN);
+        let thread = RuntimeThread::start(&format!("worker-{i}"), engine, set_up, enter)?;
+        Ok(Self { thread, load: Arc::default() })
     }
 }
 
 /// A connection's place among the live ones, and in its worker's count.
-struct Place {
+struct LiveGuard {
     live: Arc<Live>,
     number: u64,
     worker: Arc<Load>,
 }
 
-impl Place {
-    fn take(live: &Arc<Live>, worker: &Arc<Load>, wire: &Arc<Wire>) -> Self {
+impl LiveGuard {
+    fn take(live: &Arc<Live>, worker: &Arc<Load>, handle: &Arc<SocketHandle>) -> Self {
         let number = live.next.fetch_add(1, Relaxed);
-        live.wires.insert(number, Arc::clone(wire));
+        live.handles.insert(number, Arc::clone(handle));
         live.count.send_modify(|n| *n += 1);
         worker.connection_came();
         Self { live: Arc::clone(live), number, worker: Arc::clone(worker) }
     }
 }
 
-impl Drop for Place {
+impl Drop for LiveGuard {
     fn drop(&mut self) {
         self.worker.connection_went();
-        self.live.wires.remove(&self.number);
+        self.live.handles.remove(&self.number);
         self.live.count.send_modify(|n| *n -= 1);
     }
 }

@@ -56,7 +56,8 @@ impl ExportAddress {
         }
     }
 
-    /// Reads what [`Self::uri`] writes; other NBD URIs (TLS, vsock, ssh) are not ours and give none.
+    /// Reads what [`Self::uri`] writes; other NBD URIs (TLS, vsock, ssh) are not ours and give
+    /// none.
     pub(crate) fn parse(uri: &str) -> Option<ExportAddress> {
         if let Some(rest) = uri.strip_prefix("nbd+unix:///") {
             let (export, socket) = rest.split_once("?socket=")?;

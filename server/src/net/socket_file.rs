@@ -1,4 +1,5 @@
-//! A Unix socket's file: made with the mode that is configured, and removed when nobody listens any more.
+//! A Unix socket's file: made with the mode that is configured, and removed when the listener is
+//! gone.
 //!
 //! I1  The mode is set before anyone can connect, whatever the umask.
 //! I2  Only the socket that was made here is removed: at its place may be another server's by now.
@@ -16,7 +17,8 @@ use std::{
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
-/// Connections that may wait to be accepted. The kernel has a limit of its own (net.core.somaxconn).
+/// Connections that may wait to be accepted. The kernel has a limit of its own
+/// (net.core.somaxconn).
 const BACKLOG: u32 = 1024;
 
 /// Why a socket cannot be bound. Its text continues `cannot listen on the socket PATH: `.
@@ -59,8 +61,9 @@ impl SocketFile {
     }
 }
 
-/// Listens at `path`. A socket file that a dead server left is in the way; it goes. One that a server listens on stays: the
-/// store's lock comes later, and keeps only two servers of one store apart.
+/// Listens at `path`. A socket file that a dead server left is in the way; it goes. One that a
+/// server listens on stays: the store's lock comes later, and keeps only two servers of one store
+/// apart.
 ///
 /// # Errors
 /// What is in the way, or those of bind(2).
@@ -84,7 +87,7 @@ pub(crate) async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Socket
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let held = openat(CWD, path, flags, Mode::empty()).map_err(io::Error::from)?;
     let file = SocketFile { path: path.to_owned(), held };
-    fs::set_permissions(path, Permissions::from_mode(mode))?; // keeps I1: nobody listens yet
+    fs::set_permissions(path, Permissions::from_mode(mode))?; // keeps I1: no listener yet
     Ok((socket.listen(BACKLOG)?, file))
 }
 

@@ -1,20 +1,23 @@
-//! What the host allows the process, looked at before anything depends on it. What is missing later ends threads, files or the
-//! process in the middle of something; at the start it is one line.
+//! What the host allows the process, looked at before anything depends on it. What is missing later
+//! ends threads, files or the process in the middle of something; at the start it is one line.
 //!
-//! The soft limit of open files is raised to what the host allows: the usual one of 1024 is for programs that use `select`, and
-//! would end at some hundred connections. The others are as somebody wanted them.
+//! The soft limit of open files is raised to what the host allows: the usual one of 1024 is for
+//! programs that use `select`, and would end at some hundred connections. The others stay as they
+//! are configured.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandstone_config::{ByteSize, Config};
 use std::{fs, io, sync::RwLock, thread};
 use thiserror::Error;
 
-/// Threads beside the workers: the log, the keeper, control, and tokio's and the engine's for what blocks.
+/// Threads beside the workers: the log, the store's, control, and tokio's and the engine's for what
+/// blocks.
 const THREADS_BESIDE_WORKERS: usize = 12;
-/// Memory that is neither cache nor maps: staging, the server itself, and what clients have in flight. Source: the sum in
-/// `server/OPERATING.md`. Addresses are more than memory, so less than this cannot do.
+/// Memory that is neither cache nor maps: staging, the server itself, and what clients have in
+/// flight. Source: the sum in the README. Addresses are more than memory, so less than this cannot
+/// do.
 const MEMORY_BESIDE_CACHES: u64 = 112 << 20;
-/// Descriptors that are not for NBD clients: files, rings, and those who ask over the admin API how the server is.
+/// Descriptors that are not for NBD clients: files, rings, and clients of the admin API.
 pub(crate) const DESCRIPTORS_FOR_CONTROL: u64 = 128;
 /// Descriptors of an NBD connection: its socket, and the one to cut it off with.
 pub(crate) const DESCRIPTORS_A_CONNECTION: u64 = 2;
@@ -61,7 +64,8 @@ pub(crate) fn check(config: &Config) -> Result<(), LimitError> {
     threads(config.nbd.workers as usize + THREADS_BESIDE_WORKERS)
 }
 
-/// NBD connections that the limit of open files has room for, when `open` of them are open without any.
+/// NBD connections that the limit of open files has room for, when `open` of them are open without
+/// any.
 pub(crate) fn connections(open: u64) -> usize {
     let Some(allowed) = getrlimit(Resource::Nofile).current else {
         return tokio::sync::Semaphore::MAX_PERMITS;
@@ -122,7 +126,8 @@ fn memory(what: &'static str, allowed: Option<u64>, needed: u64) -> Result<(), L
     }
 }
 
-/// Has so many threads at once, for a moment. A runtime that gets none panics, and one that gets fewer is slow in silence.
+/// Has so many threads at once, for a moment. A runtime that gets none panics, and one that gets
+/// fewer is slow in silence.
 fn threads(wanted: usize) -> Result<(), LimitError> {
     // Held while they are started, so that each waits for it.
     let gate = RwLock::new(());

@@ -1,17 +1,18 @@
 //! The log: to stderr, as text for people or JSON for programs.
 //!
-//! Nobody may be reading stderr, and then a write to it waits for ever. So it has a thread of its own:
+//! Where stderr has no reader, a write to it can wait for ever. So it has a thread of its own:
 //!
 //! ```text
-//!   whoever logs ─► lines, at most QUEUE_BYTES_MAX ─► thread "log" ─► stderr
+//!   any thread ─► lines, at most QUEUE_BYTES_MAX ─► thread "log" ─► stderr
 //!                         └─► full: dropped, counted, and told once there is room again
 //! ```
 //!
 //! I1  Who logs never waits for who reads.
-//! I2  The last lines of the process come out if somebody reads: its end waits for them, at most [`LAST_WORDS_TIME_MAX`].
+//! I2  The last lines of the process come out if stderr is read: its end waits for them, at most
+//!     [`LAST_WORDS_TIME_MAX`].
 //!
-//! tracing-appender has such a thread. At its end it prints to stdout when stderr is stuck, which waits for ever where both
-//! are one pipe, and its bound is in lines.
+//! tracing-appender has such a thread. At its end it prints to stdout when stderr is stuck, which
+//! waits for ever where both are one pipe, and its bound is in lines.
 
 use prometheus_client::metrics::counter::Counter;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -38,7 +39,7 @@ const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Where the process's lines go, once logging has begun.
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
-/// Lines that were dropped because nobody read the ones before.
+/// Lines that were dropped because the ones before were not read.
 static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
 
 /// Begins logging. Called once, before anything logs.
@@ -72,19 +73,19 @@ pub(crate) fn start(log: &Log) -> io::Result<()> {
 pub(crate) fn say(text: &str) {
     match LINES.get() {
         Some(lines) => lines.push(format!("{text}\n").into_bytes()),
-        // Nobody may be reading; there is nobody else to tell.
+        // A failure has no other place to go.
         None => drop(writeln!(io::stderr(), "{text}")),
     }
 }
 
-/// Waits until all that was logged is written, if somebody reads it. Keeps I2.
+/// Waits until all that was logged is written, if it is read. Keeps I2.
 pub(crate) fn finish() {
     if let Some(lines) = LINES.get() {
         lines.wait_written(LAST_WORDS_TIME_MAX);
     }
 }
 
-/// How long somebody has been waited for to read the line that is being written, if one is.
+/// How long the line that is being written has waited for its reader, if one is.
 pub(crate) fn waits() -> Option<Duration> {
     LINES.get()?.waits()
 }
@@ -128,7 +129,7 @@ impl Lines {
         thread.spawn(move || {
             loop {
                 let line = taken.next();
-                // Its reader is gone, or it never had one: then nobody misses the line.
+                // Its reader is gone, or it never had one: then no reader misses the line.
                 let _unread = write(&mut out, &line);
                 taken.lock().writing_since = None;
                 taken.written.notify_all();
@@ -138,7 +139,8 @@ impl Lines {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Nothing panics under this lock, and a panic is the last that should keep lines from being written.
+        // Nothing panics under this lock, and a panic is the last that should keep lines from being
+        // written.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -198,7 +200,8 @@ fn told(dropped: u64) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Writes all of it, also to what was made non-blocking by another who has it too, as shells' terminals are at times.
+/// Writes all of it, also to what was made non-blocking by another who has it too, as shells'
+/// terminals are at times.
 fn write<W: Write + AsFd>(out: &mut W, mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
         match out.write(line) {
@@ -279,7 +282,7 @@ mod tests {
         thread::sleep(Duration::from_millis(20));
         assert!(lines.waits().is_some_and(|wait| wait >= Duration::from_millis(10)), "{:?}", lines.waits());
 
-        // Somebody reads after all.
+        // It is read after all.
         let reading = thread::spawn(move || {
             let mut said = Vec::new();
             let mut chunk = [0; 4096];

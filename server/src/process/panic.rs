@@ -1,11 +1,14 @@
-//! A panic is the end of the process: half a server, that has lost a worker or holds a poisoned lock, is worse than none.
+//! A panic is the end of the process: half a server, that has lost a worker or holds a poisoned
+//! lock, is worse than none.
 //!
-//! The release profile aborts by itself (`panic = "abort"`); this makes every other build do the same.
+//! The release profile aborts by itself (`panic = "abort"`); this makes every other build do the
+//! same.
 
 use super::logging;
 use std::{backtrace::Backtrace, panic, process};
 
-/// From now on a panic of any thread ends the process, after it was told, whether somebody reads that or not.
+/// From now on a panic of any thread ends the process, after it was logged, whether the log is read
+/// or not.
 pub(crate) fn end_process() {
     panic::set_hook(Box::new(|info| {
         // Where it is asked for with RUST_BACKTRACE.
@@ -24,7 +27,7 @@ mod tests {
     /// Set in the process that is to die.
     const DYING: &str = "SANDSTONE_TEST_DYING";
 
-    /// This test once more, in a process of its own, where a thread panics whose end nobody waits for.
+    /// This test once more, in a process of its own, where a thread panics that is never joined.
     #[test]
     fn panic_of_one_thread_ends_the_process() {
         if env::var_os(DYING).is_some() {

@@ -47,7 +47,8 @@ const SIGNALS: [(Number, &str, Meaning); 14] = [
 
 const NOTHING: Meaning = Meaning::Ignore("it means nothing to this server");
 
-/// The real-time signals that programs may use. Source: signal(7), "Real-time signals"; the C library keeps the first two.
+/// The real-time signals that programs may use. Source: signal(7), "Real-time signals"; the C
+/// library keeps the first two.
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 
 /// The signals that were sent. From its making on none of them ends the process by itself.
@@ -106,7 +107,8 @@ fn bit(number: i32) -> u64 {
     1 << (number - 1)
 }
 
-/// The set of ignored signals from the content of /proc/self/status. Source: proc_pid_status(5), "SigIgn".
+/// The set of ignored signals from the content of /proc/self/status. Source: proc_pid_status(5),
+/// "SigIgn".
 fn ignored_at_start(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
@@ -127,7 +129,8 @@ mod tests {
 
     #[test]
     fn every_signal_that_ends_a_process_by_itself_has_a_meaning() {
-        // Source: signal(7), "Standard signals": Term and Core, but for faults of the program, KILL, and PIPE.
+        // Source: signal(7), "Standard signals": Term and Core, but for faults of the program,
+        // KILL, and PIPE.
         let ending = [1, 2, 3, 10, 12, 14, 15, 16, 24, 25, 26, 27, 29, 30];
         for number in ending {
             assert!(SIGNALS.iter().any(|(listened, ..)| listened.as_raw() == number), "{number}");

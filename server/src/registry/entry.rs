@@ -17,17 +17,18 @@ use uuid::Uuid;
 /// One volume. An entry does not change: a new record is a new entry that shares the rest.
 pub(crate) struct Entry {
     pub(crate) volume: Volume,
-    /// What connections and lists look at. The rest of the record is read from the attributes when it is asked for: there
-    /// may be ten thousand forks, and each is little more than what is kept of it here.
+    /// What connections and lists look at. The rest of the record is read from the attributes when
+    /// it is asked for: there may be ten thousand forks, and each is little more than what is kept
+    /// of it here.
     pub(super) name: Option<Box<str>>,
     pub(super) created_at: Timestamp,
     attributes: Arc<[u8]>,
     /// They know the access mode too: who may attach is decided under their lock.
     pub(crate) attachments: Arc<Attachments>,
     pub(crate) snapshots: Arc<Snapshots>,
-    /// See [`Registry::alone`](super::Registry::alone) and
-    /// [`Registry::together`](super::Registry::together).
-    pub(super) turn: Arc<RwLock<()>>,
+    /// See [`Registry::lock_exclusive`](super::Registry::lock_exclusive) and
+    /// [`Registry::lock_shared`](super::Registry::lock_shared).
+    pub(super) lock: Arc<RwLock<()>>,
 }
 
 /// One snapshot. It does not change.
@@ -45,12 +46,12 @@ impl Entry {
         record: VolumeRecord,
         attachments: Arc<Attachments>,
         snapshots: Arc<Snapshots>,
-        turn: Arc<RwLock<()>>,
+        lock: Arc<RwLock<()>>,
     ) -> Arc<Entry> {
         let attributes = volume.attributes();
         let VolumeRecord { name, created_at, .. } = record;
         let name = name.map(String::into_boxed_str);
-        Arc::new(Entry { volume, name, created_at, attributes, attachments, snapshots, turn })
+        Arc::new(Entry { volume, name, created_at, attributes, attachments, snapshots, lock })
     }
 
     /// Its whole record.

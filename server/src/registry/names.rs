@@ -1,7 +1,8 @@
 //! Which volumes have a name.
 //!
-//! A volume is found under its name as an export, so a name is one volume's. Stores of versions before that rule may have
-//! several of one name; then it finds none of them, until one is renamed or deleted.
+//! A volume is found under its name as an export, so a name is one volume's. Stores of versions
+//! before that rule may have several of one name; then it finds none of them, until one is renamed
+//! or deleted.
 
 use dashmap::DashMap;
 use thiserror::Error;
@@ -26,7 +27,8 @@ impl Names {
         });
     }
 
-    /// Takes a name for a volume that is about to have it, or has it: in one step with the look whether it is free.
+    /// Takes a name for a volume that is about to have it, or has it: in one step with the look
+    /// whether it is free.
     ///
     /// # Errors
     /// [`NameTaken`].

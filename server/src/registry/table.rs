@@ -24,7 +24,7 @@ pub(crate) struct Registry {
     /// The same as the volumes' own lists.
     snapshots: DashMap<Uuid, Arc<SnapshotEntry>>,
     names: Names,
-    /// Of those that were attached since the start.
+    /// Of the exports that were attached since the start.
     pub(crate) traffic: TrafficTable,
     pub(crate) mounts: Mounts,
 }
@@ -37,16 +37,16 @@ pub(crate) enum Unresolved {
     Several,
 }
 
-/// The right to change a volume, alone.
-pub(crate) struct Alone {
+/// The exclusive lock on a volume: to change it.
+pub(crate) struct ExclusiveGuard {
     pub(crate) entry: Arc<Entry>,
-    _turn: OwnedRwLockWriteGuard<()>,
+    _lock: OwnedRwLockWriteGuard<()>,
 }
 
-/// The right to copy a volume, while nobody changes it.
-pub(crate) struct Together {
+/// The shared lock on a volume: to copy it while it is not changed.
+pub(crate) struct SharedGuard {
     pub(crate) entry: Arc<Entry>,
-    _turn: OwnedRwLockReadGuard<()>,
+    _lock: OwnedRwLockReadGuard<()>,
 }
 
 /// A volume or snapshot whose record this version does not understand.
@@ -58,8 +58,8 @@ pub(crate) struct UnreadableRecord {
 }
 
 impl Registry {
-    /// The volumes of a store that was just opened, and the snapshots with the ids of their volumes. `mounts` are empty as
-    /// yet.
+    /// The volumes of a store that was just opened, and the snapshots with the ids of their
+    /// volumes. `mounts` are empty as yet.
     ///
     /// # Errors
     /// [`UnreadableRecord`]. Going on would lose the record at the next change.
@@ -102,24 +102,24 @@ impl Registry {
     }
 
     /// Gives a volume the record that the store has taken for it.
-    pub(crate) fn replace(&self, changed: &Alone, record: VolumeRecord) -> Arc<Entry> {
+    pub(crate) fn replace(&self, changed: &ExclusiveGuard, record: VolumeRecord) -> Arc<Entry> {
         let old = &changed.entry;
         let (attachments, snapshots) = (Arc::clone(&old.attachments), Arc::clone(&old.snapshots));
         let rates = record.rates();
-        let new = Entry::new(old.volume.clone(), record, attachments, snapshots, Arc::clone(&old.turn));
+        let new = Entry::new(old.volume.clone(), record, attachments, snapshots, Arc::clone(&old.lock));
         self.put(Arc::clone(&new));
         self.traffic.limit(new.volume.id(), rates);
         new
     }
 
     /// Forgets a volume that the store has deleted, and its snapshots.
-    pub(crate) fn remove(&self, deleted: &Alone) {
+    pub(crate) fn remove(&self, deleted: &ExclusiveGuard) {
         let entry = &deleted.entry;
         // Before the volume goes: afterwards it may be another's.
         let traffic = self.traffic.get(entry.volume.id());
         // keeps I1; names change under the lock of their volume's place, as in `put`.
         let removed = self.volumes.remove_if(&entry.volume.id(), |id, found| {
-            let same = Arc::ptr_eq(&found.turn, &entry.turn);
+            let same = Arc::ptr_eq(&found.lock, &entry.lock);
             if let (true, Some(name)) = (same, &found.name) {
                 self.names.remove(name, *id);
             }
@@ -172,7 +172,7 @@ impl Registry {
     }
 
     /// Forgets a snapshot that the store has deleted.
-    pub(crate) fn remove_snapshot(&self, of: &Alone, snapshot: Uuid) {
+    pub(crate) fn remove_snapshot(&self, of: &ExclusiveGuard, snapshot: Uuid) {
         of.entry.snapshots.lock().remove(&snapshot);
         self.forget_snapshot(snapshot);
     }
@@ -184,35 +184,38 @@ impl Registry {
         }
     }
 
-    /// What passes between a volume or snapshot and its clients. To be asked for by who is attached to it, so that it
-    /// cannot be deleted meanwhile.
+    /// What passes between a volume or snapshot and its clients. To be asked for by who is attached
+    /// to it, so that it cannot be deleted meanwhile.
     pub(crate) fn traffic(&self, export: Uuid) -> Arc<Traffic> {
         let rates = || self.get(export).map_or_else(Rates::default, |entry| entry.record().rates());
         self.traffic.of(export, rates)
     }
 
-    /// Waits for the right to change a volume: nobody changes or copies it until the guard is dropped, so two changes
-    /// at once do not undo each other, and a copy is of one record. `None` when there is no such volume (any more).
-    pub(crate) async fn alone(&self, id: Uuid) -> Option<Alone> {
+    /// Waits for the exclusive lock on a volume: it is not changed or copied until the guard is
+    /// dropped, so two changes at once do not undo each other, and a copy is of one record. `None`
+    /// when there is no such volume (any more).
+    pub(crate) async fn lock_exclusive(&self, id: Uuid) -> Option<ExclusiveGuard> {
         loop {
-            let turn = Arc::clone(&self.get(id)?.turn);
-            let guard = Arc::clone(&turn).write_owned().await;
-            // Only now: whoever had the turn before may have changed or deleted it, and it may have been made anew.
+            let lock = Arc::clone(&self.get(id)?.lock);
+            let guard = Arc::clone(&lock).write_owned().await;
+            // Only now: the holder of the lock before may have changed or deleted it, and it may
+            // have been made anew.
             let entry = self.get(id)?;
-            if Arc::ptr_eq(&turn, &entry.turn) {
-                return Some(Alone { entry, _turn: guard });
+            if Arc::ptr_eq(&lock, &entry.lock) {
+                return Some(ExclusiveGuard { entry, _lock: guard });
             }
         }
     }
 
-    /// Waits for the right to copy a volume. Copies of one volume run side by side, so that they share the store's syncs.
-    pub(crate) async fn together(&self, id: Uuid) -> Option<Together> {
+    /// Waits for the right to copy a volume. Copies of one volume run side by side, so that they
+    /// share the store's syncs.
+    pub(crate) async fn lock_shared(&self, id: Uuid) -> Option<SharedGuard> {
         loop {
-            let turn = Arc::clone(&self.get(id)?.turn);
-            let guard = Arc::clone(&turn).read_owned().await;
+            let lock = Arc::clone(&self.get(id)?.lock);
+            let guard = Arc::clone(&lock).read_owned().await;
             let entry = self.get(id)?;
-            if Arc::ptr_eq(&turn, &entry.turn) {
-                return Some(Together { entry, _turn: guard });
+            if Arc::ptr_eq(&lock, &entry.lock) {
+                return Some(SharedGuard { entry, _lock: guard });
             }
         }
     }
@@ -235,7 +238,8 @@ impl Registry {
         self.names.claim(name, id)
     }
 
-    /// What an export name with a session means: `<volume>/<session>`. Names of volumes have no `/` in them.
+    /// What an export name with a session means: `<volume>/<session>`. Names of volumes have no `/`
+    /// in them.
     pub(crate) fn resolve_mount(&self, export_name: &str) -> Option<(Export, Session)> {
         let (volume, session) = export_name.split_once('/')?;
         Some((self.resolve(volume).ok()?, Session::parse(session)?))
@@ -264,7 +268,8 @@ impl Registry {
         self.snapshots.get(&id).map(|entry| Arc::clone(&entry))
     }
 
-    /// The snapshots of the export's volume, those before it where it is a snapshot itself, newest first.
+    /// The snapshots of the export's volume, those before it where it is a snapshot itself, newest
+    /// first.
     pub(crate) fn snapshots_before(&self, export: &Export) -> Vec<Arc<SnapshotEntry>> {
         match export {
             Export::Volume(entry) => entry.snapshots.list(),

@@ -4,11 +4,11 @@ use super::{error::ServeError, startup};
 use crate::{
     admin::{self, Admin, Metrics, Reclaim},
     mounts::{self, Mounts},
-    nbd::{self, Places, Workers},
+    nbd::{self, ConnectionSlots, Workers},
     net::{SocketFile, socket_file},
     process::{Signals, limits, logging, panic},
     registry::Registry,
-    store_thread::Keeper,
+    runtime_thread::RuntimeThread,
     token::{Token, make_data_dir},
     watchdog::Watchdog,
 };
@@ -28,10 +28,14 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+/// Name of the thread that owns the open store.
+const STORE_THREAD: &str = "store";
+
 /// Threads of the control side (accepting, handshakes, admin). None of them is on the data path.
 const CONTROL_THREADS: usize = 2;
 
-/// Longest wait for admin requests under way at a stop. A deletion that waits for clients is the slowest of them.
+/// Longest wait for admin requests under way at a stop. A deletion that waits for clients is the
+/// slowest of them.
 const ADMIN_STOP_SECS_MAX: u64 = 12;
 /// Longest wait for the last answers to leave.
 const ADMIN_CLOSE_TIME_MAX: Duration = Duration::from_millis(500);
@@ -56,12 +60,13 @@ pub(crate) fn run(config: Config) -> Result<(), ServeError> {
     let token = Token::read_or_make(&config.token_path())?;
 
     let engine = engine(config.store.io);
-    let keeper = Keeper::start(engine).map_err(|error| ServeError::engine(config.store.io, error))?;
-    if let Some(why) = keeper.fallback() {
+    let store_thread = RuntimeThread::start(STORE_THREAD, engine, |_| {}, || ())
+        .map_err(|error| ServeError::engine(config.store.io, error))?;
+    if let Some(why) = store_thread.fallback() {
         tracing::warn!(why, "store.io = \"auto\" takes threads, which are slower");
     }
-    let outcome = control.block_on(serve(&config, token, &keeper, engine, signals));
-    keeper.stop();
+    let outcome = control.block_on(serve(&config, token, &store_thread, engine, signals));
+    RuntimeThread::stop([store_thread]);
     outcome
 }
 
@@ -90,11 +95,12 @@ pub(crate) fn engine(io: IoEngine) -> Backend {
 async fn serve(
     config: &Config,
     token: Token,
-    keeper: &Keeper,
+    store_thread: &RuntimeThread,
     engine: Backend,
     mut signals: Signals,
 ) -> Result<(), ServeError> {
-    // Before the store opens: a taken address is told at once, and early callers wait instead of being refused.
+    // Before the store opens: a taken address is told at once, and early callers wait instead of
+    // being refused.
     let admin_listener = TcpListener::bind(config.admin.listen)
         .await
         .map_err(|error| ServeError::AdminListen(config.admin.listen, error))?;
@@ -103,7 +109,7 @@ async fn serve(
     let admin_socket = bind_admin_socket(config).await?;
     let bound = nbd::bind(&config.nbd).await?;
     let (store, recovery) = tokio::select! {
-        opened = open_store(config, keeper) => opened?,
+        opened = open_store(config, store_thread) => opened?,
         signal = signals.stop() => {
             tracing::info!(signal, "stopped before the store was open");
             return Ok(());
@@ -118,21 +124,21 @@ async fn serve(
     let workers = Workers::start(&config.nbd, engine, &store)
         .map_err(|error| ServeError::engine(config.store.io, error))?;
     let workers = Arc::new(workers);
-    let places = Places::new(limits::connections(limits::open_descriptors()));
+    let slots = ConnectionSlots::new(limits::connections(limits::open_descriptors()));
     let mut exported = prometheus_client::registry::Registry::default();
     workers.register(&mut exported);
     let (help, dropped) = ("Lines of the log that were dropped because nobody read it", logging::dropped());
     exported.register("sandstone_log_lines_dropped", help, dropped);
     let help = "NBD clients that were refused because the limit of open files had no room for them";
-    exported.register("sandstone_nbd_connections_refused", help, places.refused());
+    exported.register("sandstone_nbd_connections_refused", help, slots.refused());
     let mut threads = workers.heartbeats();
-    threads.push(keeper.heartbeat());
+    threads.push(store_thread.heartbeat());
     let watchdog =
         Arc::new(Watchdog::new(store.clone(), threads, logging::waits, STALLED_AFTER, &mut exported));
     let metrics = Metrics::new(exported, store.clone(), Arc::clone(&registry), workers.loads());
     let admin = Arc::new(Admin {
         store: store.clone(),
-        keeper: keeper.handle(),
+        store_thread: store_thread.handle().clone(),
         registry: Arc::clone(&registry),
         token,
         endpoints: endpoints.clone(),
@@ -144,7 +150,7 @@ async fn serve(
         under_way: TaskTracker::new(),
     });
     let watching = tokio::spawn(async move { watchdog.watch().await });
-    let accepting = bound.accept(&registry, &workers, &places);
+    let accepting = bound.accept(&registry, &workers, &slots);
     let expiry = tokio::spawn({
         let (registry, grace) = (Arc::clone(&registry), config.attach.grace_secs);
         async move { registry.mounts.expire(Duration::from_secs(grace.into())).await }
@@ -154,14 +160,14 @@ async fn serve(
         endpoints: &endpoints,
         admin: admin_address,
         admin_socket: admin_socket.as_ref().map(|(_, file)| file.path()),
-        engine: keeper.backend_name(),
-        fallback: keeper.fallback(),
+        engine: store_thread.backend_name(),
+        fallback: store_thread.fallback(),
         recovery: &recovery,
         usable_bytes: store.stats().usable_bytes,
         volumes: registry.volume_count(),
         snapshots: registry.snapshot_count(),
     });
-    // After the announcement: whoever finds the server ready finds that told too.
+    // After the announcement: a client that finds the server ready finds that told too.
     let (stop, stopped) = watch::channel(());
     let mut serving = JoinSet::new();
     serving.spawn(serve_admin(admin_listener, Arc::clone(&admin), stopped.clone()));
@@ -190,14 +196,17 @@ async fn serve(
     drop(admin);
     drop(registry);
     // The workers' rings may still be writing batches that the last checkpoint waits for.
-    let closed = keeper.handle().run(move || async move { store.close().await }).await;
+    let closed = store_thread.handle().run(move || async move { store.close().await }).await;
     stop_workers(workers).await;
     closed.map_err(ServeError::Close)?;
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn open_store(config: &Config, keeper: &Keeper) -> Result<(Store, RecoveryReport), ServeError> {
+async fn open_store(
+    config: &Config,
+    store_thread: &RuntimeThread,
+) -> Result<(Store, RecoveryReport), ServeError> {
     let options = StoreOptions {
         path: config.store.path.clone(),
         size_bytes: config.store.size_bytes,
@@ -207,12 +216,13 @@ async fn open_store(config: &Config, keeper: &Keeper) -> Result<(Store, Recovery
         reclaim_rate: config.store.reclaim_rate,
         scrub_rate: config.store.scrub_rate,
     };
-    let handle = keeper.handle();
+    let handle = store_thread.handle();
     let opening = handle.run(move || async move { Store::open(options).await });
     opening.await.map_err(|error| ServeError::Open(config.store.path.clone(), error))
 }
 
-/// The configured directory; where there is none, as in containers without shared memory, the data directory.
+/// The configured directory; where there is none, as in containers without shared memory, the data
+/// directory.
 pub(crate) fn staging_dir(config: &Config) -> PathBuf {
     if config.store.staging.is_dir() {
         return config.store.staging.clone();
@@ -233,7 +243,8 @@ async fn stop_workers(workers: Arc<Workers>) {
                 tracing::error!("the workers could not be stopped");
             }
         }
-        // A handshake that was just ending holds them; its connection is refused by the ended threads.
+        // A handshake that was just ending holds them; its connection is refused by the ended
+        // threads.
         Err(_still_held) => tracing::warn!("the workers are left to the end of the process"),
     }
 }
@@ -256,8 +267,8 @@ where
     axum::serve(listener, admin::router(admin)).with_graceful_shutdown(until_stopped).await
 }
 
-/// Waits for the requests under way, but not for a client that keeps one open for ever, nor for connections without any:
-/// axum waits for one that has sent half a request.
+/// Waits for the requests under way, but not for a client that keeps one open for ever, nor for
+/// connections without any: axum waits for one that has sent half a request.
 async fn end_admin(mut serving: JoinSet<io::Result<()>>, under_way: &TaskTracker) {
     under_way.close();
     let answered = tokio::time::timeout(Duration::from_secs(ADMIN_STOP_SECS_MAX), under_way.wait()).await;

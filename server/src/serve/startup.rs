@@ -1,6 +1,7 @@
 //! What the server says when it is up: what it serves, where, and how to use it.
 //!
-//! For people, lines on stdout with commands to copy; where the log is for programs, one event instead.
+//! For people, lines on stdout with commands to copy; where the log is for programs, one event
+//! instead.
 
 use crate::{net::Endpoints, show};
 use sandstone_config::{ByteSize, Config, LogFormat};
@@ -62,7 +63,7 @@ pub(crate) fn announce(started: &Started<'_>) {
     }
 }
 
-/// To stdout. Nobody may be reading; that is no reason not to serve.
+/// To stdout. A failure to write it is no reason not to serve.
 fn print(text: String) {
     let (written, writing) = mpsc::channel();
     let print = move || written.send(std::io::stdout().write_all(text.as_bytes()));

@@ -5,9 +5,11 @@ use std::{
     time::Duration,
 };
 
-/// The first bucket's upper bound, as a power of two of microseconds: below it, the wire is all that is measured.
+/// The first bucket's upper bound, as a power of two of microseconds: below it, the wire is all
+/// that is measured.
 const FIRST_BOUND_LOG2: u32 = 3;
-/// Buckets that have an upper bound: from 8 µs to 8.4 s. The kernel's client gives up at 30 s, others sooner.
+/// Buckets that have an upper bound: from 8 µs to 8.4 s. The kernel's client gives up at 30 s,
+/// others sooner.
 const BOUNDED: usize = 21;
 
 /// Upper bounds of the buckets but for the last, which has none, in microseconds.
@@ -31,7 +33,7 @@ pub(super) struct LatencyCounts {
 /// The same at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Latencies {
-    /// Requests by [`LATENCY_BOUNDS_US`], and behind them those that took longer.
+    /// Requests by [`LATENCY_BOUNDS_US`], and behind them the slower ones.
     pub(crate) buckets: [u64; BOUNDED + 1],
     /// All of their times together, in nanoseconds.
     pub(crate) sum_ns: u64,

@@ -1,8 +1,9 @@
 //! Limits of a volume: operations and bytes a second, for all its connections together.
 //!
-//! A token bucket, kept as the moment at which what was granted is paid off ("generic cell rate algorithm"): a request
-//! moves that moment on by its cost, and begins when the moment before its own cost has come. So there is nothing to
-//! refill, and a lone request larger than the bucket begins at once and makes those behind it wait.
+//! A token bucket, kept as the moment at which what was granted is paid off ("generic cell rate
+//! algorithm"): a request moves that moment on by its cost, and begins when the moment before its
+//! own cost has come. So there is nothing to refill, and a lone request larger than the bucket
+//! begins at once and makes those behind it wait.
 //!
 //! ```text
 //!        now - BURST        now            paid
@@ -10,11 +11,12 @@
 //!            └── may be had ─┘└─── debt ─────┘                 lies ahead it waits; paid := that + its cost
 //! ```
 //!
-//! I1  Over any stretch of time, what begins costs no more than the time and one BURST, beside the last request's rest.
+//! I1  Over any stretch of time, what begins costs no more than the time and one BURST, beside the
+//!     last request's rest.
 //! I2  A new limit counts at once, for those too who wait already.
 //!
-//! A FLUSH costs nothing: it is how a client makes its data safe, and holding it back saves no work. TRIM and
-//! WRITE_ZEROES cost an operation and no bytes, because they move none.
+//! A FLUSH costs nothing: it is how a client makes its data safe, and holding it back saves no
+//! work. TRIM and WRITE_ZEROES cost an operation and no bytes, because they move none.
 
 use sandstone_protocol::Checked;
 use std::{
@@ -23,8 +25,9 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// What may be had at once after a pause. Long against the lateness of timers and of a busy worker, which else would be
-/// lost to the client; short against the seconds over which people look at a rate.
+/// What may be had at once after a pause. Long against the lateness of timers and of a busy worker,
+/// which else would be lost to the client; short against the seconds over which people look at a
+/// rate.
 const BURST: Duration = Duration::from_millis(100);
 
 const NANOS: u64 = 1_000_000_000;
@@ -85,7 +88,8 @@ impl Bucket {
         self.rate.load(Relaxed) == 0
     }
 
-    /// Takes that many tokens, and gives the moment from which they may be used; `ZERO` where there is no limit.
+    /// Takes that many tokens, and gives the moment from which they may be used; `ZERO` where there
+    /// is no limit.
     fn take(&self, tokens: u64, now: Duration) -> Duration {
         let rate = self.rate.load(Relaxed);
         if rate == 0 || tokens == 0 {
@@ -147,14 +151,15 @@ impl Limits {
         self.operations.is_unlimited() && self.bytes.is_unlimited()
     }
 
-    /// Counts a request of that cost that begins at once: those who come next wait for it.
+    /// Counts a request of that cost that begins at once: the next requests wait for it.
     pub(crate) fn charge(&self, cost: Cost, now: Duration) {
         self.operations.take(cost.operations, now);
         self.bytes.take(cost.bytes, now);
     }
 
-    /// Waits until a request of that cost may begin. `now` and `sleep` are the runtime's. Dropping the future gives
-    /// back what was granted: who is gone costs those who come after it nothing.
+    /// Waits until a request of that cost may begin. `now` and `sleep` are the runtime's. Dropping
+    /// the future gives back what was granted: a client that is gone costs the ones after it
+    /// nothing.
     pub(crate) async fn admit<S>(&self, cost: Cost, now: impl Fn() -> Duration, sleep: impl Fn(Duration) -> S)
     where
         S: Future<Output = ()>,

@@ -1,7 +1,8 @@
-//! What clients asked of one export, counted on the data path: five relaxed additions a request, and no lock.
+//! What clients asked of one export, counted on the data path: five relaxed additions a request,
+//! and no lock.
 //!
-//! The counts of one request are not one step for a reader, so a scrape may see a request's time without its bytes. The
-//! next one sees both.
+//! The counts of one request are not one step for a reader, so a scrape may see a request's time
+//! without its bytes. The next one sees both.
 
 use super::latency::{Latencies, LatencyCounts};
 use sandstone_protocol::Command;
@@ -98,7 +99,7 @@ pub(crate) struct Tally {
 /// Of one command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OperationTally {
-    /// Bytes read, written, trimmed and so on by those that succeeded.
+    /// Bytes read, written, trimmed and so on by requests that succeeded.
     pub(crate) bytes: u64,
     /// Requests that were answered with an error.
     pub(crate) errors: u64,
@@ -134,7 +135,7 @@ impl Meter {
         };
     }
 
-    /// It was given up, because nobody is left who waits for its reply.
+    /// It was aborted, because its connection is gone.
     pub(crate) fn abandoned(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
     }

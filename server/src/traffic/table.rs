@@ -24,27 +24,28 @@ pub(crate) struct TrafficTable {
 }
 
 impl TrafficTable {
-    /// The traffic of an export, made where it is the first. `rates` is asked for the limits only then, with the place
-    /// held: a change that comes meanwhile finds the place and sets them again.
+    /// The traffic of an export, made where it is the first. `rates` is asked for the limits only
+    /// then, with the place held: a change that comes meanwhile finds the place and sets them
+    /// again.
     pub(crate) fn of(&self, export: Uuid, rates: impl FnOnce() -> Rates) -> Arc<Traffic> {
         let make = || Arc::new(Traffic { meter: Meter::default(), limits: Limits::new(rates()) });
         Arc::clone(&self.exports.entry(export).or_insert_with(make))
     }
 
-    /// Gives an export other limits, where somebody has been attached to it.
+    /// Gives an export other limits, where a client has been attached to it.
     pub(crate) fn limit(&self, export: Uuid, rates: Rates) {
         if let Some(traffic) = self.get(export) {
             traffic.limits.set(rates);
         }
     }
 
-    /// The traffic of an export, if somebody has been attached to it.
+    /// The traffic of an export, if a client has been attached to it.
     pub(crate) fn get(&self, export: Uuid) -> Option<Arc<Traffic>> {
         self.exports.get(&export).map(|traffic| Arc::clone(&traffic))
     }
 
-    /// Forgets an export that is gone, unless there is another of that id by now; what it counted stays in
-    /// [`Self::total`].
+    /// Forgets an export that is gone, unless there is another of that id by now; what it counted
+    /// stays in [`Self::total`].
     pub(crate) fn forget(&self, export: Uuid, traffic: &Arc<Traffic>) {
         // Together, so that no sum misses it or has it twice.
         let mut gone = self.gone();
@@ -61,7 +62,7 @@ impl TrafficTable {
         list
     }
 
-    /// What all have counted together, those that are gone too.
+    /// The sum over all, also over the deleted ones.
     pub(crate) fn total(&self) -> Tally {
         let gone = self.gone();
         let mut total = gone.clone();

@@ -28,7 +28,10 @@ fn rot_is_found_named_counted_and_mended_by_a_write() {
     assert!(rotten.stdout.contains(&place), "{place} is not named: {rotten}");
     assert!(rotten.failed_with_a_sentence().contains("backup"), "{rotten}");
     let metrics = server.admin().get("/metrics").unwrap().text;
-    assert!(metrics.contains("sandstone_scrub_rotten_bytes_total 4096\n"), "{metrics}");
+    for name in ["corrupt", "rotten"] {
+        let line = format!("sandstone_scrub_{name}_bytes_total 4096\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
 
     server.cli(["scrub", "--json"]).run().failed_with_a_sentence();
     client.write(((1 << 20) + VICTIM * BLOCK) as u64, victim).unwrap();

@@ -1,7 +1,8 @@
 //! The OpenAPI description, put together from those of the handlers and of the contract's types.
 //!
-//! A handler describes its path, its parameters, the data of its success and its own failures. What all have
-//! in common is added here: the envelopes, the token, and the failures that any request can meet.
+//! A handler describes its path, its parameters, the data of its success and its own failures. What
+//! all have in common is added here: the envelopes, the token, and the failures that any request
+//! can meet.
 
 use crate::api::Failure;
 use serde_json::json;

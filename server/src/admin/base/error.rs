@@ -32,7 +32,8 @@ pub(crate) struct ApiError {
     cause: Option<String>,
 }
 
-/// What the log line of a request says beside its status, carried there in the response's extensions.
+/// What the log line of a request says beside its status, carried there in the response's
+/// extensions.
 #[derive(Clone)]
 pub(crate) struct LoggedError(pub(crate) String);
 
@@ -58,7 +59,8 @@ impl ApiError {
         ApiError::new(Code::NotFound, format!("volume {volume:?} has no snapshot {id:?}"))
     }
 
-    /// Statuses without a code of their own (405, 408, 413) are told as `bad_request`, which clients know.
+    /// Statuses without a code of their own (405, 408, 413) are told as `bad_request`, which
+    /// clients know.
     pub(crate) fn with_status(mut self, status: StatusCode) -> ApiError {
         self.status = status;
         self

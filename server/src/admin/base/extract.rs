@@ -20,8 +20,8 @@ use uuid::Uuid;
 /// Most bytes of a request's body. Bodies are a handful of fields; 64 KiB is far more.
 pub(crate) const BODY_BYTES_MAX: usize = 64 << 10;
 
-/// Longest time from a request's head to the end of its body, so that a client that stopped sending holds nothing for
-/// ever. A guess, not tuned.
+/// Longest time from a request's head to the end of its body, so that a client that stopped sending
+/// holds nothing for ever. A guess, not tuned.
 const BODY_SECS_MAX: u64 = 30;
 
 /// A body, whole.
@@ -64,7 +64,8 @@ impl Body {
         if self.0.is_empty() { Ok(T::default()) } else { self.request() }
     }
 
-    /// The request of a body that must be a JSON object. What stands in its fields is checked later.
+    /// The request of a body that must be a JSON object. What stands in its fields is checked
+    /// later.
     pub(crate) fn request<T: DeserializeOwned>(self) -> Result<T, ApiError> {
         if self.0.is_empty() {
             return Err(ApiError::bad_request(
@@ -79,7 +80,8 @@ impl Body {
                 Err(ApiError::bad_request(format!("the body must be a JSON object, not {}", type_of(&other))))
             }
             Err(error) => {
-                // serde_json's own text ends with the place; it stands in front here and in the details.
+                // serde_json's own text ends with the place; it stands in front here and in the
+                // details.
                 let text = error.to_string();
                 let what = text.split(" at line ").next().unwrap_or_default();
                 let (line, column) = (error.line(), error.column());
@@ -207,7 +209,7 @@ pub(crate) struct ForceQuery {
     force: Option<bool>,
 }
 
-/// Whether clients that stand in the way are cut off: `?force=true`.
+/// Whether clients that stand in the way are disconnected: `?force=true`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Force {
     No,

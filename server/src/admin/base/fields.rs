@@ -1,10 +1,11 @@
 //! Fields of requests, from what a client sent to checked values.
 //!
-//! A wrong value is refused with its field and what is allowed, both in the sentence and in the details.
+//! A wrong value is refused with its field and what is allowed, both in the sentence and in the
+//! details.
 
 use super::{error::ApiError, extract::type_of};
 use crate::{
-    api::{Details, Field},
+    api::{self, Details, Field},
     mounts::Tuning,
 };
 use sandstone_config::{
@@ -77,21 +78,16 @@ pub(crate) struct GivenTuning {
 impl GivenTuning {
     /// # Errors
     /// The first field with a wrong value.
-    pub(crate) fn check(
-        cache_size: Option<Field<String>>,
-        buffer_size: Option<Field<String>>,
-        prefetch: Option<Field<u32>>,
-        writeback: Option<Field<bool>>,
-    ) -> Result<GivenTuning, ApiError> {
+    pub(crate) fn check(given: api::Tuning) -> Result<GivenTuning, ApiError> {
         let mib = ranges::VOLUME_PREFETCH_MIB;
         let allowed = format!("a whole number of MiB from {} to {}", mib.start(), mib.end());
         Ok(GivenTuning {
-            cache_size: size("cache_size", cache_size, &ranges::VOLUME_CACHE)?,
-            buffer_size: size("buffer_size", buffer_size, &ranges::VOLUME_BUFFER)?,
-            prefetch_mib: optional("prefetch", prefetch, allowed, |given| {
+            cache_size: size("cache_size", given.cache_size, &ranges::VOLUME_CACHE)?,
+            buffer_size: size("buffer_size", given.buffer_size, &ranges::VOLUME_BUFFER)?,
+            prefetch_mib: optional("prefetch", given.prefetch, allowed, |given| {
                 Some(*given).filter(|given| mib.contains(given))
             })?,
-            writeback: optional("writeback", writeback, "true or false", |given| Some(*given))?,
+            writeback: optional("writeback", given.writeback, "true or false", |given| Some(*given))?,
         })
     }
 }

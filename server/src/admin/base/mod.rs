@@ -11,7 +11,7 @@ mod reclaim_run;
 mod state;
 mod steps;
 
-pub(super) use abortable::while_wanted;
+pub(super) use abortable::abortable;
 pub(super) use attachment_view::{attachment_view, in_use_details};
 pub(super) use description::{Changes, Description, OPENAPI, STATS};
 pub(super) use envelope::Success;
@@ -25,5 +25,5 @@ pub(super) use reclaim_run::phase;
 pub(crate) use state::Admin;
 pub(super) use state::Shared;
 pub(super) use steps::{
-    CUT_OFF_TIME_MAX, alone, close, finished, in_the_way_of_deletion, not_kept, together,
+    DISCONNECT_TIME_MAX, blocking_deletion, close, finished, lock_exclusive, lock_shared, not_kept,
 };

@@ -1,12 +1,13 @@
-//! The run of reclaim that a caller asked for: one at a time, in the background, with what it has done so far.
+//! The run of reclaim that a caller asked for: one at a time, in the background, with what it has
+//! done so far.
 //!
 //! ```text
 //!   never ─► running ─► ended ─► running ─► …
 //! ```
 //!
-//! The store counts since it was opened, rounds of its own too; a run is told by what was added since
-//! it began. A second caller joins the run that is under way. A stop does not wait for it: closing the
-//! store ends it.
+//! The store counts since it was opened, rounds of its own too; a run is told by what was added
+//! since it began. A second caller joins the run that is under way. A stop does not wait for it:
+//! closing the store ends it.
 
 use crate::api;
 use sandstone_ring::{Handle};
@@ -23,7 +24,7 @@ pub(crate) struct Reclaim(Arc<Mutex<Run>>);
 /// The present or last run.
 #[derive(Clone, Debug, Default)]
 enum Run {
-    /// Nobody has asked for one since the server started.
+    /// No request for one has come since the server started.
     #[default]
     Never,
     Running {
@@ -49,7 +50,7 @@ struct Counted {
 
 impl Reclaim {
     /// Begins a run unless one is under way.
-    pub(crate) fn start(&self, store: &Store, keeper: &Handle) {
+    pub(crate) fn start(&self, store: &Store, store_thread: &Handle) {
         let mut run = self.lock();
         match *run {
             Run::Running { .. } => return,
@@ -57,7 +58,7 @@ impl Reclaim {
         }
         drop(run);
         let (reclaim, store) = (self.clone(), store.clone());
-        keeper.spawn(move || async move {
+        store_thread.spawn(move || async move {
             let result = store.reclaim().await;
             reclaim.end(&store.reclaim_progress(), result);
         });

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct Admin {
     pub(crate) store: Store,
     /// Where the store's async methods run.
-    pub(crate) keeper: Handle,
+    pub(crate) store_thread: Handle,
     pub(crate) registry: Arc<Registry>,
     pub(crate) token: Token,
     /// Where NBD clients connect.
@@ -24,14 +24,15 @@ pub(crate) struct Admin {
     pub(crate) metrics: Metrics,
     pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) reclaim: Reclaim,
-    /// Set once, when the server begins to stop. A reader that sees it late only tells a prober late.
+    /// Set once, when the server begins to stop. A reader that sees it late only tells a prober
+    /// late.
     pub(crate) stopping: AtomicBool,
-    /// The requests and steps under way, for those who wait until there are none.
+    /// The requests and steps under way, for what waits until there are none.
     pub(crate) under_way: TaskTracker,
 }
 
 impl Admin {
-    /// Turns readiness red, so that nobody is sent here any more.
+    /// Turns readiness red, so that load balancers send no more clients.
     pub(crate) fn begin_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }

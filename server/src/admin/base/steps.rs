@@ -8,17 +8,18 @@ use super::{
 };
 use crate::{
     api::Code,
-    attachments::{Attachments, Closing, InTheWay, Session},
-    registry::{Alone, Together},
+    attachments::{Attachments, BlockedBy, Closing, Session},
+    registry::{ExclusiveGuard, SharedGuard},
 };
 use std::{future::Future, io, sync::Arc, time::Duration};
 use uuid::Uuid;
 
-/// Longest wait for clients that were cut off to be gone. Far more than a connection takes to notice; past it something
-/// is stuck, and the caller is told instead of kept.
-pub(crate) const CUT_OFF_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for clients that were disconnected to be gone. Far more than a connection takes to
+/// notice; past it something is stuck, and the caller is told instead of kept.
+pub(crate) const DISCONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Runs a step to its end even if its caller goes away: axum drops a handler when its client hangs up.
+/// Runs a step to its end even if its caller goes away: axum drops a handler when its client hangs
+/// up.
 pub(crate) async fn finished<T, F>(admin: &Shared, step: impl FnOnce(Shared) -> F) -> Result<T, ApiError>
 where
     T: Send + 'static,
@@ -32,22 +33,22 @@ where
 }
 
 /// The right to change a volume.
-pub(crate) async fn alone(admin: &Shared, id: Uuid) -> Result<Alone, ApiError> {
-    admin.registry.alone(id).await.ok_or_else(|| ApiError::no_volume(&id.to_string()))
+pub(crate) async fn lock_exclusive(admin: &Shared, id: Uuid) -> Result<ExclusiveGuard, ApiError> {
+    admin.registry.lock_exclusive(id).await.ok_or_else(|| ApiError::no_volume(&id.to_string()))
 }
 
 /// The right to copy a volume.
-pub(crate) async fn together(admin: &Shared, id: Uuid) -> Result<Together, ApiError> {
-    admin.registry.together(id).await.ok_or_else(|| ApiError::no_volume(&id.to_string()))
+pub(crate) async fn lock_shared(admin: &Shared, id: Uuid) -> Result<SharedGuard, ApiError> {
+    admin.registry.lock_shared(id).await.ok_or_else(|| ApiError::no_volume(&id.to_string()))
 }
 
-/// Doors that nobody enters until this is dropped, and nobody is behind.
-pub(crate) struct ClosedDoors(Vec<Arc<Attachments>>);
+/// Closed exports: until this is dropped they take no connection, and they have none.
+pub(crate) struct ClosedExports(Vec<Arc<Attachments>>);
 
-impl ClosedDoors {
-    /// Ends the mounts that lead to them, durably: whoever comes back under one of their sessions is a stranger.
+impl ClosedExports {
+    /// Ends their mounts, durably: a client that comes back under one of their sessions is refused.
     pub(crate) async fn unmount(&self, admin: &Admin) -> Result<(), ApiError> {
-        let sessions: Vec<Session> = self.0.iter().flat_map(|door| door.unmount_all()).collect();
+        let sessions: Vec<Session> = self.0.iter().flat_map(|export| export.unmount_all()).collect();
         let forgotten = admin.registry.mounts.forget(&sessions).await;
         forgotten.map_err(|error| not_kept(&error))
     }
@@ -58,32 +59,32 @@ impl ClosedDoors {
     }
 }
 
-impl Drop for ClosedDoors {
+impl Drop for ClosedExports {
     fn drop(&mut self) {
-        self.0.iter().for_each(|door| door.reopen());
+        self.0.iter().for_each(|export| export.reopen());
     }
 }
 
-/// Closes the doors of exports of one volume, all or none, and waits until nobody is behind them. `what` names the export
-/// that the caller means.
+/// Closes exports of one volume, all or none, and waits until they have no connection. `what` names
+/// the export that the caller means.
 pub(crate) async fn close(
-    doors: Vec<Arc<Attachments>>,
+    exports: Vec<Arc<Attachments>>,
     why: Closing,
-    in_the_way: InTheWay,
+    blocked_by: BlockedBy,
     (volume, what): (Uuid, &str),
-) -> Result<ClosedDoors, ApiError> {
-    let mut closed = ClosedDoors(Vec::with_capacity(doors.len()));
+) -> Result<ClosedExports, ApiError> {
+    let mut closed = ClosedExports(Vec::with_capacity(exports.len()));
     let mut blocking = Vec::new();
-    for door in doors {
-        match door.close(why, in_the_way).await {
-            Ok(()) => closed.0.push(door),
+    for export in exports {
+        match export.close(why, blocked_by).await {
+            Ok(()) => closed.0.push(export),
             Err(attached) => blocking.extend(attached),
         }
     }
     if !blocking.is_empty() {
-        let how = match in_the_way {
-            InTheWay::Writers => "attached read-write",
-            InTheWay::Everyone | InTheWay::Nobody => "in use",
+        let how = match blocked_by {
+            BlockedBy::Writers => "attached read-write",
+            BlockedBy::Attachments | BlockedBy::Nothing => "in use",
         };
         return Err(ApiError::conflict(format!("{what} is {how} by {} client(s)", blocking.len()))
             .with_details(in_use_details(
@@ -93,24 +94,25 @@ pub(crate) async fn close(
             )));
     }
     let gone = async {
-        for door in &closed.0 {
-            door.empty().await;
+        for export in &closed.0 {
+            export.empty().await;
         }
     };
-    match tokio::time::timeout(CUT_OFF_TIME_MAX, gone).await {
+    match tokio::time::timeout(DISCONNECT_TIME_MAX, gone).await {
         Ok(()) => Ok(closed),
         Err(_elapsed) => {
-            let message = format!("clients were cut off but not gone after {CUT_OFF_TIME_MAX:?}: try again");
+            let message =
+                format!("clients were cut off but not gone after {DISCONNECT_TIME_MAX:?}: try again");
             Err(ApiError::new(Code::Unavailable, message))
         }
     }
 }
 
 /// Who keeps something from being deleted.
-pub(crate) fn in_the_way_of_deletion(force: Force) -> InTheWay {
+pub(crate) fn blocking_deletion(force: Force) -> BlockedBy {
     match force {
-        Force::No => InTheWay::Everyone,
-        Force::Yes => InTheWay::Nobody,
+        Force::No => BlockedBy::Attachments,
+        Force::Yes => BlockedBy::Nothing,
     }
 }
 

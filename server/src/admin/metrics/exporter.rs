@@ -1,6 +1,6 @@
 //! The numbers of the HTTP requests, and all numbers as text.
 
-use super::{exposition::Exposition, store::StoreNumbers, traffic::TrafficNumbers};
+use super::{exposition::Exposition, store::StoreCollector, traffic::TrafficCollector};
 use crate::{nbd::Load, registry::Registry};
 use axum::http::StatusCode;
 use prometheus_client::{
@@ -11,8 +11,8 @@ use prometheus_client::{
 use sandstone_storage::{Store};
 use std::{sync::Arc, time::Duration};
 
-/// Upper bounds of the buckets of request durations, in seconds: a sync of a good disk is at the low end, a deletion
-/// that waits for clients at the high end.
+/// Upper bounds of the buckets of request durations, in seconds: a sync of a good disk is at the
+/// low end, a deletion that waits for clients at the high end.
 const DURATION_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,8 +36,8 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Numbers of that store, those volumes and those workers, beside what other parts of the server have put into
-    /// `exported`.
+    /// Numbers of that store, those volumes and those workers, beside what other parts of the
+    /// server have put into `exported`.
     pub(crate) fn new(
         mut exported: Exported,
         store: Store,
@@ -55,8 +55,8 @@ impl Metrics {
             Unit::Seconds,
             durations.clone(),
         );
-        exported.register_collector(Box::new(StoreNumbers { store }));
-        exported.register_collector(Box::new(TrafficNumbers { registry, workers }));
+        exported.register_collector(Box::new(StoreCollector { store }));
+        exported.register_collector(Box::new(TrafficCollector { registry, workers }));
         Metrics { exported, requests, durations }
     }
 

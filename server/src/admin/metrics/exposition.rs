@@ -5,7 +5,7 @@
 pub(crate) enum Exposition {
     /// What every scraper reads.
     Prometheus,
-    /// Its successor, for those who ask for it.
+    /// Its successor, for scrapers that ask for it.
     OpenMetrics,
 }
 
@@ -37,8 +37,9 @@ impl Exposition {
     }
 }
 
-/// The older format names a counter's family like its samples, with `_total`, and knows neither `# UNIT` nor `# EOF`.
-/// Source: Prometheus' "Exposition formats" and the OpenMetrics 1.0 specification.
+/// The older format names a counter's family like its samples, with `_total`, and knows neither `#
+/// UNIT` nor `# EOF`. Source: Prometheus' "Exposition formats" and the OpenMetrics 1.0
+/// specification.
 fn to_prometheus(openmetrics: &str) -> String {
     let counters: Vec<&str> = openmetrics
         .lines()

@@ -1,4 +1,5 @@
-//! Numbers for Prometheus: what the admin side counts itself, and what store, registry and workers say when they are asked.
+//! Numbers for Prometheus: what the admin side counts itself, and what store, registry and workers
+//! say when they are asked.
 //!
 //! ```text
 //!   exporter     the HTTP requests, and all of it as text
@@ -8,8 +9,8 @@
 //!   traffic      requests of NBD clients: all, by worker, by volume
 //! ```
 //!
-//! Labels are bounded: the commands of NBD, the routes of the API, the workers, and of the volumes and snapshots those that
-//! have had a connection since the start.
+//! Labels are bounded: the commands of NBD, the routes of the API, the workers, and of the volumes
+//! and snapshots those that have had a connection since the start.
 
 mod active_exports;
 mod exporter;
@@ -18,6 +19,6 @@ mod families;
 mod store;
 mod traffic;
 
-pub(super) use active_exports::{AtWork, at_work};
+pub(super) use active_exports::{ActiveExport, active_exports};
 pub(crate) use exporter::Metrics;
 pub(super) use exposition::Exposition;

@@ -5,17 +5,17 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use sandstone_storage::{Health, Store};
 use std::fmt;
 
-pub(super) struct StoreNumbers {
+pub(super) struct StoreCollector {
     pub(super) store: Store,
 }
 
-impl fmt::Debug for StoreNumbers {
+impl fmt::Debug for StoreCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StoreNumbers")
+        f.write_str("StoreCollector")
     }
 }
 
-impl Collector for StoreNumbers {
+impl Collector for StoreCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families::new(encoder);
         let stats = self.store.stats();
@@ -76,7 +76,8 @@ impl Collector for StoreNumbers {
             ("reclaim_punched_bytes", "Bytes given back to the file system", reclaim.punched_bytes),
             ("scrub_passes", "Times that all maps and data were read and compared", scrub.passes),
             ("scrub_checked_bytes", "Bytes that the scrub read and compared", scrub.checked_bytes_total),
-            ("scrub_rotten_bytes", "Bytes of them that are lost", scrub.corrupt_bytes_total),
+            ("scrub_corrupt_bytes", "Bytes of them that are lost", scrub.corrupt_bytes_total),
+            ("scrub_rotten_bytes", "Deprecated: scrub_corrupt_bytes", scrub.corrupt_bytes_total),
             ("store_corrupt_blocks", "Blocks that were not what was written there", stats.corrupt_blocks),
             ("cache_hits", "Blocks that reads found in the cache", stats.cache_hits),
             ("cache_misses", "Blocks that reads had to fetch", stats.cache_misses),

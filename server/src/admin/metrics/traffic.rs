@@ -1,10 +1,12 @@
-//! Attachments, and the requests of NBD clients: of all exports together, by worker, and by volume or snapshot.
+//! Attachments, and the requests of NBD clients: of all exports together, by worker, and by volume
+//! or snapshot.
 //!
-//! Of the volumes and snapshots only those are shown that have had a connection since the start, and of the commands only
-//! those that a client has used: a server with ten thousand volumes has a few hundred lines for those at work.
+//! Of the volumes and snapshots only those are shown that have had a connection since the start,
+//! and of the commands only those that a client has used: a server with ten thousand volumes has a
+//! few hundred lines for the active ones.
 
 use super::{
-    active_exports::{AtWork, at_work},
+    active_exports::{ActiveExport, active_exports},
     families::{Families, Histogram},
 };
 use crate::{
@@ -15,29 +17,30 @@ use crate::{
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use std::{fmt, sync::Arc};
 
-/// How many of the counted buckets make one of a volume's histogram: with every second one, each is four times the one
-/// before, and a volume's lines are half as many. The histograms of all volumes together have all of them.
+/// How many of the counted buckets make one of a volume's histogram: with every second one, each is
+/// four times the one before, and a volume's lines are half as many. The histograms of all volumes
+/// together have all of them.
 const VOLUME_BUCKET_STEP: usize = 2;
 
-/// With more volumes and snapshots than these at work each has one bucket for all below the last bound: a scrape of ten
-/// thousand had 71 MB, most of it bounds.
+/// With more volumes and snapshots than these at work each has one bucket for all below the last
+/// bound: a scrape of ten thousand had 71 MB, most of it bounds.
 const VOLUMES_IN_DETAIL: usize = 1000;
 
 /// What a metric shows of something.
 type Number<T> = fn(&T) -> u64;
 
-pub(super) struct TrafficNumbers {
+pub(super) struct TrafficCollector {
     pub(super) registry: Arc<Registry>,
     pub(super) workers: Vec<Arc<Load>>,
 }
 
-impl fmt::Debug for TrafficNumbers {
+impl fmt::Debug for TrafficCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TrafficNumbers")
+        f.write_str("TrafficCollector")
     }
 }
 
-impl Collector for TrafficNumbers {
+impl Collector for TrafficCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families::new(encoder);
         self.encode_all(&mut families)?;
@@ -46,7 +49,7 @@ impl Collector for TrafficNumbers {
     }
 }
 
-impl TrafficNumbers {
+impl TrafficCollector {
     fn encode_all(&self, families: &mut Families<'_>) -> fmt::Result {
         let registry = &self.registry;
         let total = registry.traffic.total();
@@ -104,15 +107,17 @@ impl TrafficNumbers {
     }
 
     fn encode_exports(&self, families: &mut Families<'_>) -> fmt::Result {
-        let exports: Vec<(String, AtWork)> =
-            at_work(&self.registry).into_iter().map(|export| (export.id.to_string(), export)).collect();
+        let exports: Vec<(String, ActiveExport)> = active_exports(&self.registry)
+            .into_iter()
+            .map(|export| (export.id.to_string(), export))
+            .collect();
         let info = exports.iter().map(|(id, e)| ([("volume", id.as_str()), ("name", e.name.as_str())], 1));
         families.gauges(
             "volume_info",
             "A volume or snapshot that has had a connection since the start, and its name",
             info,
         )?;
-        let gauges: [(&str, &str, Number<AtWork>); 5] = [
+        let gauges: [(&str, &str, Number<ActiveExport>); 5] = [
             ("volume_attachments", "Attachments", |e| as_u64(e.attachments)),
             ("volume_connections", "Connections of NBD clients", |e| e.tally.connections),
             ("volume_requests_in_flight", "Requests taken in and not answered yet", |e| e.tally.in_flight),
@@ -123,7 +128,7 @@ impl TrafficNumbers {
             let items = exports.iter().map(|(id, e)| ([("volume", id.as_str())], value(e)));
             families.gauges(name, help, items)?;
         }
-        let counters: [(&str, &str, Number<AtWork>); 5] = [
+        let counters: [(&str, &str, Number<ActiveExport>); 5] = [
             ("volume_cache_hits", "Blocks that reads found in memory", |e| e.stats.cache_hits),
             ("volume_cache_misses", "Blocks that reads had to fetch", |e| e.stats.cache_misses),
             ("volume_prefetched_bytes", "Bytes read ahead", |e| e.stats.prefetched_bytes),
@@ -161,7 +166,7 @@ fn volume_bucket_step(volumes: usize) -> usize {
 
 /// The used commands of all exports, with their labels.
 fn by_command(
-    exports: &[(String, AtWork)],
+    exports: &[(String, ActiveExport)],
 ) -> impl Iterator<Item = ([(&'static str, &str); 2], &OperationTally)> {
     exports.iter().flat_map(|(id, export)| {
         let labels = |command| [("volume", id.as_str()), ("command", command)];
@@ -169,7 +174,8 @@ fn by_command(
     })
 }
 
-/// With `step` of the counted buckets in each. The last one always has what took longer than all bounds.
+/// With `step` of the counted buckets in each. The last one always has what took longer than all
+/// bounds.
 fn durations(latencies: &Latencies, step: usize) -> Histogram {
     let bounds = LATENCY_BOUNDS_US.map(|us| us as f64 / 1e6);
     let (bounded, rest) = latencies.buckets.split_at(bounds.len());

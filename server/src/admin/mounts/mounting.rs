@@ -1,16 +1,18 @@
 //! Mounting and unmounting: the right first, then what keeps it over a restart.
 //!
 //! ```text
-//!   mount     turn, with others ─► right, or the one that is there ─► file: durable ─► answer
-//!   unmount   right taken back ─► connections cut off and gone ─► file: durable ─► answer
+//!   mount     locked, with others ─► right, or the one that is there ─► file: durable ─► answer
+//!   unmount   reservation taken back ─► clients disconnected and gone ─► file: durable ─► answer
 //! ```
 //!
-//! A mount shares the volume's turn with copies of it, so that none is made while the volume is changed, restored or
-//! deleted. An unmount needs no turn: whoever comes second finds nothing to do.
+//! A mount shares the volume's lock with copies of it, so that none is made while the volume is
+//! changed, restored or deleted. An unmount needs no lock: the second one finds nothing to do.
 
 use super::request::{MountFields, UnmountFields};
 use crate::{
-    admin::base::{Admin, ApiError, CUT_OFF_TIME_MAX, Shared, attachment_view, finished, not_kept, together},
+    admin::base::{
+        Admin, ApiError, DISCONNECT_TIME_MAX, Shared, attachment_view, finished, lock_shared, not_kept,
+    },
     api::{Code, Details, MountState},
     attachments::{Access, Attachments, Granted, Holder, Refused, Session},
     mounts::{Mount, MountRecord},
@@ -29,8 +31,8 @@ pub(super) async fn mount(
     fields: MountFields,
 ) -> Result<Arc<Mount>, ApiError> {
     finished(admin, |admin| async move {
-        let turn = together(&admin, fields.volume_id).await?;
-        let entry = &turn.entry;
+        let locked = lock_shared(&admin, fields.volume_id).await?;
+        let entry = &locked.entry;
         let mut record = MountRecord {
             session: Session::generate(),
             sandbox_id,
@@ -43,7 +45,7 @@ pub(super) async fn mount(
         };
         let session = record.session;
         let granted = loop {
-            let granted = entry.attachments.mount(session, record.mounting()).await;
+            let granted = entry.attachments.mount(session, record.info()).await;
             match granted.map_err(|why| refused(fields.volume_id, &why))? {
                 Granted::New(access) => break access,
                 Granted::Again(earlier) => {
@@ -114,10 +116,10 @@ pub(super) async fn unmount(
         }
         entry.attachments.unmount(session);
         let holder = Holder::Mount(session);
-        let gone = tokio::time::timeout(CUT_OFF_TIME_MAX, entry.attachments.gone(&holder)).await;
+        let gone = tokio::time::timeout(DISCONNECT_TIME_MAX, entry.attachments.gone(&holder)).await;
         admin.registry.mounts.forget(&[session]).await.map_err(|error| not_kept(&error))?;
         gone.map_err(|_elapsed| {
-            let message = format!("its clients were cut off but not gone after {CUT_OFF_TIME_MAX:?}");
+            let message = format!("its clients were cut off but not gone after {DISCONNECT_TIME_MAX:?}");
             ApiError::new(Code::Unavailable, message)
         })
     })

@@ -2,7 +2,7 @@
 
 use crate::{
     admin::base::{ApiError, GivenTuning, optional, required},
-    api::{NewMount, Unmount, VolumeConfig},
+    api::{NewMount, Unmount},
     attachments::Session,
     mounts::Tuning,
     record::{MOUNT_POINT_BYTES_MAX, is_mount_point, parse_id},
@@ -36,8 +36,7 @@ impl MountFields {
         })?;
         let config =
             optional("volume_config", given.volume_config, "an object", |config| Some(config.clone()))?;
-        let VolumeConfig { cache_size, buffer_size, prefetch, writeback } = config.unwrap_or_default();
-        let tuning = GivenTuning::check(cache_size, buffer_size, prefetch, writeback)?.into();
+        let tuning = GivenTuning::check(config.unwrap_or_default())?.into();
         let volume_id = parse_id(&volume).ok_or_else(|| ApiError::no_volume(&volume))?;
         Ok(MountFields { volume_id, mount_point, tuning })
     }

@@ -50,7 +50,10 @@ fn view(mount: &Mount, admin: &Admin) -> Option<api::Mount> {
 
 /// Let a sandbox attach a volume
 ///
-/// The same sandbox that asks for the same mount_point again gets the mount that it has. The answer's export_name holds a secret session: whoever connects under it is this mount, with as many connections as it wants. A mount without a connection for attach.grace seconds ends by itself. Mounts outlive a restart of the server.
+/// The same sandbox that asks for the same mount_point again gets the mount that it has. The
+/// answer's export_name holds a secret session: a client that connects under it is this mount, with
+/// as many connections as it wants. A mount without a connection for attach.grace seconds ends by
+/// itself. Mounts outlive a restart of the server.
 #[utoipa::path(
     post, path = MOUNT, operation_id = "mountVolume", params(SandboxId), request_body = NewMount,
     responses(

@@ -78,8 +78,8 @@ async fn read(
 
 /// Delete a snapshot; one that does not exist is deleted already
 ///
-/// The volume and all forks stay as they are. While a client reads the snapshot it is a conflict, unless
-/// forced.
+/// The volume and all forks stay as they are. While a client reads the snapshot it is a conflict,
+/// unless forced.
 #[utoipa::path(
     delete, path = SNAPSHOT, operation_id = "deleteSnapshot", params(VolumeId, SnapshotId, ForceQuery),
     responses(
@@ -103,7 +103,10 @@ async fn remove(
 
 /// Make a volume what its snapshot is, in content and size
 ///
-/// Name, access mode and tuning stay. While a client is attached read-write it is a conflict, unless forced. Clients that are attached read-only are no conflict, and are cut off, because what they have cached would be wrong; they may connect again at once, mounts of the volume have to be made anew. Clients of snapshots stay.
+/// Name, access mode and tuning stay. While a client is attached read-write it is a conflict,
+/// unless forced. Clients that are attached read-only are no conflict, and are cut off, because
+/// what they have cached would be wrong; they may connect again at once, mounts of the volume have
+/// to be made anew. Clients of snapshots stay.
 #[utoipa::path(
     post, path = RESTORE, operation_id = "restoreSnapshot", params(VolumeId, SnapshotId, ForceQuery),
     responses(

@@ -74,7 +74,7 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Readiness>, ApiEr
     Ok(Success::ok(Readiness { status, store: ReadinessStore { placement, told, state } }))
 }
 
-/// Numbers for Prometheus, as OpenMetrics for those who ask for it
+/// Numbers for Prometheus, as OpenMetrics for scrapers that ask for it
 #[utoipa::path(get, path = "/metrics", responses(
     (status = 200, description = "The numbers.", content(
         (String = "text/plain"), (String = "application/openmetrics-text"),
@@ -83,8 +83,8 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Readiness>, ApiEr
 async fn metrics(State(admin): State<Shared>, headers: HeaderMap) -> Result<impl IntoResponse, ApiError> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let exposition = Exposition::asked_for_by(accept);
-    // Off the control threads: with thousands of volumes at work it is a long text, and clients wait
-    // there to be let in.
+    // Off the control threads: with thousands of volumes at work it is a long text, and clients
+    // wait there to be let in.
     let text = tokio::task::spawn_blocking(move || admin.metrics.exposition(exposition)).await;
     let text = text.map_err(|_| ApiError::new(Code::Unavailable, "the server is stopping"))?;
     Ok(([(header::CONTENT_TYPE, exposition.content_type())], text))

@@ -20,7 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
     (status = 202, description = "It runs; this is how far it is.", body = Reclaim),
 ))]
 async fn start(State(admin): State<Shared>) -> Success<Reclaim> {
-    admin.reclaim.start(&admin.store, &admin.keeper);
+    admin.reclaim.start(&admin.store, &admin.store_thread);
     Success::accepted(admin.reclaim.progress(&admin.store))
 }
 

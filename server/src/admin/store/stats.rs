@@ -1,9 +1,10 @@
-//! What goes on now, in numbers that only grow: two answers give rates, as `sandstone top` shows them.
+//! What goes on now, in numbers that only grow: two answers give rates, as `sandstone top` shows
+//! them.
 
 use crate::{
     admin::{
         base::{Admin, STATS, Shared, Success, phase},
-        metrics::{AtWork, at_work},
+        metrics::{ActiveExport, active_exports},
     },
     api::{CommandStats, Stats, StoreStats, VolumeStats},
     traffic::{LATENCY_BOUNDS_US, OperationTally},
@@ -31,7 +32,7 @@ async fn stats(State(admin): State<Shared>) -> Success<Stats> {
         at_us: u64::try_from(EPOCH.elapsed().as_micros()).unwrap_or(u64::MAX),
         latency_bounds_us: LATENCY_BOUNDS_US.to_vec(),
         store: store(&admin),
-        volumes: at_work(&admin.registry).into_iter().map(volume).collect(),
+        volumes: active_exports(&admin.registry).into_iter().map(volume).collect(),
     })
 }
 
@@ -57,7 +58,7 @@ fn store(admin: &Admin) -> StoreStats {
     }
 }
 
-fn volume(AtWork { id, name, attachments, tally, stats }: AtWork) -> VolumeStats {
+fn volume(ActiveExport { id, name, attachments, tally, stats }: ActiveExport) -> VolumeStats {
     let commands = tally.used().map(|(command, tally)| (command.name().to_owned(), counts(tally))).collect();
     VolumeStats {
         id,

@@ -19,7 +19,7 @@ async fn changes_are_told_by_page_up_to_a_snapshot_or_the_volume() {
     let head = server.volume(volume["id"].as_str().unwrap()).unwrap().volume.clone();
     let trim =
         move || async move { head.trim(50 * 4096, 10 * 4096, sandstone_storage::Durability::Volatile).await };
-    server.admin.keeper.run(trim).await.unwrap();
+    server.admin.store_thread.run(trim).await.unwrap();
     server.call("PATCH", &path(&volume), r#"{"size":"16M"}"#).await.data(200);
 
     let (from, to) = (old["id"].as_str().unwrap(), new["id"].as_str().unwrap());

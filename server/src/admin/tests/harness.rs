@@ -2,12 +2,12 @@
 
 use crate::{
     admin::{Admin, Metrics, Reclaim, router},
-    attachments::{AttachedGuard, Connection, Holder, Line, Refused},
+    attachments::{AttachedGuard, Connection, ConnectionHandle, Holder, Refused},
     mounts::Mounts,
     net::Endpoints,
     record::now,
     registry::{Entry, Export, Registry},
-    store_thread::Keeper,
+    runtime_thread::RuntimeThread,
     token::Token,
     watchdog::{Heartbeat, Watchdog},
 };
@@ -39,7 +39,7 @@ pub(super) const DEFAULT_SIZE_BYTES: u64 = 96 << 20;
 pub(super) struct Server {
     pub(super) admin: Arc<Admin>,
     router: Router,
-    keeper: Option<Keeper>,
+    store_thread: Option<RuntimeThread>,
     /// The number of the store's start.
     pub(super) epoch: u32,
     directory: tempfile::TempDir,
@@ -59,7 +59,7 @@ impl Server {
     /// One that waits so long for those threads.
     pub(super) async fn start_watching(threads: Vec<Arc<Heartbeat>>, patience: Duration) -> Server {
         let directory = tempfile::tempdir().unwrap();
-        let keeper = Keeper::start(Backend::Threads).unwrap();
+        let store_thread = RuntimeThread::start("store", Backend::Threads, |_| {}, || ()).unwrap();
         let options = StoreOptions {
             path: directory.path().join("store"),
             size_bytes: 1 << 30,
@@ -69,7 +69,7 @@ impl Server {
             reclaim_rate: 256 << 20,
             scrub_rate: 0,
         };
-        let handle = keeper.handle();
+        let handle = store_thread.handle();
         let (store, report) = handle.run(move || async move { Store::open(options).await }).await.unwrap();
         let mounts = Mounts::new(directory.path().join("mounts.json"), report.epoch);
         let registry = Arc::new(Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap());
@@ -79,7 +79,7 @@ impl Server {
             metrics: Metrics::new(exported, store.clone(), Arc::clone(&registry), Vec::new()),
             watchdog: Arc::new(watchdog),
             store,
-            keeper: keeper.handle(),
+            store_thread: store_thread.handle().clone(),
             registry,
             token: Token::given(TOKEN.into()),
             endpoints: Endpoints {
@@ -92,7 +92,7 @@ impl Server {
             under_way: TaskTracker::new(),
         });
         let router = router(Arc::clone(&admin));
-        Server { router, admin, keeper: Some(keeper), epoch: report.epoch, directory }
+        Server { router, admin, store_thread: Some(store_thread), epoch: report.epoch, directory }
     }
 
     /// Where the mounts are kept.
@@ -140,7 +140,7 @@ impl Server {
         let write = move || async move {
             volume.write(blocks.start * BLOCK as u64, data, Durability::Volatile).await
         };
-        self.admin.keeper.run(write).await.unwrap();
+        self.admin.store_thread.run(write).await.unwrap();
     }
 
     /// The first byte of a block of a volume or snapshot.
@@ -149,7 +149,7 @@ impl Server {
         let blocks = export.blocks().clone();
         let offset = block * sandstone_storage::BLOCK_BYTES as u64;
         let read = move || async move { blocks.read(offset, 1).await };
-        match &self.admin.keeper.run(read).await.unwrap()[..] {
+        match &self.admin.store_thread.run(read).await.unwrap()[..] {
             [Piece::Data(bytes)] => bytes[0],
             [Piece::Zero { .. }] => 0,
             pieces => panic!("{pieces:?}"),
@@ -165,8 +165,8 @@ impl Server {
     }
 
     /// Attaches a client to a volume or snapshot, as process 7.
-    pub(super) async fn attach(&self, to: &Value, line: Arc<dyn Line>) -> AttachedGuard {
-        self.attach_as("process 7", to, line).await.unwrap()
+    pub(super) async fn attach(&self, to: &Value, handle: Arc<dyn ConnectionHandle>) -> AttachedGuard {
+        self.attach_as("process 7", to, handle).await.unwrap()
     }
 
     /// Attaches a client of that name.
@@ -174,22 +174,22 @@ impl Server {
         &self,
         holder: &str,
         to: &Value,
-        line: Arc<dyn Line>,
+        handle: Arc<dyn ConnectionHandle>,
     ) -> Result<AttachedGuard, Refused> {
         let export_name = to["export_name"].as_str().unwrap();
         let (export, holder) = match self.admin.registry.resolve_mount(export_name) {
             Some((export, session)) => (export, Holder::Mount(session)),
             None => (self.admin.registry.resolve(export_name).unwrap(), Holder::Peer(holder.into())),
         };
-        let connection = Connection { holder, export_name: export_name.into(), since: now(), line };
+        let connection = Connection { holder, export_name: export_name.into(), since: now(), handle };
         export.attachments().attach(connection).await
     }
 
     /// Attaches a client that goes a little after it was told to, as a connection does.
     pub(super) async fn attach_obedient(&self, to: &Value) {
-        let line = Arc::new(Obedient::default());
-        let guard = self.attach(to, Arc::clone(&line) as Arc<dyn Line>).await;
-        *line.0.lock().unwrap() = Some(guard);
+        let handle = Arc::new(Obedient::default());
+        let guard = self.attach(to, Arc::clone(&handle) as Arc<dyn ConnectionHandle>).await;
+        *handle.0.lock().unwrap() = Some(guard);
     }
 }
 
@@ -197,12 +197,12 @@ impl Server {
 #[derive(Default)]
 pub(super) struct Deaf(pub(super) AtomicUsize);
 
-impl Line for Deaf {
-    fn cut_off(&self) {
+impl ConnectionHandle for Deaf {
+    fn disconnect(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn is_ending(&self) -> bool {
+    fn is_closing(&self) -> bool {
         false
     }
 }
@@ -211,13 +211,13 @@ impl Line for Deaf {
 #[derive(Default)]
 struct Obedient(Mutex<Option<AttachedGuard>>);
 
-impl Line for Obedient {
-    fn cut_off(&self) {
+impl ConnectionHandle for Obedient {
+    fn disconnect(&self) {
         let guard = self.0.lock().unwrap().take();
         std::thread::spawn(move || drop(guard));
     }
 
-    fn is_ending(&self) -> bool {
+    fn is_closing(&self) -> bool {
         self.0.lock().unwrap().is_none()
     }
 }
@@ -233,10 +233,8 @@ pub(super) fn path(of: &Value) -> String {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The keeper's thread is waited for, so that the directory goes after the store.
-        if let Some(keeper) = self.keeper.take() {
-            keeper.stop();
-        }
+        // The store's thread is waited for, so that the directory goes after the store.
+        RuntimeThread::stop(self.store_thread.take());
     }
 }
 

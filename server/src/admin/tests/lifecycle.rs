@@ -154,18 +154,19 @@ async fn a_volume_made_anew_while_its_deletion_ends_is_kept() {
     let server = Server::start().await;
     let volume = server.create(json!({ "name": "disk" })).await;
     let again = json!({ "id": volume["id"], "name": "disk" }).to_string();
-    let turn = server.admin.registry.alone(volume["id"].as_str().unwrap().parse().unwrap()).await.unwrap();
+    let locked =
+        server.admin.registry.lock_exclusive(volume["id"].as_str().unwrap().parse().unwrap()).await.unwrap();
     // A deletion has reached the store, and not yet the registry.
-    let (store, uuid) = (server.admin.store.clone(), turn.entry.volume.id());
-    server.admin.keeper.run(move || async move { store.delete_volume(uuid).await }).await.unwrap();
-    // A change waits for the old one's turn, and then finds the new one.
+    let (store, uuid) = (server.admin.store.clone(), locked.entry.volume.id());
+    server.admin.store_thread.run(move || async move { store.delete_volume(uuid).await }).await.unwrap();
+    // A change waits for the old one's locked, and then finds the new one.
     let path = path(&volume);
     let change = server.call("PATCH", &path, r#"{"prefetch":5}"#);
     let rest = async {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         server.call("POST", VOLUMES, &again).await.data(201);
-        server.admin.registry.remove(&turn);
-        drop(turn);
+        server.admin.registry.remove(&locked);
+        drop(locked);
     };
     let (changed, ()) = tokio::join!(change, rest);
     assert_eq!(changed.data(200)["prefetch"], 5);

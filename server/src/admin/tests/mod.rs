@@ -1,4 +1,5 @@
-//! The admin API as a client meets it: requests into the router, over a real store in a directory of its own.
+//! The admin API as a client meets it: requests into the router, over a real store in a directory
+//! of its own.
 
 mod diff;
 mod forks;

@@ -295,7 +295,8 @@ async fn mounts_outlive_a_restart_and_are_stale_where_a_host_crash_took_writes()
         assert_eq!([state(&through), state(&back), state(&tuned)], expected);
     };
     check(&start_again(&server, epoch + 1, Kept).await, [Pending; 3]);
-    // The start after it died before it could vouch for anything, so nobody knows what that one found.
+    // The start after it died before it could vouch for anything, so what that one found is
+    // unknown.
     let kept = std::fs::read(server.mounts_path()).unwrap();
     check(&start_again(&server, epoch + 3, Kept).await, [Pending, Stale, Pending]);
     std::fs::write(server.mounts_path(), kept).unwrap();

@@ -147,7 +147,7 @@ impl Checked {
     fn check(&self, place: &str, schema: &Value, value: &Value) {
         let mut root = schema.clone();
         root["components"] = self.document["components"].clone();
-        refuse_unknown_fields(&mut root);
+        refuse_unknown_fields(&mut root, &self.document);
         let validator =
             jsonschema::draft202012::options().should_validate_formats(true).build(&root).unwrap();
         let errors: Vec<String> = validator.iter_errors(value).map(|error| error.to_string()).collect();
@@ -155,20 +155,36 @@ impl Checked {
     }
 }
 
-/// An object with properties has no other ones; one that is put together from several is left alone.
-fn refuse_unknown_fields(schema: &mut Value) {
+/// An object has no other fields than the ones that are named, also where it is put together from
+/// several.
+fn refuse_unknown_fields(schema: &mut Value, document: &Value) {
     match schema {
         Value::Object(fields) => {
-            let is_part = fields.contains_key("allOf");
-            if fields.get("properties").is_some_and(Value::is_object) && !is_part {
+            if let Some(parts) = fields.get_mut("allOf") {
+                resolve_parts(parts, document);
+                fields.insert("unevaluatedProperties".to_owned(), Value::Bool(false));
+            } else if fields.get("properties").is_some_and(Value::is_object) {
                 fields.entry("additionalProperties").or_insert(Value::Bool(false));
             }
             for (_, value) in fields.iter_mut().filter(|(name, _)| *name != "allOf") {
-                refuse_unknown_fields(value);
+                refuse_unknown_fields(value, document);
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(refuse_unknown_fields),
+        Value::Array(values) => values.iter_mut().for_each(|value| refuse_unknown_fields(value, document)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Puts the schemas of an object's parts in the place of their references, which stay open for the
+/// fields of others.
+fn resolve_parts(parts: &mut Value, document: &Value) {
+    for part in parts.as_array_mut().into_iter().flatten() {
+        if let Some(reference) = part["$ref"].as_str() {
+            *part = document.pointer(&reference[1..]).unwrap().clone();
+        }
+        if let Some(parts) = part.get_mut("allOf") {
+            resolve_parts(parts, document);
+        }
     }
 }
 

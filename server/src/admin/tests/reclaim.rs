@@ -59,7 +59,7 @@ async fn reclaim_runs_in_the_background_and_counts_from_its_beginning() {
 async fn reclaim_that_fails_says_why_and_may_be_tried_again() {
     let server = Server::start().await;
     let store = server.admin.store.clone();
-    server.admin.keeper.run(move || async move { store.close().await }).await.unwrap();
+    server.admin.store_thread.run(move || async move { store.close().await }).await.unwrap();
     for _ in 0..2 {
         started(&server).await;
         let failed = ended(&server).await;

@@ -21,11 +21,13 @@ async fn scrub_runs_when_asked_for_and_is_counted_for_scrapers() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     assert_eq!((passes(&ended), &ended["volumes"], &ended["volumes_done"]), (1, &1.into(), &1.into()));
+    assert_eq!((&ended["corrupt_bytes"], &ended["corrupt"]), (&0.into(), &serde_json::json!([])));
     assert_eq!((&ended["rotten_bytes"], &ended["rots"]), (&0.into(), &serde_json::json!([])));
 
     let text = server.call("GET", "/metrics", "").await.text;
     for line in [
         "sandstone_scrub_passes_total 1",
+        "sandstone_scrub_corrupt_bytes_total 0",
         "sandstone_scrub_rotten_bytes_total 0",
         "sandstone_store_corrupt_blocks_total 0",
     ] {

@@ -2,7 +2,7 @@
 
 use super::harness::{Deaf, Server, path};
 use crate::{
-    admin::base::while_wanted,
+    admin::base::abortable,
     attachments::{Access, Holder, Refused},
     mounts::Mounts,
     registry::Registry,
@@ -228,7 +228,8 @@ async fn exclusive_bytes_are_what_nobody_else_holds() {
             assert!(list.as_array().unwrap().contains(&shown), "{list}");
         }
     };
-    // The volume with its snapshot: the 10 blocks that the snapshot kept, and the 20 that the fork wrote anew.
+    // The volume with its snapshot: the 10 blocks that the snapshot kept, and the 20 that the fork
+    // wrote anew.
     check(&[(&volume, 30), (&snapshot, 10), (&fork, 20)]).await;
     server.call("DELETE", &path(&snapshot), "").await.data(200);
     check(&[(&volume, 20), (&fork, 20)]).await;
@@ -242,7 +243,7 @@ async fn a_volume_is_shown_without_what_cannot_be_told_in_time() {
     let volume = server.create(json!({})).await;
     let snapshot = server.snapshot(&volume, "s").await;
     let (go_on, held) = std::sync::mpsc::channel::<()>();
-    server.admin.keeper.spawn(move || async move { assert!(held.recv().is_err()) });
+    server.admin.store_thread.spawn(move || async move { assert!(held.recv().is_err()) });
     // The clock goes on by itself where all others wait.
     tokio::time::pause();
     for of in [&volume, &snapshot] {
@@ -260,7 +261,7 @@ async fn a_volume_is_shown_without_what_cannot_be_told_in_time() {
 async fn a_walk_that_nobody_waits_for_ends() {
     let server = Server::start().await;
     let (ended, ending) = tokio::sync::oneshot::channel::<()>();
-    let walk = while_wanted(&server.admin, move || async move {
+    let walk = abortable(&server.admin, move || async move {
         let _dropped_at_the_end = ended;
         std::future::pending::<()>().await;
     });

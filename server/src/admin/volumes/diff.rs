@@ -1,8 +1,9 @@
-//! What changed between a snapshot and a later state of its volume: ranges from the maps, a page at a time.
+//! What changed between a snapshot and a later state of its volume: ranges from the maps, a page at
+//! a time.
 
 use super::lineage::snapshot_of;
 use crate::{
-    admin::base::{ApiError, Shared, Success, VolumeId, query, while_wanted},
+    admin::base::{ApiError, Shared, Success, VolumeId, abortable, query},
     api::{Details, Diff, DiffRange, RangeState},
     record::parse_id,
     registry::Entry,
@@ -67,7 +68,8 @@ impl<S: Send + Sync> FromRequestParts<S> for DiffQuery {
 
 /// What changed since a snapshot, told by the maps without reading data
 ///
-/// Ranges that were written, zeroed or trimmed, in order, none overlapping; they may hold what they held before. Beyond the end of from, everything that is not a hole differs.
+/// Ranges that were written, zeroed or trimmed, in order, none overlapping; they may hold what they
+/// held before. Beyond the end of from, everything that is not a hole differs.
 #[utoipa::path(get, path = DIFF, operation_id = "diffVolume", params(VolumeId, DiffQuery), responses(
     (status = 200, description = "A page of ranges.", body = Diff),
     (status = 400, description = "A number of the query is wrong, or from is missing."),
@@ -93,7 +95,7 @@ async fn diff(
         let entries_max = usize::try_from(limit).unwrap_or(usize::MAX);
         let walk =
             move || async move { to.changes_since(&from, offset, size_bytes - offset, entries_max).await };
-        while_wanted(&admin, walk).await?
+        abortable(&admin, walk).await?
     };
     let range = |change: Change| DiffRange {
         offset: change.offset,

@@ -2,26 +2,28 @@
 //!
 //! ```text
 //!   create   name claimed ─► store: durable ─► registry: visible
-//!   change   turn ─► name claimed ─► store: durable ─► registry: new record
-//!   delete   turn ─► door closed, clients cut off and gone ─► store: durable ─► registry: forgotten
+//!   change   lock ─► name claimed ─► store: durable ─► registry: new record
+//!   delete   lock ─► closed, clients gone ─► store: durable ─► registry: forgotten
 //! ```
 //!
 //! I1  Nothing is answered before it is durable.
-//! I2  The registry never shows what the store does not have: it changes after the store, and at once.
-//! I3  A step that was begun is finished, whether or not its caller waits for the answer: each runs in a task of its
-//!     own, and a stopping server waits for it. A store changed and a registry left behind would break I2.
-//! I4  Changes of one volume take turns (`Registry::alone`); those of different volumes run side by side, so that they
-//!     share the store's syncs.
+//! I2  The registry never shows what the store does not have: it changes after the store, and at
+//!     once.
+//! I3  A step that was begun is finished, whether or not its caller waits for the answer: each runs
+//!     in a task of its own, and a stopping server waits for it. A store changed and a registry
+//!     left behind would break I2.
+//! I4  Changes of one volume take turns (`Registry::lock_exclusive`); those of different volumes
+//!     run side by side, so that they share the store's syncs.
 
 use super::request::VolumeFields;
 use crate::{
     admin::base::{
-        Admin, ApiError, Force, GivenSize, GivenTuning, Shared, alone, close, finished,
-        in_the_way_of_deletion, in_use_details,
+        Admin, ApiError, Force, GivenSize, GivenTuning, Shared, blocking_deletion, close, finished,
+        in_use_details, lock_exclusive,
     },
     api::{AccessMode, Details},
     attachments::{Attachment, Closing},
-    record::{TEAM_ID, USER_ID, VolumeRecord, now},
+    record::{VolumeRecord, now},
     registry::{Entry, NameClaim},
 };
 use sandstone_config::ByteSize;
@@ -41,24 +43,13 @@ pub(super) async fn create(
     id: Option<Uuid>,
     fields: VolumeFields,
 ) -> Result<Arc<Entry>, ApiError> {
-    let created_at = now();
     let settings =
         Settings { cache_bytes: CACHE_BYTES, buffer_bytes: BUFFER_BYTES, prefetch_mib: 0, writeback: false };
-    let ([cache_size, buffer_size], settings) =
-        tuned(fields.tuning, [CACHE_SIZE.to_owned(), BUFFER_SIZE.to_owned()], settings);
+    let (texts, settings) = tuned(fields.tuning, [CACHE_SIZE.to_owned(), BUFFER_SIZE.to_owned()], settings);
     let record = VolumeRecord {
-        name: fields.name,
-        team_id: TEAM_ID.to_owned(),
-        user_id: USER_ID.to_owned(),
-        cache_size,
-        buffer_size,
-        access_mode: fields.access_mode.unwrap_or(AccessMode::Rwo),
-        created_at,
-        updated_at: created_at,
-        source_volume_id: None,
-        source_snapshot_id: None,
         iops_max: limit(fields.iops_max, None),
         bytes_per_second_max: limit(fields.bytes_per_second_max, None),
+        ..VolumeRecord::new(fields.name, fields.access_mode, texts)
     };
     let spec = VolumeSpec {
         id: id.unwrap_or_else(Uuid::new_v4),
@@ -69,7 +60,7 @@ pub(super) async fn create(
     finished(admin, |admin| async move {
         let name = claimed(&admin, record.name.as_deref(), spec.id)?;
         let store = admin.store.clone();
-        let volume = admin.keeper.run(move || async move { store.create_volume(spec).await }).await?;
+        let volume = admin.store_thread.run(move || async move { store.create_volume(spec).await }).await?;
         let entry = admin.registry.insert(volume, record);
         name.keep();
         Ok(entry)
@@ -80,24 +71,26 @@ pub(super) async fn create(
 /// Changes what `fields` names, all of it or nothing.
 pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Result<Arc<Entry>, ApiError> {
     finished(admin, |admin| async move {
-        let turn = alone(&admin, id).await?;
+        let locked = lock_exclusive(&admin, id).await?;
         if fields == VolumeFields::default() {
-            return Ok(Arc::clone(&turn.entry));
+            return Ok(Arc::clone(&locked.entry));
         }
-        refuse_shrinking(turn.entry.volume.size_bytes(), &fields)?;
+        refuse_shrinking(locked.entry.volume.size_bytes(), &fields)?;
         let name = claimed(&admin, fields.name.as_deref(), id)?;
-        let before = turn.entry.record().access_mode;
-        let (change, record) = changed(&turn.entry, fields);
-        let (after, attachments) = (record.access_mode, &turn.entry.attachments);
-        // Whether the store takes the change or not, until then no more may attach than either mode allows.
+        let before = locked.entry.record().access_mode;
+        let (change, record) = changed(&locked.entry, fields);
+        let (after, attachments) = (record.access_mode, &locked.entry.attachments);
+        // Whether the store takes the change or not, until then no more may attach than either mode
+        // allows.
         let meanwhile = if after.writers_max() < before.writers_max() { after } else { before };
         attachments.set_mode(meanwhile).await.map_err(|writers| would_break(id, after, &writers))?;
         let store = admin.store.clone();
-        let updated = admin.keeper.run(move || async move { store.update_volume(id, change).await }).await;
+        let updated =
+            admin.store_thread.run(move || async move { store.update_volume(id, change).await }).await;
         let settled = if updated.is_ok() { after } else { before };
         attachments.set_mode(settled).await.expect("it is as wide as the mode meanwhile, or wider");
         updated?;
-        let entry = admin.registry.replace(&turn, record);
+        let entry = admin.registry.replace(&locked, record);
         name.keep();
         Ok(entry)
     })
@@ -155,20 +148,20 @@ fn changed(entry: &Entry, fields: VolumeFields) -> (VolumeChange, VolumeRecord) 
 /// Deletes a volume and its snapshots. One that does not exist is deleted already.
 pub(super) async fn delete(admin: &Shared, id: Uuid, force: Force) -> Result<(), ApiError> {
     finished(admin, |admin| async move {
-        let Some(turn) = admin.registry.alone(id).await else { return Ok(()) };
-        let entry = &turn.entry;
+        let Some(locked) = admin.registry.lock_exclusive(id).await else { return Ok(()) };
+        let entry = &locked.entry;
         let of_snapshots = entry.snapshots.list().into_iter().map(|entry| Arc::clone(&entry.attachments));
-        let doors = [Arc::clone(&entry.attachments)].into_iter().chain(of_snapshots).collect();
+        let exports = [Arc::clone(&entry.attachments)].into_iter().chain(of_snapshots).collect();
         let what = format!("volume {id}");
-        let closed = close(doors, Closing::Deletion, in_the_way_of_deletion(force), (id, &what)).await?;
+        let closed = close(exports, Closing::Deletion, blocking_deletion(force), (id, &what)).await?;
         let store = admin.store.clone();
-        admin.keeper.run(move || async move { store.delete_volume(id).await }).await?;
+        admin.store_thread.run(move || async move { store.delete_volume(id).await }).await?;
         if let Err(error) = closed.unmount(&admin).await {
             // The volume is gone, and the next start drops mounts of what is not there.
             tracing::warn!(volume = %id, ?error, "mounts of a deleted volume stay in the list");
         }
         closed.for_ever();
-        admin.registry.remove(&turn);
+        admin.registry.remove(&locked);
         Ok(())
     })
     .await
@@ -179,8 +172,8 @@ pub(super) fn limit(given: Option<u64>, before: Option<u64>) -> Option<u64> {
     given.or(before).filter(|limit| *limit > 0)
 }
 
-/// What tuning becomes: as given, else as before. The texts are those of the cache's and the buffer's
-/// size.
+/// What tuning becomes: as given, else as before. The texts are those of the cache's and the
+/// buffer's size.
 pub(super) fn tuned(
     given: GivenTuning,
     [cache_size, buffer_size]: [String; 2],

@@ -1,14 +1,16 @@
 //! Snapshots, forks and restore: the store first, then the registry, as in `lifecycle`.
 //!
 //! ```text
-//!   snapshot, fork   turn, with others ─► store: durable ─► registry: visible
-//!   restore          turn, alone ─► door closed, clients cut off and gone ─► store: durable ─► door open
-//!   delete           turn, alone ─► door closed, clients cut off and gone ─► store: durable ─► registry: forgotten
+//!   snapshot, fork   shared lock ─► store: durable ─► registry: visible
+//!   restore          exclusive lock ─► closed, clients gone ─► store: durable ─► open
+//!   delete           exclusive lock ─► closed, clients gone ─► store: durable ─► registry: forgotten
 //! ```
 //!
-//! I1  Tuning belongs to the volume: a restore leaves it, and a fork of a snapshot takes it from the volume as it is now.
-//! I2  Nobody sees content change under it: a client that read the volume before a restore is no client after it. NBD has
-//!     no word for such a change, and what the client has cached of it would be wrong.
+//! I1  Tuning belongs to the volume: a restore leaves it, and a fork of a snapshot takes it from
+//!     the volume as it is now.
+//! I2  No client sees its content change: a client that read the volume before a restore is no
+//!     client after it. NBD has no word for such a change, and what the client has cached of it
+//!     would be wrong.
 
 use super::{
     lifecycle::{claimed, limit, refuse_shrinking, tuned},
@@ -16,11 +18,10 @@ use super::{
 };
 use crate::{
     admin::base::{
-        ApiError, Force, Shared, alone, close, finished, in_the_way_of_deletion, not_kept, together,
+        ApiError, Force, Shared, blocking_deletion, close, finished, lock_exclusive, lock_shared, not_kept,
     },
-    api::AccessMode,
-    attachments::{Closing, InTheWay},
-    record::{SnapshotRecord, TEAM_ID, USER_ID, VolumeRecord, now},
+    attachments::{BlockedBy, Closing},
+    record::{SnapshotRecord, VolumeRecord, now},
     registry::{Entry, SnapshotEntry},
 };
 use sandstone_storage::{ForkSpec, Settings};
@@ -35,12 +36,12 @@ pub(crate) async fn snapshot(
     description: Option<String>,
 ) -> Result<Arc<SnapshotEntry>, ApiError> {
     finished(admin, |admin| async move {
-        let turn = together(&admin, volume).await?;
+        let locked = lock_shared(&admin, volume).await?;
         let record = SnapshotRecord { name, description, created_at: now() };
         let (store, attributes) = (admin.store.clone(), record.to_attributes());
         let create = move || async move { store.create_snapshot(volume, Uuid::new_v4(), attributes).await };
-        let snapshot = admin.keeper.run(create).await?;
-        Ok(admin.registry.insert_snapshot(&turn.entry, snapshot, record))
+        let snapshot = admin.store_thread.run(create).await?;
+        Ok(admin.registry.insert_snapshot(&locked.entry, snapshot, record))
     })
     .await
 }
@@ -54,14 +55,14 @@ pub(crate) async fn fork(
     fields: VolumeFields,
 ) -> Result<Arc<Entry>, ApiError> {
     finished(admin, |admin| async move {
-        let turn = together(&admin, volume).await?;
+        let locked = lock_shared(&admin, volume).await?;
         let source = match snapshot {
-            None => turn.entry.volume.clone(),
-            Some(id) => snapshot_of(&turn.entry, id)?.snapshot.clone(),
+            None => locked.entry.volume.clone(),
+            Some(id) => snapshot_of(&locked.entry, id)?.snapshot.clone(),
         };
         refuse_shrinking(source.size_bytes(), &fields)?;
         let size_bytes = fields.size_bytes;
-        let (mut record, settings) = forked(&turn.entry, fields);
+        let (mut record, settings) = forked(&locked.entry, fields);
         record.source_snapshot_id = snapshot;
         let spec = ForkSpec {
             id: id.unwrap_or_else(Uuid::new_v4),
@@ -71,7 +72,7 @@ pub(crate) async fn fork(
         };
         let name = claimed(&admin, record.name.as_deref(), spec.id)?;
         let store = admin.store.clone();
-        let fork = admin.keeper.run(move || async move { store.create_fork(source.id(), spec).await });
+        let fork = admin.store_thread.run(move || async move { store.create_fork(source.id(), spec).await });
         let entry = admin.registry.insert(fork.await?, record);
         name.keep();
         Ok(entry)
@@ -79,31 +80,22 @@ pub(crate) async fn fork(
     .await
 }
 
-/// What a fork is from the start. Name and access mode are not inherited; limits are, as all tuning: else a fork would be
-/// the way around them.
+/// What a fork is from the start. Name and access mode are not inherited; limits are, as all
+/// tuning: else a fork would be the way around them.
 fn forked(source: &Entry, fields: VolumeFields) -> (VolumeRecord, Settings) {
     let (record, settings) = (source.record(), source.volume.settings());
-    let created_at = now();
-    let ([cache_size, buffer_size], settings) =
-        tuned(fields.tuning, [record.cache_size, record.buffer_size], settings);
+    let (texts, settings) = tuned(fields.tuning, [record.cache_size, record.buffer_size], settings);
     let record = VolumeRecord {
-        name: fields.name,
-        team_id: TEAM_ID.to_owned(),
-        user_id: USER_ID.to_owned(),
-        cache_size,
-        buffer_size,
-        access_mode: fields.access_mode.unwrap_or(AccessMode::Rwo),
-        created_at,
-        updated_at: created_at,
         source_volume_id: Some(source.volume.id()),
-        source_snapshot_id: None,
         iops_max: limit(fields.iops_max, record.iops_max),
         bytes_per_second_max: limit(fields.bytes_per_second_max, record.bytes_per_second_max),
+        ..VolumeRecord::new(fields.name, fields.access_mode, texts)
     };
     (record, settings)
 }
 
-/// Makes a volume what its snapshot is. Writers are in the way unless forced; readers are cut off (I2).
+/// Makes a volume what its snapshot is. Writers are in the way unless forced; readers are
+/// disconnected (I2).
 pub(crate) async fn restore(
     admin: &Shared,
     volume: Uuid,
@@ -111,24 +103,24 @@ pub(crate) async fn restore(
     force: Force,
 ) -> Result<(), ApiError> {
     finished(admin, |admin| async move {
-        let turn = alone(&admin, volume).await?;
-        snapshot_of(&turn.entry, snapshot)?;
-        let in_the_way = match force {
-            Force::No => InTheWay::Writers,
-            Force::Yes => InTheWay::Nobody,
+        let locked = lock_exclusive(&admin, volume).await?;
+        snapshot_of(&locked.entry, snapshot)?;
+        let blocked_by = match force {
+            Force::No => BlockedBy::Writers,
+            Force::Yes => BlockedBy::Nothing,
         };
-        let doors = vec![Arc::clone(&turn.entry.attachments)];
+        let exports = vec![Arc::clone(&locked.entry.attachments)];
         let what = format!("volume {volume}");
-        let closed = close(doors, Closing::Restore, in_the_way, (volume, &what)).await?;
+        let closed = close(exports, Closing::Restore, blocked_by, (volume, &what)).await?;
         closed.unmount(&admin).await?; // keeps I2: a client that connects again on its own is one of before
         // Under plain names, too, and after a restart.
-        let (at, attachments) = (now(), &turn.entry.attachments);
+        let (at, attachments) = (now(), &locked.entry.attachments);
         let peers = attachments.restored(at);
         let store = admin.store.clone();
-        let restored = match admin.registry.mounts.keep_out(volume, attachments, peers, at).await {
+        let restored = match admin.registry.mounts.fence(volume, attachments, peers, at).await {
             Ok(()) => {
                 let restore = move || async move { store.restore(volume, snapshot).await };
-                admin.keeper.run(restore).await.map_err(ApiError::from)
+                admin.store_thread.run(restore).await.map_err(ApiError::from)
             }
             Err(error) => Err(not_kept(&error)),
         };
@@ -148,16 +140,16 @@ pub(crate) async fn delete_snapshot(
     force: Force,
 ) -> Result<(), ApiError> {
     finished(admin, |admin| async move {
-        let Some(turn) = admin.registry.alone(volume).await else { return Ok(()) };
-        let Some(entry) = turn.entry.snapshots.get(snapshot) else { return Ok(()) };
-        let doors = vec![Arc::clone(&entry.attachments)];
+        let Some(locked) = admin.registry.lock_exclusive(volume).await else { return Ok(()) };
+        let Some(entry) = locked.entry.snapshots.get(snapshot) else { return Ok(()) };
+        let exports = vec![Arc::clone(&entry.attachments)];
         let what = format!("snapshot {snapshot}");
-        let in_the_way = in_the_way_of_deletion(force);
-        let closed = close(doors, Closing::Deletion, in_the_way, (volume, &what)).await?;
+        let blocked_by = blocking_deletion(force);
+        let closed = close(exports, Closing::Deletion, blocked_by, (volume, &what)).await?;
         let store = admin.store.clone();
-        admin.keeper.run(move || async move { store.delete_snapshot(volume, snapshot).await }).await?;
+        admin.store_thread.run(move || async move { store.delete_snapshot(volume, snapshot).await }).await?;
         closed.for_ever();
-        admin.registry.remove_snapshot(&turn, snapshot);
+        admin.registry.remove_snapshot(&locked, snapshot);
         Ok(())
     })
     .await

@@ -27,14 +27,15 @@ impl VolumeFields {
     pub(crate) fn check(given: api::VolumeFields) -> Result<VolumeFields, ApiError> {
         Ok(VolumeFields {
             name: name(given.name)?,
-            // The one size that is not echoed as given, so a number, as answers show it, is taken too.
+            // The one size that is not echoed as given, so a number, as answers show it, is taken
+            // too.
             size_bytes: optional("size", given.size, size_allowed(&ranges::VOLUME), |size| {
                 bytes(size).filter(|bytes| ranges::VOLUME.contains(*bytes))
             })?,
             access_mode: optional("access_mode", given.access_mode, "RWO, ROX or RWX", |text| {
                 text.parse().ok()
             })?,
-            tuning: GivenTuning::check(given.cache_size, given.buffer_size, given.prefetch, given.writeback)?,
+            tuning: GivenTuning::check(given.tuning)?,
             iops_max: iops(given.iops_max)?,
             bytes_per_second_max: bytes_per_second(given.bytes_per_second_max)?,
         })

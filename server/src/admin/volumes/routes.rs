@@ -83,7 +83,8 @@ async fn change(
 
 /// Delete a volume and its snapshots; one that does not exist is deleted already
 ///
-/// Forks live on. While a client uses the volume or one of its snapshots it is a conflict, unless forced.
+/// Forks live on. While a client uses the volume or one of its snapshots it is a conflict, unless
+/// forced.
 #[utoipa::path(
     delete, path = VOLUME, operation_id = "deleteVolume", params(VolumeId, ForceQuery),
     responses(

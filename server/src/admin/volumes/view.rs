@@ -56,7 +56,8 @@ pub(super) fn view(entry: &Entry, admin: &Admin, exclusive_bytes: Option<u64>) -
 
 fn state(entry: &Entry) -> VolumeState {
     match entry.attachments.closing() {
-        // Until the registry forgets it, a volume that is being deleted is one whose deletion may yet fail.
+        // Until the registry forgets it, a volume that is being deleted is one whose deletion may
+        // yet fail.
         None | Some(Closing::Deletion) => VolumeState::Ready,
         Some(Closing::Restore) => VolumeState::Restoring,
     }

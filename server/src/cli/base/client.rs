@@ -1,7 +1,9 @@
-//! The admin API from the client's side, for the commands. Blocking: a command does one thing after the other.
+//! The admin API from the client's side, for the commands. Blocking: a command does one thing after
+//! the other.
 //!
-//! The token goes to whoever answers, so a server that was found, not named, is reached over a Unix socket, and only if it
-//! runs as a user that is trusted: on a TCP port any user may listen while the server does not.
+//! The token goes to the process that answers, so a server that was found, not named, is reached
+//! over a Unix socket, and only if it runs as a user that is trusted: on a TCP port any user may
+//! listen while the server does not.
 
 use crate::{
     api::{Deleted, Details, Envelope, Failure},
@@ -65,7 +67,8 @@ pub(crate) enum Found {
 }
 
 impl AdminAddress {
-    /// What a user writes: `http://host:port`, `host:port`, `unix:PATH`, or a path with a slash in it.
+    /// What a user writes: `http://host:port`, `host:port`, `unix:PATH`, or a path with a slash in
+    /// it.
     pub(crate) fn parse(text: &str) -> Option<AdminAddress> {
         if let Some(path) = text.strip_prefix("unix:").or(text.starts_with(['/', '.']).then_some(text)) {
             return Some(AdminAddress::Unix(path.into(), Found::Named));

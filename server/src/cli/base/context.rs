@@ -93,7 +93,8 @@ pub(crate) fn json(data: &impl Serialize) -> Value {
     serde_json::to_value(data).expect("answers have a JSON form")
 }
 
-/// Where the configured server is: at its Unix socket, where nobody else can be, unless it has none.
+/// Where the configured server is: at its Unix socket, where no other user can listen, unless it
+/// has none.
 fn found(config: &Config) -> AdminAddress {
     match &config.admin.unix {
         Some(path) => AdminAddress::Unix(path.clone(), Found::Configured),
@@ -104,7 +105,7 @@ fn found(config: &Config) -> AdminAddress {
     }
 }
 
-/// The token, if nobody else can have put it there.
+/// The token, if no other user can have put it there.
 fn read_token(config: &Config) -> Result<Token, TokenError> {
     match trust::check_directory(&config.data_dir) {
         // What is wrong with the file says more.
@@ -123,7 +124,8 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Writes to stdout. `println!` would panic where the reader is gone (`sandstone volume list | head -1`).
+/// Writes to stdout. `println!` would panic where the reader is gone (`sandstone volume list | head
+/// -1`).
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()).map_err(|error| {

@@ -17,7 +17,8 @@ use tokio::{
 /// Exit code of a program that Ctrl-C ended, as shells have it: 128 and the signal's number.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// Whether somebody wants us to end; by default nobody is listened to. Work asks in between its steps; who does not want to wait for that asks twice.
+/// Whether a signal asks the command to end; by default it listens to none. Work asks in between
+/// its steps; a second signal does not wait for that.
 #[derive(Default)]
 pub(crate) struct Interrupt {
     came: Arc<AtomicBool>,

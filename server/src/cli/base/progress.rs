@@ -37,7 +37,7 @@ impl Progress {
     /// So many percent in all.
     pub(crate) fn percent(&self, percent: f64) {
         let total = self.bar.length().unwrap_or(0);
-        // A bar is a picture: what a float loses here nobody sees.
+        // A bar is a picture: what a float loses here is not seen.
         self.bar.set_position((total as f64 * percent / 100.0) as u64);
     }
 }
@@ -51,7 +51,8 @@ impl Drop for Progress {
 /// Time between two pictures of a spinner.
 const SPIN_TIME: Duration = Duration::from_millis(100);
 
-/// Something whose end is not known: a spinner at a terminal, elsewhere a line for each of its phases.
+/// Something whose end is not known: a spinner at a terminal, elsewhere a line for each of its
+/// phases.
 pub(crate) struct Activity {
     spinner: ProgressBar,
     /// The phase that was told last.

@@ -10,10 +10,12 @@ pub(crate) trait Device {
     /// Size of the volume.
     fn size_bytes(&self) -> u64;
 
-    /// What `span` holds, from its beginning: at least one entry, perhaps not to the end of the span.
+    /// What `span` holds, from its beginning: at least one entry, perhaps not to the end of the
+    /// span.
     fn extents(&mut self, span: Span) -> io::Result<Vec<Extent>>;
 
-    /// Reads every span, several at a time, and hands each to `take` with its offset as it comes in.
+    /// Reads every span, several at a time, and hands each to `take` with its offset as it comes
+    /// in.
     fn read(
         &mut self,
         spans: &mut dyn Iterator<Item = Span>,
@@ -23,7 +25,8 @@ pub(crate) trait Device {
     /// Begins to write. An error may belong to an earlier request.
     fn write(&mut self, offset: u64, data: Bytes) -> io::Result<()>;
 
-    /// Begins to turn `span`, at most [`ZERO_BYTES_MAX`] bytes, into a hole that reads as zeroes. Errors as for `write`.
+    /// Begins to turn `span`, at most [`ZERO_BYTES_MAX`] bytes, into a hole that reads as zeroes.
+    /// Errors as for `write`.
     fn zero(&mut self, span: Span) -> io::Result<()>;
 
     /// Waits for all that was begun, and makes it durable.

@@ -78,8 +78,8 @@ pub(crate) fn open(path: &Path) -> io::Result<ImageFile> {
 
 const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
 
-/// Lets files and block devices through. A pipe or a terminal has no place that could be read or written, and opening one
-/// may wait for ever.
+/// Lets files and block devices through. A pipe or a terminal has no place that could be read or
+/// written, and opening one may wait for ever.
 pub(crate) fn refuse_others(metadata: &Metadata) -> io::Result<()> {
     if metadata.is_file() || metadata.file_type().is_block_device() {
         return Ok(());
@@ -94,7 +94,7 @@ pub(crate) struct Target {
 }
 
 enum Kind {
-    /// A new file, put into its place when it is whole: whoever looks before sees the old one or none.
+    /// A new file, put into its place when it is whole: before, the old one or none is there.
     File(Partial),
     /// A device, written in place. It holds something already, so zeroes have to be written.
     Device,

@@ -61,7 +61,8 @@ pub(crate) fn bytes_up_to(from: &impl ReadAt, offset: u64, len_max: usize) -> io
     bytes_at(from, offset, usize::try_from(there).unwrap_or(usize::MAX).min(len_max))
 }
 
-/// Calls `each` with every entry of `N` bytes of a table, in pieces, so that its length costs no memory.
+/// Calls `each` with every entry of `N` bytes of a table, in pieces, so that its length costs no
+/// memory.
 ///
 /// # Errors
 /// Of reading, and those of `each`.

@@ -3,11 +3,12 @@
 use bytes::BytesMut;
 use std::io;
 
-/// Bytes of one read or write request. A guess: large enough that the cost of a request is small beside it, small enough
-/// that a dozen of them in flight are no memory worth speaking of.
+/// Bytes of one read or write request. A guess: large enough that the cost of a request is small
+/// beside it, small enough that a dozen of them in flight are no memory worth speaking of.
 pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 
-/// Most bytes of one zero request. A request's length has 32 bits; whole GiB keep its ends on block boundaries.
+/// Most bytes of one zero request. A request's length has 32 bits; whole GiB keep its ends on block
+/// boundaries.
 pub(crate) const ZERO_BYTES_MAX: u64 = 1 << 30;
 
 /// A range of bytes.

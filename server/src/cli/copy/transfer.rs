@@ -1,8 +1,10 @@
 //! Copying a raw image into a volume and out of it, leaving out what is zero on either side.
 //!
 //! ```text
-//!   import   file: SEEK_DATA, SEEK_HOLE ─► chunks ─► blocks of zeroes apart from blocks of data ─► zero, write ─► flush
-//!   export   volume: block status ─► data spans, in chunks ─► read ─► the same parting ─► write; the rest stays a hole
+//!   import   file: SEEK_DATA, SEEK_HOLE ─► chunks ─► blocks of zeroes apart from blocks of data
+//!            ─► zero, write ─► flush
+//!   export   volume: block status ─► data spans, in chunks ─► read ─► the same parting
+//!            ─► write; the rest stays a hole
 //! ```
 //!
 //! The loops think in one request after the other; [`Device`] keeps several of them in flight.
@@ -19,7 +21,8 @@ use std::io;
 /// Zeroes are looked for in blocks of the store; a smaller hole would save nothing there.
 const BLOCK_BYTES: usize = 4096;
 
-/// How much of a volume is asked about, then read, in one go. It bounds the spans that are kept in between.
+/// How much of a volume is asked about, then read, in one go. It bounds the spans that are kept in
+/// between.
 const WINDOW_BYTES: u64 = 1 << 30;
 
 /// What the volume holds before an import.
@@ -37,7 +40,8 @@ pub(crate) struct Copied {
     pub(crate) data_bytes: u64,
 }
 
-/// Copies an image to the beginning of a volume, and makes it durable. What lies behind the image's end stays as it is.
+/// Copies an image to the beginning of a volume, and makes it durable. What lies behind the image's
+/// end stays as it is.
 pub(crate) fn import(
     source: &Source,
     device: &mut impl Device,

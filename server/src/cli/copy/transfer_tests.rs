@@ -32,7 +32,8 @@ impl Device for Memory {
         self.bytes.len() as u64
     }
 
-    /// One entry a call, as `NBD_CMD_FLAG_REQ_ONE` would give, and past the span where the run goes on.
+    /// One entry a call, as `NBD_CMD_FLAG_REQ_ONE` would give, and past the span where the run goes
+    /// on.
     fn extents(&mut self, span: Span) -> io::Result<Vec<Extent>> {
         let run = runs(&self.bytes[span.offset as usize..])[0];
         Ok(vec![Extent { len: run.len as u64, content: run.content }])
@@ -77,7 +78,8 @@ fn quiet(len: u64) -> Progress {
     Progress::new(len, Audience::Programs)
 }
 
-/// An image with data at its beginning, a written block of zeroes, a hole of 3 MiB, and a ragged end.
+/// An image with data at its beginning, a written block of zeroes, a hole of 3 MiB, and a ragged
+/// end.
 fn image() -> (tempfile::TempDir, PathBuf, Vec<u8>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image.raw");

@@ -6,10 +6,12 @@
 //!      └─ each: opened, header read, whole?           then one description of all of it, for qemu-img
 //! ```
 //!
-//! I1  Nothing that an image refers to is opened unless its user has allowed it, and then only regular files of this host.
-//! I2  qemu-img is told every file by its driver and place, and where the chain ends: it follows no name by itself, and
-//!     probes nothing. What a VMDK descriptor names is the exception, which qemu takes from its text; the parser in
-//!     `image_header` refuses whatever qemu could read otherwise.
+//! I1  Nothing that an image refers to is opened unless its user has allowed it, and then only
+//!     regular files of this host.
+//! I2  qemu-img is told every file by its driver and place, and where the chain ends: it follows no
+//!     name by itself, and probes nothing. What a VMDK descriptor names is the exception, which
+//!     qemu takes from its text; the parser in `image_header` refuses whatever qemu could read
+//!     otherwise.
 //! I3  The chain ends: it has at most [`IMAGES_MAX`] images, and none of them twice.
 
 use super::{
@@ -26,7 +28,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Most images behind each other. A guess: people keep some dozens, and qemu has a coroutine's stack for each.
+/// Most images behind each other. A guess: people keep some dozens, and qemu has a coroutine's
+/// stack for each.
 const IMAGES_MAX: usize = 64;
 
 /// Whether an image may refer to others.
@@ -197,8 +200,8 @@ impl Link {
         }
     }
 
-    /// The file that the image calls `name`. Names with a colon before any slash are URLs, or qemu's descriptions of what
-    /// is no file.
+    /// The file that the image calls `name`. Names with a colon before any slash are URLs, or
+    /// qemu's descriptions of what is no file.
     fn beside(&self, name: &str) -> Result<PathBuf, ImageError> {
         if name.split('/').next().is_some_and(|first| first.contains(':')) {
             return Err(ImageError::NotLocal { by: self.path.clone(), name: name.to_owned() });

@@ -31,18 +31,21 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// The image: raw, qcow2, vmdk, vhd, vhdx or vdi, also packed with gzip, xz, zstd or bzip2 where its name ends so
+    /// The image: raw, qcow2, vmdk, vhd, vhdx or vdi, also packed with gzip, xz, zstd or bzip2
+    /// where its name ends so
     image: PathBuf,
     /// The volume, by id or name; an unused name makes a new one of the image's size
     volume: String,
-    /// Format of the image, inside its packing [default: what its name says, raw for other names; refused where it looks
-    /// otherwise]
+    /// Format of the image, inside its packing [default: what its name says, raw for other names;
+    /// refused where it looks otherwise]
     #[arg(long)]
     format: Option<Format>,
-    /// Read the files of this host that the image refers to: backing files, data files, extents. They are told before
+    /// Read the files of this host that the image refers to: backing files, data files, extents.
+    /// They are told before
     #[arg(long, conflicts_with = "onto")]
     allow_backing: bool,
-    /// Apply an increment that `export --since` made: the volume must hold what the increment follows
+    /// Apply an increment that `export --since` made: the volume must hold what the increment
+    /// follows
     #[arg(long, conflicts_with = "format")]
     onto: bool,
 }
@@ -53,10 +56,12 @@ pub(crate) struct ExportArgs {
     volume: String,
     /// The image to write; an existing file is replaced when the new one is whole
     image: PathBuf,
-    /// Copy what this snapshot of the volume holds, by id or name [default: what the volume holds now]
+    /// Copy what this snapshot of the volume holds, by id or name [default: what the volume holds
+    /// now]
     #[arg(long)]
     snapshot: Option<String>,
-    /// Write only what changed since this snapshot of the volume, by id or name, for `import --onto`
+    /// Write only what changed since this snapshot of the volume, by id or name, for `import
+    /// --onto`
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "format")]
     since: Option<String>,
     /// Format of the image [default: what its name says, raw for other names]
@@ -230,8 +235,9 @@ fn take_or_create(
             Ok((volume, Origin::Found))
         }
         None => {
-            // Half an image under the name that was asked for would look like a whole one, and whoever ends us in the
-            // middle leaves one. The next import takes the next name: the one that was left may be still at work.
+            // Half an image under the name that was asked for would look like a whole one, and a
+            // signal in the middle leaves one. The next import takes the next name: the one that
+            // was left may be still at work.
             let mut refused = None;
             for try_count in 1..=PARTIALS_MAX {
                 let size = Some(Size::Text(disk_bytes.to_string()).into());

@@ -41,8 +41,8 @@ pub(super) enum ImageError {
     /// Its name is no text that could be told to qemu-img.
     #[error("has a name that is no UTF-8: rename it")]
     NameIsNoText,
-    /// A header is damaged, or says that the file is cut off; `of` is the file behind the image that
-    /// has it, where it is not the image's own.
+    /// A header is damaged, or says that the file is cut off; `of` is the file behind the image
+    /// that has it, where it is not the image's own.
     #[error("cannot be converted{}: {error}", because_of(.of.as_deref()))]
     Header {
         of: Option<PathBuf>,

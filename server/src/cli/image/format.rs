@@ -108,7 +108,8 @@ pub(super) enum Archive {
     SevenZip,
 }
 
-/// What a file looks like. It says what its bytes are like, not what they are: a guest may have written them.
+/// What a file looks like. It says what its bytes are like, not what they are: a guest may have
+/// written them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     /// Like no format that is known here, and so like a disk.
@@ -137,8 +138,9 @@ impl fmt::Display for Look {
     }
 }
 
-/// Beginnings of files: offset, bytes, and what they look like. LUKS is not among them: it is a disk's bytes, which no
-/// conversion could open without its key. Source: the formats' own specifications.
+/// Beginnings of files: offset, bytes, and what they look like. LUKS is not among them: it is a
+/// disk's bytes, which no conversion could open without its key. Source: the formats' own
+/// specifications.
 const MAGICS: [(u64, &[u8], Look); 22] = [
     (0, b"QFI\xfb", Look::Image(Format::Qcow2)),
     (0, b"KDMV", Look::Image(Format::Vmdk)),
@@ -193,7 +195,8 @@ impl Look {
     }
 }
 
-/// A VMDK descriptor may begin with other comments and blank lines before its version. qemu takes such for one, too.
+/// A VMDK descriptor may begin with other comments and blank lines before its version. qemu takes
+/// such for one, too.
 fn is_descriptor(begin: &[u8]) -> bool {
     let mut lines = begin.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let after_comment = begin.trim_ascii_start().starts_with(b"#");

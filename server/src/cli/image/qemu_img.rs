@@ -1,9 +1,10 @@
 //! qemu-img, for every image format but raw.
 //!
-//! It is told what to open, file by file (see `image_chain`), never a name that it could take for something else. What it
-//! reads a stranger may have made, so it has bounds: of memory, of what it prints, and of the time in which it neither
-//! prints, reads nor writes. It stays in our process group, where Ctrl-C at a terminal reaches it as well, and has no
-//! children of its own; where we are killed, it ends at its next look at the closed pipe.
+//! It is told what to open, file by file (see `image_chain`), never a name that it could take for
+//! something else. What it reads a stranger may have made, so it has bounds: of memory, of what it
+//! prints, and of the time in which it neither prints, reads nor writes. It stays in our process
+//! group, where Ctrl-C at a terminal reaches it as well, and has no children of its own; where we
+//! are killed, it ends at its next look at the closed pipe.
 
 use super::{chain::Chain, error::ImageError, format::Format};
 use crate::cli::base::{CliError, Progress};
@@ -28,8 +29,8 @@ const COROUTINES: &str = "16";
 /// What bounds a run of qemu-img.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
-    /// Its address space, with the stacks of its threads and its libraries. It takes less than 1 GiB for the largest tables
-    /// that it reads itself.
+    /// Its address space, with the stacks of its threads and its libraries. It takes less than 1
+    /// GiB for the largest tables that it reads itself.
     memory_bytes_max: u64,
     /// How long it may do nothing that can be seen.
     still_time_max: Duration,
@@ -37,7 +38,8 @@ struct Bounds {
     output_bytes_max: usize,
 }
 
-/// Guesses, far from what any image needs that was made in good faith. A server that is full may keep a writer waiting.
+/// Guesses, far from what any image needs that was made in good faith. A server that is full may
+/// keep a writer waiting.
 const BOUNDS: Bounds =
     Bounds { memory_bytes_max: 4 << 30, still_time_max: Duration::from_secs(300), output_bytes_max: 1 << 20 };
 
@@ -61,7 +63,8 @@ pub(super) fn disk_bytes(chain: &Chain, image: &Path) -> Result<u64, CliError> {
     answer["virtual-size"].as_u64().ok_or_else(|| CliError::QemuImg { doing, said: said() })
 }
 
-/// Exit codes of `qemu-img check` for what can be read all the same: space that nobody uses, and formats without a check.
+/// Exit codes of `qemu-img check` for what can be read all the same: unused space, and formats
+/// without a check.
 const CHECK_LEAKS: i32 = 3;
 const CHECK_UNSUPPORTED: i32 = 63;
 const CHECK_CORRUPT: i32 = 2;
@@ -116,7 +119,8 @@ pub(super) fn into_export(
     run(command, &doing, BOUNDS, Some(progress))?.success(&doing)
 }
 
-/// Converts the export at `uri` into `file`, which exists and is replaced, on its way to become `image`.
+/// Converts the export at `uri` into `file`, which exists and is replaced, on its way to become
+/// `image`.
 pub(super) fn from_export(
     uri: &str,
     format: Format,

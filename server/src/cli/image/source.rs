@@ -1,7 +1,8 @@
 //! What an import reads: decided by the image's name and `--format`, and held against its bytes.
 //!
-//! The bytes never decide by themselves. A raw image has what a guest wrote, and a guest may write what looks like qcow2
-//! with a backing file `/etc/shadow`; where name and bytes disagree, the user is asked.
+//! The bytes never decide by themselves. A raw image has what a guest wrote, and a guest may write
+//! what looks like qcow2 with a backing file `/etc/shadow`; where name and bytes disagree, the user
+//! is asked.
 //!
 //! ```text
 //!   name, --format ─► format expected ─┐
@@ -55,7 +56,8 @@ pub(super) enum Content {
 }
 
 impl Looked {
-    /// Looks at an image, and at what it refers to as far as that is allowed. Nothing is converted or unpacked yet.
+    /// Looks at an image, and at what it refers to as far as that is allowed. Nothing is converted
+    /// or unpacked yet.
     ///
     /// # Errors
     /// Why it is not imported.
@@ -106,8 +108,9 @@ impl Looked {
         }
     }
 
-    /// Finds out how large the disk is, and whether the image is whole: what is packed is unpacked for it.
-    /// `volume_bytes` is what an image may have, where it goes into a volume that is there already.
+    /// Finds out how large the disk is, and whether the image is whole: what is packed is unpacked
+    /// for it. `volume_bytes` is what an image may have, where it goes into a volume that is there
+    /// already.
     ///
     /// # Errors
     /// Why it is not imported.
@@ -156,7 +159,8 @@ impl Looked {
     }
 }
 
-/// Unpacks an image that is to be converted, and looks at it: beside it is nothing that it could refer to.
+/// Unpacks an image that is to be converted, and looks at it: beside it is nothing that it could
+/// refer to.
 fn spool(unpacked: Unpacked<'_>, format: Format) -> Result<(Chain, NamedTempFile), ImageError> {
     let failed = |error| ImageError::Spool(std::env::temp_dir(), error);
     let file = NamedTempFile::with_prefix("sandstone-import-").map_err(failed)?;
@@ -177,8 +181,8 @@ fn checked(chain: &Chain, path: &Path) -> Result<u64, CliError> {
     }
 }
 
-/// The format of an image by its name, or by what its user says, if its bytes do not contradict. `has_vhd_footer` is asked
-/// where a VHD is expected: a fixed one begins with the disk itself.
+/// The format of an image by its name, or by what its user says, if its bytes do not contradict.
+/// `has_vhd_footer` is asked where a VHD is expected: a fixed one begins with the disk itself.
 fn decide(
     name: &Path,
     said: Option<Format>,
@@ -205,7 +209,8 @@ fn decide(
 const MEMBERS_MAX: usize = 64;
 const TAR_BLOCK_BYTES: usize = 512;
 
-/// The first member of a tar archive whose name says that it is an image. Source: POSIX, pax, ustar interchange format.
+/// The first member of a tar archive whose name says that it is an image. Source: POSIX, pax, ustar
+/// interchange format.
 fn image_in_tar(archive: &impl ReadAt) -> Option<String> {
     let mut offset = 0_u64;
     for _ in 0..MEMBERS_MAX {

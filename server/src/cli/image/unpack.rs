@@ -1,11 +1,12 @@
 //! Unpacking what holds one image: gzip, xz, zstd and bzip2, as a stream.
 //!
-//! Every byte is unpacked before a volume is touched, for only then is it known how many there are and that none is missing:
-//! all four have checksums. A raw image is unpacked again while it is copied, so that it takes no room; another is put
-//! aside in a file, because qemu-img reads here and there.
+//! Every byte is unpacked before a volume is touched, for only then is it known how many there are
+//! and that none is missing: all four have checksums. A raw image is unpacked again while it is
+//! copied, so that it takes no room; another is put aside in a file, because qemu-img reads here
+//! and there.
 //!
-//! Memory is bounded by what a decoder may ask for, and bytes by what the caller has room for: a few packed bytes may
-//! unpack to as many as one likes.
+//! Memory is bounded by what a decoder may ask for, and bytes by what the caller has room for: a
+//! few packed bytes may unpack to as many as one likes.
 
 use super::{
     error::{ImageError, Room},
@@ -25,7 +26,8 @@ use tempfile::NamedTempFile;
 /// Most memory of a decoder of xz. Its highest level takes 65 MiB.
 const XZ_KIB_MAX: u32 = 256 << 10;
 
-/// Most bytes that zstd looks back, as a power of two: 128 MiB, what its own program takes without being asked.
+/// Most bytes that zstd looks back, as a power of two: 128 MiB, what its own program takes without
+/// being asked.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Most bytes that are put aside to be converted. A guess: published images have a tenth.
@@ -174,7 +176,7 @@ impl Read for Counted<'_> {
     }
 }
 
-/// Nobody is told.
+/// Without a message.
 pub(super) fn untold(_bytes: u64) {}
 
 /// Tells a bar over the packed bytes.

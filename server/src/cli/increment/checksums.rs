@@ -4,7 +4,8 @@ use crate::cli::copy::{CHUNK_BYTES, Content, CopyError, Device, Span};
 use crc32fast::Hasher;
 use std::{collections::HashMap, io};
 
-/// The CRC-32 of each of `spans`, which are in order and do not overlap. Behind the end of the device are zeroes.
+/// The CRC-32 of each of `spans`, which are in order and do not overlap. Behind the end of the
+/// device are zeroes.
 pub(super) fn checksums(device: &mut impl Device, spans: &[Span]) -> Result<Vec<u32>, CopyError> {
     let mut reads: Vec<Span> = Vec::new();
     for span in spans {

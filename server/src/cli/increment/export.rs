@@ -21,7 +21,8 @@ use std::{collections::HashMap, io::BufWriter, path::Path};
 /// Ranges that are asked for at a time.
 const RANGES_MAX: usize = 1000;
 
-/// Most data in memory at a time, bytes. A guess: several requests' worth, so that the server always has some to do.
+/// Most data in memory at a time, bytes. A guess: several requests' worth, so that the server
+/// always has some to do.
 const BATCH_BYTES_MAX: u64 = 16 << 20;
 /// Most pieces at a time: what changed here and there is small.
 const BATCH_PIECES_MAX: usize = 4096;

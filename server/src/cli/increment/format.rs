@@ -1,4 +1,5 @@
-//! The file of an increment: a header, records in the order of the volume, a trailer. All numbers are little-endian.
+//! The file of an increment: a header, records in the order of the volume, a trailer. All numbers
+//! are little-endian.
 //!
 //! ```text
 //!   header     0   8  magic "sandincr"
@@ -26,7 +27,8 @@
 //!             28   4  CRC-32 of the 28 bytes before; the file ends here
 //! ```
 //!
-//! A file that was cut off has no trailer; one with a changed bit has a wrong checksum near it, and in the trailer too.
+//! A file that was cut off has no trailer; one with a changed bit has a wrong checksum near it, and
+//! in the trailer too.
 
 use crate::cli::copy::{CHUNK_BYTES, Span, buffer};
 use bytes::{Buf, BufMut, Bytes};

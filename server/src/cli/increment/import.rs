@@ -39,7 +39,7 @@ pub(crate) fn import(file: &Path, name: &str, context: &Context) -> Result<(), C
     let header = increment.open()?.header();
 
     let interrupt = Interrupt::listen()?;
-    // One connection for both: where a volume takes one writer, nobody writes in between.
+    // One connection for both: where a volume takes one writer, no other writes in between.
     let mut device = connect(&reachable_export(&volume.uris, name)?, name)?;
     let progress = Progress::new(PASSES * header.size_bytes, context.audience());
     increment.compare(&mut device, &interrupt, &progress)?;

@@ -7,8 +7,8 @@ use std::{thread, time::Duration};
 /// Time between two looks. A guess: a person sees it move.
 const LOOK_TIME: Duration = Duration::from_millis(200);
 
-/// Has the server begin the work at `path`, and waits for its end. `so_far` gives the phase of what runs
-/// and how far it is, in words, and `None` of what has ended.
+/// Has the server begin the work at `path`, and waits for its end. `so_far` gives the phase of what
+/// runs and how far it is, in words, and `None` of what has ended.
 pub(super) fn run_to_end<T: DeserializeOwned>(
     path: &str,
     context: &Context,

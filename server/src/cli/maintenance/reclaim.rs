@@ -1,5 +1,5 @@
-//! `reclaim`: give the space of what was deleted back to the host, now rather than when the store needs
-//! it.
+//! `reclaim`: give the space of what was deleted back to the host, now rather than when the store
+//! needs it.
 
 use super::poll::run_to_end;
 use crate::{

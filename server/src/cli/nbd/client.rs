@@ -6,7 +6,8 @@
 //!              └─────────────────────────────────────┘
 //! ```
 //!
-//! I1  Whoever waits, receives: nothing here waits for the sender while a reply may be due (see `stream`).
+//! I1  What waits, receives: nothing here waits for the sender while a reply may be due (see
+//!     `stream`).
 //! I2  What is pending is bounded in number and bytes, and so is what a server can make us hold.
 //! I3  A flush is sent when nothing is pending: it covers only writes whose replies have been sent.
 //! I4  After an error nothing succeeds any more.
@@ -185,7 +186,7 @@ impl NbdClient {
     }
 }
 
-/// Whether the error says no more than that nobody is there.
+/// Whether the error says no more than that no server is there.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
@@ -254,7 +255,8 @@ impl Device for NbdClient {
 
 impl Drop for NbdClient {
     fn drop(&mut self) {
-        // Nothing is lost that a flush has not told of, so the ways in which a goodbye fails are no news.
+        // Nothing is lost that a flush has not told of, so the ways in which a goodbye fails are no
+        // news.
         if self.health == Health::Good && self.pending.is_empty() {
             let _said = self.begin(Command::Disconnect, Span { offset: 0, len: 0 }, Bytes::new());
         } else {
@@ -410,8 +412,8 @@ fn extent(descriptor: &BlockDescriptor) -> Extent {
     Extent { len: descriptor.len.into(), content: if is_zero { Content::Zero } else { Content::Data } }
 }
 
-/// The data of a read whose pieces came in any order. Each byte must be there once: zeroes in the place of one that is
-/// missing would look like data.
+/// The data of a read whose pieces came in any order. Each byte must be there once: zeroes in the
+/// place of one that is missing would look like data.
 fn joined(span: Span, mut pieces: Vec<Piece>) -> io::Result<Bytes> {
     pieces.sort_unstable_by_key(|piece| piece.span.offset);
     let mut end = span.offset;

@@ -380,7 +380,8 @@ fn data_in_flight_is_bounded() {
     });
 }
 
-/// The peer reads one write and then nothing until its long answer is taken, while the client has megabytes to send.
+/// The peer reads one write and then nothing until its long answer is taken, while the client has
+/// megabytes to send.
 #[test]
 fn a_server_that_waits_for_its_replies_to_be_read_does_not_stall() {
     let peer = |mut peer: Peer| {
@@ -389,7 +390,7 @@ fn a_server_that_waits_for_its_replies_to_be_read_does_not_stall() {
         let long = ChunkBody::OffsetData { offset, data: Bytes::from(vec![0; 8 << 20]) };
         let mut bytes = BytesMut::new();
         Chunk { cookie: first.cookie, more: More::Follows, body: long }.encode(&mut bytes);
-        bytes[6..8].copy_from_slice(&0x8003_u16.to_be_bytes()); // an error of a type that nobody knows
+        bytes[6..8].copy_from_slice(&0x8003_u16.to_be_bytes()); // an error of an unknown type
         bytes[20..26].copy_from_slice(&[0, 0, 0, 5, 0, 0]); // EIO, no text, and then something
         peer.socket.write_all(&bytes).unwrap();
         for _ in 1..REQUESTS_MAX {

@@ -1,6 +1,7 @@
 //! The client's side of the handshake: structured replies, then `base:allocation`, then the export.
 //!
-//! All of it is insisted on. The server is our own and has it, and an export without block status would read every hole.
+//! All of it is insisted on. The server is our own and has it, and an export without block status
+//! would read every hole.
 //!
 //! Source: "Fixed newstyle negotiation", "Option types", "Size constraints".
 
@@ -16,7 +17,8 @@ use std::{
     time::Duration,
 };
 
-/// How long a server may be silent during the handshake, in which it has nothing to do that takes time. A guess.
+/// How long a server may be silent during the handshake, in which it has nothing to do that takes
+/// time. A guess.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Sizes of a server that does not tell any ("Size constraints").
@@ -99,7 +101,8 @@ impl Handshake<'_> {
         export.ok_or_else(|| nonsense("it says nothing about the export"))
     }
 
-    /// Sends an option and collects what comes before its ACK. `what` names the wish in the error of a refusal.
+    /// Sends an option and collects what comes before its ACK. `what` names the wish in the error
+    /// of a refusal.
     fn ask(&mut self, option: &OptionRequest, what: impl Fn() -> String) -> io::Result<Vec<ReplyBody>> {
         /// More than any server has to say about one export. A guess.
         const REPLIES_MAX: usize = 64;

@@ -1,7 +1,8 @@
 //! The connection of the NBD client: messages in, messages out.
 //!
-//! The two directions never wait for each other. A thread of its own sends, so that whoever owns the [`Receiver`] can
-//! always receive: a server may stop reading requests until its replies are read, and then goes on.
+//! The two directions never wait for each other. A thread of its own sends, so that the owner of
+//! the [`Receiver`] can always receive: a server may stop reading requests until its replies are
+//! read, and then goes on.
 
 use crate::{cli::copy::CHUNK_BYTES, net::Place};
 use bytes::{Buf, Bytes, BytesMut};
@@ -14,13 +15,16 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// Most bytes of one receive. Below the room of a message, because each receive has to clear its part of the buffer first.
+/// Most bytes of one receive. Below the room of a message, because each receive has to clear its
+/// part of the buffer first.
 const RECEIVE_BYTES: usize = 256 << 10;
 
-/// Room that is made when a buffer is full: the reply to the longest read, with its headers, and one more receive.
+/// Room that is made when a buffer is full: the reply to the longest read, with its headers, and
+/// one more receive.
 const BUFFER_BYTES: usize = CHUNK_BYTES as usize + 2 * RECEIVE_BYTES;
 
-/// Connects. Either kind of stream is a socket, and nothing is done here that tells them apart: one type will do.
+/// Connects. Either kind of stream is a socket, and nothing is done here that tells them apart: one
+/// type will do.
 pub(super) fn open(place: &Place) -> io::Result<UnixStream> {
     let (opened, name) = match place {
         Place::Tcp(address) => (open_tcp(address), address.clone()),
@@ -108,7 +112,7 @@ impl Sender {
         let send = move || {
             let sent = messages.iter().try_for_each(|message| send(&socket, message));
             if sent.is_err() {
-                // Wakes the receiver. That it fails means that there is nobody to wake.
+                // Wakes the receiver. It fails where there is none.
                 let _closed = socket.shutdown(Shutdown::Both);
             }
             sent

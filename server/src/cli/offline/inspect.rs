@@ -57,7 +57,7 @@ fn records(args: &InspectArgs, context: &Context) -> Result<(), CliError> {
                 }
                 match *printed {
                     Ok(()) => *printed = print_records(held, audience),
-                    // Nobody reads on.
+                    // The reader is gone.
                     Err(_) => held.clear(),
                 }
             };

@@ -18,7 +18,8 @@ use std::{
 
 const PATH: &str = "/admin/stats";
 
-/// Least and most time between two looks, in seconds. The least leaves the server something to do beside answering.
+/// Least and most time between two looks, in seconds. The least leaves the server something to do
+/// beside answering.
 const INTERVAL_SECS: std::ops::RangeInclusive<f64> = 0.1..=3600.0;
 
 #[derive(Debug, Args)]
@@ -76,7 +77,7 @@ fn show(rates: &Rates, sort: Sort, audience: Audience) -> Result<(), CliError> {
     }
 }
 
-/// Draws until somebody wants it to end.
+/// Draws until it is interrupted.
 fn live(args: &TopArgs, client: &AdminClient, mut before: Stats) -> Result<(), CliError> {
     if !stdout().is_terminal() {
         return Err(CliError::NoTerminal);

@@ -21,7 +21,7 @@ pub(super) struct StoreRates {
     pub(super) log_bytes: f64,
     pub(super) log_batches: f64,
     pub(super) syncs: f64,
-    /// Those who waited for a sync, by syncs; `None` without syncs.
+    /// Callers that waited for a sync, by syncs; `None` without syncs.
     pub(super) callers_per_sync: Option<f64>,
     pub(super) checkpoints: f64,
     pub(super) reclaim: ReclaimPhase,
@@ -41,7 +41,7 @@ pub(super) struct VolumeRates {
     pub(super) errors: f64,
     /// Requests taken in and not answered yet, at the second look.
     pub(super) queue_depth: u64,
-    /// Of the blocks that reads looked for, those that were in memory; `None` where nobody read.
+    /// Of the blocks that reads looked for, those that were in memory; `None` without reads.
     pub(super) cache_hit_percent: Option<f64>,
     /// Accepted and not in the store yet, at the second look.
     pub(super) buffered_bytes: u64,
@@ -54,8 +54,8 @@ pub(super) struct Flow {
 }
 
 impl Rates {
-    /// Of a volume that was not there before, all is new. After a restart of the server nothing is known until the next
-    /// look.
+    /// Of a volume that was not there before, all is new. After a restart of the server nothing is
+    /// known until the next look.
     pub(super) fn between(before: &Stats, now: &Stats) -> Rates {
         let elapsed = Elapsed(now.at_us.saturating_sub(before.at_us) as f64 / 1e6);
         let known: HashMap<Uuid, &VolumeStats> =
@@ -143,8 +143,8 @@ impl VolumeRates {
     }
 }
 
-/// The latency that this part of the requests did not exceed, in microseconds, as if they lay evenly in their bucket. Those
-/// beyond the last bound are told as that bound.
+/// The latency that this part of the requests did not exceed, in microseconds, as if they lay
+/// evenly in their bucket. Those beyond the last bound are told as that bound.
 pub(super) fn percentile(counts: &[u64], bounds_us: &[u64], part: f64) -> Option<f64> {
     let total: u64 = counts.iter().sum();
     if total == 0 {

@@ -101,8 +101,8 @@ enum Said {
     Gone,
 }
 
-/// Waits for a key, at most that long. Not with crossterm's own wait, which asks a closed terminal for ever, without looking
-/// at the time, where the signal that tells of it is ignored.
+/// Waits for a key, at most that long. Not with crossterm's own wait, which asks a closed terminal
+/// for ever, without looking at the time, where the signal that tells of it is ignored.
 fn wait(longest: Duration) -> Said {
     let stdin = io::stdin();
     let mut polled = [PollFd::new(&stdin, PollFlags::IN)];

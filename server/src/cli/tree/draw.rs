@@ -4,14 +4,15 @@ use super::lineage::{Kind, Lineage, Node, Source};
 use crate::{cli::base::output, show};
 use comfy_table::{CellAlignment, Table};
 
-/// Width of a terminal that does not tell it, or of no terminal at all: names are not cut for a file.
+/// Width of a terminal that does not tell it, or of no terminal at all: names are not cut for a
+/// file.
 const COLUMNS_UNTOLD: usize = 1000;
 
 /// Columns that a name gets even where the terminal is too narrow for it.
 const NAME_COLUMNS_MIN: usize = 16;
 
-/// Levels that are drawn beside each other; the next level begins at the left edge again. At three columns each, a third
-/// of the terminal at most.
+/// Levels that are drawn beside each other; the next level begins at the left edge again. At three
+/// columns each, a third of the terminal at most.
 const LEVELS_MAX: usize = 16;
 const LEVELS_MIN: usize = 3;
 const LEVEL_COLUMNS: usize = 3;
@@ -87,7 +88,8 @@ impl Ahead {
 
 /// What stands before a name.
 struct Bars {
-    /// By depth, from 1 on: the place of the last node drawn at that depth. A bar goes down from those with siblings.
+    /// By depth, from 1 on: the place of the last node drawn at that depth. A bar goes down from
+    /// those with siblings.
     below: Vec<Place>,
     /// Levels until the left edge again.
     levels: usize,
@@ -132,8 +134,8 @@ fn label(node: &Node, columns: usize) -> String {
     format!("{before}{cut}…{after}")
 }
 
-/// The same as JSON: each volume as the API shows it, with `snapshots` and `forks`, each snapshot with `forks`. A line for
-/// each volume that is below nothing.
+/// The same as JSON: each volume as the API shows it, with `snapshots` and `forks`, each snapshot
+/// with `forks`. A line for each volume that is below nothing.
 pub(super) fn json(lineage: &Lineage) -> String {
     /// What is still to be written.
     enum Step {

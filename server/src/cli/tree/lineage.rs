@@ -82,8 +82,8 @@ impl Lineage {
         index
     }
 
-    /// What each volume is below, by its index. Never in a circle, which a source that was deleted and made anew under its
-    /// old id, as a fork of its own fork, would close.
+    /// What each volume is below, by its index. Never in a circle, which a source that was deleted
+    /// and made anew under its old id, as a fork of its own fork, would close.
     fn parents(&self, volumes: &[usize], by_id: &HashMap<Uuid, usize>) -> Vec<Option<usize>> {
         /// Whether the way from a node upwards was walked.
         #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,8 @@
 //!   └─ scratch                 then forks of what the volume held at some time
 //! ```
 //!
-//! Everything here walks with a list of its own instead of calling itself: a fork of a fork may lie a thousand deep.
+//! Everything here walks with a list of its own instead of calling itself: a fork of a fork may lie
+//! a thousand deep.
 
 mod command;
 mod draw;

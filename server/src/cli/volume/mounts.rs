@@ -2,7 +2,7 @@
 
 use super::volumes::{self, field};
 use crate::{
-    api::{Field, Mount, NewMount, Unmount, Unmounted, VolumeConfig},
+    api::{Field, Mount, NewMount, Tuning, Unmount, Unmounted},
     cli::base::{CliError, Context, output},
     net::escaped_segment,
 };
@@ -28,7 +28,8 @@ pub(crate) struct MountArgs {
     /// MiB to read ahead of this mount's sequential reads
     #[arg(long, value_name = "MIB")]
     prefetch: Option<u32>,
-    /// Whether this mount's writes are acknowledged from the staging buffer, which a host crash may lose
+    /// Whether this mount's writes are acknowledged from the staging buffer, which a host crash may
+    /// lose
     #[arg(long, value_name = "BOOL")]
     writeback: Option<bool>,
 }
@@ -49,7 +50,7 @@ pub(crate) struct MountsArgs {
 pub(crate) fn mount(args: &MountArgs, context: &Context) -> Result<(), CliError> {
     let client = context.client()?;
     let volume = volumes::find(&client, &args.volume)?;
-    let config = VolumeConfig {
+    let config = Tuning {
         cache_size: field(&args.cache_size),
         buffer_size: field(&args.buffer_size),
         prefetch: args.prefetch.map(Field::from),

@@ -114,7 +114,8 @@ pub(crate) fn restore(client: &AdminClient, path: &str, force: bool) -> Result<R
     client.post(&format!("{path}/restore?force={force}"), &())
 }
 
-/// The snapshot of that id, or the only one of that name, of a volume that its user calls `volume_name`.
+/// The snapshot of that id, or the only one of that name, of a volume that its user calls
+/// `volume_name`.
 pub(crate) fn find(
     client: &AdminClient,
     volume: &Volume,

@@ -7,11 +7,13 @@ use crate::{
 };
 use std::{process, thread, time::Duration};
 
-/// Looks at a volume that is still in use by a connection that was closed a moment ago, and the time between them.
+/// Looks at a volume that is still in use by a connection that was closed a moment ago, and the
+/// time between them.
 const LOOKS_MAX: usize = 20;
 const LOOK_TIME: Duration = Duration::from_millis(50);
 
-/// A snapshot that is deleted when the work is done. Where we are killed it stays, with a description that says why.
+/// A snapshot that is deleted when the work is done. Where we are killed it stays, with a
+/// description that says why.
 pub(crate) struct Temporary<'a> {
     client: &'a AdminClient,
     snapshot: Snapshot,

@@ -1,7 +1,7 @@
 //! `volume …`: the admin API from the command line.
 
 use crate::{
-    api::{self, Field, NewVolume, Size, Volume},
+    api::{self, Field, NewVolume, Size, Tuning, Volume},
     cli::base::{AdminClient, CliError, ClientError, Context, output},
     record::parse_id,
 };
@@ -141,10 +141,12 @@ impl VolumeFields {
                 name: field(&self.name),
                 size: self.size.as_deref().map(|size| Size::from(size).into()),
                 access_mode: field(&self.access_mode),
-                cache_size: field(&self.cache_size),
-                buffer_size: field(&self.buffer_size),
-                prefetch: self.prefetch.map(Field::from),
-                writeback: self.writeback.then(|| true.into()),
+                tuning: Tuning {
+                    cache_size: field(&self.cache_size),
+                    buffer_size: field(&self.buffer_size),
+                    prefetch: self.prefetch.map(Field::from),
+                    writeback: self.writeback.then(|| true.into()),
+                },
                 ..self.limits.request()
             },
         }

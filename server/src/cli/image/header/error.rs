@@ -47,7 +47,8 @@ pub(super) fn within(
     }
 }
 
-/// Text of a header, which must be UTF-8 without a zero: other names are no names that could be told.
+/// Text of a header, which must be UTF-8 without a zero: other names are no names that could be
+/// told.
 pub(super) fn text(bytes: Vec<u8>) -> Result<String, HeaderError> {
     let text = String::from_utf8(bytes).ok().filter(|text| !text.is_empty() && !text.contains('\0'));
     text.ok_or(HeaderError::Malformed("a file name in it is empty or no UTF-8"))

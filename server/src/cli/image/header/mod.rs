@@ -1,7 +1,9 @@
-//! What the headers of disk images say: which other files an image refers to, and whether the file ends too early.
+//! What the headers of disk images say: which other files an image refers to, and whether the file
+//! ends too early.
 //!
-//! qemu-img opens what a header names as soon as it opens the image, and takes what lies behind a file's end for zeroes.
-//! A header may have been written by a guest, into its raw disk. So these are read here before qemu-img sees the file.
+//! qemu-img opens what a header names as soon as it opens the image, and takes what lies behind a
+//! file's end for zeroes. A header may have been written by a guest, into its raw disk. So these
+//! are read here before qemu-img sees the file.
 //!
 //! ```text
 //!   format    refers to                               ends too early where
@@ -13,11 +15,13 @@
 //!   vdi       parent (the same)                       the same
 //! ```
 //!
-//! I1  No parser panics, whatever the bytes are, and none takes more memory than [`TEXT_BYTES_MAX`] and a piece of a table.
+//! I1  No parser panics, whatever the bytes are, and none takes more memory than [`TEXT_BYTES_MAX`]
+//!     and a piece of a table.
 //! I2  What a parser does not understand is an error, never "refers to nothing".
 //!
-//! Source: qemu's docs/interop/qcow2.txt; VMware's "Virtual Disk Format 5.0"; Microsoft's "Virtual Hard Disk Image Format
-//! Specification" and MS-VHDX; VirtualBox' VDI header as documented by its authors.
+//! Source: qemu's docs/interop/qcow2.txt; VMware's "Virtual Disk Format 5.0"; Microsoft's "Virtual
+//! Hard Disk Image Format Specification" and MS-VHDX; VirtualBox' VDI header as documented by its
+//! authors.
 
 mod error;
 mod qcow2;

@@ -138,8 +138,8 @@ fn check_tables(
     })
 }
 
-/// Whether every cluster of data that an L2 table names begins within the file. It may end behind it: programs write the
-/// last cluster in part.
+/// Whether every cluster of data that an L2 table names begins within the file. It may end behind
+/// it: programs write the last cluster in part.
 fn clusters_begin_within(
     from: &impl ReadAt,
     l2_offset: u64,
@@ -164,7 +164,8 @@ struct Extensions {
     data_file: Option<String>,
 }
 
-/// The extensions from `begin` to `end`, where the name of the backing file stands, or the first cluster ends.
+/// The extensions from `begin` to `end`, where the name of the backing file stands, or the first
+/// cluster ends.
 fn extensions(from: &impl ReadAt, begin: u64, end: u64) -> Result<Extensions, HeaderError> {
     let mut found = Extensions::default();
     let mut offset = begin;

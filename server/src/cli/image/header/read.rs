@@ -3,8 +3,8 @@
 use super::{error::HeaderError, qcow2, reference::References, vdi, vhd, vhdx, vmdk};
 use crate::cli::{copy::ReadAt, image::format::Format};
 
-/// Reads the header of an image of that format, looks whether the file is as long as its tables say, and tells what it
-/// refers to.
+/// Reads the header of an image of that format, looks whether the file is as long as its tables
+/// say, and tells what it refers to.
 ///
 /// # Errors
 /// [`HeaderError`].
@@ -19,7 +19,8 @@ pub(crate) fn references(from: &impl ReadAt, format: Format) -> Result<Reference
     }
 }
 
-/// Reads a VMDK file that a descriptor names as a sparse extent: it must hold grains, and name nothing itself.
+/// Reads a VMDK file that a descriptor names as a sparse extent: it must hold grains, and name
+/// nothing itself.
 ///
 /// # Errors
 /// [`HeaderError`].

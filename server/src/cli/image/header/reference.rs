@@ -1,7 +1,7 @@
 //! What a header may refer to.
 
-/// Longest text of a header that is read: a descriptor, or the area of header extensions. VMware's own are a few KiB;
-/// qemu reads 20 sectors of an embedded one, and 2 MiB of a file.
+/// Longest text of a header that is read: a descriptor, or the area of header extensions. VMware's
+/// own are a few KiB; qemu reads 20 sectors of an embedded one, and 2 MiB of a file.
 pub(super) const TEXT_BYTES_MAX: usize = 2 << 20;
 
 /// What an image refers to.

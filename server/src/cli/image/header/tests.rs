@@ -164,7 +164,8 @@ fn whole_images_refer_to_nothing() {
     }
 }
 
-/// A qcow2 may end within its last cluster, and a sparse VMDK within its last grain: both are written so.
+/// A qcow2 may end within its last cluster, and a sparse VMDK within its last grain: both are
+/// written so.
 #[test]
 fn images_that_were_cut_off_are_refused() {
     for (format, image) in all() {
@@ -219,7 +220,7 @@ fn qcow2_that_cannot_be_converted_says_why() {
     }
 }
 
-/// Two names for one table are harmless; a million keep whoever follows them reading.
+/// Two names for one table are harmless; a million keep a reader that follows them busy.
 #[test]
 fn tables_that_are_named_again_and_again_are_refused() {
     let mut image = qcow2();
@@ -294,7 +295,8 @@ fn mutated() -> impl Strategy<Value = (Format, Vec<u8>)> {
         ),
     ]);
     let images: Vec<_> = images.collect();
-    // Headers are at the beginning, or of VHDX at 192 and 256 KiB: elsewhere a changed byte says nothing.
+    // Headers are at the beginning, or of VHDX at 192 and 256 KiB: elsewhere a changed byte says
+    // nothing.
     let place = prop_oneof![0..600_usize, 196_608..196_800_usize, 262_144..262_300_usize, 0..usize::MAX];
     let change = (place, prop_oneof![Just(0_u8), Just(1), Just(0x7f), Just(0xff), any::<u8>()]);
     (0..images.len(), vec(change, 1..12), any::<proptest::sample::Index>(), any::<bool>()).prop_map(

@@ -1,5 +1,5 @@
-//! VHD, which qemu calls vpc: a footer of 512 bytes at the end, a copy of it at the beginning of a dynamic one, and a
-//! table of blocks. Big-endian.
+//! VHD, which qemu calls vpc: a footer of 512 bytes at the end, a copy of it at the beginning of a
+//! dynamic one, and a table of blocks. Big-endian.
 
 use super::error::{HeaderError, within};
 use crate::cli::copy::{Fields, ReadAt, each_entry};
@@ -49,7 +49,8 @@ pub(crate) fn check(from: &impl ReadAt) -> Result<(), HeaderError> {
 
 fn check_fixed(from: &impl ReadAt) -> Result<(), HeaderError> {
     let footer: Fields<64> = Fields::read(from, from.len_bytes().saturating_sub(FOOTER_BYTES))?;
-    // A footer of 511 bytes is read a byte too early, and those that wrote it made no fixed disks that are too short.
+    // A footer of 511 bytes is read a byte too early, and the programs that wrote it made no fixed
+    // disks that are too short.
     if footer.bytes(0) != *COOKIE {
         return Ok(());
     }

@@ -1,4 +1,5 @@
-//! VHDX: a table of regions, of which one holds metadata and one the table of blocks. Little-endian.
+//! VHDX: a table of regions, of which one holds metadata and one the table of blocks.
+//! Little-endian.
 
 use super::error::{HeaderError, within};
 use crate::cli::copy::{Fields, ReadAt, each_entry};
@@ -17,7 +18,8 @@ const FILE_PARAMETERS: [u8; 16] = guid(0xcaa1_6737_fa36_4d43_b3b6_33f0_aa44_e76b
 
 const HAS_PARENT: u32 = 1 << 1;
 
-/// States of a block that has a place, in the low bits of its entry; the high ones are its MiB in the file.
+/// States of a block that has a place, in the low bits of its entry; the high ones are its MiB in
+/// the file.
 const STATE: u64 = 7;
 const PRESENT: u64 = 6;
 const PARTLY_PRESENT: u64 = 7;
@@ -53,7 +55,8 @@ pub(super) fn check(from: &impl ReadAt) -> Result<(), HeaderError> {
     each_entry(from, table, u64::from(table_bytes) / 8, |entry: [u8; 8]| {
         let entry = u64::from_le_bytes(entry);
         match entry & STATE {
-            // Between the blocks' entries are those of bitmaps, which only a disk with a parent has.
+            // Between the blocks' entries are those of bitmaps, which only a disk with a parent
+            // has.
             PRESENT if entry >> MIB_SHIFT != 0 => {
                 within(from, "a block", entry >> MIB_SHIFT << MIB_SHIFT, u64::from(block_bytes))
             }

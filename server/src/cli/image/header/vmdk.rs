@@ -1,8 +1,9 @@
-//! VMDK: a descriptor in text, which names the files that the disk is put together from, or a sparse file of grains with a
-//! descriptor inside. Little-endian.
+//! VMDK: a descriptor in text, which names the files that the disk is put together from, or a
+//! sparse file of grains with a descriptor inside. Little-endian.
 //!
-//! Which files qemu opens follows from the text. So this reads less than qemu does: a line that it does not know is an
-//! error, and a sparse header without a size, which makes qemu look for a descriptor with extents behind it, is one, too.
+//! Which files qemu opens follows from the text. So this reads less than qemu does: a line that it
+//! does not know is an error, and a sparse header without a size, which makes qemu look for a
+//! descriptor with extents behind it, is one, too.
 
 use super::{
     error::{HeaderError, within},
@@ -18,7 +19,8 @@ const SECTOR_BYTES: u64 = 512;
 /// Most bytes of a descriptor inside a sparse file. Source: qemu looks at 20 sectors.
 const EMBEDDED_BYTES_MAX: usize = 20 * SECTOR_BYTES as usize;
 
-/// Where the table of tables is, of a stream that was written in one go: in a copy of the header at the end.
+/// Where the table of tables is, of a stream that was written in one go: in a copy of the header at
+/// the end.
 const AT_THE_END: u64 = u64::MAX;
 /// That copy between two markers of a sector each, and the type of the first.
 const FOOTER_BYTES: u64 = 3 * SECTOR_BYTES;
@@ -68,7 +70,8 @@ pub(super) fn check_extent(from: &impl ReadAt) -> Result<(), HeaderError> {
     sparse(from).map(drop)
 }
 
-/// A sparse file: it may have a parent. Extents that its descriptor names are itself, and qemu does not look at them.
+/// A sparse file: it may have a parent. Extents that its descriptor names are itself, and qemu does
+/// not look at them.
 fn sparse(from: &impl ReadAt) -> Result<References, HeaderError> {
     let first: Fields<79> = Fields::read(from, 0)?;
     if first.u64_le(12) == 0 {
@@ -189,7 +192,8 @@ impl Descriptor {
     }
 }
 
-/// `RW 4192256 FLAT "disk-f001.vmdk" 0`: access, sectors, kind, file, and where in it a flat extent begins, in sectors.
+/// `RW 4192256 FLAT "disk-f001.vmdk" 0`: access, sectors, kind, file, and where in it a flat extent
+/// begins, in sectors.
 fn extent(line: &str) -> Result<ExtentFile, HeaderError> {
     let malformed = || HeaderError::Malformed("its descriptor has an extent that cannot be read");
     let mut quoted = line.split('"');
@@ -205,7 +209,8 @@ fn extent(line: &str) -> Result<ExtentFile, HeaderError> {
         "" => 0,
         begin => begin.parse().map_err(|_| malformed())?,
     };
-    // qemu reads no more of a name, and ends it at a carriage return: it would open another file than the one that is told.
+    // qemu reads no more of a name, and ends it at a carriage return: it would open another file
+    // than the one that is told.
     if name.is_empty() || name.len() > 511 || name.contains(char::is_control) || sectors == 0 {
         return Err(malformed());
     }
@@ -249,7 +254,8 @@ mod tests {
         assert_eq!(parse(text), Ok(Descriptor { parent: Some("/p.vmdk".into()), extents }));
     }
 
-    /// qemu searches for its words wherever they stand, and reads a line's words over the ends of lines.
+    /// qemu searches for its words wherever they stand, and reads a line's words over the ends of
+    /// lines.
     #[test]
     fn what_qemu_would_read_otherwise_is_an_error() {
         for text in [

@@ -1,6 +1,6 @@
 //! What the NBD side counts itself, for `/metrics`.
 
-use super::{ending::Ending, loss::Lost, room::Room};
+use super::{abort::AbortReason, disconnect_reason::DisconnectReason, in_flight_pool::InFlightPool};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -11,14 +11,14 @@ use std::{fmt, sync::Arc};
 
 /// Counts since the start.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Numbers {
+pub(super) struct Metrics {
     cut_off: Family<[(&'static str, &'static str); 1], Counter>,
     refused: Counter,
 }
 
-impl Numbers {
-    /// Has them, and what is taken of `room`, shown.
-    pub(super) fn register(&self, room: Arc<Room>, exported: &mut Registry) {
+impl Metrics {
+    /// Has them, and what is taken of `pool`, shown.
+    pub(super) fn register(&self, pool: Arc<InFlightPool>, exported: &mut Registry) {
         exported.register(
             "sandstone_connections_cut_off",
             "Connections that the server ended, by reason: what was announced did not come, replies were not taken, the \
@@ -30,16 +30,18 @@ impl Numbers {
             "Clients sent away because there were nbd.connections_max of them",
             self.refused.clone(),
         );
-        exported.register_collector(Box::new(RoomNumbers(room)));
+        exported.register_collector(Box::new(InFlightCollector(pool)));
     }
 
-    pub(super) fn count_ending(&self, ending: &Ending) {
-        let reason = match ending {
-            Ending::Lost(Lost::PayloadStalled) => "payload_stalled",
-            Ending::Lost(Lost::ReplyStalled) => "reply_stalled",
-            Ending::Broken(_) => "protocol",
-            Ending::Lost(Lost::HungUp) | Ending::Failed(_) | Ending::Torn(_) => return,
-            Ending::Closed | Ending::Disconnected => return,
+    pub(super) fn count_disconnect(&self, reason: &DisconnectReason) {
+        let reason = match reason {
+            DisconnectReason::Aborted(AbortReason::PayloadStalled) => "payload_stalled",
+            DisconnectReason::Aborted(AbortReason::ReplyStalled) => "reply_stalled",
+            DisconnectReason::Broken(_) => "protocol",
+            DisconnectReason::Aborted(AbortReason::HungUp)
+            | DisconnectReason::Failed(_)
+            | DisconnectReason::Torn(_) => return,
+            DisconnectReason::Closed | DisconnectReason::Disconnected => return,
         };
         self.cut_off.get_or_create(&[("reason", reason)]).inc();
     }
@@ -49,15 +51,15 @@ impl Numbers {
     }
 }
 
-struct RoomNumbers(Arc<Room>);
+struct InFlightCollector(Arc<InFlightPool>);
 
-impl fmt::Debug for RoomNumbers {
+impl fmt::Debug for InFlightCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RoomNumbers")
+        f.write_str("InFlightCollector")
     }
 }
 
-impl Collector for RoomNumbers {
+impl Collector for InFlightCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for (name, help, value) in [
             ("sandstone_in_flight_bytes", "Bytes taken of nbd.in_flight", self.0.taken_bytes()),

@@ -1,12 +1,12 @@
 //! How connections end.
 
-use super::loss::Lost;
+use super::abort::AbortReason;
 use std::io;
 use thiserror::Error;
 
 /// How a connection ended.
 #[derive(Debug, Error)]
-pub(super) enum Ending {
+pub(super) enum DisconnectReason {
     /// The client sent DISC.
     #[error("the client disconnected")]
     Disconnected,
@@ -24,5 +24,5 @@ pub(super) enum Ending {
     Failed(#[source] io::Error),
     /// It came to an end otherwise.
     #[error(transparent)]
-    Lost(Lost),
+    Aborted(AbortReason),
 }

@@ -4,7 +4,8 @@ use futures_util::future::{Either, select};
 use sandstone_ring::{runtime};
 use std::{pin::pin, task::Poll, time::Duration};
 
-/// What comes of `future`; `None` where it takes longer than `time`. What is there at once costs no timer.
+/// What comes of `future`; `None` where it takes longer than `time`. What is there at once costs no
+/// timer.
 pub(super) async fn in_time<F: Future>(future: F, time: Duration) -> Option<F::Output> {
     let mut future = pin!(future);
     let first = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
@@ -17,19 +18,19 @@ pub(super) async fn in_time<F: Future>(future: F, time: Duration) -> Option<F::O
     }
 }
 
-/// A stretch of a payload, which has a time of its own.
-pub(super) struct Stretch {
+/// The deadline of a stretch of a payload: one for all waits in it.
+pub(super) struct Deadline {
     time: Duration,
     /// By the runtime's clock; from the first wait on.
     ends: Option<Duration>,
 }
 
-impl Stretch {
-    pub(super) fn new(time: Duration) -> Stretch {
-        Stretch { time, ends: None }
+impl Deadline {
+    pub(super) fn new(time: Duration) -> Deadline {
+        Deadline { time, ends: None }
     }
 
-    /// What comes of `future`; `None` where the stretch's time is over before.
+    /// What comes of `future`; `None` where the deadline passes before.
     pub(super) async fn in_time<F: Future>(&mut self, future: F) -> Option<F::Output> {
         let now = runtime::now();
         let ends = *self.ends.get_or_insert(now + self.time);
@@ -57,9 +58,9 @@ mod tests {
     #[test]
     fn a_stretch_has_one_time_for_all_its_waits() {
         Runtime::simulated(1).block_on(async {
-            let mut stretch = Stretch::new(3 * SECOND);
-            assert_eq!(stretch.in_time(runtime::sleep(2 * SECOND)).await, Some(()));
-            assert_eq!(stretch.in_time(runtime::sleep(2 * SECOND)).await, None);
+            let mut deadline = Deadline::new(3 * SECOND);
+            assert_eq!(deadline.in_time(runtime::sleep(2 * SECOND)).await, Some(()));
+            assert_eq!(deadline.in_time(runtime::sleep(2 * SECOND)).await, None);
         });
     }
 }

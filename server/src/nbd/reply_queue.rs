@@ -1,7 +1,8 @@
-//! The replies of a connection on their way out: those of one turn leave in one vectored send, or where they are much in
-//! several, so that it is seen whether the client takes them, and what it has taken is free.
+//! The replies of a connection on their way out: those of one turn leave in one vectored send, or
+//! where they are much in several, so that it is seen whether the client takes them, and what it
+//! has taken is free.
 
-use super::{budget::Share, pace::in_time};
+use super::{budget::Share, deadline::in_time};
 use crate::traffic::{Meter, Operation, Success, Traffic};
 use bytes::{Bytes, BytesMut};
 use sandstone_ring::{Socket, runtime};
@@ -21,7 +22,7 @@ const HEADS_BYTES: usize = 4096;
 const STEP_BYTES: usize = 1 << 20;
 
 /// Replies that wait to be sent.
-pub(super) struct Outbox {
+pub(super) struct ReplyQueue {
     waiting: RefCell<Waiting>,
     filled: Notify,
     closed: Cell<bool>,
@@ -97,7 +98,7 @@ impl Waiting {
     }
 }
 
-impl Outbox {
+impl ReplyQueue {
     /// For a connection whose answers `traffic` counts.
     pub(super) fn new(traffic: Arc<Traffic>) -> Self {
         let (closed, lost) = (Cell::new(false), Cell::new(false));
@@ -125,8 +126,9 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// The connection is lost: replies that wait, and those put in later, go nowhere, and what they hold is free.
-    pub(super) fn lose(&self) {
+    /// The connection is lost: replies that wait, and those put in later, go nowhere, and what they
+    /// hold is free.
+    pub(super) fn abort(&self) {
         self.lost.set(true);
         let gone = std::mem::take(&mut *self.waiting.borrow_mut());
         count(&self.traffic.meter, &gone.answered);
@@ -146,7 +148,8 @@ impl Outbox {
                 if self.closed.get() {
                     return Ok(());
                 }
-                // Woken by the first reply of a turn, this runs behind the tasks that were ready with it.
+                // Woken by the first reply of a turn, this runs behind the tasks that were ready
+                // with it.
                 self.filled.notified().await;
             }
             let (chunks, answered, len) = {

@@ -1,6 +1,8 @@
-//! The end that a connection came to by itself: its socket failed, or its client stood still for too long.
+//! The end that a connection came to by itself: its socket failed, or its client stood still for
+//! too long.
 //!
-//! I1  Once a connection is lost nothing is waited for that only makes an answer: whoever waits hears of it at once.
+//! I1  Once a connection is lost nothing is waited for that only makes an answer: each waiter hears
+//!     of it at once.
 //!
 //! It belongs to one thread, as its connection does.
 
@@ -14,7 +16,7 @@ use thiserror::Error;
 
 /// Why a connection is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(super) enum Lost {
+pub(super) enum AbortReason {
     /// It was reset, or closed in both directions.
     #[error("the connection was closed or reset")]
     HungUp,
@@ -28,18 +30,18 @@ pub(super) enum Lost {
 
 /// Whether a connection is lost, and who wants to know.
 #[derive(Debug, Default)]
-pub(super) struct Loss {
-    why: Cell<Option<Lost>>,
+pub(super) struct AbortSignal {
+    why: Cell<Option<AbortReason>>,
     waiting: RefCell<Slab<Waker>>,
 }
 
-impl Loss {
-    pub(super) fn why(&self) -> Option<Lost> {
+impl AbortSignal {
+    pub(super) fn why(&self) -> Option<AbortReason> {
         self.why.get()
     }
 
     /// The connection is lost. Whether it was not before.
-    pub(super) fn set(&self, why: Lost) -> bool {
+    pub(super) fn set(&self, why: AbortReason) -> bool {
         if self.why.get().is_some() {
             return false;
         }
@@ -50,32 +52,32 @@ impl Loss {
     }
 
     /// What comes of `future`; `None` where the connection is lost before.
-    pub(super) async fn or_lost<F: Future>(&self, future: F) -> Option<F::Output> {
+    pub(super) async fn or_aborted<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
-        let mut place = Place { loss: self, key: None };
-        std::future::poll_fn(|cx| place.poll(future.as_mut(), cx)).await
+        let mut waiter = Waiter { abort: self, key: None };
+        std::future::poll_fn(|cx| waiter.poll(future.as_mut(), cx)).await
     }
 }
 
 /// Of one who waits.
-struct Place<'a> {
-    loss: &'a Loss,
+struct Waiter<'a> {
+    abort: &'a AbortSignal,
     key: Option<usize>,
 }
 
-impl Place<'_> {
+impl Waiter<'_> {
     fn poll<F: Future>(&mut self, future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
-        if self.loss.why.get().is_some() {
+        if self.abort.why.get().is_some() {
             return Poll::Ready(None);
         }
         if let Poll::Ready(output) = future.poll(cx) {
             return Poll::Ready(Some(output));
         }
         // Polling may have been what ended it.
-        if self.loss.why.get().is_some() {
+        if self.abort.why.get().is_some() {
             return Poll::Ready(None);
         }
-        let mut waiting = self.loss.waiting.borrow_mut();
+        let mut waiting = self.abort.waiting.borrow_mut();
         match self.key {
             Some(key) => waiting[key].clone_from(cx.waker()),
             None => self.key = Some(waiting.insert(cx.waker().clone())),
@@ -84,10 +86,10 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            let _waker = self.loss.waiting.borrow_mut().try_remove(key);
+            let _waker = self.abort.waiting.borrow_mut().try_remove(key);
         }
     }
 }
@@ -100,23 +102,23 @@ mod tests {
 
     #[test]
     fn who_waits_hears_of_the_loss_and_who_comes_later_does_not_begin() {
-        let loss = Loss::default();
-        assert_eq!(loss.or_lost(ready(1)).now_or_never(), Some(Some(1)));
-        let mut waiting = Box::pin(loss.or_lost(pending::<()>()));
+        let signal = AbortSignal::default();
+        assert_eq!(signal.or_aborted(ready(1)).now_or_never(), Some(Some(1)));
+        let mut waiting = Box::pin(signal.or_aborted(pending::<()>()));
         assert_eq!((&mut waiting).now_or_never(), None);
-        assert!(loss.set(Lost::ReplyStalled) && !loss.set(Lost::HungUp));
+        assert!(signal.set(AbortReason::ReplyStalled) && !signal.set(AbortReason::HungUp));
         assert_eq!(waiting.now_or_never(), Some(None));
-        assert_eq!(loss.or_lost(ready(1)).now_or_never(), Some(None));
-        assert_eq!(loss.why(), Some(Lost::ReplyStalled));
+        assert_eq!(signal.or_aborted(ready(1)).now_or_never(), Some(None));
+        assert_eq!(signal.why(), Some(AbortReason::ReplyStalled));
     }
 
     #[test]
     fn who_is_done_waits_no_longer() {
-        let loss = Loss::default();
-        let mut waiting = Box::pin(loss.or_lost(pending::<()>()));
+        let signal = AbortSignal::default();
+        let mut waiting = Box::pin(signal.or_aborted(pending::<()>()));
         assert_eq!((&mut waiting).now_or_never(), None);
-        assert_eq!(loss.waiting.borrow().len(), 1);
+        assert_eq!(signal.waiting.borrow().len(), 1);
         drop(waiting);
-        assert!(loss.waiting.borrow().is_empty());
+        assert!(signal.waiting.borrow().is_empty());
     }
 }

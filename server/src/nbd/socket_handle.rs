@@ -1,7 +1,7 @@
 //! The socket of a connection as others see it: to stop its requests, or to cut it off.
 
 use super::admission::Admission;
-use crate::attachments::Line;
+use crate::attachments::ConnectionHandle;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{Shutdown, shutdown},
@@ -12,24 +12,26 @@ use tokio_util::sync::CancellationToken;
 
 /// A second descriptor of a connection's socket. Holding it does not keep the connection going.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct SocketHandle {
     socket: OwnedFd,
-    cut: CancellationToken,
-    /// A child of `cut`.
+    disconnected: CancellationToken,
+    /// A child of `disconnected`.
     stopping: CancellationToken,
-    /// Its place among the connections that there are descriptors for.
-    _place: Option<OwnedSemaphorePermit>,
+    /// Its slot among the connections that there are descriptors for.
+    _slot: Option<OwnedSemaphorePermit>,
     admission: Admission,
 }
 
-impl Wire {
-    pub(super) fn new(
-        descriptor: OwnedFd,
-        place: Option<OwnedSemaphorePermit>,
-        admission: Admission,
-    ) -> Self {
-        let cut = CancellationToken::new();
-        Self { socket: descriptor, stopping: cut.child_token(), cut, _place: place, admission }
+impl SocketHandle {
+    pub(super) fn new(descriptor: OwnedFd, slot: Option<OwnedSemaphorePermit>, admission: Admission) -> Self {
+        let disconnected = CancellationToken::new();
+        Self {
+            socket: descriptor,
+            stopping: disconnected.child_token(),
+            disconnected,
+            _slot: slot,
+            admission,
+        }
     }
 
     /// Whether it may be served, or there are too many.
@@ -44,24 +46,25 @@ impl Wire {
         self.stopping.cancel();
     }
 
-    /// Cancelled when the connection is cut off, for what waits elsewhere than at the socket.
-    pub(super) fn cut(&self) -> &CancellationToken {
-        &self.cut
+    /// Cancelled when the connection is disconnected, for what waits elsewhere than at the socket.
+    pub(super) fn disconnected(&self) -> &CancellationToken {
+        &self.disconnected
     }
 
-    /// Cancelled when no more is received, or the connection is cut off: what has arrived is to be answered soon.
+    /// Cancelled when no more is received, or the connection is disconnected: what has arrived is
+    /// to be answered soon.
     pub(super) fn stopping(&self) -> &CancellationToken {
         &self.stopping
     }
 }
 
-impl Line for Wire {
-    fn cut_off(&self) {
+impl ConnectionHandle for SocketHandle {
+    fn disconnect(&self) {
         let _ = shutdown(&self.socket, Shutdown::Both);
-        self.cut.cancel();
+        self.disconnected.cancel();
     }
 
-    fn is_ending(&self) -> bool {
+    fn is_closing(&self) -> bool {
         const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Hung up and failed are told unasked.
         let mut asked = [PollFd::new(&self.socket, PollFlags::RDHUP)];
@@ -81,19 +84,19 @@ mod tests {
         let pair = || {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let admission = Admissions::new(1).enter().expect("there is room");
-            (Wire::new(ours.into(), None, admission), theirs)
+            (SocketHandle::new(ours.into(), None, admission), theirs)
         };
-        let (wire, theirs) = pair();
-        assert!(!wire.is_ending());
+        let (handle, theirs) = pair();
+        assert!(!handle.is_closing());
         theirs.shutdown(Half::Write).unwrap();
-        assert!(wire.is_ending(), "it says no more, and waits for its replies");
-        let (wire, theirs) = pair();
+        assert!(handle.is_closing(), "it says no more, and waits for its replies");
+        let (handle, theirs) = pair();
         std::io::Write::write_all(&mut &theirs, b"unread").unwrap();
-        assert!(!wire.is_ending());
+        assert!(!handle.is_closing());
         drop(theirs);
-        assert!(wire.is_ending(), "what it has sent does not hide its end");
-        let (wire, _theirs) = pair();
-        wire.cut_off();
-        assert!(wire.is_ending() && wire.cut().is_cancelled());
+        assert!(handle.is_closing(), "what it has sent does not hide its end");
+        let (handle, _theirs) = pair();
+        handle.disconnect();
+        assert!(handle.is_closing() && handle.disconnected().is_cancelled());
     }
 }

@@ -1,5 +1,6 @@
-//! Places for connections: as many as there are descriptors for, with some left for control. Whoever comes then is refused,
-//! with the reason, instead of taking the descriptors of those who ask how the server is.
+//! Slots for connections: as many as there are descriptors for, with some left for control. A
+//! client that finds none is refused, with the reason, instead of taking the descriptors of the
+//! admin API.
 
 use prometheus_client::metrics::counter::Counter;
 use std::sync::{
@@ -8,12 +9,13 @@ use std::sync::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Clients that are told the reason at a time; others are closed at once. They take descriptors of control's.
+/// Clients that are told the reason at a time; others are closed at once. They take descriptors of
+/// control's.
 const ANSWERED_MAX: usize = 16;
 
-/// The places, shared by all who accept.
+/// The slots, shared by all who accept.
 #[derive(Clone)]
-pub(crate) struct Places {
+pub(crate) struct ConnectionSlots {
     max: usize,
     free: Arc<Semaphore>,
     answering: Arc<Semaphore>,
@@ -22,9 +24,9 @@ pub(crate) struct Places {
     refused: Counter,
 }
 
-impl Places {
-    pub(crate) fn new(max: usize) -> Places {
-        Places {
+impl ConnectionSlots {
+    pub(crate) fn new(max: usize) -> ConnectionSlots {
+        ConnectionSlots {
             max,
             free: Arc::new(Semaphore::new(max)),
             answering: Arc::new(Semaphore::new(ANSWERED_MAX)),
@@ -33,12 +35,12 @@ impl Places {
         }
     }
 
-    /// Clients that there was no place for.
+    /// Clients that there was no slot for.
     pub(crate) fn refused(&self) -> Counter {
         self.refused.clone()
     }
 
-    /// A place, until it is dropped.
+    /// A slot, until it is dropped.
     pub(super) fn take(&self) -> Option<OwnedSemaphorePermit> {
         let place = Arc::clone(&self.free).try_acquire_owned().ok()?;
         if self.full.swap(false, Relaxed) {
@@ -47,7 +49,8 @@ impl Places {
         Some(place)
     }
 
-    /// Counts a client that there is no place for. Gives what to tell it, and the right to, while few are told.
+    /// Counts a client that there is no slot for. Gives what to tell it, and the right to, while
+    /// few are told.
     pub(super) fn refuse(&self, peer: &str) -> Option<(OwnedSemaphorePermit, String)> {
         self.refused.inc();
         let connections = self.max;
@@ -72,19 +75,19 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_its_connection_has_ended() {
-        let places = Places::new(2);
-        let [first, _second] = [places.take().unwrap(), places.take().unwrap()];
-        assert!(places.take().is_none());
-        assert!(places.refuse("one").unwrap().1.contains("2 connections"));
+        let slots = ConnectionSlots::new(2);
+        let [first, _second] = [slots.take().unwrap(), slots.take().unwrap()];
+        assert!(slots.take().is_none());
+        assert!(slots.refuse("one").unwrap().1.contains("2 connections"));
         drop(first);
-        assert!(places.take().is_some());
-        assert_eq!(places.refused().get(), 1);
+        assert!(slots.take().is_some());
+        assert_eq!(slots.refused().get(), 1);
     }
 
     #[test]
     fn few_are_told_at_a_time_and_all_are_counted() {
-        let places = Places::new(0);
-        let told: Vec<_> = (0..2 * ANSWERED_MAX).filter_map(|_| places.refuse("one")).collect();
-        assert_eq!((told.len(), places.refused().get()), (ANSWERED_MAX, 2 * ANSWERED_MAX as u64));
+        let slots = ConnectionSlots::new(0);
+        let told: Vec<_> = (0..2 * ANSWERED_MAX).filter_map(|_| slots.refuse("one")).collect();
+        assert_eq!((told.len(), slots.refused().get()), (ANSWERED_MAX, 2 * ANSWERED_MAX as u64));
     }
 }

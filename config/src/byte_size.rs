@@ -42,7 +42,9 @@ const TEXT_LEN_MAX: usize = 23;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ByteSizeError {
     /// Not digits with one of the units.
-    #[error("not a size: write digits with an optional K, M, G, T, Ki, Mi, Gi or Ti, such as \"64G\"")]
+    #[error(
+        "not a size: write digits with an optional K, M, G, T, Ki, Mi, Gi or Ti, such as \"64G\""
+    )]
     Syntax,
     /// More than 2^64 - 1 bytes.
     #[error("a size past 2^64 - 1 bytes")]
@@ -113,8 +115,8 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         for text in [
-            "", "G", "-1", "+1", "1.5G", "1 G", " 1G", "1G ", "1P", "1BB", "1B", "1iB", "1Gi B", "0x10",
-            "1GG", "١G",
+            "", "G", "-1", "+1", "1.5G", "1 G", " 1G", "1G ", "1P", "1BB", "1B", "1iB", "1Gi B",
+            "0x10", "1GG", "١G",
         ] {
             check(text, Err(ByteSizeError::Syntax));
         }
@@ -126,9 +128,14 @@ mod tests {
 
     #[test]
     fn shown_in_the_shortest_exact_form() {
-        for (bytes, text) in
-            [(0, "0"), (1, "1"), (4096, "4K"), (1536 << 20, "1536M"), (64 << 30, "64G"), (1 << 50, "1024T")]
-        {
+        for (bytes, text) in [
+            (0, "0"),
+            (1, "1"),
+            (4096, "4K"),
+            (1536 << 20, "1536M"),
+            (64 << 30, "64G"),
+            (1 << 50, "1024T"),
+        ] {
             assert_eq!(ByteSize::new(bytes).to_string(), text);
         }
         assert_eq!(format!("[{:>5}]", ByteSize::new(1 << 30)), "[   1G]");

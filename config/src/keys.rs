@@ -79,7 +79,9 @@ impl fmt::Display for Rule {
             Rule::Path(_) => f.write_str("a path"),
             Rule::OptionalPath(_) => f.write_str("a path, or \"\" for none"),
             Rule::Size(range, _) => write!(f, "{range}, such as \"64G\""),
-            Rule::Count(range, _) => write!(f, "a whole number from {} to {}", range.start(), range.end()),
+            Rule::Count(range, _) => {
+                write!(f, "a whole number from {} to {}", range.start(), range.end())
+            }
             Rule::Mode(range, _) => {
                 write!(f, "octal digits from \"{:04o}\" to \"{:04o}\"", range.start(), range.end())
             }
@@ -325,7 +327,11 @@ mod tests {
     #[test]
     fn the_defaults_shown_as_a_file_are_the_defaults() {
         let text = Config::default().to_string();
-        assert_eq!(Config::parse(&text).map_err(|p| p.to_string()), Ok(Config::default()), "{text}");
+        assert_eq!(
+            Config::parse(&text).map_err(|p| p.to_string()),
+            Ok(Config::default()),
+            "{text}"
+        );
     }
 
     #[test]

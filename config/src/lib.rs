@@ -29,4 +29,6 @@ pub mod trust;
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use keys::{KEYS, Key};
 pub use problem::{Problem, Problems};
-pub use settings::{Admin, Attach, Cache, Config, Defaults, IoEngine, Log, LogFormat, LogLevel, Nbd, Store};
+pub use settings::{
+    Admin, Attach, Cache, Config, Defaults, IoEngine, Log, LogFormat, LogLevel, Nbd, Store,
+};

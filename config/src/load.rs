@@ -59,14 +59,18 @@ impl Config {
             None => trust::read_found(Path::new(DEFAULT_FILE), FILE_BYTES_MAX),
         };
         let bytes = match read {
-            Err(Distrust::Io(error)) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
+            Err(Distrust::Io(error))
+                if path.is_none() && error.kind() == io::ErrorKind::NotFound =>
+            {
                 return Ok(Config::default());
             }
             read => read.map_err(|why| in_file(vec![unreadable(&why)]))?,
         };
-        let text = String::from_utf8(bytes)
-            .map_err(|_| in_file(vec![unreadable(&Distrust::Io(io::ErrorKind::InvalidData.into()))]))?;
-        let mut config = parse_in(&text, file.parent().unwrap_or(Path::new(""))).map_err(in_file)?;
+        let text = String::from_utf8(bytes).map_err(|_| {
+            in_file(vec![unreadable(&Distrust::Io(io::ErrorKind::InvalidData.into()))])
+        })?;
+        let mut config =
+            parse_in(&text, file.parent().unwrap_or(Path::new(""))).map_err(in_file)?;
         config.file = Some(file.to_path_buf());
         Ok(config)
     }
@@ -112,7 +116,8 @@ fn unreadable(why: &Distrust) -> Problem {
 fn parse_in(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     let line_starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
-    let mut walk = Walk { text, line_starts, config: Config::unresolved(), problems: Vec::new(), untold: 0 };
+    let mut walk =
+        Walk { text, line_starts, config: Config::unresolved(), problems: Vec::new(), untold: 0 };
     for error in errors {
         let line = error.span().map(|span| walk.line_of(&span));
         // The parser's messages may have several lines; a problem has one.
@@ -180,8 +185,11 @@ impl Walk<'_> {
         match KEYS.iter().find(|key| key.parts() == (section, name_text)) {
             Some(key) => self.value(key, value),
             None => {
-                let full =
-                    if section.is_empty() { name_text.to_owned() } else { format!("{section}.{name_text}") };
+                let full = if section.is_empty() {
+                    name_text.to_owned()
+                } else {
+                    format!("{section}.{name_text}")
+                };
                 let line = Some(self.line_of(&name.span()));
                 self.report(line, full, None, unknown_key(section, name_text));
             }
@@ -203,12 +211,18 @@ impl Walk<'_> {
                 set(&mut self.config, path.into());
             }
             Rule::OptionalPath(set) => {
-                let path =
-                    value.as_str().filter(|path| path.is_empty() || is_path(path)).ok_or_else(must_be)?;
-                set(&mut self.config, Some(path).filter(|path| !path.is_empty()).map(PathBuf::from));
+                let path = value
+                    .as_str()
+                    .filter(|path| path.is_empty() || is_path(path))
+                    .ok_or_else(must_be)?;
+                set(
+                    &mut self.config,
+                    Some(path).filter(|path| !path.is_empty()).map(PathBuf::from),
+                );
             }
             Rule::Size(range, set) => {
-                let bytes = size_of(value).filter(|bytes| range.contains(*bytes)).ok_or_else(must_be)?;
+                let bytes =
+                    size_of(value).filter(|bytes| range.contains(*bytes)).ok_or_else(must_be)?;
                 set(&mut self.config, bytes);
             }
             Rule::Count(range, set) => {
@@ -223,7 +237,8 @@ impl Walk<'_> {
                 set(&mut self.config, mode.ok_or_else(must_be)?);
             }
             Rule::Address(reach, set) => {
-                let address = value.as_str().and_then(|text| text.parse().ok()).ok_or_else(must_be)?;
+                let address =
+                    value.as_str().and_then(|text| text.parse().ok()).ok_or_else(must_be)?;
                 check_reach(*reach, &address)?;
                 set(&mut self.config, address);
             }
@@ -231,8 +246,11 @@ impl Walk<'_> {
                 let list = value.as_array().ok_or_else(must_be)?;
                 let mut addresses = Vec::new();
                 for item in list {
-                    let address =
-                        item.get_ref().as_str().and_then(|text| text.parse().ok()).ok_or_else(must_be)?;
+                    let address = item
+                        .get_ref()
+                        .as_str()
+                        .and_then(|text| text.parse().ok())
+                        .ok_or_else(must_be)?;
                     check_reach(*reach, &address)?;
                     addresses.push(address);
                 }
@@ -250,11 +268,14 @@ impl Walk<'_> {
     /// Rules that look at more than one key.
     fn whole(&mut self) {
         if self.config.nbd.listen.is_empty() && self.config.nbd.unix.is_none() {
-            let reason = "nowhere to connect: give nbd.listen an address or nbd.unix a path".to_owned();
+            let reason =
+                "nowhere to connect: give nbd.listen an address or nbd.unix a path".to_owned();
             self.report(None, "nbd.listen".to_owned(), Some("[]".to_owned()), reason);
         }
-        let sockets =
-            [("nbd.unix", self.config.nbd.unix.clone()), ("admin.unix", self.config.admin.unix.clone())];
+        let sockets = [
+            ("nbd.unix", self.config.nbd.unix.clone()),
+            ("admin.unix", self.config.admin.unix.clone()),
+        ];
         for (key, path) in sockets {
             let Some(path) = path else { continue };
             let len = path.as_os_str().len();
@@ -274,8 +295,13 @@ impl Walk<'_> {
     }
 
     fn report_value(&mut self, key: &str, value: &Spanned<DeValue<'_>>, reason: String) {
-        let shown =
-            self.text.get(value.span()).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        let shown = self
+            .text
+            .get(value.span())
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         let line = Some(self.line_of(&value.span()));
         self.report(line, key.to_owned(), Some(shown), reason);
     }
@@ -299,7 +325,8 @@ fn is_path(text: &str) -> bool {
 
 /// Octal digits, as chmod(1) takes them.
 fn mode_of(text: &str) -> Option<u32> {
-    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let is_octal =
+        (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
     is_octal.then(|| u32::from_str_radix(text, 8).ok()).flatten()
 }
 
@@ -330,7 +357,11 @@ fn unknown_key(section: &str, name: &str) -> String {
     let near = |key: &&Key| {
         let (of, known) = key.parts();
         // A key in the wrong section is nearer than one that is spelled alike.
-        if known == name { 0 } else { strsim::levenshtein(known, name) + usize::from(of != section) }
+        if known == name {
+            0
+        } else {
+            strsim::levenshtein(known, name) + usize::from(of != section)
+        }
     };
     let comparable = name.chars().nth(COMPARED_CHARS_MAX).is_none();
     let nearest = comparable.then(|| KEYS.iter().min_by_key(near)).flatten();

@@ -118,10 +118,19 @@ fn unknown_keys_and_sections_are_refused_with_the_nearest_known() {
 fn values_outside_their_range_name_key_value_and_range() {
     check("[store]\nsize = \"511M\"", &[&["store.size = \"511M\"", "from 512M to 1024T"]]);
     check("[store]\nsize = -1", &[&["store.size = -1", "from 512M"]]);
-    check("[cache]\nmemory = \"1M\"\nmetadata = 1.5", &[&["cache.memory"], &["cache.metadata = 1.5"]]);
-    check("[defaults]\nvolume_size = \"17T\"", &[&["defaults.volume_size", "a size from 1 to 16T"]]);
+    check(
+        "[cache]\nmemory = \"1M\"\nmetadata = 1.5",
+        &[&["cache.memory"], &["cache.metadata = 1.5"]],
+    );
+    check(
+        "[defaults]\nvolume_size = \"17T\"",
+        &[&["defaults.volume_size", "a size from 1 to 16T"]],
+    );
     check("[nbd]\nworkers = 1025", &[&["nbd.workers = 1025"]]);
-    check("[nbd]\nin_flight = \"127M\"", &[&["nbd.in_flight = \"127M\"", "a size from 128M to 64G"]]);
+    check(
+        "[nbd]\nin_flight = \"127M\"",
+        &[&["nbd.in_flight = \"127M\"", "a size from 128M to 64G"]],
+    );
     check(
         "[nbd]\nconnections_max = 0\nstall = 0",
         &[&["nbd.connections_max = 0"], &["nbd.stall = 0", "1 to 3600"]],
@@ -136,7 +145,10 @@ fn values_outside_their_range_name_key_value_and_range() {
 #[test]
 fn nbd_beyond_loopback_is_refused_with_the_reason() {
     for address in ["0.0.0.0:10809", "10.0.0.1:10809", "[::]:10809", "[::ffff:10.0.0.1]:10809"] {
-        check(&format!("[nbd]\nlisten = [\"{address}\"]"), &[&[address, "neither TLS nor", "tunnel"]]);
+        check(
+            &format!("[nbd]\nlisten = [\"{address}\"]"),
+            &[&[address, "neither TLS nor", "tunnel"]],
+        );
     }
     for address in ["127.0.0.1:0", "127.1.2.3:10809", "[::1]:10809", "[::ffff:127.0.0.1]:1"] {
         check(&format!("[nbd]\nlisten = [\"{address}\"]"), &[]);
@@ -156,7 +168,10 @@ fn a_socket_path_too_long_for_the_kernel_is_refused() {
     let too_long = format!("data_dir = \"/{}\"\n{nbd_alone}", "d".repeat(98));
     check(&too_long, &[&["nbd.unix", "has 108 bytes", "at most 107"]]);
     check(&format!("data_dir = \"/{}\"", "d".repeat(95)), &[]);
-    check(&format!("data_dir = \"/{}\"", "d".repeat(96)), &[&["admin.unix", "has 108 bytes", "at most 107"]]);
+    check(
+        &format!("data_dir = \"/{}\"", "d".repeat(96)),
+        &[&["admin.unix", "has 108 bytes", "at most 107"]],
+    );
 }
 
 #[test]
@@ -181,15 +196,23 @@ fn a_named_file_must_be_there_and_places_its_relative_paths() {
 
     std::fs::write(&file, "x = 1\ny = 2\n").unwrap();
     let problems = Config::load(Some(&file)).unwrap_err().to_string();
-    assert_eq!(problems.lines().filter(|line| line.contains("own.toml: line")).count(), 2, "{problems}");
+    assert_eq!(
+        problems.lines().filter(|line| line.contains("own.toml: line")).count(),
+        2,
+        "{problems}"
+    );
 }
 
 #[test]
 fn modes_are_octal_digits() {
-    let config = Config::parse("[nbd]\nunix_mode = \"0660\"\n[admin]\nunix_mode = \"777\"").unwrap();
+    let config =
+        Config::parse("[nbd]\nunix_mode = \"0660\"\n[admin]\nunix_mode = \"777\"").unwrap();
     assert_eq!((config.nbd.unix_mode, config.admin.unix_mode), (0o660, 0o777));
     for value in ["\"0800\"", "\"1777\"", "\"60\"", "\"00600\"", "\"+600\"", "600", "\"rw-\""] {
-        check(&format!("[nbd]\nunix_mode = {value}"), &[&["nbd.unix_mode", "from \"0000\" to \"0777\""]]);
+        check(
+            &format!("[nbd]\nunix_mode = {value}"),
+            &[&["nbd.unix_mode", "from \"0000\" to \"0777\""]],
+        );
     }
 }
 

@@ -42,7 +42,10 @@ mod tests {
 
     #[test]
     fn memory_of_the_host_is_found() {
-        assert_eq!(total_bytes("MemFree: 1 kB\nMemTotal:       24683456 kB\n"), Some(24_683_456 << 10));
+        assert_eq!(
+            total_bytes("MemFree: 1 kB\nMemTotal:       24683456 kB\n"),
+            Some(24_683_456 << 10)
+        );
         assert_eq!(total_bytes("nothing"), None);
         assert!(usable_bytes().is_some_and(|bytes| bytes > 1 << 20));
     }

@@ -27,7 +27,12 @@ impl SizeRange {
 /// `a size from 1 to 16T`, to stand after "must be".
 impl fmt::Display for SizeRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a size from {} to {}", ByteSize::new(self.bytes_min), ByteSize::new(self.bytes_max))
+        write!(
+            f,
+            "a size from {} to {}",
+            ByteSize::new(self.bytes_min),
+            ByteSize::new(self.bytes_max)
+        )
     }
 }
 

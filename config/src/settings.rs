@@ -184,7 +184,9 @@ impl Config {
                 listen: vec![SocketAddr::from(([127, 0, 0, 1], 10809))],
                 unix: Some(format!("{DATA_DIR_WORD}/nbd.sock").into()),
                 unix_mode: 0o600,
-                workers: u32::try_from(cores).unwrap_or(u32::MAX).min(*crate::ranges::WORKERS.end()),
+                workers: u32::try_from(cores)
+                    .unwrap_or(u32::MAX)
+                    .min(*crate::ranges::WORKERS.end()),
                 in_flight_bytes: in_flight_bytes(memory::usable_bytes()),
                 connections_max: 4096,
                 // A guess: as long as the kernel's client waits for a reply.

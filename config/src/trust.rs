@@ -190,7 +190,9 @@ mod tests {
         }
         for mode in [0o602, 0o646, 0o666] {
             set_mode(&path, mode);
-            assert!(matches!(read_found(&path, MAX), Err(Distrust::Writable(told)) if told == mode));
+            assert!(
+                matches!(read_found(&path, MAX), Err(Distrust::Writable(told)) if told == mode)
+            );
             assert_eq!(read_named(&path, MAX).unwrap(), b"text", "who names it decides");
         }
         assert!(check_mode(&path).is_err());

@@ -148,7 +148,10 @@ impl Request {
                 check_writable(terms)?;
                 self.check_flags(terms, CommandFlags::EMPTY)?;
                 if len > terms.payload_bytes_max {
-                    return Err((WireError::Einval, "the write is longer than the maximum payload"));
+                    return Err((
+                        WireError::Einval,
+                        "the write is longer than the maximum payload",
+                    ));
                 }
                 self.check_range(terms, WireError::Enospc)?;
                 Ok(Checked::Write { offset, len, fua })
@@ -189,7 +192,10 @@ impl Request {
             }
             Command::BlockStatus => {
                 if !terms.block_status {
-                    return Err((WireError::Einval, "no metadata context was selected for this export"));
+                    return Err((
+                        WireError::Einval,
+                        "no metadata context was selected for this export",
+                    ));
                 }
                 self.check_flags(terms, CommandFlags::REQ_ONE)?;
                 if len == 0 {
@@ -197,7 +203,11 @@ impl Request {
                     return Err((WireError::Einval, "block status of nothing cannot be described"));
                 }
                 self.check_range(terms, WireError::Einval)?;
-                Ok(Checked::BlockStatus { offset, len, req_one: flags.contains(CommandFlags::REQ_ONE) })
+                Ok(Checked::BlockStatus {
+                    offset,
+                    len,
+                    req_one: flags.contains(CommandFlags::REQ_ONE),
+                })
             }
             // "The server SHOULD return `NBD_EINVAL` if it receives an unknown command."
             Command::Unknown(_) => Err((WireError::Einval, "unknown command")),
@@ -208,7 +218,11 @@ impl Request {
     /// SHOULD return `NBD_EINVAL` if it receives a request with a flag not explicitly documented as
     /// applicable" ("Error values"). FUA, once offered, "MUST" be accepted on all commands; DF and
     /// FAST_ZERO need to be offered, too.
-    fn check_flags(&self, terms: &Terms, own: CommandFlags) -> Result<(), (WireError, &'static str)> {
+    fn check_flags(
+        &self,
+        terms: &Terms,
+        own: CommandFlags,
+    ) -> Result<(), (WireError, &'static str)> {
         const NEED_OFFER: [(CommandFlags, TransmissionFlags); 3] = [
             (CommandFlags::FUA, TransmissionFlags::SEND_FUA),
             (CommandFlags::DF, TransmissionFlags::SEND_DF),
@@ -231,7 +245,11 @@ impl Request {
     /// "The server SHOULD return `NBD_ENOSPC` if it receives a write request including one or more
     /// sectors beyond the size of the device", also for write zeroes; `NBD_EINVAL` for "a read or
     /// trim request" ("Error values") and for block status.
-    fn check_range(&self, terms: &Terms, beyond: WireError) -> Result<(), (WireError, &'static str)> {
+    fn check_range(
+        &self,
+        terms: &Terms,
+        beyond: WireError,
+    ) -> Result<(), (WireError, &'static str)> {
         match self.offset.checked_add(self.len.into()) {
             Some(end) if end <= terms.size_bytes => Ok(()),
             Some(_) | None => Err((beyond, "the range goes beyond the end of the export")),

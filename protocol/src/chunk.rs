@@ -130,7 +130,13 @@ impl Chunk {
                 put_error(out, (cookie, more), ChunkType::Error, (*error, text), None);
             }
             ChunkBody::ErrorOffset { error, text, offset } => {
-                put_error(out, (cookie, more), ChunkType::ErrorOffset, (*error, text), Some(*offset));
+                put_error(
+                    out,
+                    (cookie, more),
+                    ChunkType::ErrorOffset,
+                    (*error, text),
+                    Some(*offset),
+                );
             }
             ChunkBody::UnknownError { code, error, text } => {
                 put_error(out, (cookie, more), ChunkType::from_wire(*code), (*error, text), None);
@@ -166,7 +172,9 @@ impl ChunkBody {
     fn parse(code: u16, mut data: Bytes) -> Result<ChunkBody, DecodeError> {
         Ok(match ChunkType::from_wire(code) {
             ChunkType::None if data.is_empty() => ChunkBody::None,
-            ChunkType::OffsetData if data.len() > 8 => ChunkBody::OffsetData { offset: data.get_u64(), data },
+            ChunkType::OffsetData if data.len() > 8 => {
+                ChunkBody::OffsetData { offset: data.get_u64(), data }
+            }
             ChunkType::OffsetHole if data.len() == 12 => match (data.get_u64(), data.get_u32()) {
                 (_, 0) => return Err(malformed("a hole of nothing")),
                 (offset, len) => ChunkBody::OffsetHole { offset, len },
@@ -183,7 +191,10 @@ impl ChunkBody {
                 }
                 ChunkBody::BlockStatus { context_id, descriptors }
             }
-            ChunkType::None | ChunkType::OffsetData | ChunkType::OffsetHole | ChunkType::BlockStatus => {
+            ChunkType::None
+            | ChunkType::OffsetData
+            | ChunkType::OffsetHole
+            | ChunkType::BlockStatus => {
                 return Err(malformed("its length does not fit its type"));
             }
             ChunkType::Error => {
@@ -192,8 +203,9 @@ impl ChunkBody {
             }
             ChunkType::ErrorOffset => {
                 let (error, text) = take_error(&mut data)?;
-                let offset =
-                    data.try_get_u64().map_err(|_| malformed("the offset of the error is missing"))?;
+                let offset = data
+                    .try_get_u64()
+                    .map_err(|_| malformed("the offset of the error is missing"))?;
                 ChunkBody::ErrorOffset { error, text, offset }
             }
             ChunkType::Unknown(code) if code & CHUNK_TYPE_ERROR_BIT != 0 => {
@@ -218,7 +230,8 @@ fn take_error(data: &mut Bytes) -> Result<(WireError, Text), DecodeError> {
         return Err(malformed("the text of an error is longer than its chunk"));
     }
     let text = data.split_to(text_len);
-    let text = Text::from_utf8(&text).unwrap_or_else(|_| Text::message(&String::from_utf8_lossy(&text)));
+    let text =
+        Text::from_utf8(&text).unwrap_or_else(|_| Text::message(&String::from_utf8_lossy(&text)));
     Ok((error, text))
 }
 

@@ -98,7 +98,13 @@ pub fn encode_block_status(
 }
 
 #[inline]
-pub(crate) fn put_header(out: &mut BytesMut, cookie: Cookie, more: More, chunk_type: ChunkType, len: u32) {
+pub(crate) fn put_header(
+    out: &mut BytesMut,
+    cookie: Cookie,
+    more: More,
+    chunk_type: ChunkType,
+    len: u32,
+) {
     let flags = match more {
         More::Follows => 0,
         More::Done => CHUNK_FLAG_DONE,

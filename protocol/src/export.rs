@@ -154,7 +154,10 @@ impl ExportNameReply {
     ///
     /// # Errors
     /// `Malformed`: what must be zero is not.
-    pub fn decode(buf: &mut BytesMut, zeroes: Zeroes) -> Result<Option<ExportNameReply>, DecodeError> {
+    pub fn decode(
+        buf: &mut BytesMut,
+        zeroes: Zeroes,
+    ) -> Result<Option<ExportNameReply>, DecodeError> {
         let len = 10 + zeroes.len();
         let Some(mut bytes) = buf.get(..len) else { return Ok(None) };
         let size_bytes = bytes.get_u64();

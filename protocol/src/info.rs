@@ -78,7 +78,8 @@ impl Info {
 
     /// `data` is all that follows the header of an `NBD_REP_INFO`.
     pub(crate) fn parse(mut data: Bytes) -> Result<Info, DecodeError> {
-        let malformed = |flaw| DecodeError::Malformed { message: "information about an export", flaw };
+        let malformed =
+            |flaw| DecodeError::Malformed { message: "information about an export", flaw };
         let code = data.try_get_u16().map_err(|_| malformed("it has no type"))?;
         let info = match InfoType::from_wire(code) {
             InfoType::Export if data.len() == 10 => Info::Export {
@@ -93,7 +94,9 @@ impl Info {
             InfoType::Export | InfoType::BlockSize => {
                 return Err(malformed("its length is not the prescribed one"));
             }
-            InfoType::Name => Info::Name(Text::from_utf8(&data).map_err(|_| malformed("bad name"))?),
+            InfoType::Name => {
+                Info::Name(Text::from_utf8(&data).map_err(|_| malformed("bad name"))?)
+            }
             InfoType::Description => {
                 Info::Description(Text::from_utf8(&data).map_err(|_| malformed("bad description"))?)
             }

@@ -31,7 +31,9 @@ impl Lookup {
     pub fn purpose(&self) -> Purpose {
         match self.asked {
             Asked::ExportName | Asked::Go(_) => Purpose::Attach,
-            Asked::Info(_) | Asked::ListMetaContext(_) | Asked::SetMetaContext(_) => Purpose::Inspect,
+            Asked::Info(_) | Asked::ListMetaContext(_) | Asked::SetMetaContext(_) => {
+                Purpose::Inspect
+            }
         }
     }
 

@@ -74,7 +74,9 @@ impl fmt::Display for MetaContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MetaContext::BaseAllocation => f.write_str(ALLOCATION),
-            MetaContext::ChangedSince(snapshot) => write!(f, "{CHANGED_SINCE}{}", snapshot.hyphenated()),
+            MetaContext::ChangedSince(snapshot) => {
+                write!(f, "{CHANGED_SINCE}{}", snapshot.hyphenated())
+            }
         }
     }
 }

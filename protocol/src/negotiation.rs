@@ -79,7 +79,8 @@ impl Negotiation {
         if !flags.unknown().is_empty() {
             return Err(CloseReason::UnknownClientFlags(flags.unknown().bits()));
         }
-        let zeroes = if flags.contains(ClientFlags::NO_ZEROES) { Zeroes::Omitted } else { Zeroes::Sent };
+        let zeroes =
+            if flags.contains(ClientFlags::NO_ZEROES) { Zeroes::Omitted } else { Zeroes::Sent };
         Ok(Negotiation {
             zeroes,
             reply_mode: ReplyMode::Simple,
@@ -110,7 +111,10 @@ impl Negotiation {
             return abort();
         }
         if let Availability::ShuttingDown = self.availability {
-            return refuse(code, Refusal::new(OptionError::Shutdown, "the server is shutting down"));
+            return refuse(
+                code,
+                Refusal::new(OptionError::Shutdown, "the server is shutting down"),
+            );
         }
         match received {
             ReceivedOption::Request(request) => self.decide(request),
@@ -121,8 +125,9 @@ impl Negotiation {
                 refuse(code, Refusal::new(OptionError::Invalid, flaw.to_string()))
             }
             ReceivedOption::TooBig { code, len } => {
-                let text =
-                    format!("the option has {len} bytes of data, at most {OPTION_DATA_BYTES_MAX} are taken");
+                let text = format!(
+                    "the option has {len} bytes of data, at most {OPTION_DATA_BYTES_MAX} are taken"
+                );
                 refuse(code, Refusal::new(OptionError::TooBig, text))
             }
         }
@@ -139,21 +144,33 @@ impl Negotiation {
                 self.reply_mode = ReplyMode::Structured;
                 acknowledge(code, vec![])
             }
-            OptionRequest::ListMetaContext(query) => self.decide_meta(code, query, Asked::ListMetaContext),
-            OptionRequest::SetMetaContext(query) => self.decide_meta(code, query, Asked::SetMetaContext),
+            OptionRequest::ListMetaContext(query) => {
+                self.decide_meta(code, query, Asked::ListMetaContext)
+            }
+            OptionRequest::SetMetaContext(query) => {
+                self.decide_meta(code, query, Asked::SetMetaContext)
+            }
             // "NOTLS mode": a server without TLS answers UNSUP, and TLS_REQD to nothing.
-            OptionRequest::StartTls => refuse(code, Refusal::new(OptionError::Unsup, "TLS is not supported")),
+            OptionRequest::StartTls => {
+                refuse(code, Refusal::new(OptionError::Unsup, "TLS is not supported"))
+            }
             OptionRequest::ExtendedHeaders => {
                 refuse(code, Refusal::new(OptionError::Unsup, "extended headers are not supported"))
             }
-            OptionRequest::Unknown { code: number, .. } => {
-                refuse(code, Refusal::new(OptionError::Unsup, format!("option {number} is not known here")))
-            }
+            OptionRequest::Unknown { code: number, .. } => refuse(
+                code,
+                Refusal::new(OptionError::Unsup, format!("option {number} is not known here")),
+            ),
             OptionRequest::Abort => abort(),
         }
     }
 
-    fn decide_meta(&self, code: OptionCode, query: MetaQuery, asked: fn(Vec<Text>) -> Asked) -> Step {
+    fn decide_meta(
+        &self,
+        code: OptionCode,
+        query: MetaQuery,
+        asked: fn(Vec<Text>) -> Asked,
+    ) -> Step {
         if self.reply_mode == ReplyMode::Simple {
             // keeps I4. A SHOULD for SET, a MAY for LIST; the same for both is easier to
             // understand.
@@ -161,7 +178,8 @@ impl Negotiation {
             return refuse(code, Refusal::new(OptionError::Invalid, text));
         }
         if let Some(bad) = query.queries.iter().find(|query| !meta_context::is_well_formed(query)) {
-            let text = format!("the query {} must begin with a namespace and a colon", escaped(bad));
+            let text =
+                format!("the query {} must begin with a namespace and a colon", escaped(bad));
             return refuse(code, Refusal::new(OptionError::Invalid, text));
         }
         look_up(query.name, asked(query.queries))
@@ -192,9 +210,8 @@ impl Negotiation {
             }
             Asked::SetMetaContext(queries) => {
                 let contexts = meta_context::selected(&queries, &export.snapshots);
-                let body = |&SelectedContext { id, context }: &SelectedContext| ReplyBody::MetaContext {
-                    id,
-                    name: context.name(),
+                let body = |&SelectedContext { id, context }: &SelectedContext| {
+                    ReplyBody::MetaContext { id, name: context.name() }
                 };
                 let bodies = contexts.iter().map(body).collect();
                 self.selection = Some(Selection { export: name, contexts });
@@ -211,12 +228,15 @@ impl Negotiation {
     /// Answers LIST.
     pub fn list_found(&mut self, exports: Vec<ListedExport>) -> Step {
         if exports.len() > LIST_EXPORTS_MAX {
-            let text =
-                format!("there are {} exports, a list shows at most {LIST_EXPORTS_MAX}", exports.len());
+            let text = format!(
+                "there are {} exports, a list shows at most {LIST_EXPORTS_MAX}",
+                exports.len()
+            );
             return self.list_refused(Refusal::new(OptionError::TooBig, text));
         }
         let listed = exports.len() as u32; // at most LIST_EXPORTS_MAX
-        self.options_max = self.options_max.max(HANDSHAKE_OPTIONS_MAX + OPTIONS_PER_LISTED_EXPORT * listed);
+        self.options_max =
+            self.options_max.max(HANDSHAKE_OPTIONS_MAX + OPTIONS_PER_LISTED_EXPORT * listed);
         let server = |ListedExport { name, description }| ReplyBody::Server { name, description };
         acknowledge(OptionCode::List, exports.into_iter().map(server).collect())
     }
@@ -294,7 +314,10 @@ fn refuse(option: OptionCode, refusal: Refusal) -> Step {
 
 /// The reply is a MUST; the client may be gone already, so failing to send it is no event.
 fn abort() -> Step {
-    Step { send: vec![reply(OptionCode::Abort, ReplyBody::Ack)], next: Next::Close(CloseReason::Aborted) }
+    Step {
+        send: vec![reply(OptionCode::Abort, ReplyBody::Ack)],
+        next: Next::Close(CloseReason::Aborted),
+    }
 }
 
 fn close(reason: CloseReason) -> Step {

@@ -117,7 +117,9 @@ impl OptionRequest {
         match self {
             OptionRequest::ExportName(name) => out.put_slice(name.as_bytes()),
             OptionRequest::Info(request) | OptionRequest::Go(request) => request.encode(out),
-            OptionRequest::ListMetaContext(query) | OptionRequest::SetMetaContext(query) => query.encode(out),
+            OptionRequest::ListMetaContext(query) | OptionRequest::SetMetaContext(query) => {
+                query.encode(out)
+            }
             OptionRequest::Unknown { data, .. } => out.put_slice(data),
             OptionRequest::Abort
             | OptionRequest::List
@@ -131,7 +133,8 @@ impl OptionRequest {
 
     /// `data` is all that follows the header of an option.
     pub(crate) fn parse(code: OptionCode, data: Bytes) -> Result<OptionRequest, Flaw> {
-        let without_data = |request| if data.is_empty() { Ok(request) } else { Err(Flaw::DataNotAllowed) };
+        let without_data =
+            |request| if data.is_empty() { Ok(request) } else { Err(Flaw::DataNotAllowed) };
         match code {
             OptionCode::ExportName => Ok(OptionRequest::ExportName(Text::from_utf8(&data)?)),
             OptionCode::Abort => Ok(OptionRequest::Abort),
@@ -140,8 +143,12 @@ impl OptionRequest {
             OptionCode::Info => Ok(OptionRequest::Info(InfoRequest::parse(&data)?)),
             OptionCode::Go => Ok(OptionRequest::Go(InfoRequest::parse(&data)?)),
             OptionCode::StructuredReply => without_data(OptionRequest::StructuredReply),
-            OptionCode::ListMetaContext => Ok(OptionRequest::ListMetaContext(MetaQuery::parse(&data)?)),
-            OptionCode::SetMetaContext => Ok(OptionRequest::SetMetaContext(MetaQuery::parse(&data)?)),
+            OptionCode::ListMetaContext => {
+                Ok(OptionRequest::ListMetaContext(MetaQuery::parse(&data)?))
+            }
+            OptionCode::SetMetaContext => {
+                Ok(OptionRequest::SetMetaContext(MetaQuery::parse(&data)?))
+            }
             OptionCode::ExtendedHeaders => without_data(OptionRequest::ExtendedHeaders),
             OptionCode::Unknown(code) => Ok(OptionRequest::Unknown { code, data }),
         }

@@ -183,14 +183,16 @@ impl ReplyBody {
     fn parse(code: u32, mut data: Bytes) -> Result<ReplyBody, DecodeError> {
         let malformed = |flaw| DecodeError::Malformed { message: "option reply", flaw };
         let too_short = |_| malformed("it is too short");
-        let text = |data: &[u8]| Text::from_utf8(data).map_err(|_| malformed("it contains a bad string"));
+        let text =
+            |data: &[u8]| Text::from_utf8(data).map_err(|_| malformed("it contains a bad string"));
         Ok(match code {
             REP_ACK if data.is_empty() => ReplyBody::Ack,
             REP_ACK => return Err(malformed("an ACK has no data")),
             REP_SERVER => {
                 let name_len = data.try_get_u32().map_err(too_short)? as usize;
-                let (name, description) =
-                    data.split_at_checked(name_len).ok_or(malformed("the name is longer than the reply"))?;
+                let (name, description) = data
+                    .split_at_checked(name_len)
+                    .ok_or(malformed("the name is longer than the reply"))?;
                 ReplyBody::Server { name: text(name)?, description: text(description)? }
             }
             REP_INFO => ReplyBody::Info(Info::parse(data)?),

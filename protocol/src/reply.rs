@@ -63,7 +63,13 @@ pub fn encode_success(out: &mut BytesMut, cookie: Cookie) {
 /// The command failed. `text` goes along where the mode allows; words of the client in it are to be
 /// [`escaped`](crate::escaped).
 #[cold]
-pub fn encode_failure(out: &mut BytesMut, cookie: Cookie, mode: ReplyMode, error: WireError, text: &str) {
+pub fn encode_failure(
+    out: &mut BytesMut,
+    cookie: Cookie,
+    mode: ReplyMode,
+    error: WireError,
+    text: &str,
+) {
     match mode {
         ReplyMode::Simple => SimpleReply { cookie, result: Err(error) }.encode(out),
         ReplyMode::Structured => {
@@ -108,7 +114,9 @@ impl Reply {
     /// Any: the server's bytes make no sense, or a chunk is longer than
     /// [`CHUNK_BYTES_MAX`](crate::limits::CHUNK_BYTES_MAX); the connection must end.
     pub fn decode(buf: &mut BytesMut) -> Result<Option<Reply>, DecodeError> {
-        let Some(magic) = buf.first_chunk().map(|magic| u32::from_be_bytes(*magic)) else { return Ok(None) };
+        let Some(magic) = buf.first_chunk().map(|magic| u32::from_be_bytes(*magic)) else {
+            return Ok(None);
+        };
         match magic {
             SIMPLE_REPLY_MAGIC => {
                 let Some(mut header) = buf.get(4..SimpleReply::BYTES) else { return Ok(None) };

@@ -175,7 +175,7 @@ pub(crate) fn is_description(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandstone_storage::{ATTRIBUTES_BYTES_MAX};
+    use sandstone_storage::ATTRIBUTES_BYTES_MAX;
 
     fn widest() -> VolumeRecord {
         VolumeRecord {
@@ -210,7 +210,10 @@ mod tests {
                 description: Some(widest.repeat(DESCRIPTION_CHARS_MAX)),
                 created_at: Timestamp::MAX,
             };
-            assert!(is_snapshot_name(&record.name) && is_description(record.description.as_ref().unwrap()));
+            assert!(
+                is_snapshot_name(&record.name)
+                    && is_description(record.description.as_ref().unwrap())
+            );
             let bytes = record.to_attributes();
             assert!(bytes.len() <= ATTRIBUTES_BYTES_MAX, "{}", bytes.len());
             assert_eq!(SnapshotRecord::from_attributes(&bytes).unwrap(), record);
@@ -234,10 +237,14 @@ mod tests {
 
     #[test]
     fn mount_points_are_absolute_and_lead_nowhere_else() {
-        for path in ["/a", "/a/b", "/a/./b/", "//a", "/..a", "/größe", &format!("/{}", "p".repeat(4094))] {
+        for path in
+            ["/a", "/a/b", "/a/./b/", "//a", "/..a", "/größe", &format!("/{}", "p".repeat(4094))]
+        {
             assert!(is_mount_point(path), "{path}");
         }
-        for path in ["", "a", "a/b", "/", "//", "/..", "/a/../b", "/a\n", &format!("/{}", "p".repeat(4095))] {
+        for path in
+            ["", "a", "a/b", "/", "//", "/..", "/a/../b", "/a\n", &format!("/{}", "p".repeat(4095))]
+        {
             assert!(!is_mount_point(path), "{path}");
         }
     }
@@ -248,7 +255,10 @@ mod tests {
             "access_mode":"RWO","created_at":"2026-01-02T03:04:05.000006Z","updated_at":"2026-01-02T03:04:05Z"}"#;
         let record = VolumeRecord::from_attributes(stored).unwrap();
         assert_eq!(record.rates(), Rates::default());
-        assert_eq!((record.name, record.source_volume_id, record.source_snapshot_id), (None, None, None));
+        assert_eq!(
+            (record.name, record.source_volume_id, record.source_snapshot_id),
+            (None, None, None)
+        );
         assert_eq!(record.access_mode, AccessMode::Rwo);
         let stored = br#"{"name":"before","created_at":"2026-01-02T03:04:05.000006Z"}"#;
         let record = SnapshotRecord::from_attributes(stored).unwrap();

@@ -45,7 +45,9 @@ pub(crate) fn quoted(path: &Path) -> String {
 
 /// How this program was called, so that commands that are shown can be copied.
 pub(crate) fn own_command() -> String {
-    std::env::args_os().next().map_or_else(|| "sandstone".to_owned(), |word| quoted(Path::new(&word)))
+    std::env::args_os()
+        .next()
+        .map_or_else(|| "sandstone".to_owned(), |word| quoted(Path::new(&word)))
 }
 
 #[cfg(test)]

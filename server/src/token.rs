@@ -93,7 +93,9 @@ impl Token {
                 warn_if_others_may_read(path);
                 return Ok(token);
             }
-            Err(error @ (TokenError::Io(..) | TokenError::Untrusted(..) | TokenError::Unusable(_))) => {
+            Err(
+                error @ (TokenError::Io(..) | TokenError::Untrusted(..) | TokenError::Unusable(_)),
+            ) => {
                 return Err(error);
             }
         }
@@ -200,7 +202,8 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
         let error = Token::read_or_make(&path).unwrap_err();
         assert!(
-            matches!(error, TokenError::Untrusted(..)) && error.to_string().contains("symbolic link"),
+            matches!(error, TokenError::Untrusted(..))
+                && error.to_string().contains("symbolic link"),
             "{error}"
         );
         fs::remove_file(&path).unwrap();

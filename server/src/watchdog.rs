@@ -7,7 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry as Exported,
 };
-use sandstone_ring::{runtime};
+use sandstone_ring::runtime;
 use sandstone_storage::{Stall, StallKind, Store};
 use std::{
     fmt,
@@ -99,8 +99,7 @@ impl Watchdog {
         exported: &mut Exported,
     ) -> Watchdog {
         let (told, hanging) = (Counter::default(), Gauge::default());
-        let help =
-            "Times that the log, a checkpoint, reclaim, a thread or the reader of the server's log hung";
+        let help = "Times that the log, a checkpoint, reclaim, a thread or the reader of the server's log hung";
         exported.register("sandstone_stalls", help, told.clone());
         exported.register("sandstone_stalled", "How many of them hang now", hanging.clone());
         Watchdog { store, threads, patience, log_waits, told, hanging }
@@ -108,18 +107,25 @@ impl Watchdog {
 
     /// What hangs now.
     pub(crate) fn look(&self) -> Vec<Hanging> {
-        let of_store = |stall: Stall| Hanging { what: What::Store(stall.kind), told: stall.to_string() };
+        let of_store =
+            |stall: Stall| Hanging { what: What::Store(stall.kind), told: stall.to_string() };
         let mut hanging: Vec<_> = self.store.stalls().into_iter().map(of_store).collect();
         for thread in &self.threads {
             let pause = thread.pauses_for();
             if pause >= self.patience {
-                let told = format!("the thread {} has not come round for {} s", thread.name, pause.as_secs());
+                let told = format!(
+                    "the thread {} has not come round for {} s",
+                    thread.name,
+                    pause.as_secs()
+                );
                 hanging.push(Hanging { what: What::Thread(thread.name.clone()), told });
             }
         }
         if let Some(wait) = (self.log_waits)().filter(|wait| *wait >= self.patience) {
-            let told =
-                format!("the server's log has waited for somebody to read it for {} s", wait.as_secs());
+            let told = format!(
+                "the server's log has waited for somebody to read it for {} s",
+                wait.as_secs()
+            );
             hanging.push(Hanging { what: What::LogReader, told });
         }
         hanging

@@ -1,8 +1,9 @@
 //! The floor: what a Unix socket and the protocol alone cost on this machine.
 //!
-//! `bench-floor SOCKET MIB` serves every export name from memory. A write's payload is received and forgotten, a read is
-//! answered from memory that is never written, so no lock and no store is in the way. One thread a connection reads as
-//! much as there is and answers all of it in one write. No server that keeps what it is given can be faster.
+//! `bench-floor SOCKET MIB` serves every export name from memory. A write's payload is received and
+//! forgotten, a read is answered from memory that is never written, so no lock and no store is in
+//! the way. One thread a connection reads as much as there is and answers all of it in one write.
+//! No server that keeps what it is given can be faster.
 //!
 //! Source: the NBD specification, `doc/proto.md`: fixed newstyle, GO, simple replies.
 
@@ -19,7 +20,8 @@ const OPTION_BYTES_MAX: u32 = 8192;
 /// Replies of one write: two slices each stay below IOV_MAX.
 const REPLIES_MAX: usize = 256;
 const RECEIVE_BYTES: usize = 256 << 10;
-/// Reads are answered from this much memory, more than a processor's caches hold, and no request is longer than the rest.
+/// Reads are answered from this much memory, more than a processor's caches hold, and no request is
+/// longer than the rest.
 const WINDOW_BYTES: usize = 256 << 20;
 const LENGTH_BYTES_MAX: usize = 32 << 20;
 /// HAS_FLAGS, SEND_FLUSH, SEND_FUA, CAN_MULTI_CONN.

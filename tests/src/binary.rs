@@ -8,10 +8,12 @@ use std::sync::OnceLock;
 use crate::turn;
 use serde_json::Value;
 
-/// The `sandstone` binary: `SANDSTONE_BIN`, or one that cargo builds in the profile these tests were built in.
+/// The `sandstone` binary: `SANDSTONE_BIN`, or one that cargo builds in the profile these tests
+/// were built in.
 ///
-/// Cargo tells a test only the binaries of its own package, and plain `cargo test` must work in a fresh clone. So
-/// cargo is asked once a process; its own lock on the build directory keeps test processes from meeting.
+/// Cargo tells a test only the binaries of its own package, and plain `cargo test` must work in a
+/// fresh clone. So cargo is asked once a process; its own lock on the build directory keeps test
+/// processes from meeting.
 ///
 /// It is what each test asks for first, so that it waits for its suite's turn here.
 pub fn sandstone() -> &'static PathBuf {

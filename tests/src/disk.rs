@@ -1,4 +1,5 @@
-//! A volume as a disk of this machine: nbdfuse makes it a file, a loop device makes the file a disk.
+//! A volume as a disk of this machine: nbdfuse makes it a file, a loop device makes the file a
+//! disk.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,10 +19,12 @@ const BUSY_LIMIT: Duration = Duration::from_secs(30);
 /// The bit of the capability to mount, from `linux/capability.h`.
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
-/// Whether this machine can make disks of volumes and mount them, and has `programs` as well. When not, says so and
-/// gives false; panics instead where `CI` is set and what is missing can be installed.
+/// Whether this machine can make disks of volumes and mount them, and has `programs` as well. When
+/// not, says so and gives false; panics instead where `CI` is set and what is missing can be
+/// installed.
 ///
-/// The machine is asked, not the server: where this says yes, a volume that cannot be attached is a failure.
+/// The machine is asked, not the server: where this says yes, a volume that cannot be attached is a
+/// failure.
 pub fn needs_disks(programs: &[&str]) -> bool {
     needs(&["nbdfuse"]) && has_device("/dev/fuse") && needs_mounts(programs)
 }
@@ -70,7 +73,8 @@ fn may_mount() -> bool {
     bits.is_some_and(|bits| bits & CAP_SYS_ADMIN != 0)
 }
 
-/// A volume as a block device of this machine. Dropped, it is taken down again, whatever state it is in.
+/// A volume as a block device of this machine. Dropped, it is taken down again, whatever state it
+/// is in.
 pub struct Disk {
     device: Option<String>,
     file: PathBuf,
@@ -103,7 +107,8 @@ impl Disk {
         self.device.as_deref().expect("an attached disk has a device")
     }
 
-    /// Takes it down and insists on every step: with nbdfuse's end, all that was written to the device is the server's.
+    /// Takes it down and insists on every step: with nbdfuse's end, all that was written to the
+    /// device is the server's.
     pub fn detach(mut self) {
         let device = self.device.take().expect("an attached disk has a device");
         Program::new("losetup").args(["--detach", &device]).ok();
@@ -198,8 +203,8 @@ impl Drop for Mount {
     }
 }
 
-/// Unmounts, and says whether that went well. What a process that was killed had under way, or a loop device that was let go of,
-/// keeps a mount busy for a while.
+/// Unmounts, and says whether that went well. What a process that was killed had under way, or a
+/// loop device that was let go of, keeps a mount busy for a while.
 fn is_unmounted(at: &Path) -> bool {
     let deadline = Instant::now() + BUSY_LIMIT;
     while !Program::new("umount").arg(at).run().status.success() {

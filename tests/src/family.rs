@@ -1,5 +1,5 @@
-//! Snapshots and forks of some volumes, made and deleted over HTTP for as long as the server lives, and what was promised
-//! for each.
+//! Snapshots and forks of some volumes, made and deleted over HTTP for as long as the server lives,
+//! and what was promised for each.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -94,7 +94,8 @@ impl Family {
         }))
     }
 
-    /// Holds what there is after a restart against what was promised, and every line against what it was at its beginning.
+    /// Holds what there is after a restart against what was promised, and every line against what
+    /// it was at its beginning.
     pub fn check(&self, server: &Server) {
         let there = self.there(server);
         let mut lines = locked(&self.lines);

@@ -36,7 +36,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts it. Several writers may share a ledger, since they choose blocks that nobody has in flight.
+    /// Starts it. Several writers may share a ledger, since they choose blocks that nobody has in
+    /// flight.
     pub fn start(connection: Connection, ledger: &Arc<Mutex<Ledger>>, random: Random) -> Self {
         let (ledger, acknowledged) = (Arc::clone(ledger), Arc::<AtomicU64>::default());
         let count = Arc::clone(&acknowledged);
@@ -74,7 +75,8 @@ fn write_until_closed(
                 None => break,
             };
         }
-        // Also after a send that failed: replies may wait in the socket, and each of them is a promise.
+        // Also after a send that failed: replies may wait in the socket, and each of them is a
+        // promise.
         let Ok(reply) = connection.receive() else { return ended };
         if reply.errno != 0 {
             ended.refused.push(reply.errno);

@@ -1,11 +1,14 @@
-//! What a volume may hold after a crash: every version of every block, and which of them were promised.
+//! What a volume may hold after a crash: every version of every block, and which of them were
+//! promised.
 //!
-//! A block's history is the list of versions that were sent to it, oldest first. Three marks move along it:
-//! `durable <= acknowledged <= newest`. After the server's death the block holds a version between `acknowledged`
-//! and `newest`; after the host's crash, where acknowledging is not yet durable, one between `durable` and `newest`.
-//! Nothing older, nothing torn, nothing else, and never again a version that an earlier recovery had dropped.
+//! A block's history is the list of versions that were sent to it, oldest first. Three marks move
+//! along it: `durable <= acknowledged <= newest`. After the server's death the block holds a
+//! version between `acknowledged` and `newest`; after the host's crash, where acknowledging is not
+//! yet durable, one between `durable` and `newest`. Nothing older, nothing torn, nothing else, and
+//! never again a version that an earlier recovery had dropped.
 //!
-//! At most one request is in flight for a block, since the order of two would be the server's to choose.
+//! At most one request is in flight for a block, since the order of two would be the server's to
+//! choose.
 
 use crate::random::Random;
 
@@ -22,8 +25,8 @@ pub enum Stored {
 }
 
 impl Stored {
-    /// The bytes of this version of block `block`. They name version and place, so that a block that turns up
-    /// in the wrong place or with a wrong half is seen.
+    /// The bytes of this version of block `block`. They name version and place, so that a block
+    /// that turns up in the wrong place or with a wrong half is seen.
     pub fn bytes(self, block: u64) -> Vec<u8> {
         match self {
             Stored::Zero => vec![0; BLOCK_BYTES],
@@ -129,8 +132,8 @@ impl Ledger {
         }
     }
 
-    /// Forgets what was promised since `then`, an earlier copy: the machine went down at that moment. What was sent since may be
-    /// there all the same.
+    /// Forgets what was promised since `then`, an earlier copy: the machine went down at that
+    /// moment. What was sent since may be there all the same.
     pub fn promised_by(&mut self, then: &Ledger) {
         for (block, then) in self.blocks.iter_mut().zip(&then.blocks) {
             (block.acknowledged, block.durable) = (then.acknowledged, then.durable);
@@ -149,8 +152,8 @@ impl Ledger {
         }
     }
 
-    /// Holds what `read` gives for each stretch of `count` blocks against the promise, then goes on from what
-    /// is there: versions that did not survive must never be seen again.
+    /// Holds what `read` gives for each stretch of `count` blocks against the promise, then goes on
+    /// from what is there: versions that did not survive must never be seen again.
     ///
     /// # Errors
     /// Every block that breaks the promise, the first ten in words.
@@ -212,8 +215,9 @@ impl Block {
             ));
         };
         let survived = oldest + at;
-        // What came through a host's crash was read back from the store; what came through the server's death may
-        // have been replayed from the staging buffer, and a host's crash may still take it.
+        // What came through a host's crash was read back from the store; what came through the
+        // server's death may have been replayed from the staging buffer, and a host's crash may
+        // still take it.
         let durable = match floor {
             Floor::Acknowledged => self.durable,
             Floor::Durable => survived,

@@ -1,12 +1,15 @@
-//! End-to-end harness: starts the real server in a directory of its own and holds foreign clients against it.
+//! End-to-end harness: starts the real server in a directory of its own and holds foreign clients
+//! against it.
 //!
-//! Nothing here knows the project's crates: [`raw`] speaks NBD from the specification alone, so that a
-//! misunderstanding in our protocol crate cannot hide in its own tests. A failing step panics with the command,
-//! its output and the server's log; every process and directory goes away with the value that owns it.
+//! Nothing here knows the project's crates: [`raw`] speaks NBD from the specification alone, so
+//! that a misunderstanding in our protocol crate cannot hide in its own tests. A failing step
+//! panics with the command, its output and the server's log; every process and directory goes away
+//! with the value that owns it.
 //!
-//! Environment: `SANDSTONE_BIN` (the binary under test; without it cargo builds one), `SANDSTONE_LONG` (longer kill
-//! loops), `SANDSTONE_SEED` (repeat a printed seed), `SANDSTONE_PYTHON` (a Python with the `sandbox0` client), `CI`
-//! (a missing client fails instead of being skipped).
+//! Environment: `SANDSTONE_BIN` (the binary under test; without it cargo builds one),
+//! `SANDSTONE_LONG` (longer kill loops), `SANDSTONE_SEED` (repeat a printed seed),
+//! `SANDSTONE_PYTHON` (a Python with the `sandbox0` client), `CI` (a missing client fails instead
+//! of being skipped).
 
 mod admin;
 mod binary;

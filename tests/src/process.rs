@@ -1,4 +1,5 @@
-//! A server as a shell or a supervisor starts it: with limits, signals and pipes of the test's choice.
+//! A server as a shell or a supervisor starts it: with limits, signals and pipes of the test's
+//! choice.
 
 use std::fs;
 use std::io::{PipeReader, Read};
@@ -37,7 +38,8 @@ impl Home {
         home
     }
 
-    /// Writes the configuration, with these lines in `[nbd]` and `[admin]`, in front of what follows them.
+    /// Writes the configuration, with these lines in `[nbd]` and `[admin]`, in front of what
+    /// follows them.
     pub fn configure(&self, nbd: &str, more: &str) {
         let Self { admin, .. } = self;
         let text = format!(
@@ -85,7 +87,8 @@ impl Home {
         Program::new(sandstone()).args(args).arg("--config").arg(self.config()).dir(self.dir())
     }
 
-    /// Starts a server behind `before`, a command of the shell such as `ulimit -n 64`. It speaks into a pipe.
+    /// Starts a server behind `before`, a command of the shell such as `ulimit -n 64`. It speaks
+    /// into a pipe.
     pub fn spawn(&self, before: &str) -> Process {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let before = if before.is_empty() { "true" } else { before };

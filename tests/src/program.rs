@@ -66,7 +66,8 @@ impl Program {
 
     /// Starts it in a process group of its own, so that its children end with it.
     pub fn spawn(mut self) -> Running {
-        // Files, not pipes: a program that says much cannot block, and one killed leaves what it said.
+        // Files, not pipes: a program that says much cannot block, and one killed leaves what it
+        // said.
         let output = TempDir::new().expect("a temporary directory can be made");
         let file = |name| {
             File::create(output.path().join(name)).expect("a file for the output can be made")
@@ -200,7 +201,8 @@ impl Finished {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("no JSON ({e}) from {self}"))
     }
 
-    /// Insists that it failed with one sentence on standard error: a program's user reads no panics and no dumps.
+    /// Insists that it failed with one sentence on standard error: a program's user reads no panics
+    /// and no dumps.
     pub fn failed_with_a_sentence(&self) -> &str {
         assert!(!self.status.success(), "should have failed: {self}");
         assert!(self.status.code().is_some(), "died of a signal: {self}");

@@ -3,12 +3,14 @@
 use std::env;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A small generator (xorshift64*), enough to choose operations and to make bytes that do not compress to zero.
+/// A small generator (xorshift64*), enough to choose operations and to make bytes that do not
+/// compress to zero.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// Takes the seed from `SANDSTONE_SEED` or from the clock, and prints it for the failure's report.
+    /// Takes the seed from `SANDSTONE_SEED` or from the clock, and prints it for the failure's
+    /// report.
     pub fn from_env() -> Self {
         let seed =
             env::var("SANDSTONE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {

@@ -1,7 +1,7 @@
 //! NBD from the specification, byte by byte and blocking: a client that may misbehave.
 //!
-//! Written a second time on purpose. The numbers below are copied from doc/proto.md of the NetworkBlockDevice
-//! project, "Values", not from our protocol crate.
+//! Written a second time on purpose. The numbers below are copied from doc/proto.md of the
+//! NetworkBlockDevice project, "Values", not from our protocol crate.
 
 mod connection;
 mod handshake;
@@ -179,7 +179,8 @@ impl Stream {
         }
     }
 
-    /// Reads until the server closes the connection and gives what still came. A reset counts as closed.
+    /// Reads until the server closes the connection and gives what still came. A reset counts as
+    /// closed.
     ///
     /// # Errors
     /// When the server does not close it within half a minute.

@@ -21,7 +21,8 @@ use crate::raw::{Connection, Handshake};
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// How long a stop by SIGTERM may take: drain, flush, checkpoint.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// A staging directory in shared memory must have at least this much room, or the staging file goes beside the store.
+/// A staging directory in shared memory must have at least this much room, or the staging file goes
+/// beside the store.
 const STAGING_ROOM_BYTES: u64 = 1 << 30;
 
 /// What differs between one test's server and another's.
@@ -174,8 +175,8 @@ struct Ports {
     admin: SocketAddr,
 }
 
-/// A server and everything it owns. Dropped, it is killed and its directories are removed; when the test is
-/// failing, the end of its log is shown.
+/// A server and everything it owns. Dropped, it is killed and its directories are removed; when the
+/// test is failing, the end of its log is shown.
 pub struct Server {
     dir: TempDir,
     staging: TempDir,
@@ -268,7 +269,8 @@ impl Server {
         }
     }
 
-    /// The configuration of a server on the same store with a data directory of its own, for tests of the lock.
+    /// The configuration of a server on the same store with a data directory of its own, for tests
+    /// of the lock.
     pub fn rival_config(&self) -> PathBuf {
         let data = self.dir.path().join("rival");
         fs::create_dir_all(&data).expect("a directory can be made");
@@ -367,7 +369,8 @@ level = "info"
         kill_process(pid, signal).expect("the server can be signalled");
     }
 
-    /// Takes away what a host's crash takes away: all of the staging directory. The server must be down.
+    /// Takes away what a host's crash takes away: all of the staging directory. The server must be
+    /// down.
     pub fn lose_staging(&self) {
         assert!(
             self.child.is_none(),
@@ -494,7 +497,8 @@ level = "info"
         handshake.go(&volume.id).unwrap_or_else(|e| panic!("no connection: {e}"))
     }
 
-    /// The command line of this server's own binary, with its configuration; the arguments come first.
+    /// The command line of this server's own binary, with its configuration; the arguments come
+    /// first.
     pub fn cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Program {
         Program::new(sandstone())
             .args(args)

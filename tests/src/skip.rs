@@ -5,16 +5,16 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// Says why the running test does nothing. Written past the test runner's capture, because a skip that nobody
-/// reads is a lie.
+/// Says why the running test does nothing. Written past the test runner's capture, because a skip
+/// that nobody reads is a lie.
 pub fn skip(reason: &str) {
     let test = thread::current().name().unwrap_or("a test").to_owned();
     // A closed standard error leaves nobody to tell.
     let _ = writeln!(io::stderr(), "SKIPPED {test}: {reason}");
 }
 
-/// Whether all of `programs` are here. When not, says so and gives false; panics instead where `CI` is set, because
-/// there `tests/run` installs them.
+/// Whether all of `programs` are here. When not, says so and gives false; panics instead where `CI`
+/// is set, because there `tests/run` installs them.
 pub fn needs(programs: &[&str]) -> bool {
     let missing: Vec<&str> =
         programs.iter().copied().filter(|p| find_program(p).is_none()).collect();
@@ -27,7 +27,8 @@ pub fn needs(programs: &[&str]) -> bool {
     false
 }
 
-/// The full path of `program`, looked for in `PATH` and in the directories of system administration.
+/// The full path of `program`, looked for in `PATH` and in the directories of system
+/// administration.
 pub fn find_program(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);

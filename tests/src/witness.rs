@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::random::Random;
 use crate::raw::Connection;
 
-/// Longer than this no request of the witness may take: far above any device's hiccup, far below a timeout.
+/// Longer than this no request of the witness may take: far above any device's hiccup, far below a
+/// timeout.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Writes, reads back and flushes on its own connection until it is asked how it went.

@@ -123,7 +123,11 @@ fn payloads_up_to_the_maximum_are_taken() {
 fn a_read_beyond_the_maximum_is_einval_and_with_df_eoverflow_and_the_connection_goes_on() {
     let reject = check_refused(plain(Command::Read, 0, MAX + 1), &terms(), WireError::Einval);
     assert!(!reject.fatal);
-    check_refused(request(Command::Read, CommandFlags::DF, 0, u32::MAX), &terms(), WireError::Eoverflow);
+    check_refused(
+        request(Command::Read, CommandFlags::DF, 0, u32::MAX),
+        &terms(),
+        WireError::Eoverflow,
+    );
 }
 
 #[test]
@@ -202,7 +206,11 @@ fn commands_that_were_not_offered_get_einval_except_cache() {
     check_refused(plain(Command::WriteZeroes, 0, 1), &nothing, WireError::Einval);
     assert!(plain(Command::Cache, 0, 1).check(&nothing).is_ok());
     let slow = Terms { flags: terms().flags.without(TransmissionFlags::SEND_FAST_ZERO), ..terms() };
-    check_refused(request(Command::WriteZeroes, CommandFlags::FAST_ZERO, 0, 1), &slow, WireError::Einval);
+    check_refused(
+        request(Command::WriteZeroes, CommandFlags::FAST_ZERO, 0, 1),
+        &slow,
+        WireError::Einval,
+    );
 }
 
 #[test]

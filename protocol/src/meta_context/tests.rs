@@ -22,7 +22,8 @@ fn contexts(selection: &[SelectedContext]) -> Vec<MetaContext> {
 /// So many snapshots, and a query for each.
 fn many(count: usize) -> (Vec<Uuid>, Vec<Text>) {
     let snapshots: Vec<Uuid> = (0..count as u128).map(Uuid::from_u128).collect();
-    let queries = snapshots.iter().map(|&snapshot| MetaContext::ChangedSince(snapshot).name()).collect();
+    let queries =
+        snapshots.iter().map(|&snapshot| MetaContext::ChangedSince(snapshot).name()).collect();
     (snapshots, queries)
 }
 
@@ -42,7 +43,11 @@ fn a_list_takes_wildcards_and_a_selection_does_not() {
         (&[base, base, "base:"], &[base], &[base]),
         (&["x-sandstone:"], &[FIRST_NAME, SECOND_NAME], &[]),
         (&["x-sandstone:changed-since:"], &[FIRST_NAME, SECOND_NAME], &[]),
-        (&["x-sandstone:", base, "x-sandstone:changed-since:"], &[base, FIRST_NAME, SECOND_NAME], &[base]),
+        (
+            &["x-sandstone:", base, "x-sandstone:changed-since:"],
+            &[base, FIRST_NAME, SECOND_NAME],
+            &[base],
+        ),
         (&[SECOND_NAME], &[SECOND_NAME], &[SECOND_NAME]),
         (
             &[SECOND_NAME, base, FIRST_NAME],
@@ -136,8 +141,10 @@ fn a_query_needs_a_namespace_and_a_colon() {
 
 fn query() -> impl Strategy<Value = Text> {
     let known = [ALLOCATION, BASE, OWN, CHANGED_SINCE].map(str::to_owned).to_vec();
-    let snapshot = (0..40u128).prop_map(|n| MetaContext::ChangedSince(Uuid::from_u128(n)).to_string());
-    let near = ("(base|x-sandstone|x-sandstone:changed-since):", "[^\\x00]{0,40}").prop_map(|(a, b)| a + &b);
+    let snapshot =
+        (0..40u128).prop_map(|n| MetaContext::ChangedSince(Uuid::from_u128(n)).to_string());
+    let near = ("(base|x-sandstone|x-sandstone:changed-since):", "[^\\x00]{0,40}")
+        .prop_map(|(a, b)| a + &b);
     prop_oneof![
         2 => select(known),
         6 => snapshot,

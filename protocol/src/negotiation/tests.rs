@@ -132,7 +132,8 @@ fn export_name_sends_the_zeroes_unless_the_client_declined_them() {
 #[test]
 fn export_name_that_is_refused_malformed_or_too_big_ends_the_connection_without_a_reply() {
     let mut negotiation = begin();
-    let Next::LookUp(lookup) = handle(&mut negotiation, OptionRequest::ExportName(text("x"))).next else {
+    let Next::LookUp(lookup) = handle(&mut negotiation, OptionRequest::ExportName(text("x"))).next
+    else {
         panic!("no look-up")
     };
     let refusal = Refusal::unknown_export(&text("x"));
@@ -210,8 +211,13 @@ fn go_without_information_requests_tells_size_and_block_sizes() {
 
 #[test]
 fn what_is_asked_for_twice_is_told_once_and_what_is_unknown_is_ignored() {
-    let facts =
-        [InfoType::Name, InfoType::Description, InfoType::Unknown(99), InfoType::Name, InfoType::Export];
+    let facts = [
+        InfoType::Name,
+        InfoType::Description,
+        InfoType::Unknown(99),
+        InfoType::Name,
+        InfoType::Export,
+    ];
     let step = find(&mut begin(), OptionRequest::Go(request("x", &facts)));
     let types: Vec<_> = bodies(&step)
         .iter()
@@ -220,7 +226,10 @@ fn what_is_asked_for_twice_is_told_once_and_what_is_unknown_is_ignored() {
             _ => None,
         })
         .collect();
-    assert_eq!(types, [InfoType::Export, InfoType::BlockSize, InfoType::Name, InfoType::Description]);
+    assert_eq!(
+        types,
+        [InfoType::Export, InfoType::BlockSize, InfoType::Name, InfoType::Description]
+    );
 }
 
 #[test]
@@ -254,7 +263,9 @@ fn only_go_and_export_name_attach() {
         (set("x", &[]), Purpose::Inspect),
     ];
     for (option, purpose) in cases {
-        let Next::LookUp(lookup) = handle(&mut structured(), option).next else { panic!("no look-up") };
+        let Next::LookUp(lookup) = handle(&mut structured(), option).next else {
+            panic!("no look-up")
+        };
         assert_eq!((lookup.purpose(), lookup.name()), (purpose, &text("x")));
     }
 }
@@ -267,7 +278,9 @@ fn a_refused_export_gets_the_servers_error_and_another_may_be_tried() {
         Refusal::new(OptionError::Policy, "held by 10.0.0.1"),
         Refusal::new(OptionError::Shutdown, "stopping"),
     ] {
-        let Next::LookUp(lookup) = handle(&mut negotiation, go("x")).next else { panic!("no look-up") };
+        let Next::LookUp(lookup) = handle(&mut negotiation, go("x")).next else {
+            panic!("no look-up")
+        };
         let error = refusal.error;
         assert_error(&negotiation.export_refused(lookup, refusal), error);
     }
@@ -320,10 +333,14 @@ fn list_meta_context_lists_by_wildcard_with_id_zero() {
 #[test]
 fn set_meta_context_selects_for_the_export_that_is_then_used() {
     let mut negotiation = structured();
-    let step = find(&mut negotiation, set("x", &["x-other:y", "base:allocation", "base:allocation"]));
+    let step =
+        find(&mut negotiation, set("x", &["x-other:y", "base:allocation", "base:allocation"]));
     assert_eq!(bodies(&step), [context(1), ReplyBody::Ack]);
     let negotiated = negotiated(find(&mut negotiation, go("x")));
-    assert_eq!(negotiated.contexts, [SelectedContext { id: 1, context: MetaContext::BaseAllocation }]);
+    assert_eq!(
+        negotiated.contexts,
+        [SelectedContext { id: 1, context: MetaContext::BaseAllocation }]
+    );
     assert!(negotiated.terms.block_status);
 }
 
@@ -345,8 +362,10 @@ fn set_meta_context_selects_what_changed_since_a_snapshot_beside_the_allocation(
 #[test]
 fn set_meta_context_tells_which_ones_of_too_many_it_selects() {
     let mut negotiation = structured();
-    let snapshots: Vec<Uuid> = (0..1 + SELECTED_CONTEXTS_MAX as u128).map(Uuid::from_u128).collect();
-    let queries = snapshots.iter().map(|&snapshot| MetaContext::ChangedSince(snapshot).name()).collect();
+    let snapshots: Vec<Uuid> =
+        (0..1 + SELECTED_CONTEXTS_MAX as u128).map(Uuid::from_u128).collect();
+    let queries =
+        snapshots.iter().map(|&snapshot| MetaContext::ChangedSince(snapshot).name()).collect();
     let option = OptionRequest::SetMetaContext(MetaQuery { name: text("x"), queries });
     let Next::LookUp(lookup) = handle(&mut negotiation, option).next else { panic!("no look-up") };
     let step = negotiation.export_found(lookup, &ExportInfo { snapshots, ..export() });
@@ -372,7 +391,8 @@ fn set_meta_context_for_another_export_selects_nothing() {
 
 #[test]
 fn each_further_set_meta_context_replaces_the_selection_even_when_it_fails() {
-    let malformed = ReceivedOption::Malformed { code: OptionCode::SetMetaContext, flaw: Flaw::Truncated };
+    let malformed =
+        ReceivedOption::Malformed { code: OptionCode::SetMetaContext, flaw: Flaw::Truncated };
     let too_big = ReceivedOption::TooBig { code: OptionCode::SetMetaContext, len: 70_000 };
     let no_colon = ReceivedOption::Request(set("x", &["allocation"]));
     let nothing = ReceivedOption::Request(set("x", &[]));
@@ -392,7 +412,8 @@ fn each_further_set_meta_context_replaces_the_selection_even_when_it_fails() {
 fn set_meta_context_for_an_unknown_export_is_refused_and_forgets_the_selection() {
     let mut negotiation = structured();
     let _ = find(&mut negotiation, set("x", &["base:allocation"]));
-    let Next::LookUp(lookup) = handle(&mut negotiation, set("gone", &["base:allocation"])).next else {
+    let Next::LookUp(lookup) = handle(&mut negotiation, set("gone", &["base:allocation"])).next
+    else {
         panic!("no look-up")
     };
     let step = negotiation.export_refused(lookup, Refusal::unknown_export(&text("gone")));
@@ -412,7 +433,10 @@ fn a_refused_go_keeps_the_selection() {
 #[test]
 fn queries_without_a_namespace_are_invalid() {
     for bad in ["allocation", "", ":allocation"] {
-        assert_error(&handle(&mut structured(), set("x", &["base:allocation", bad])), OptionError::Invalid);
+        assert_error(
+            &handle(&mut structured(), set("x", &["base:allocation", bad])),
+            OptionError::Invalid,
+        );
     }
 }
 
@@ -420,7 +444,9 @@ fn queries_without_a_namespace_are_invalid() {
 fn what_is_not_served_is_unsupported_and_the_handshake_goes_on() {
     let mut negotiation = begin();
     let unknown = |code| OptionRequest::Unknown { code, data: bytes::Bytes::from_static(b"?") };
-    for option in [OptionRequest::StartTls, OptionRequest::ExtendedHeaders, unknown(4), unknown(u32::MAX)] {
+    for option in
+        [OptionRequest::StartTls, OptionRequest::ExtendedHeaders, unknown(4), unknown(u32::MAX)]
+    {
         assert_error(&handle(&mut negotiation, option), OptionError::Unsup);
     }
     negotiated(find(&mut negotiation, go("x")));
@@ -429,9 +455,14 @@ fn what_is_not_served_is_unsupported_and_the_handshake_goes_on() {
 #[test]
 fn malformed_and_oversized_options_get_an_error_and_the_handshake_goes_on() {
     let mut negotiation = begin();
-    for code in [OptionCode::List, OptionCode::Go, OptionCode::StructuredReply, OptionCode::StartTls] {
+    for code in
+        [OptionCode::List, OptionCode::Go, OptionCode::StructuredReply, OptionCode::StartTls]
+    {
         let flaw = Flaw::DataNotAllowed;
-        assert_error(&negotiation.handle(ReceivedOption::Malformed { code, flaw }), OptionError::Invalid);
+        assert_error(
+            &negotiation.handle(ReceivedOption::Malformed { code, flaw }),
+            OptionError::Invalid,
+        );
     }
     for code in [OptionCode::Info, OptionCode::SetMetaContext, OptionCode::Unknown(77)] {
         let too_big = ReceivedOption::TooBig { code, len: 70_000 };

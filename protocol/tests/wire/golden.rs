@@ -83,7 +83,8 @@ fn option_export_name() {
 
 #[test]
 fn option_go() {
-    let request = InfoRequest { name: text("disk"), facts: vec![InfoType::Name, InfoType::BlockSize] };
+    let request =
+        InfoRequest { name: text("disk"), facts: vec![InfoType::Name, InfoType::BlockSize] };
     #[rustfmt::skip]
     check_option(&[
         b'I', b'H', b'A', b'V', b'E', b'O', b'P', b'T', // magic
@@ -99,7 +100,8 @@ fn option_go() {
 
 #[test]
 fn option_set_meta_context() {
-    let query = MetaQuery { name: text("disk"), queries: vec![text("base:allocation"), text("x-a:b")] };
+    let query =
+        MetaQuery { name: text("disk"), queries: vec![text("base:allocation"), text("x-a:b")] };
     #[rustfmt::skip]
     check_option(&[
         b'I', b'H', b'A', b'V', b'E', b'O', b'P', b'T', // magic
@@ -310,7 +312,10 @@ fn export_name_reply_with_and_without_zeroes() {
         let bytes = [&head[..], &vec![0; tail]].concat();
         let reply = ExportNameReply { size_bytes: 1 << 30, flags, zeroes };
         assert_eq!(encoded(|out| reply.encode(out)), bytes);
-        assert_eq!(ExportNameReply::decode(&mut BytesMut::from(&bytes[..]), zeroes), Ok(Some(reply)));
+        assert_eq!(
+            ExportNameReply::decode(&mut BytesMut::from(&bytes[..]), zeroes),
+            Ok(Some(reply))
+        );
     }
 }
 
@@ -434,8 +439,10 @@ fn chunk_offset_hole() {
 
 #[test]
 fn chunk_block_status() {
-    let hole =
-        BlockDescriptor { len: 65536, flags: AllocationFlags::HOLE.with(AllocationFlags::ZERO).into() };
+    let hole = BlockDescriptor {
+        len: 65536,
+        flags: AllocationFlags::HOLE.with(AllocationFlags::ZERO).into(),
+    };
     let data = BlockDescriptor { len: 4096, flags: AllocationFlags::EMPTY.into() };
     #[rustfmt::skip]
     let bytes = [
@@ -450,7 +457,11 @@ fn chunk_block_status() {
         0x00, 0x00, 0x10, 0x00,                         // length of descriptor
         0x00, 0x00, 0x00, 0x00,                         // status: data
     ];
-    check_chunk(&bytes, More::Done, ChunkBody::BlockStatus { context_id: 1, descriptors: vec![hole, data] });
+    check_chunk(
+        &bytes,
+        More::Done,
+        ChunkBody::BlockStatus { context_id: 1, descriptors: vec![hole, data] },
+    );
 }
 
 #[test]
@@ -480,7 +491,11 @@ fn chunks_block_status_of_two_contexts() {
         0x00, 0x00, 0x00, 0x01,                         // status: CHANGED
     ];
     let (allocation, changes) = bytes.split_at(32);
-    check_chunk(allocation, More::Follows, ChunkBody::BlockStatus { context_id: 1, descriptors: vec![data] });
+    check_chunk(
+        allocation,
+        More::Follows,
+        ChunkBody::BlockStatus { context_id: 1, descriptors: vec![data] },
+    );
     let descriptors = vec![unchanged, changed];
     check_chunk(changes, More::Done, ChunkBody::BlockStatus { context_id: 2, descriptors });
     let whole = encoded(|out| {
@@ -503,8 +518,14 @@ fn chunk_error() {
         0x00, 0x04,                                     // length of text
         b'f', b'u', b'l', b'l',                         // text
     ];
-    check_chunk(&bytes, More::Done, ChunkBody::Error { error: WireError::Enospc, text: text("full") });
-    let short = encoded(|out| encode_failure(out, COOKIE, ReplyMode::Structured, WireError::Enospc, "full"));
+    check_chunk(
+        &bytes,
+        More::Done,
+        ChunkBody::Error { error: WireError::Enospc, text: text("full") },
+    );
+    let short = encoded(|out| {
+        encode_failure(out, COOKIE, ReplyMode::Structured, WireError::Enospc, "full")
+    });
     assert_eq!(short, bytes);
 }
 

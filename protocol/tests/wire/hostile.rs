@@ -27,7 +27,10 @@ fn mutated(encode: impl Fn(&mut BytesMut), changes: &Changes) -> BytesMut {
 }
 
 /// Decodes until nothing more comes; every value must have cost bytes.
-fn exhaust<T>(mut bytes: BytesMut, mut decode: impl FnMut(&mut BytesMut) -> Result<Option<T>, DecodeError>) {
+fn exhaust<T>(
+    mut bytes: BytesMut,
+    mut decode: impl FnMut(&mut BytesMut) -> Result<Option<T>, DecodeError>,
+) {
     loop {
         let before = bytes.clone();
         match decode(&mut bytes) {
@@ -272,7 +275,10 @@ fn lying_lengths_are_found_and_the_stream_goes_on() {
         let code = OptionCode::from_wire(*code);
         let expected = ReceivedOption::Malformed { code, flaw: *flaw };
         assert_eq!(decoder.decode(&mut buf), Ok(Some(expected)));
-        assert_eq!(decoder.decode(&mut buf), Ok(Some(ReceivedOption::Request(OptionRequest::List))));
+        assert_eq!(
+            decoder.decode(&mut buf),
+            Ok(Some(ReceivedOption::Request(OptionRequest::List)))
+        );
     }
 }
 
@@ -316,7 +322,7 @@ fn chunks_that_contradict_themselves_end_the_connection() {
         (1, 0x8001, &[0, 0, 0, 0, 0, 0]),                   // error that says success
         (1, 0x8001, &[0, 0, 0, 5, 0, 1]),                   // text longer than the chunk
         (1, 0x8002, &[0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0]), // offset cut short
-        (1, 0x9999, &[0, 0, 0, 5, 0, 9]),                   // unknown error, text longer than the chunk
+        (1, 0x9999, &[0, 0, 0, 5, 0, 9]), // unknown error, text longer than the chunk
     ];
     for (flags, code, payload) in cases {
         let mut buf = BytesMut::new();
@@ -327,7 +333,10 @@ fn chunks_that_contradict_themselves_end_the_connection() {
         buf.put_u32(payload.len() as u32);
         buf.extend_from_slice(payload);
         let result = Reply::decode(&mut buf);
-        assert!(matches!(result, Err(DecodeError::Malformed { .. })), "{code:#x} {payload:?}: {result:?}");
+        assert!(
+            matches!(result, Err(DecodeError::Malformed { .. })),
+            "{code:#x} {payload:?}: {result:?}"
+        );
     }
 }
 

@@ -38,9 +38,8 @@ fn serve_handshake(input: &mut BytesMut, output: &mut BytesMut) -> Result<Negoti
                 let refusal = Refusal::unknown_export(lookup.name());
                 negotiation.export_refused(lookup, refusal)
             }
-            Next::List => {
-                negotiation.list_found(vec![ListedExport { name: text("disk"), description: text("") }])
-            }
+            Next::List => negotiation
+                .list_found(vec![ListedExport { name: text("disk"), description: text("") }]),
             Next::Transmission(negotiated) => return Ok(negotiated),
             Next::Close(reason) => return Err(reason),
         }
@@ -54,7 +53,9 @@ fn serve_requests(negotiated: &Negotiated, input: &mut BytesMut, output: &mut By
             Ok(Checked::Read { offset, len, .. }) => {
                 match negotiated.reply_mode {
                     ReplyMode::Simple => encode_success(output, cookie),
-                    ReplyMode::Structured => encode_offset_data(output, cookie, offset, len, More::Done),
+                    ReplyMode::Structured => {
+                        encode_offset_data(output, cookie, offset, len, More::Done)
+                    }
                 }
                 output.extend_from_slice(&DISK[offset as usize..][..len as usize]);
             }
@@ -103,7 +104,8 @@ fn go_with_structured_replies_then_requests_in_one_flight() {
         assert!(!matches!(reply.body, ReplyBody::Error { .. }), "{reply:?}");
         acks += usize::from(reply.body == ReplyBody::Ack);
     }
-    let refused = ChunkBody::Error { error: WireError::Eperm, text: text("the export is read-only") };
+    let refused =
+        ChunkBody::Error { error: WireError::Eperm, text: text("the export is read-only") };
     let data = ChunkBody::OffsetData { offset: 10, data: DISK[10..].into() };
     for (cookie, body) in [(1, refused), (2, data)] {
         let chunk = Chunk { cookie: Cookie(cookie), more: More::Done, body };
@@ -142,7 +144,10 @@ fn a_client_that_names_no_export_learns_why_and_may_abort() {
 
     to_client.advance(Greeting::BYTES);
     let reply = OptionReply::decode(&mut to_client).unwrap().unwrap();
-    assert!(matches!(reply.body, ReplyBody::Error { error: OptionError::UnknownExport, .. }), "{reply:?}");
+    assert!(
+        matches!(reply.body, ReplyBody::Error { error: OptionError::UnknownExport, .. }),
+        "{reply:?}"
+    );
     let reply = OptionReply::decode(&mut to_client).unwrap().unwrap();
     assert_eq!(reply, OptionReply { option: OptionCode::Abort, body: ReplyBody::Ack });
 }

@@ -93,18 +93,16 @@ pub(crate) fn greeting() -> impl Strategy<Value = Greeting> {
 
 pub(crate) fn export_name_reply() -> impl Strategy<Value = ExportNameReply> {
     let zeroes = prop_oneof![Just(Zeroes::Sent), Just(Zeroes::Omitted)];
-    (any::<u64>(), transmission_flags(), zeroes).prop_map(|(size_bytes, flags, zeroes)| ExportNameReply {
-        size_bytes,
-        flags,
-        zeroes,
-    })
+    (any::<u64>(), transmission_flags(), zeroes)
+        .prop_map(|(size_bytes, flags, zeroes)| ExportNameReply { size_bytes, flags, zeroes })
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
     let flags = any::<u16>().prop_map(CommandFlags::from_bits);
     let command = prop_oneof![0..9u16, any::<u16>()].prop_map(Command::from_wire);
-    (flags, command, any::<u64>().prop_map(Cookie), any::<u64>(), any::<u32>())
-        .prop_map(|(flags, command, cookie, offset, len)| Request { flags, command, cookie, offset, len })
+    (flags, command, any::<u64>().prop_map(Cookie), any::<u64>(), any::<u32>()).prop_map(
+        |(flags, command, cookie, offset, len)| Request { flags, command, cookie, offset, len },
+    )
 }
 
 fn wire_error() -> impl Strategy<Value = WireError> {
@@ -118,23 +116,21 @@ fn descriptor() -> impl Strategy<Value = BlockDescriptor> {
 
 fn chunk() -> impl Strategy<Value = Chunk> {
     let more = prop_oneof![Just(More::Follows), Just(More::Done)];
-    let body =
-        prop_oneof![
-            Just(ChunkBody::None),
-            (any::<u64>(), vec(any::<u8>(), 1..600))
-                .prop_map(|(offset, data)| ChunkBody::OffsetData { offset, data: data.into() }),
-            (any::<u64>(), 1..=u32::MAX).prop_map(|(offset, len)| ChunkBody::OffsetHole { offset, len }),
-            (any::<u32>(), vec(descriptor(), 1..20))
-                .prop_map(|(context_id, descriptors)| ChunkBody::BlockStatus { context_id, descriptors }),
-            (wire_error(), text()).prop_map(|(error, text)| ChunkBody::Error { error, text }),
-            (wire_error(), text(), any::<u64>()).prop_map(|(error, text, offset)| ChunkBody::ErrorOffset {
-                error,
-                text,
-                offset
-            }),
-            (0x8003..=u16::MAX, wire_error(), text())
-                .prop_map(|(code, error, text)| ChunkBody::UnknownError { code, error, text }),
-        ];
+    let body = prop_oneof![
+        Just(ChunkBody::None),
+        (any::<u64>(), vec(any::<u8>(), 1..600))
+            .prop_map(|(offset, data)| ChunkBody::OffsetData { offset, data: data.into() }),
+        (any::<u64>(), 1..=u32::MAX)
+            .prop_map(|(offset, len)| ChunkBody::OffsetHole { offset, len }),
+        (any::<u32>(), vec(descriptor(), 1..20)).prop_map(|(context_id, descriptors)| {
+            ChunkBody::BlockStatus { context_id, descriptors }
+        }),
+        (wire_error(), text()).prop_map(|(error, text)| ChunkBody::Error { error, text }),
+        (wire_error(), text(), any::<u64>())
+            .prop_map(|(error, text, offset)| ChunkBody::ErrorOffset { error, text, offset }),
+        (0x8003..=u16::MAX, wire_error(), text())
+            .prop_map(|(code, error, text)| ChunkBody::UnknownError { code, error, text }),
+    ];
     (any::<u64>().prop_map(Cookie), more, body).prop_map(|(cookie, more, body)| {
         let more = if body == ChunkBody::None { More::Done } else { more };
         Chunk { cookie, more, body }

@@ -45,12 +45,19 @@ async fn wrong_method(request: Request) -> ApiError {
     ApiError::bad_request(message).with_status(StatusCode::METHOD_NOT_ALLOWED)
 }
 
-async fn authorize(State(admin): State<Shared>, request: Request, next: Next) -> Result<Response, ApiError> {
+async fn authorize(
+    State(admin): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     if !request.uri().path().starts_with(GUARDED) {
         return Ok(next.run(request).await);
     }
-    let given =
-        request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
+    let given = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(bearer);
     match given {
         Some(token) if admin.token.matches(token) => Ok(next.run(request).await),
         Some(_) => Err(ApiError::new(Code::Unauthorized, "the token is not this server's")),

@@ -25,8 +25,8 @@ pub(crate) use field::{Field, Size};
 pub(crate) use maintenance::{CorruptRange, CorruptWhat, Reclaim, ReclaimPhase, Scrub};
 pub(crate) use mount::{Attachment, Mount, MountState, NewMount, SandboxMounts, Unmount};
 pub(crate) use outcome::{
-    Deleted, Health, HealthStatus, Readiness, ReadinessStatus, ReadinessStore, Restored, RestoredStatus,
-    Unmounted,
+    Deleted, Health, HealthStatus, Readiness, ReadinessStatus, ReadinessStore, Restored,
+    RestoredStatus, Unmounted,
 };
 pub(crate) use snapshot::{Diff, DiffRange, NewSnapshot, RangeState, Snapshot};
 pub(crate) use stats::{CommandStats, Stats, StoreStats, VolumeStats};

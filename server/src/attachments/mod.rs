@@ -31,8 +31,8 @@ mod table;
 mod tests;
 
 pub(crate) use attachment::{
-    Access, Attachment, BlockedBy, Closing, Connection, ConnectionHandle, Granted, Holder, MountInfo,
-    MountStatus, Refused,
+    Access, Attachment, BlockedBy, Closing, Connection, ConnectionHandle, Granted, Holder,
+    MountInfo, MountStatus, Refused,
 };
 pub(crate) use session::Session;
 pub(crate) use table::{AttachedGuard, Attachments};

@@ -2,7 +2,9 @@
 //! who may have which.
 
 use super::{
-    attachment::{Access, Attachment, Closing, Connection, FENCE_TIME, Holder, InUse, MountInfo, Refused},
+    attachment::{
+        Access, Attachment, Closing, Connection, FENCE_TIME, Holder, InUse, MountInfo, Refused,
+    },
     session::Session,
 };
 use crate::api::{AccessMode, MountState};
@@ -117,7 +119,11 @@ impl State {
         let Some(reservation) = self.reservations.get(session) else {
             let (at, ended) = &self.ended;
             let by_restore = ended.contains(session);
-            return Err(if by_restore { Refused::MountRestored { at: *at } } else { Refused::NoMount });
+            return Err(if by_restore {
+                Refused::MountRestored { at: *at }
+            } else {
+                Refused::NoMount
+            });
         };
         match reservation.state() {
             MountState::Pending | MountState::Mounted => Ok(reservation.access),
@@ -134,10 +140,14 @@ impl State {
         match self.mode {
             AccessMode::Rox => Ok(Access::ReadOnly),
             AccessMode::Rwx => Ok(Access::ReadWrite),
-            AccessMode::Rwo => match self.writers().into_iter().find(|(other, _)| other != holder) {
-                Some((other, by)) => Err(Refused::Held { leaving: self.is_leaving(&other), by }),
-                None => Ok(Access::ReadWrite),
-            },
+            AccessMode::Rwo => {
+                match self.writers().into_iter().find(|(other, _)| other != holder) {
+                    Some((other, by)) => {
+                        Err(Refused::Held { leaving: self.is_leaving(&other), by })
+                    }
+                    None => Ok(Access::ReadWrite),
+                }
+            }
         }
     }
 
@@ -161,7 +171,8 @@ impl State {
     pub(super) fn close(&mut self, why: Closing) {
         self.closing = Some(why);
         let holders = self.live.values().map(|live| live.connection.holder.clone());
-        self.cut_off = holders.chain(self.reservations.keys().copied().map(Holder::Mount)).collect();
+        self.cut_off =
+            holders.chain(self.reservations.keys().copied().map(Holder::Mount)).collect();
         self.live.values().for_each(|live| live.connection.handle.disconnect());
     }
 
@@ -217,7 +228,10 @@ impl State {
             reservation.state != ReservationState::Stale
                 && (holder, mount_point) == (&info.holder, &info.mount_point)
         };
-        self.reservations.iter().find(|(_, reservation)| same(reservation)).map(|(session, _)| *session)
+        self.reservations
+            .iter()
+            .find(|(_, reservation)| same(reservation))
+            .map(|(session, _)| *session)
     }
 
     /// The attachments that block a change, and whether all of them are leaving.
@@ -251,7 +265,10 @@ impl State {
 
     /// Forgets a connection that has gone.
     pub(super) fn leave(&mut self, key: u64) {
-        let Some(Live { connection: Connection { holder, .. }, .. }) = self.live.remove(&key) else { return };
+        let Some(Live { connection: Connection { holder, .. }, .. }) = self.live.remove(&key)
+        else {
+            return;
+        };
         if self.of(&holder).next().is_none()
             && let Some(reservation) = self.reservation_of(&holder)
         {
@@ -337,7 +354,8 @@ impl State {
     /// As if so much time had gone by for the peers that a restore has disconnected.
     pub(super) fn pass(&mut self, time: std::time::Duration) {
         self.fenced.values_mut().for_each(|fenced| {
-            fenced.asked_at = fenced.asked_at.checked_sub(time).expect("the machine runs for longer");
+            fenced.asked_at =
+                fenced.asked_at.checked_sub(time).expect("the machine runs for longer");
         });
     }
 }

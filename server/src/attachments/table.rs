@@ -2,8 +2,8 @@
 
 use super::{
     attachment::{
-        Access, Attachment, BlockedBy, Closing, Connection, Granted, Holder, InUse, MountInfo, MountStatus,
-        Refused,
+        Access, Attachment, BlockedBy, Closing, Connection, Granted, Holder, InUse, MountInfo,
+        MountStatus, Refused,
     },
     session::Session,
     state::{Purpose, Reservation, ReservationState, State},
@@ -71,7 +71,11 @@ impl Attachments {
     ///
     /// # Errors
     /// Why not; nothing was done.
-    pub(crate) async fn mount(&self, session: Session, info: MountInfo) -> Result<Granted, Refused> {
+    pub(crate) async fn mount(
+        &self,
+        session: Session,
+        info: MountInfo,
+    ) -> Result<Granted, Refused> {
         let holder = Holder::Mount(session);
         self.in_turn(|state| {
             state.is_open()?;
@@ -82,7 +86,11 @@ impl Attachments {
             let access = state.has_room_for(&holder)?;
             state.reservations.insert(
                 session,
-                Reservation { info: info.clone(), access, state: ReservationState::Pending(Instant::now()) },
+                Reservation {
+                    info: info.clone(),
+                    access,
+                    state: ReservationState::Pending(Instant::now()),
+                },
             );
             Ok(Granted::New(access))
         })
@@ -91,7 +99,13 @@ impl Attachments {
 
     /// Gives a reservation that an earlier start of the server has given: `state` is pending or
     /// stale.
-    pub(crate) fn mount_again(&self, session: Session, info: MountInfo, access: Access, state: MountState) {
+    pub(crate) fn mount_again(
+        &self,
+        session: Session,
+        info: MountInfo,
+        access: Access,
+        state: MountState,
+    ) {
         let state = match state {
             MountState::Pending | MountState::Mounted => ReservationState::Pending(Instant::now()),
             MountState::Stale => ReservationState::Stale,
@@ -164,7 +178,11 @@ impl Attachments {
     ///
     /// # Errors
     /// The attachments that block; the export stays open, and no client was disconnected.
-    pub(crate) async fn close(&self, why: Closing, blocked_by: BlockedBy) -> Result<(), Vec<Attachment>> {
+    pub(crate) async fn close(
+        &self,
+        why: Closing,
+        blocked_by: BlockedBy,
+    ) -> Result<(), Vec<Attachment>> {
         let close = |state: &mut State| {
             let blocking = match blocked_by {
                 BlockedBy::Nothing => BTreeMap::new(),

@@ -1,4 +1,8 @@
-use super::{attachment::*, table::{CLOSE_SEEN_TIME_MAX, LEAVING_TIME_MAX}, *};
+use super::{
+    attachment::*,
+    table::{CLOSE_SEEN_TIME_MAX, LEAVING_TIME_MAX},
+    *,
+};
 use crate::{
     api::{AccessMode, MountState},
     record::now,
@@ -42,7 +46,9 @@ async fn attach_on(
     handle: &Arc<TestHandle>,
 ) -> Result<AttachedGuard, Refused> {
     let handle = Arc::clone(handle) as Arc<dyn ConnectionHandle>;
-    attachments.attach(Connection { holder, export_name: "disk".into(), since: now(), handle }).await
+    attachments
+        .attach(Connection { holder, export_name: "disk".into(), since: now(), handle })
+        .await
 }
 
 async fn mount(attachments: &Attachments, sandbox: &str) -> Result<(Session, Access), Refused> {
@@ -122,7 +128,9 @@ async fn of_writers_at_once_one_is_let_in() {
 
 #[tokio::test]
 async fn readers_only_and_any_number_of_writers() {
-    for (mode, access) in [(AccessMode::Rox, Access::ReadOnly), (AccessMode::Rwx, Access::ReadWrite)] {
+    for (mode, access) in
+        [(AccessMode::Rox, Access::ReadOnly), (AccessMode::Rwx, Access::ReadWrite)]
+    {
         let attachments = Attachments::new(mode);
         let (_, of_mount) = mount(&attachments, "a").await.unwrap();
         let first = attach(&attachments, peer("process 1")).await.unwrap();
@@ -217,7 +225,10 @@ async fn a_mount_that_is_asked_for_again_waits_anew() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let again = attachments.mount(Session::generate(), mounting("a")).await.unwrap();
     assert!(matches!(again, Granted::Again(same) if same == session));
-    assert!(!attachments.expire(session, Duration::from_millis(150)), "whoever was just given it may come");
+    assert!(
+        !attachments.expire(session, Duration::from_millis(150)),
+        "whoever was just given it may come"
+    );
 }
 
 #[tokio::test]
@@ -266,11 +277,17 @@ async fn a_closed_door_lets_nobody_in_until_it_is_opened_again() {
     attachments.reopen();
     assert_eq!(attachments.closing(), None);
     let inside = attach(&attachments, peer("a")).await.unwrap();
-    assert_eq!(attachments.close(Closing::Deletion, BlockedBy::Attachments).await.unwrap_err().len(), 1);
+    assert_eq!(
+        attachments.close(Closing::Deletion, BlockedBy::Attachments).await.unwrap_err().len(),
+        1
+    );
     assert!(attach(&attachments, peer("b")).await.is_ok(), "the door stayed open");
     drop(inside);
     mount(&attachments, "a").await.unwrap();
-    assert_eq!(attachments.close(Closing::Deletion, BlockedBy::Attachments).await.unwrap_err().len(), 1);
+    assert_eq!(
+        attachments.close(Closing::Deletion, BlockedBy::Attachments).await.unwrap_err().len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -324,7 +341,8 @@ async fn the_same_holder_at_the_same_place_has_its_mount_again() {
     mount(&attachments, "a").await.unwrap();
 }
 
-/// A client has closed its connection, and that is seen a little after it has asked for the next thing.
+/// A client has closed its connection, and that is seen a little after it has asked for the next
+/// thing.
 #[tokio::test(start_paused = true)]
 async fn a_close_that_is_seen_late_is_waited_for() {
     let attachments = Attachments::new(AccessMode::Rwo);
@@ -337,10 +355,11 @@ async fn a_close_that_is_seen_late_is_waited_for() {
         drop(going);
     };
     let (attached, ()) = tokio::join!(attach(&attachments, peer("process 2")), seen);
-    let (closed, ()) = tokio::join!(attachments.close(Closing::Restore, BlockedBy::Writers), async {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        drop(attached.unwrap());
-    });
+    let (closed, ()) =
+        tokio::join!(attachments.close(Closing::Restore, BlockedBy::Writers), async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            drop(attached.unwrap());
+        });
     closed.unwrap();
 }
 
@@ -386,7 +405,10 @@ async fn who_was_attached_before_a_restore_is_refused_with_the_reason() {
         assert_eq!(refused, Refused::MountRestored { at });
         assert!(refused.to_string().contains("restored"), "{refused}");
     }
-    assert_eq!(attach(&attachments, Holder::Mount(Session::generate())).await.unwrap_err(), Refused::NoMount);
+    assert_eq!(
+        attach(&attachments, Holder::Mount(Session::generate())).await.unwrap_err(),
+        Refused::NoMount
+    );
     let _other = attach(&attachments, peer("process 2")).await.unwrap();
     mount(&attachments, "a").await.unwrap();
     // A deletion that was given up replaces nothing.

@@ -129,7 +129,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Inspect(args) => inspect::run(&args, &context),
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
-            context.answer(&serde_json::json!({ "version": version }), || format!("sandstone {version}"))
+            context.answer(&serde_json::json!({ "version": version }), || {
+                format!("sandstone {version}")
+            })
         }
     }
 }
@@ -146,7 +148,9 @@ mod tests {
 
     #[test]
     fn options_of_all_commands_stand_before_or_after_the_command() {
-        for words in [["sandstone", "--json", "volume", "list"], ["sandstone", "volume", "list", "--json"]] {
+        for words in
+            [["sandstone", "--json", "volume", "list"], ["sandstone", "volume", "list", "--json"]]
+        {
             assert!(Cli::try_parse_from(words).unwrap().global.json);
         }
     }
@@ -154,7 +158,8 @@ mod tests {
     #[test]
     fn no_command_means_serve_and_a_wrong_size_is_a_wrong_command_line() {
         assert!(Cli::try_parse_from(["sandstone"]).unwrap().command.is_none());
-        let error = Cli::try_parse_from(["sandstone", "volume", "create", "--size", "much"]).unwrap_err();
+        let error =
+            Cli::try_parse_from(["sandstone", "volume", "create", "--size", "much"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("not a size"), "{error}");
     }

@@ -7,7 +7,7 @@
 use crate::attachments::Session;
 use jiff::Timestamp;
 use sandstone_config::trust::{self, Distrust};
-use sandstone_storage::{SettingsOverride};
+use sandstone_storage::SettingsOverride;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
@@ -119,7 +119,10 @@ pub(super) fn read(path: &Path) -> Result<Option<Content>, MountsError> {
     };
     let content: Content = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
     if content.version != VERSION {
-        return Err(failed(io::Error::other(format!("version {} is not {VERSION}", content.version))));
+        return Err(failed(io::Error::other(format!(
+            "version {} is not {VERSION}",
+            content.version
+        ))));
     }
     Ok(Some(content))
 }
@@ -129,7 +132,8 @@ pub(super) fn read(path: &Path) -> Result<Option<Content>, MountsError> {
 /// # Errors
 /// Either may be there.
 pub(super) fn write(path: &Path, content: &Content) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // tempfile makes files of mode 0600: there are secrets in it.
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(&serde_json::to_vec(content).map_err(io::Error::other)?)?;
@@ -211,7 +215,9 @@ mod tests {
     fn what_another_version_wrote_is_not_taken_for_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("mounts.json");
-        for text in ["", "{}", r#"{"version":2,"epoch":1,"mounts":[]}"#, r#"{"version":1,"epoch":1,"mou"#] {
+        for text in
+            ["", "{}", r#"{"version":2,"epoch":1,"mounts":[]}"#, r#"{"version":1,"epoch":1,"mou"#]
+        {
             fs::write(&path, text).unwrap();
             let error = read(&path).unwrap_err().to_string();
             assert!(error.contains("mounts.json") && error.contains("delete the file"), "{error}");

@@ -58,7 +58,11 @@ struct Fenced {
 
 impl Mount {
     /// A mount of a volume with these attachments.
-    pub(crate) fn new(record: MountRecord, volume: &Volume, attachments: &Arc<Attachments>) -> Mount {
+    pub(crate) fn new(
+        record: MountRecord,
+        volume: &Volume,
+        attachments: &Arc<Attachments>,
+    ) -> Mount {
         let tuned = if record.tuning == Tuning::default() {
             volume.clone()
         } else {
@@ -119,7 +123,8 @@ impl Mounts {
     pub(crate) async fn forget(&self, sessions: &[Session]) -> io::Result<()> {
         let any = {
             let mut kept = self.lock();
-            let any = sessions.iter().filter(|session| kept.mounts.remove(session).is_some()).count() > 0;
+            let any =
+                sessions.iter().filter(|session| kept.mounts.remove(session).is_some()).count() > 0;
             // Nothing to write where nothing has changed: this is asked twice a second.
             kept.changes += u64::from(any);
             any
@@ -209,7 +214,9 @@ impl Mounts {
         find: impl Fn(Uuid) -> Option<(Volume, Arc<Attachments>)>,
         staging: StagingFate,
     ) -> Result<(), MountsError> {
-        let Some(Content { epoch, mounts, fenced, .. }) = file::read(&self.path)? else { return Ok(()) };
+        let Some(Content { epoch, mounts, fenced, .. }) = file::read(&self.path)? else {
+            return Ok(());
+        };
         for record in fenced {
             let Some((_, attachments)) = find(record.volume_id) else { continue };
             attachments.fence(record.peer.clone(), record.restored_at); // keeps I3

@@ -66,7 +66,11 @@ struct Waiter<'a> {
 }
 
 impl Waiter<'_> {
-    fn poll<F: Future>(&mut self, future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
+    fn poll<F: Future>(
+        &mut self,
+        future: Pin<&mut F>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<F::Output>> {
         if self.abort.why.get().is_some() {
             return Poll::Ready(None);
         }

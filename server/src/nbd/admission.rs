@@ -99,7 +99,8 @@ mod tests {
         let all = Admissions::new(2);
         let admitted = [(); 2].map(|()| all.enter().expect("there is room"));
         assert!(admitted.iter().all(|admission| admission.check().is_ok()));
-        let refused: Vec<_> = (0..REFUSED_MAX).map(|_| all.enter().expect("it is told why")).collect();
+        let refused: Vec<_> =
+            (0..REFUSED_MAX).map(|_| all.enter().expect("it is told why")).collect();
         assert!(refused.iter().all(|admission| admission.check().is_err()));
         assert!(refused[0].check().unwrap_err().to_string().contains("has 2 connections"));
         assert!(all.enter().is_none());

@@ -15,7 +15,7 @@
 use super::in_flight_pool::{Flow, Grant, Reserve};
 use crate::process::allocator;
 use futures_util::future::{Either, select};
-use sandstone_ring::{runtime};
+use sandstone_ring::runtime;
 use std::{
     cell::Cell,
     pin::pin,
@@ -214,7 +214,9 @@ impl Budget {
     fn try_add(&self, bytes: u64) -> bool {
         let lacking = self.lacking(bytes);
         let has_room = lacking == 0
-            || (lacking < GRANULE_BYTES && self.flow.pool().is_ample() && self.try_borrow(GRANULE_BYTES))
+            || (lacking < GRANULE_BYTES
+                && self.flow.pool().is_ample()
+                && self.try_borrow(GRANULE_BYTES))
             || self.try_borrow(lacking);
         if has_room {
             self.bytes.set(self.bytes.get() + bytes);
@@ -356,7 +358,8 @@ mod tests {
             let connection = connection(1);
             let few: Vec<_> = (0..8).map(|_| connection.try_take(4096).expect("its own")).collect();
             assert_eq!((pool.taken_bytes(), load.requests(), load.bytes()), (0, 8, 8 * 4096));
-            let many: Vec<_> = (0..32).map(|_| connection.try_take(4096).expect("a granule")).collect();
+            let many: Vec<_> =
+                (0..32).map(|_| connection.try_take(4096).expect("a granule")).collect();
             assert_eq!(pool.taken_bytes(), GRANULE_BYTES);
             drop((few, many));
             assert_eq!(pool.taken_bytes(), 0, "nothing is in flight");
@@ -367,8 +370,11 @@ mod tests {
     fn requests_are_bounded_however_small() {
         on_a_worker(|_, connection, _| {
             let connection = connection(1);
-            let mut all: Vec<_> = (0..REQUESTS_MAX).map(|_| connection.try_take(1).expect("room")).collect();
-            assert!(connection.try_take(1).is_none() && connection.take(1).now_or_never().is_none());
+            let mut all: Vec<_> =
+                (0..REQUESTS_MAX).map(|_| connection.try_take(1).expect("room")).collect();
+            assert!(
+                connection.try_take(1).is_none() && connection.take(1).now_or_never().is_none()
+            );
             all.pop();
             assert!(connection.take(1).now_or_never().is_some());
         });
@@ -400,12 +406,13 @@ mod tests {
     fn payloads_that_took_all_there_is_are_done_one_after_the_other() {
         on_a_worker(|_, connection, load| {
             let connections = [1, 2, 3].map(connection);
-            let mut shares = connections.each_ref().map(|c| c.take(MIB).now_or_never().expect("room"));
+            let mut shares =
+                connections.each_ref().map(|c| c.take(MIB).now_or_never().expect("room"));
             // A MiB each in turn, until none gets more.
             loop {
-                let grown = shares
-                    .each_mut()
-                    .map(|share| share.reserve.is_none() && share.grow(MIB).now_or_never().is_some());
+                let grown = shares.each_mut().map(|share| {
+                    share.reserve.is_none() && share.grow(MIB).now_or_never().is_some()
+                });
                 if grown == [false; 3] {
                     break;
                 }
@@ -430,7 +437,11 @@ mod tests {
             let worker = OnWorker::new(Arc::default());
             worker.set(1, COLLECT_BYTES);
             runtime::sleep(COLLECT_AFTER * 5).await;
-            assert_eq!((worker.most.get(), worker.is_watched.get()), (COLLECT_BYTES, true), "it is in use");
+            assert_eq!(
+                (worker.most.get(), worker.is_watched.get()),
+                (COLLECT_BYTES, true),
+                "it is in use"
+            );
             worker.set(0, 0);
             runtime::sleep(COLLECT_AFTER * 4).await;
             assert_eq!((worker.most.get(), worker.is_watched.get()), (0, false));

@@ -206,7 +206,9 @@ impl Connection {
             Ok(Err(Unsent::Failed(error))) if self.abort.why() == Some(AbortReason::HungUp) => {
                 reason = DisconnectReason::Failed(error)
             }
-            Ok(Err(Unsent::Stalled)) => reason = DisconnectReason::Aborted(AbortReason::ReplyStalled),
+            Ok(Err(Unsent::Stalled)) => {
+                reason = DisconnectReason::Aborted(AbortReason::ReplyStalled)
+            }
             Ok(_) | Err(_) => {}
         }
         self.socket.shutdown();
@@ -306,7 +308,8 @@ impl Connection {
                     if let Err(reason) = self.drain(&mut buf, reject.drain).await {
                         return reason;
                     }
-                    let outcome = Outcome::Failed { error: reject.error, text: reject.reason.into() };
+                    let outcome =
+                        Outcome::Failed { error: reject.error, text: reject.reason.into() };
                     self.traffic.meter.taken_in();
                     self.answer(Taken { request, share, arrived }, outcome);
                     if reject.fatal {
@@ -338,7 +341,11 @@ impl Connection {
             if !is_question(&checked) {
                 self.traffic.limits.charge(Cost::of(&checked), runtime::now());
                 let share = self.budget.take_received();
-                self.begin(Taken { request, share, arrived: self.received_at.get() }, checked, payload);
+                self.begin(
+                    Taken { request, share, arrived: self.received_at.get() },
+                    checked,
+                    payload,
+                );
             }
         }
     }
@@ -380,10 +387,14 @@ impl Connection {
             Checked::Write { offset, fua: false, .. } if let Payload::One(data) = &payload => {
                 match self.volume.write_now(offset, data) {
                     Some(Begun::Done) => return self.answer(taken, Outcome::Done),
-                    Some(Begun::Logged(receipt)) => return self.answer_when_written(taken, receipt),
+                    Some(Begun::Logged(receipt)) => {
+                        return self.answer_when_written(taken, receipt);
+                    }
                     Some(Begun::Started(rest)) => {
                         return self.answer_later(taken, async move {
-                            rest.finish().await.map_or_else(|error| Outcome::from(&error), |()| Outcome::Done)
+                            rest.finish()
+                                .await
+                                .map_or_else(|error| Outcome::from(&error), |()| Outcome::Done)
                         });
                     }
                     None => {}
@@ -428,7 +439,11 @@ impl Connection {
     }
 
     /// Answers when the outcome is there.
-    fn answer_later(self: &Rc<Self>, taken: Taken, serving: impl Future<Output = Outcome> + 'static) {
+    fn answer_later(
+        self: &Rc<Self>,
+        taken: Taken,
+        serving: impl Future<Output = Outcome> + 'static,
+    ) {
         let this = Rc::clone(self);
         runtime::spawn(async move {
             let outcome = serving.await;
@@ -491,8 +506,10 @@ impl Connection {
             Outcome::Done | Outcome::Read { .. } | Outcome::Status(_) => Success::Done,
         };
         let operation = Operation::of(request.command);
-        let answered = Answered { _share: share, end: 0, operation, len: request.len, success, arrived };
-        self.reply_queue.put(answered, |reply| answer(reply, &self.agreed, request.cookie, outcome));
+        let answered =
+            Answered { _share: share, end: 0, operation, len: request.len, success, arrived };
+        self.reply_queue
+            .put(answered, |reply| answer(reply, &self.agreed, request.cookie, outcome));
     }
 
     /// Waits as long as the volume's limits ask for, before anything of the budget is taken that
@@ -521,7 +538,11 @@ impl Connection {
                 let room = (2 * self.most_received.take()).next_power_of_two();
                 let room = room.clamp(RECEIVE_BYTES_LEAST, RECEIVE_BYTES);
                 let more = (room - RECEIVE_BYTES_LEAST) as u64;
-                self.head_room.set(if self.buffer_quota.resize(more) { room } else { RECEIVE_BYTES_LEAST });
+                self.head_room.set(if self.buffer_quota.resize(more) {
+                    room
+                } else {
+                    RECEIVE_BYTES_LEAST
+                });
             }
             buf.reserve(self.head_room.get());
         }
@@ -540,7 +561,11 @@ impl Connection {
 
     /// Receives the beginning of a payload, for which there is room in any case: a head alone takes
     /// no other (I6). Where large payloads follow each other, it comes with the rest.
-    async fn beginning(&self, buf: &mut BytesMut, request: &Request) -> Result<(), DisconnectReason> {
+    async fn beginning(
+        &self,
+        buf: &mut BytesMut,
+        request: &Request,
+    ) -> Result<(), DisconnectReason> {
         let len = (request.payload_len() as usize).min(RECEIVE_BYTES_LEAST);
         if buf.len() < len && self.head_room.get() != HEAD_BYTES {
             buf.reserve(len - buf.len() + self.head_room.get());

@@ -1,7 +1,7 @@
 //! The time that a client has for what is under way.
 
 use futures_util::future::{Either, select};
-use sandstone_ring::{runtime};
+use sandstone_ring::runtime;
 use std::{pin::pin, task::Poll, time::Duration};
 
 /// What comes of `future`; `None` where it takes longer than `time`. What is there at once costs no
@@ -41,7 +41,7 @@ impl Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandstone_ring::{Runtime};
+    use sandstone_ring::Runtime;
     use std::future::{pending, ready};
 
     const SECOND: Duration = Duration::from_secs(1);

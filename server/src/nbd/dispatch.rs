@@ -4,11 +4,13 @@
 use super::{errno::wire_error, reply_queue::Reply};
 use bytes::{Bytes, BytesMut};
 use sandstone_protocol::{
-    AllocationFlags, BlockDescriptor, ChangeFlags, Checked, Cookie, MetaContext, More, Negotiated, ReplyMode,
-    SelectedContext, WireError, encode_block_status, encode_failure, encode_hole, encode_none,
-    encode_offset_data, encode_success, limits,
+    AllocationFlags, BlockDescriptor, ChangeFlags, Checked, Cookie, MetaContext, More, Negotiated,
+    ReplyMode, SelectedContext, WireError, encode_block_status, encode_failure, encode_hole,
+    encode_none, encode_offset_data, encode_success, limits,
 };
-use sandstone_storage::{Allocation, Changes, Durability, Error, Extent, ExtentState, Piece, Readahead, Volume};
+use sandstone_storage::{
+    Allocation, Changes, Durability, Error, Extent, ExtentState, Piece, Readahead, Volume,
+};
 use uuid::Uuid;
 
 /// Zeroes for simple replies, which have no holes.
@@ -59,10 +61,12 @@ impl Agreed {
         let context = |selected: &SelectedContext| {
             let reports = match selected.context {
                 MetaContext::BaseAllocation => Reports::Allocation,
-                MetaContext::ChangedSince(id) => match older.iter().find(|snapshot| snapshot.id() == id) {
-                    Some(snapshot) => Reports::Changes { since: snapshot.clone() },
-                    None => Reports::Nothing { deleted: id },
-                },
+                MetaContext::ChangedSince(id) => {
+                    match older.iter().find(|snapshot| snapshot.id() == id) {
+                        Some(snapshot) => Reports::Changes { since: snapshot.clone() },
+                        None => Reports::Nothing { deleted: id },
+                    }
+                }
             };
             Context { id: selected.id, reports }
         };
@@ -118,7 +122,9 @@ pub(super) async fn serve(
             for context in &agreed.contexts {
                 let list = match &context.reports {
                     Reports::Allocation => allocation(volume, offset, len, entries_max).await,
-                    Reports::Changes { since } => changes(volume, since, offset, len, entries_max).await,
+                    Reports::Changes { since } => {
+                        changes(volume, since, offset, len, entries_max).await
+                    }
                     Reports::Nothing { deleted } => {
                         let text = format!("snapshot {deleted} was deleted");
                         return Outcome::Failed { error: WireError::Eio, text };
@@ -131,9 +137,13 @@ pub(super) async fn serve(
             }
             return Outcome::Status(lists);
         }
-        Checked::Write { offset, fua, .. } => volume.write_parts(offset, payload, durability(fua)).await,
+        Checked::Write { offset, fua, .. } => {
+            volume.write_parts(offset, payload, durability(fua)).await
+        }
         Checked::Flush => volume.flush().await,
-        Checked::Trim { offset, len, fua } => volume.trim(offset, u64::from(len), durability(fua)).await,
+        Checked::Trim { offset, len, fua } => {
+            volume.trim(offset, u64::from(len), durability(fua)).await
+        }
         // Zeroing is always as fast as it gets, so FAST_ZERO is never refused.
         Checked::WriteZeroes { offset, len, no_hole, fua, fast_zero: _ } => {
             let allocation = if no_hole { Allocation::Reserve } else { Allocation::Hole };
@@ -209,7 +219,9 @@ fn changed_or_not(offset: u64, found: &Changes, entries_max: usize) -> Vec<Block
 pub(super) fn answer(reply: &mut Reply<'_>, agreed: &Agreed, cookie: Cookie, outcome: Outcome) {
     match outcome {
         Outcome::Done => encode_success(reply.head(), cookie),
-        Outcome::Failed { error, text } => encode_failure(reply.head(), cookie, agreed.mode, error, &text),
+        Outcome::Failed { error, text } => {
+            encode_failure(reply.head(), cookie, agreed.mode, error, &text)
+        }
         Outcome::Status(lists) => status(reply.head(), &agreed.contexts, cookie, &lists),
         Outcome::Read { offset, df, pieces } => match agreed.mode {
             ReplyMode::Simple => {
@@ -222,7 +234,12 @@ pub(super) fn answer(reply: &mut Reply<'_>, agreed: &Agreed, cookie: Cookie, out
 }
 
 /// A chunk for each context.
-fn status(out: &mut BytesMut, contexts: &[Context], cookie: Cookie, lists: &[Vec<BlockDescriptor>]) {
+fn status(
+    out: &mut BytesMut,
+    contexts: &[Context],
+    cookie: Cookie,
+    lists: &[Vec<BlockDescriptor>],
+) {
     assert_eq!(lists.len(), contexts.len(), "a list for each context");
     for (i, (context, descriptors)) in contexts.iter().zip(lists).enumerate() {
         let more = if i + 1 == contexts.len() { More::Done } else { More::Follows };
@@ -253,7 +270,13 @@ fn piece_len(piece: &Piece) -> u32 {
 
 /// Neighbouring data goes into one chunk, each stretch of zeroes into a hole; with DF all is one
 /// chunk.
-fn structured_read(reply: &mut Reply<'_>, cookie: Cookie, offset: u64, df: bool, pieces: Vec<Piece>) {
+fn structured_read(
+    reply: &mut Reply<'_>,
+    cookie: Cookie,
+    offset: u64,
+    df: bool,
+    pieces: Vec<Piece>,
+) {
     if pieces.is_empty() {
         return encode_none(reply.head(), cookie);
     }
@@ -312,7 +335,9 @@ fn data_bytes(request: &Checked, agreed: &Agreed) -> u64 {
         Checked::Read { len, .. } => u64::from(*len) / 4 * 5,
         Checked::Write { len, .. } => u64::from(*len).min(FIRST_PART_BYTES as u64),
         Checked::Cache { len, .. } => u64::from(*len).min(CACHE_BYTES_MAX),
-        Checked::BlockStatus { req_one: false, .. } => BLOCK_STATUS_BYTES_MAX * agreed.contexts.len() as u64,
+        Checked::BlockStatus { req_one: false, .. } => {
+            BLOCK_STATUS_BYTES_MAX * agreed.contexts.len() as u64
+        }
         Checked::BlockStatus { req_one: true, .. }
         | Checked::Flush
         | Checked::Trim { .. }
@@ -325,7 +350,7 @@ fn data_bytes(request: &Checked, agreed: &Agreed) -> u64 {
 mod tests {
     use super::*;
     use sandstone_protocol::{Chunk, ChunkBody, Reply};
-    use sandstone_storage::{Change};
+    use sandstone_storage::Change;
 
     fn two_contexts() -> Vec<Context> {
         let allocation = Context { id: 1, reports: Reports::Allocation };
@@ -336,18 +361,25 @@ mod tests {
     fn changes_and_what_lies_between_them_cover_what_was_looked_at() {
         let change = |offset, len_bytes, state| Change { offset, len_bytes, state };
         let (data, hole) = (ExtentState::Data, ExtentState::Hole);
-        let check = |found: &[Change], looked_to: u64, entries_max: usize, expected: &[(u32, bool)]| {
-            let found = Changes { changes: found.to_vec(), looked_to };
-            let list = changed_or_not(100, &found, entries_max);
-            let list: Vec<_> = list.iter().map(|d| (d.len, d.flags == ChangeFlags::CHANGED.into())).collect();
-            assert_eq!(list, expected, "{found:?}");
-        };
+        let check =
+            |found: &[Change], looked_to: u64, entries_max: usize, expected: &[(u32, bool)]| {
+                let found = Changes { changes: found.to_vec(), looked_to };
+                let list = changed_or_not(100, &found, entries_max);
+                let list: Vec<_> =
+                    list.iter().map(|d| (d.len, d.flags == ChangeFlags::CHANGED.into())).collect();
+                assert_eq!(list, expected, "{found:?}");
+            };
         check(&[], 500, 1, &[(400, false)]);
         check(&[change(100, 50, data)], 150, 1, &[(50, true)]);
         check(&[change(200, 50, data)], 250, 1, &[(100, false)]);
         let touching = [change(200, 50, data), change(250, 10, hole), change(300, 100, data)];
         check(&touching, 400, 9, &[(100, false), (60, true), (40, false), (100, true)]);
-        check(&touching, 500, 9, &[(100, false), (60, true), (40, false), (100, true), (100, false)]);
+        check(
+            &touching,
+            500,
+            9,
+            &[(100, false), (60, true), (40, false), (100, true), (100, false)],
+        );
         check(&touching, 500, 3, &[(100, false), (60, true), (40, false)]);
     }
 
@@ -357,7 +389,8 @@ mod tests {
         let changes = vec![BlockDescriptor { len: 4096, flags: ChangeFlags::CHANGED.into() }];
         let mut out = BytesMut::new();
         status(&mut out, &two_contexts(), Cookie(7), &[holes.clone(), changes.clone()]);
-        for (context_id, descriptors, more) in [(1, holes, More::Follows), (2, changes, More::Done)] {
+        for (context_id, descriptors, more) in [(1, holes, More::Follows), (2, changes, More::Done)]
+        {
             let body = ChunkBody::BlockStatus { context_id, descriptors };
             let chunk = Chunk { cookie: Cookie(7), more, body };
             assert_eq!(Reply::decode(&mut out), Ok(Some(Reply::Chunk(chunk))));

@@ -1,7 +1,7 @@
 //! Errors of the store as errors of the protocol. The only place where the two meet.
 
 use sandstone_protocol::WireError;
-use sandstone_storage::{Kind};
+use sandstone_storage::Kind;
 
 /// What the client is told. The log keeps the rest.
 pub(super) fn wire_error(kind: Kind) -> WireError {

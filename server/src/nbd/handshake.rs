@@ -10,11 +10,11 @@ use crate::{
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use sandstone_protocol::{
-    Access, BlockSizes, ClientFlags, CloseReason, ExportInfo, ListedExport, Lookup, MetaContext, Negotiated,
-    Negotiation, Next, OptionDecoder, OptionError, Purpose, ReceivedOption, Refusal, SelectedContext, Step,
-    Text, TransmissionFlags, limits,
+    Access, BlockSizes, ClientFlags, CloseReason, ExportInfo, ListedExport, Lookup, MetaContext,
+    Negotiated, Negotiation, Next, OptionDecoder, OptionError, Purpose, ReceivedOption, Refusal,
+    SelectedContext, Step, Text, TransmissionFlags, limits,
 };
-use sandstone_storage::{Volume};
+use sandstone_storage::Volume;
 use std::{io, sync::Arc};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -173,15 +173,16 @@ impl Decoder for Codec {
     }
 }
 
-async fn next<R: AsyncRead + Unpin>(said: &mut FramedRead<R, Codec>) -> Result<Received, HandshakeError> {
+async fn next<R: AsyncRead + Unpin>(
+    said: &mut FramedRead<R, Codec>,
+) -> Result<Received, HandshakeError> {
     said.next().await.unwrap_or(Err(HandshakeError::Gone))
 }
 
 type Grant = (Volume, AttachedGuard, Holder);
 
 /// What a client is told that asks for a name which several volumes have.
-const SEVERAL: &str =
-    "several volumes have that name, from an earlier version: attach by id, or rename all of them but one";
+const SEVERAL: &str = "several volumes have that name, from an earlier version: attach by id, or rename all of them but one";
 
 async fn look_up(
     lookup: &Lookup,
@@ -210,7 +211,10 @@ async fn look_up(
             Ok((ExportInfo { snapshots, ..info(&export, lookup.name(), &holder, access) }, None))
         }
         Purpose::Attach => {
-            handle.admission().check().map_err(|full| Refusal::new(OptionError::Policy, full.to_string()))?;
+            handle
+                .admission()
+                .check()
+                .map_err(|full| Refusal::new(OptionError::Policy, full.to_string()))?;
             let connection = Connection {
                 holder: holder.clone(),
                 export_name: without_session(name).to_owned(),
@@ -226,7 +230,10 @@ async fn look_up(
                     None => return Err(refusal(&Refused::NoMount)),
                 },
             };
-            Ok((info(&export, lookup.name(), &holder, guard.access()), Some((blocks, guard, holder))))
+            Ok((
+                info(&export, lookup.name(), &holder, guard.access()),
+                Some((blocks, guard, holder)),
+            ))
         }
     }
 }
@@ -278,7 +285,10 @@ fn list(registry: &Registry) -> Vec<ListedExport> {
 }
 
 fn listed(export: &Export) -> ListedExport {
-    ListedExport { name: text(&export.blocks().id().to_string()), description: text(&export.description()) }
+    ListedExport {
+        name: text(&export.blocks().id().to_string()),
+        description: text(&export.description()),
+    }
 }
 
 /// Ids and names are short and printable, so nothing is cut or escaped here.

@@ -137,7 +137,8 @@ impl InFlightPool {
     /// # Panics
     /// With fewer than the configuration allows.
     pub(super) fn new(bytes: u64) -> Arc<InFlightPool> {
-        let shared_bytes_max = bytes.checked_sub(RESERVE_BYTES).expect("the configuration allows no less");
+        let shared_bytes_max =
+            bytes.checked_sub(RESERVE_BYTES).expect("the configuration allows no less");
         Arc::new(InFlightPool {
             shared_bytes_max,
             shared_bytes: AtomicU64::new(0),
@@ -223,7 +224,8 @@ impl InFlightPool {
         let before = granted.len();
         let (mut passed, mut served) = (VecDeque::new(), VecDeque::new());
         while let Some(number) = queue.turns.pop_front() {
-            let waiters = queue.waiters.get_mut(&number).expect("a flow has its turn while it waits");
+            let waiters =
+                queue.waiters.get_mut(&number).expect("a flow has its turn while it waits");
             waiters.retain(|waiter| !waiter.granted.is_closed());
             let fits = waiters.front().is_some_and(|next| next.flow.try_add(next.bytes));
             if fits && let Some(next) = waiters.pop_front() {
@@ -281,7 +283,9 @@ impl Flow {
 
     /// Takes that much, if this is not more than its share and no request of the flow waits.
     pub(super) fn try_take(&self, bytes: u64) -> bool {
-        if self.pool.waiting.load(SeqCst) > 0 && self.pool.queue().waiters.contains_key(&self.number) {
+        if self.pool.waiting.load(SeqCst) > 0
+            && self.pool.queue().waiters.contains_key(&self.number)
+        {
             return false; // keeps I3
         }
         let taken = self.try_add(bytes);
@@ -322,7 +326,8 @@ impl Flow {
         if !is_within(shared, of_volume, of_holder) {
             return false;
         }
-        let [shared, of_volume, of_holder] = tallies.map(|tally| tally.fetch_add(bytes, SeqCst) + bytes);
+        let [shared, of_volume, of_holder] =
+            tallies.map(|tally| tally.fetch_add(bytes, SeqCst) + bytes);
         if !is_within(shared, of_volume, of_holder) {
             for tally in tallies {
                 tally.fetch_sub(bytes, SeqCst);
@@ -369,8 +374,8 @@ impl Future for Waiting {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Grant> {
         let granted = self.granted.as_mut().expect("what was granted is not asked for again");
-        let grant =
-            ready!(Pin::new(granted).poll(cx)).expect("who waits stays in line until it gets something");
+        let grant = ready!(Pin::new(granted).poll(cx))
+            .expect("who waits stays in line until it gets something");
         self.granted = None;
         Poll::Ready(grant)
     }
@@ -406,7 +411,10 @@ mod tests {
         Holder::Peer(name.to_owned())
     }
 
-    fn flows<const N: usize>(pool: &Arc<InFlightPool>, holder: impl Fn(usize) -> Holder) -> [Arc<Flow>; N] {
+    fn flows<const N: usize>(
+        pool: &Arc<InFlightPool>,
+        holder: impl Fn(usize) -> Holder,
+    ) -> [Arc<Flow>; N] {
         std::array::from_fn(|i| pool.flow(Uuid::from_u128(i as u128), holder(i)))
     }
 
@@ -469,7 +477,8 @@ mod tests {
         let got: Vec<bool> = waiting.iter_mut().map(|one| one.now_or_never().is_some()).collect();
         assert_eq!(got, [true, false, false], "40 and 26 of 100 are taken");
         hog.give_back(40 * MIB);
-        let rest: Vec<bool> = waiting[1..].iter_mut().map(|one| one.now_or_never().is_some()).collect();
+        let rest: Vec<bool> =
+            waiting[1..].iter_mut().map(|one| one.now_or_never().is_some()).collect();
         assert_eq!(rest, [false, true], "it is the other one's turn");
         drop(reserve);
         assert!(matches!((&mut waiting[1]).now_or_never(), Some(Grant::Reserve(_))));

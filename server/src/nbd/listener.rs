@@ -95,10 +95,20 @@ impl Bound {
     ) -> Accepting {
         let mut loops = JoinSet::new();
         for listener in self.tcp {
-            loops.spawn(accept_tcp(listener, Arc::clone(registry), Arc::clone(workers), slots.clone()));
+            loops.spawn(accept_tcp(
+                listener,
+                Arc::clone(registry),
+                Arc::clone(workers),
+                slots.clone(),
+            ));
         }
         let unix = self.unix.map(|(listener, file)| {
-            loops.spawn(accept_unix(listener, Arc::clone(registry), Arc::clone(workers), slots.clone()));
+            loops.spawn(accept_unix(
+                listener,
+                Arc::clone(registry),
+                Arc::clone(workers),
+                slots.clone(),
+            ));
             file
         });
         Accepting { _loops: loops, _unix: unix }
@@ -157,7 +167,8 @@ async fn accept_unix(
                 failing.ends();
                 // A process of a PID namespace that we do not see into has the number 0 here, as
                 // all others of its kind: none of them is taken for another.
-                let process = stream.peer_cred().ok().and_then(|cred| cred.pid()).filter(|pid| *pid > 0);
+                let process =
+                    stream.peer_cred().ok().and_then(|cred| cred.pid()).filter(|pid| *pid > 0);
                 let peer = process.map_or_else(
                     || {
                         nameless += 1;
@@ -241,17 +252,30 @@ async fn greet<S: Stream>(
         Err(error) => return tracing::warn!(%error, peer, "a client could not be served"),
     };
     let shaking = shake_hands(&mut stream, &registry, &handle, &peer);
-    let attached = match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), shaking).await {
-        Ok(Ok(attached)) => attached,
-        Ok(Err(ended)) => return tracing::debug!(reason = %ended, peer, "the handshake ended"),
-        Err(_elapsed) => return tracing::info!(peer, "a client did not finish its handshake in time"),
-    };
+    let attached =
+        match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), shaking).await {
+            Ok(Ok(attached)) => attached,
+            Ok(Err(ended)) => return tracing::debug!(reason = %ended, peer, "the handshake ended"),
+            Err(_elapsed) => {
+                return tracing::info!(peer, "a client did not finish its handshake in time");
+            }
+        };
     let Attached { negotiated, volume, guard, holder, older, received } = attached;
     let traffic = registry.traffic(volume.id());
     match stream.into_descriptor() {
         Ok(socket) => {
-            let ready =
-                Ready { socket, handle, received, negotiated, volume, traffic, guard, holder, older, peer };
+            let ready = Ready {
+                socket,
+                handle,
+                received,
+                negotiated,
+                volume,
+                traffic,
+                guard,
+                holder,
+                older,
+                peer,
+            };
             workers.serve(ready);
         }
         Err(error) => tracing::warn!(%error, peer, "a client could not be served"),

@@ -1,6 +1,8 @@
 //! What the NBD side counts itself, for `/metrics`.
 
-use super::{abort::AbortReason, disconnect_reason::DisconnectReason, in_flight_pool::InFlightPool};
+use super::{
+    abort::AbortReason, disconnect_reason::DisconnectReason, in_flight_pool::InFlightPool,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -63,7 +65,11 @@ impl Collector for InFlightCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for (name, help, value) in [
             ("sandstone_in_flight_bytes", "Bytes taken of nbd.in_flight", self.0.taken_bytes()),
-            ("sandstone_in_flight_waiting", "Connections that wait for room in it", self.0.waiting() as u64),
+            (
+                "sandstone_in_flight_waiting",
+                "Connections that wait for room in it",
+                self.0.waiting() as u64,
+            ),
         ] {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;

@@ -2,7 +2,7 @@
 
 use super::dispatch::FIRST_PART_BYTES;
 use bytes::Bytes;
-use sandstone_storage::{BLOCK_BYTES};
+use sandstone_storage::BLOCK_BYTES;
 
 /// Most bytes of a write that is begun without a task: if it has to wait all the same, its
 /// checksums are made twice. What is larger comes into memory of its own, which it gives back as a
@@ -50,7 +50,9 @@ mod tests {
     #[test]
     fn parts_add_up_to_the_payload_and_end_with_blocks() {
         for offset in [0, 1, 4095, 4096, 70_000] {
-            for len in [NOW_BYTES_MAX + 1, FIRST_PART_BYTES, FIRST_PART_BYTES + 1, 5 << 20, (64 << 20) - 7] {
+            for len in
+                [NOW_BYTES_MAX + 1, FIRST_PART_BYTES, FIRST_PART_BYTES + 1, 5 << 20, (64 << 20) - 7]
+            {
                 let mut came = 0;
                 while came < len {
                     let part = part_len(offset, came, len);
@@ -60,7 +62,10 @@ mod tests {
                     );
                     came += part;
                     let end = offset + came as u64;
-                    assert!(came == len || end.is_multiple_of(BLOCK_BYTES as u64), "{offset} {len}: {came}");
+                    assert!(
+                        came == len || end.is_multiple_of(BLOCK_BYTES as u64),
+                        "{offset} {len}: {came}"
+                    );
                 }
                 assert_eq!(came, len);
             }

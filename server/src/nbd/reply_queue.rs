@@ -139,7 +139,11 @@ impl ReplyQueue {
     ///
     /// # Errors
     /// Those of the connection, which is lost then; and that of the client who takes nothing.
-    pub(super) async fn send(self: Rc<Self>, socket: Rc<Socket>, stall: Duration) -> Result<(), Unsent> {
+    pub(super) async fn send(
+        self: Rc<Self>,
+        socket: Rc<Socket>,
+        stall: Duration,
+    ) -> Result<(), Unsent> {
         loop {
             if self.lost.get() {
                 return Ok(());

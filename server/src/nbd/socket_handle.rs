@@ -23,7 +23,11 @@ pub(super) struct SocketHandle {
 }
 
 impl SocketHandle {
-    pub(super) fn new(descriptor: OwnedFd, slot: Option<OwnedSemaphorePermit>, admission: Admission) -> Self {
+    pub(super) fn new(
+        descriptor: OwnedFd,
+        slot: Option<OwnedSemaphorePermit>,
+        admission: Admission,
+    ) -> Self {
         let disconnected = CancellationToken::new();
         Self {
             socket: descriptor,

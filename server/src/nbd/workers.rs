@@ -90,7 +90,8 @@ impl Workers {
         let workers = (0..nbd.workers as usize)
             .map(|i| Worker::start(i, engine, store.clone()))
             .collect::<io::Result<_>>()?;
-        let live = Live { handles: DashMap::new(), next: AtomicU64::new(0), count: watch::Sender::new(0) };
+        let live =
+            Live { handles: DashMap::new(), next: AtomicU64::new(0), count: watch::Sender::new(0) };
         Ok(Self {
             workers,
             live: Arc::new(live),
@@ -132,25 +133,46 @@ impl Workers {
 
     /// Gives a connection to a worker.
     pub(super) fn serve(&self, ready: Ready) {
-        let worker = self.workers.iter().min_by_key(|w| w.load.connections()).expect("there is a worker");
+        let worker =
+            self.workers.iter().min_by_key(|w| w.load.connections()).expect("there is a worker");
         let live_guard = LiveGuard::take(&self.live, &worker.load, &ready.handle);
         let load = Arc::clone(&worker.load);
         let (pool, metrics, stall) = (Arc::clone(&self.pool), self.metrics.clone(), self.stall);
         worker.thread.handle().spawn(move || async move {
-            let Ready { socket, received, negotiated, volume, traffic, guard, holder, older, peer, handle } =
-                ready;
+            let Ready {
+                socket,
+                received,
+                negotiated,
+                volume,
+                traffic,
+                guard,
+                holder,
+                older,
+                peer,
+                handle,
+            } = ready;
             let id = volume.id();
             tracing::debug!(volume = %id, peer, "attached");
-            let worker = ON_WORKER.with(|worker| Rc::clone(worker.get_or_init(|| OnWorker::new(load))));
+            let worker =
+                ON_WORKER.with(|worker| Rc::clone(worker.get_or_init(|| OnWorker::new(load))));
             let context = WorkerContext { flow: pool.flow(id, holder), worker: &worker, stall };
             let agreed = Agreed::new(&negotiated, older);
             let socket = Socket::new(socket);
-            let connection =
-                Connection::new(socket, &handle, volume, traffic, negotiated.terms, agreed, context);
+            let connection = Connection::new(
+                socket,
+                &handle,
+                volume,
+                traffic,
+                negotiated.terms,
+                agreed,
+                context,
+            );
             let reason = connection.run(received).await;
             metrics.count_disconnect(&reason);
             match &reason {
-                DisconnectReason::Aborted(AbortReason::PayloadStalled | AbortReason::ReplyStalled) => {
+                DisconnectReason::Aborted(
+                    AbortReason::PayloadStalled | AbortReason::ReplyStalled,
+                ) => {
                     tracing::warn!(volume = %id, peer, reason = %reason, "detached");
                 }
                 _ => tracing::debug!(volume = %id, peer, reason = %reason, "detached"),
@@ -165,13 +187,20 @@ impl Workers {
         self.live.handles.iter().for_each(|handle| handle.stop_receiving());
         let mut count = self.live.count.subscribe();
         let ended =
-            tokio::time::timeout(Duration::from_secs(DRAIN_SECS_MAX), count.wait_for(|n| *n == 0)).await;
+            tokio::time::timeout(Duration::from_secs(DRAIN_SECS_MAX), count.wait_for(|n| *n == 0))
+                .await;
         if ended.is_err() {
-            tracing::warn!(connections = self.connections(), "clients keep sending and are cut off");
+            tracing::warn!(
+                connections = self.connections(),
+                "clients keep sending and are cut off"
+            );
             self.live.handles.iter().for_each(|handle| handle.disconnect());
             let mut count = self.live.count.subscribe();
-            let cut =
-                tokio::time::timeout(Duration::from_secs(DRAIN_SECS_MAX), count.wait_for(|n| *n == 0)).await;
+            let cut = tokio::time::timeout(
+                Duration::from_secs(DRAIN_SECS_MAX),
+                count.wait_for(|n| *n == 0),
+            )
+            .await;
             if cut.is_err() {
                 tracing::error!(connections = self.connections(), "connections do not end");
             }

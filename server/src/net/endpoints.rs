@@ -2,7 +2,9 @@
 //!
 //! Source: the NBD URI specification, `doc/uri.md` of the NetworkBlockDevice/nbd project.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode};
+use percent_encoding::{
+    AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode,
+};
 use std::{
     ffi::OsString,
     fmt,
@@ -62,10 +64,16 @@ impl ExportAddress {
         if let Some(rest) = uri.strip_prefix("nbd+unix:///") {
             let (export, socket) = rest.split_once("?socket=")?;
             let path = PathBuf::from(OsString::from_vec(unescaped(socket)?));
-            return Some(ExportAddress { place: Place::Unix(path), export_name: unescaped_text(export)? });
+            return Some(ExportAddress {
+                place: Place::Unix(path),
+                export_name: unescaped_text(export)?,
+            });
         }
         let (address, export) = uri.strip_prefix("nbd://")?.split_once('/')?;
-        Some(ExportAddress { place: Place::Tcp(address.to_owned()), export_name: unescaped_text(export)? })
+        Some(ExportAddress {
+            place: Place::Tcp(address.to_owned()),
+            export_name: unescaped_text(export)?,
+        })
     }
 }
 
@@ -115,14 +123,18 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back() {
-        let endpoints =
-            Endpoints { tcp: vec!["[::1]:1".parse().unwrap()], unix: Some("/a b/%/ü.sock".into()) };
+        let endpoints = Endpoints {
+            tcp: vec!["[::1]:1".parse().unwrap()],
+            unix: Some("/a b/%/ü.sock".into()),
+        };
         let read: Vec<ExportAddress> =
             endpoints.uris("x y/z?").iter().map(|uri| ExportAddress::parse(uri).unwrap()).collect();
         assert_eq!(read[0].place, Place::Tcp("[::1]:1".into()));
         assert_eq!(read[1].place, Place::Unix("/a b/%/ü.sock".into()));
         assert!(read.iter().all(|address| address.export_name == "x y/z?"));
-        for other in ["nbds://h/x", "nbd+unix:///x", "nbd://h", "nbd://h/%4", "nbd://h/%zz", "nbd://h/%FF"] {
+        for other in
+            ["nbds://h/x", "nbd+unix:///x", "nbd://h", "nbd://h/%4", "nbd://h/%zz", "nbd://h/%FF"]
+        {
             assert_eq!(ExportAddress::parse(other), None, "{other}");
         }
     }

@@ -70,10 +70,14 @@ impl SocketFile {
 pub(crate) async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindError> {
     match fs::symlink_metadata(path) {
         Ok(there) if there.file_type().is_socket() => match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path)?
+            }
             Ok(_) => return Err(BindError::InUse),
             // Its queue is full.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(BindError::InUse),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(BindError::InUse);
+            }
             Err(error) => return Err(BindError::Unknown(error)),
         },
         Ok(_) => return Err(BindError::NoSocket),

@@ -134,8 +134,8 @@ fn threads(wanted: usize) -> Result<(), LimitError> {
     let closed = gate.write();
     thread::scope(|scope| {
         let wait = || drop(gate.read());
-        let started =
-            (0..wanted).try_for_each(|_| thread::Builder::new().spawn_scoped(scope, wait).map(drop));
+        let started = (0..wanted)
+            .try_for_each(|_| thread::Builder::new().spawn_scoped(scope, wait).map(drop));
         drop(closed);
         started.map_err(|source| LimitError::Threads { wanted, source })
     })
@@ -163,14 +163,18 @@ mod tests {
         config.store.size_bytes = 10 << 30;
         let told = |result: Result<(), LimitError>| result.unwrap_err().to_string();
         let said = told(file_size(Some(1 << 30), &config));
-        assert!(said.contains("1G") && said.contains("10G") && said.contains("ulimit -f"), "{said}");
+        assert!(
+            said.contains("1G") && said.contains("10G") && said.contains("ulimit -f"),
+            "{said}"
+        );
         assert!(file_size(Some(10 << 30), &config).is_ok() && file_size(None, &config).is_ok());
         config.store.path = "/dev/null".into();
         assert!(file_size(Some(1), &config).is_ok(), "what is no file has no limit");
         let said = told(memory("address space (ulimit -v, LimitAS)", Some(1 << 20), 1 << 30));
         assert!(said.contains("1M of address space") && said.contains("up to 1G"), "{said}");
         assert!(told(descriptors(Some(100))).contains("ulimit -n"));
-        let said = LimitError::Threads { wanted: 9, source: io::ErrorKind::WouldBlock.into() }.to_string();
+        let said =
+            LimitError::Threads { wanted: 9, source: io::ErrorKind::WouldBlock.into() }.to_string();
         assert!(said.contains("9 threads") && said.contains("TasksMax"), "{said}");
     }
 

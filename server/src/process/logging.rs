@@ -31,7 +31,8 @@ use tracing_subscriber::{
 };
 
 /// Our crates; `log.level` is theirs. Libraries speak up only to warn.
-const OWN_CRATES: [&str; 4] = ["sandstone", "sandstone_storage", "sandstone_protocol", "sandstone_config"];
+const OWN_CRATES: [&str; 4] =
+    ["sandstone", "sandstone_storage", "sandstone_protocol", "sandstone_config"];
 /// Most bytes of lines that wait to be written: some ten thousand lines. A guess.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// Longest wait of the process's end for its last lines.
@@ -60,7 +61,9 @@ pub(crate) fn start(log: &Log) -> io::Result<()> {
     let lines = Lines::to(io::stderr(), DROPPED.clone())?;
     let to_stderr = tracing_subscriber::fmt::layer().with_writer(Events(Arc::clone(&lines)));
     let layer = match log.format {
-        LogFormat::Text => to_stderr.with_ansi(io::stderr().is_terminal()).with_target(false).boxed(),
+        LogFormat::Text => {
+            to_stderr.with_ansi(io::stderr().is_terminal()).with_target(false).boxed()
+        }
         LogFormat::Json => to_stderr.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
@@ -298,9 +301,9 @@ mod tests {
         lines.wait_written(Duration::from_secs(20));
         lines.push(b"last\n".to_vec());
         let said = reading.join().unwrap();
-        let told = said
-            .lines()
-            .filter_map(|line| line.strip_prefix("sandstone: ")?.split(' ').next()?.parse::<u64>().ok());
+        let told = said.lines().filter_map(|line| {
+            line.strip_prefix("sandstone: ")?.split(' ').next()?.parse::<u64>().ok()
+        });
         assert_eq!(told.sum::<u64>(), dropped.get());
         let written = said.lines().filter(|said| said.starts_with('x')).count() as u64;
         assert_eq!(written + dropped.get(), count as u64);

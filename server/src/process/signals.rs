@@ -35,7 +35,11 @@ const SIGNALS: [(Number, &str, Meaning); 14] = [
     (Number::HUP, "SIGHUP", Meaning::Stop),
     (Number::POWER, "SIGPWR", Meaning::Stop),
     (Number::XCPU, "SIGXCPU", Meaning::Stop),
-    (Number::XFSZ, "SIGXFSZ", Meaning::Ignore("a write met the limit of file size (ulimit -f, LimitFSIZE)")),
+    (
+        Number::XFSZ,
+        "SIGXFSZ",
+        Meaning::Ignore("a write met the limit of file size (ulimit -f, LimitFSIZE)"),
+    ),
     (Number::USR1, "SIGUSR1", NOTHING),
     (Number::USR2, "SIGUSR2", NOTHING),
     (Number::ALARM, "SIGALRM", NOTHING),
@@ -66,7 +70,8 @@ impl Signals {
     /// # Errors
     /// Where the process has no descriptors left.
     pub(crate) fn listen() -> io::Result<Signals> {
-        let ignored = ignored_at_start(&fs::read_to_string("/proc/self/status").unwrap_or_default());
+        let ignored =
+            ignored_at_start(&fs::read_to_string("/proc/self/status").unwrap_or_default());
         let mut all = Vec::new();
         for (number, name, meaning) in SIGNALS {
             let meaning = match number {
@@ -80,7 +85,11 @@ impl Signals {
         }
         for number in REAL_TIME {
             let name = format!("SIGRTMIN+{}", number - REAL_TIME.start());
-            all.push(Listened { name, meaning: NOTHING, stream: signal(SignalKind::from_raw(number))? });
+            all.push(Listened {
+                name,
+                meaning: NOTHING,
+                stream: signal(SignalKind::from_raw(number))?,
+            });
         }
         Ok(Signals(all))
     }
@@ -95,7 +104,9 @@ impl Signals {
             while stream.poll_recv(context).is_ready() {
                 match meaning {
                     Meaning::Stop => return Poll::Ready(name.clone()),
-                    Meaning::Ignore(why) => tracing::warn!(signal = name, why, "a signal is ignored"),
+                    Meaning::Ignore(why) => {
+                        tracing::warn!(signal = name, why, "a signal is ignored")
+                    }
                 }
             }
         }
@@ -122,7 +133,9 @@ mod tests {
     fn ignored_signals_are_read_from_the_status() {
         let status = "Name:\tx\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
         let ignored = ignored_at_start(status);
-        assert!(ignored & bit(Number::HUP.as_raw()) != 0 && ignored & bit(Number::PIPE.as_raw()) != 0);
+        assert!(
+            ignored & bit(Number::HUP.as_raw()) != 0 && ignored & bit(Number::PIPE.as_raw()) != 0
+        );
         assert_eq!(ignored & bit(Number::TERM.as_raw()), 0);
         assert_eq!(ignored_at_start(""), 0);
     }

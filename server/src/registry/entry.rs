@@ -5,7 +5,7 @@ use crate::{
     record::{SnapshotRecord, VolumeRecord},
 };
 use jiff::Timestamp;
-use sandstone_storage::{Volume};
+use sandstone_storage::Volume;
 use std::{
     cmp::Reverse,
     collections::BTreeMap,

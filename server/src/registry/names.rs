@@ -32,7 +32,11 @@ impl Names {
     ///
     /// # Errors
     /// [`NameTaken`].
-    pub(crate) fn claim<'a>(&'a self, name: Option<&str>, id: Uuid) -> Result<NameClaim<'a>, NameTaken> {
+    pub(crate) fn claim<'a>(
+        &'a self,
+        name: Option<&str>,
+        id: Uuid,
+    ) -> Result<NameClaim<'a>, NameTaken> {
         let Some(name) = name else { return Ok(NameClaim { names: self, claimed: None }) };
         let mut ids = self.0.entry(name.to_owned()).or_default();
         if ids.contains(&id) {
@@ -88,7 +92,9 @@ impl Drop for NameClaim<'_> {
 
 /// A volume has the name already.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("volume {by} is named {name:?}, and a name is the export name of one volume: choose another")]
+#[error(
+    "volume {by} is named {name:?}, and a name is the export name of one volume: choose another"
+)]
 pub(crate) struct NameTaken {
     name: String,
     pub(crate) by: Uuid,

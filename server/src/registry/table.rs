@@ -12,7 +12,7 @@ use crate::{
     traffic::{Rates, Traffic, TrafficTable},
 };
 use dashmap::{DashMap, Entry as Place};
-use sandstone_storage::{Volume};
+use sandstone_storage::Volume;
 use std::{cmp::Reverse, sync::Arc};
 use thiserror::Error;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
@@ -106,7 +106,8 @@ impl Registry {
         let old = &changed.entry;
         let (attachments, snapshots) = (Arc::clone(&old.attachments), Arc::clone(&old.snapshots));
         let rates = record.rates();
-        let new = Entry::new(old.volume.clone(), record, attachments, snapshots, Arc::clone(&old.lock));
+        let new =
+            Entry::new(old.volume.clone(), record, attachments, snapshots, Arc::clone(&old.lock));
         self.put(Arc::clone(&new));
         self.traffic.limit(new.volume.id(), rates);
         new
@@ -234,7 +235,11 @@ impl Registry {
     ///
     /// # Errors
     /// [`NameTaken`].
-    pub(crate) fn claim_name<'a>(&'a self, name: Option<&str>, id: Uuid) -> Result<NameClaim<'a>, NameTaken> {
+    pub(crate) fn claim_name<'a>(
+        &'a self,
+        name: Option<&str>,
+        id: Uuid,
+    ) -> Result<NameClaim<'a>, NameTaken> {
         self.names.claim(name, id)
     }
 
@@ -250,7 +255,9 @@ impl Registry {
     /// # Errors
     /// Why it means nothing.
     pub(crate) fn resolve(&self, export_name: &str) -> Result<Export, Unresolved> {
-        let id = match parse_id(export_name).map_or_else(|| self.names.find(export_name), Named::Volume) {
+        let id = match parse_id(export_name)
+            .map_or_else(|| self.names.find(export_name), Named::Volume)
+        {
             Named::Volume(id) => id,
             Named::Nothing => return Err(Unresolved::Unknown),
             Named::Several => return Err(Unresolved::Several),
@@ -275,7 +282,8 @@ impl Registry {
             Export::Volume(entry) => entry.snapshots.list(),
             Export::Snapshot(entry) => {
                 let all = self.get(entry.volume_id).map(|volume| volume.snapshots.list());
-                let itself = |other: &Arc<SnapshotEntry>| other.snapshot.id() == entry.snapshot.id();
+                let itself =
+                    |other: &Arc<SnapshotEntry>| other.snapshot.id() == entry.snapshot.id();
                 all.into_iter().flatten().skip_while(|other| !itself(other)).skip(1).collect()
             }
         }
@@ -283,7 +291,8 @@ impl Registry {
 
     /// All volumes, newest first.
     pub(crate) fn list(&self) -> Vec<Arc<Entry>> {
-        let mut list: Vec<Arc<Entry>> = self.volumes.iter().map(|entry| Arc::clone(&entry)).collect();
+        let mut list: Vec<Arc<Entry>> =
+            self.volumes.iter().map(|entry| Arc::clone(&entry)).collect();
         list.sort_by_key(|entry| (Reverse(entry.created_at), entry.volume.id()));
         list
     }
@@ -308,7 +317,8 @@ impl Registry {
     /// How many attachments all of them have together.
     pub(crate) fn attachments(&self) -> usize {
         let of_volumes: usize = self.volumes.iter().map(|entry| entry.attachments.count()).sum();
-        let of_snapshots: usize = self.snapshots.iter().map(|entry| entry.attachments.count()).sum();
+        let of_snapshots: usize =
+            self.snapshots.iter().map(|entry| entry.attachments.count()).sum();
         of_volumes + of_snapshots
     }
 }

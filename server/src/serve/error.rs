@@ -70,7 +70,9 @@ fn advice(error: &sandstone_storage::Error) -> &'static str {
     match below.map(io::Error::kind) {
         Some(io::ErrorKind::NotFound) => "; make its directory, or set store.path",
         Some(io::ErrorKind::PermissionDenied) => "; run as its owner, or set store.path",
-        Some(io::ErrorKind::ReadOnlyFilesystem) => "; make its file system writable, or set store.path",
+        Some(io::ErrorKind::ReadOnlyFilesystem) => {
+            "; make its file system writable, or set store.path"
+        }
         Some(io::ErrorKind::WouldBlock) => "; stop the server that has it",
         Some(io::ErrorKind::InvalidInput) => "; set store.path to a file or a block device",
         Some(_) | None => "",

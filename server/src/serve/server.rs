@@ -13,7 +13,7 @@ use crate::{
     watchdog::Watchdog,
 };
 use sandstone_config::{Config, IoEngine, trust};
-use sandstone_ring::{Backend};
+use sandstone_ring::Backend;
 use sandstone_storage::{RecoveryReport, STALLED_AFTER, Store, StoreOptions};
 use std::{
     io,
@@ -104,8 +104,9 @@ async fn serve(
     let admin_listener = TcpListener::bind(config.admin.listen)
         .await
         .map_err(|error| ServeError::AdminListen(config.admin.listen, error))?;
-    let admin_address =
-        admin_listener.local_addr().map_err(|error| ServeError::AdminListen(config.admin.listen, error))?;
+    let admin_address = admin_listener
+        .local_addr()
+        .map_err(|error| ServeError::AdminListen(config.admin.listen, error))?;
     let admin_socket = bind_admin_socket(config).await?;
     let bound = nbd::bind(&config.nbd).await?;
     let (store, recovery) = tokio::select! {
@@ -127,14 +128,20 @@ async fn serve(
     let slots = ConnectionSlots::new(limits::connections(limits::open_descriptors()));
     let mut exported = prometheus_client::registry::Registry::default();
     workers.register(&mut exported);
-    let (help, dropped) = ("Lines of the log that were dropped because nobody read it", logging::dropped());
+    let (help, dropped) =
+        ("Lines of the log that were dropped because nobody read it", logging::dropped());
     exported.register("sandstone_log_lines_dropped", help, dropped);
     let help = "NBD clients that were refused because the limit of open files had no room for them";
     exported.register("sandstone_nbd_connections_refused", help, slots.refused());
     let mut threads = workers.heartbeats();
     threads.push(store_thread.heartbeat());
-    let watchdog =
-        Arc::new(Watchdog::new(store.clone(), threads, logging::waits, STALLED_AFTER, &mut exported));
+    let watchdog = Arc::new(Watchdog::new(
+        store.clone(),
+        threads,
+        logging::waits,
+        STALLED_AFTER,
+        &mut exported,
+    ));
     let metrics = Metrics::new(exported, store.clone(), Arc::clone(&registry), workers.loads());
     let admin = Arc::new(Admin {
         store: store.clone(),
@@ -249,13 +256,19 @@ async fn stop_workers(workers: Arc<Workers>) {
     }
 }
 
-async fn bind_admin_socket(config: &Config) -> Result<Option<(UnixListener, SocketFile)>, ServeError> {
+async fn bind_admin_socket(
+    config: &Config,
+) -> Result<Option<(UnixListener, SocketFile)>, ServeError> {
     let Some(path) = &config.admin.unix else { return Ok(None) };
     let bound = socket_file::bind(path, config.admin.unix_mode).await;
     bound.map(Some).map_err(|error| ServeError::AdminSocket(path.clone(), error))
 }
 
-async fn serve_admin<L>(listener: L, admin: Arc<Admin>, mut stopped: watch::Receiver<()>) -> io::Result<()>
+async fn serve_admin<L>(
+    listener: L,
+    admin: Arc<Admin>,
+    mut stopped: watch::Receiver<()>,
+) -> io::Result<()>
 where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
@@ -271,7 +284,8 @@ where
 /// connections without any: axum waits for one that has sent half a request.
 async fn end_admin(mut serving: JoinSet<io::Result<()>>, under_way: &TaskTracker) {
     under_way.close();
-    let answered = tokio::time::timeout(Duration::from_secs(ADMIN_STOP_SECS_MAX), under_way.wait()).await;
+    let answered =
+        tokio::time::timeout(Duration::from_secs(ADMIN_STOP_SECS_MAX), under_way.wait()).await;
     if answered.is_err() {
         tracing::warn!("an admin request did not end in time and is cut off");
     }

@@ -5,8 +5,11 @@
 
 use crate::{net::Endpoints, show};
 use sandstone_config::{ByteSize, Config, LogFormat};
-use sandstone_storage::{RecoveryReport};
-use std::{fmt::Write as _, io::Write as _, net::SocketAddr, path::Path, sync::mpsc, thread, time::Duration};
+use sandstone_storage::RecoveryReport;
+use std::{
+    fmt::Write as _, io::Write as _, net::SocketAddr, path::Path, sync::mpsc, thread,
+    time::Duration,
+};
 
 /// Longest wait for a reader of stdout.
 const UNREAD_TIME_MAX: Duration = Duration::from_secs(1);
@@ -74,8 +77,11 @@ fn print(text: String) {
 
 fn lines(started: &Started<'_>, command: &str) -> String {
     let config = started.config;
-    let file =
-        config.file.as_ref().map(|file| format!(" --config {}", show::quoted(file))).unwrap_or_default();
+    let file = config
+        .file
+        .as_ref()
+        .map(|file| format!(" --config {}", show::quoted(file)))
+        .unwrap_or_default();
     let engine = match started.fallback {
         Some(why) => format!("{} because {why}", started.engine),
         None => started.engine.to_owned(),
@@ -100,7 +106,10 @@ fn lines(started: &Started<'_>, command: &str) -> String {
     for uri in started.endpoints.uris("") {
         line("nbd", &uri);
     }
-    line("admin", &format!("http://{}/api/v1, token in {}", started.admin, config.token_path().display()));
+    line(
+        "admin",
+        &format!("http://{}/api/v1, token in {}", started.admin, config.token_path().display()),
+    );
     if let Some(path) = started.admin_socket {
         line("admin", &format!("{}, for the commands", path.display()));
     }
@@ -108,12 +117,18 @@ fn lines(started: &Started<'_>, command: &str) -> String {
     if let Some(path) = &started.endpoints.unix {
         line("attach", &format!("nbd-client -unix {} -name disk /dev/nbd0", show::quoted(path)));
     } else if let Some(address) = started.endpoints.tcp.first() {
-        line("attach", &format!("nbd-client {} {} -name disk /dev/nbd0", address.ip(), address.port()));
+        line(
+            "attach",
+            &format!("nbd-client {} {} -name disk /dev/nbd0", address.ip(), address.port()),
+        );
     }
     if let Some(uri) = started.endpoints.uris("disk").last() {
         line(
             "or",
-            &format!("qemu-system-x86_64 -drive format=raw,if=virtio,file={}", show::quoted(uri.as_ref())),
+            &format!(
+                "qemu-system-x86_64 -drive format=raw,if=virtio,file={}",
+                show::quoted(uri.as_ref())
+            ),
         );
     }
     format!("sandstone {} serves\n{text}", env!("CARGO_PKG_VERSION"))
@@ -143,8 +158,8 @@ fn recovery(started: &Started<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandstone_ring::{Placement};
-use sandstone_storage::{StagingFate};
+    use sandstone_ring::Placement;
+    use sandstone_storage::StagingFate;
     use std::time::Duration;
 
     fn report() -> RecoveryReport {
@@ -214,7 +229,9 @@ use sandstone_storage::{StagingFate};
             fallback: Some("this kernel has no io_uring"),
             ..started(&config, &endpoints, &report)
         };
-        assert!(lines(&started, "sandstone").contains("threads because this kernel has no io_uring"));
+        assert!(
+            lines(&started, "sandstone").contains("threads because this kernel has no io_uring")
+        );
     }
 
     #[test]

@@ -67,8 +67,12 @@ pub(crate) struct Cost {
 impl Cost {
     pub(crate) fn of(request: &Checked) -> Cost {
         let (operations, bytes) = match request {
-            Checked::Read { len, .. } | Checked::Write { len, .. } | Checked::Cache { len, .. } => (1, *len),
-            Checked::Trim { .. } | Checked::WriteZeroes { .. } | Checked::BlockStatus { .. } => (1, 0),
+            Checked::Read { len, .. } | Checked::Write { len, .. } | Checked::Cache { len, .. } => {
+                (1, *len)
+            }
+            Checked::Trim { .. } | Checked::WriteZeroes { .. } | Checked::BlockStatus { .. } => {
+                (1, 0)
+            }
             Checked::Flush | Checked::Disconnect => (0, 0),
         };
         Cost { operations, bytes: u64::from(bytes) }
@@ -110,8 +114,9 @@ impl Bucket {
     fn give_back(&self, tokens: u64) {
         let Some(cost_ns) = (tokens * NANOS).checked_div(self.rate.load(Relaxed)) else { return };
         // A change of the rate meanwhile has forgiven it.
-        let _before =
-            self.paid_ns.fetch_update(Relaxed, Relaxed, |paid_ns| Some(paid_ns.saturating_sub(cost_ns)));
+        let _before = self
+            .paid_ns
+            .fetch_update(Relaxed, Relaxed, |paid_ns| Some(paid_ns.saturating_sub(cost_ns)));
     }
 }
 
@@ -160,15 +165,22 @@ impl Limits {
     /// Waits until a request of that cost may begin. `now` and `sleep` are the runtime's. Dropping
     /// the future gives back what was granted: a client that is gone costs the ones after it
     /// nothing.
-    pub(crate) async fn admit<S>(&self, cost: Cost, now: impl Fn() -> Duration, sleep: impl Fn(Duration) -> S)
-    where
+    pub(crate) async fn admit<S>(
+        &self,
+        cost: Cost,
+        now: impl Fn() -> Duration,
+        sleep: impl Fn(Duration) -> S,
+    ) where
         S: Future<Output = ()>,
     {
         loop {
             // Before the look, so that no change is missed.
             let changed = std::pin::pin!(self.changed.notified());
             let began = now();
-            let begins = self.operations.take(cost.operations, began).max(self.bytes.take(cost.bytes, began));
+            let begins = self
+                .operations
+                .take(cost.operations, began)
+                .max(self.bytes.take(cost.bytes, began));
             if begins <= began {
                 return;
             }
@@ -204,7 +216,11 @@ mod tests {
         let admitted = std::pin::pin!(limits.admit(Cost::of(&READ), || clock.get(), sleep));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(admitted.poll(&mut context).is_ready());
-        assert!(clock.get() >= Duration::from_millis(11_800), "two seconds are owed: {:?}", clock.get());
+        assert!(
+            clock.get() >= Duration::from_millis(11_800),
+            "two seconds are owed: {:?}",
+            clock.get()
+        );
     }
 
     fn limited(iops_max: Option<u64>, bytes_per_second_max: Option<u64>) -> Limits {
@@ -265,15 +281,21 @@ mod tests {
         let now = || Duration::from_secs(100);
         let large = Cost { operations: 1, bytes: 64 << 20 };
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        let first = std::pin::pin!(limits.admit(Cost::of(&READ), now, |_| std::future::pending::<()>()));
+        let first =
+            std::pin::pin!(limits.admit(Cost::of(&READ), now, |_| std::future::pending::<()>()));
         assert!(first.poll(&mut cx).is_ready());
         let paid = limits.bytes.paid_ns.load(Relaxed);
         limits.bytes.take(1 << 20, now());
         {
-            let waiting = std::pin::pin!(limits.admit(large, now, |_| std::future::pending::<()>()));
+            let waiting =
+                std::pin::pin!(limits.admit(large, now, |_| std::future::pending::<()>()));
             assert!(waiting.poll(&mut cx).is_pending());
         }
-        assert_eq!(limits.bytes.paid_ns.load(Relaxed), paid + NANOS, "of the large one nothing is left");
+        assert_eq!(
+            limits.bytes.paid_ns.load(Relaxed),
+            paid + NANOS,
+            "of the large one nothing is left"
+        );
     }
 
     #[tokio::test(start_paused = true)]

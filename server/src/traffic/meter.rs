@@ -124,7 +124,13 @@ impl Meter {
     }
 
     /// Its reply leaves. `operation` is `None` for a request that means nothing.
-    pub(crate) fn answered(&self, operation: Option<Operation>, len: u32, took: Duration, success: Success) {
+    pub(crate) fn answered(
+        &self,
+        operation: Option<Operation>,
+        len: u32,
+        took: Duration,
+        success: Success,
+    ) {
         self.in_flight.fetch_sub(1, Relaxed);
         let Some(operation) = operation else { return };
         let counts = &self.operations[operation as usize];
@@ -201,7 +207,8 @@ mod tests {
         assert_eq!((all.in_flight, all.connections), (1, 1));
         drop(connected);
         assert_eq!(meter.read().connections, 0);
-        let used: Vec<_> = all.used().map(|(operation, tally)| (operation.name(), *tally)).collect();
+        let used: Vec<_> =
+            all.used().map(|(operation, tally)| (operation.name(), *tally)).collect();
         let [("write", tally)] = used[..] else { panic!("{used:?}") };
         assert_eq!((tally.bytes, tally.errors, tally.latencies.count()), (4096, 1, 2));
     }

@@ -49,7 +49,9 @@ impl TrafficTable {
     pub(crate) fn forget(&self, export: Uuid, traffic: &Arc<Traffic>) {
         // Together, so that no sum misses it or has it twice.
         let mut gone = self.gone();
-        if let Some((_, traffic)) = self.exports.remove_if(&export, |_, found| Arc::ptr_eq(found, traffic)) {
+        if let Some((_, traffic)) =
+            self.exports.remove_if(&export, |_, found| Arc::ptr_eq(found, traffic))
+        {
             gone.add(&traffic.meter.read());
         }
     }
@@ -87,7 +89,12 @@ mod tests {
         let (table, id) = (TrafficTable::default(), Uuid::new_v4());
         let traffic = table.of(id, Rates::default);
         traffic.meter.taken_in();
-        traffic.meter.answered(Some(Operation::Read), 4096, Duration::from_micros(9), Success::Done);
+        traffic.meter.answered(
+            Some(Operation::Read),
+            4096,
+            Duration::from_micros(9),
+            Success::Done,
+        );
         let before = table.total();
         assert_eq!(table.list(), [(id, before.clone())]);
         table.forget(id, &Arc::default());

@@ -1,4 +1,5 @@
-//! The store, attacked: each module is a suite, and `world` what they share. One program, so that it links once.
+//! The store, attacked: each module is a suite, and `world` what they share. One program, so that
+//! it links once.
 
 #[cfg(feature = "blindness")]
 mod blindness;

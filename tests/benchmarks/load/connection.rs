@@ -1,9 +1,11 @@
-//! One connection that keeps a number of requests in flight, in turns that never wait for the server to take bytes.
+//! One connection that keeps a number of requests in flight, in turns that never wait for the
+//! server to take bytes.
 //!
 //! ```text
 //!   receive: as much as there is ─► each reply: record it, put its slot's next request in line ─► send: the whole line
 //! ```
-//! A slot is one place of the queue depth; its number is the cookie. Received data is counted and not looked at.
+//! A slot is one place of the queue depth; its number is the cookie. Received data is counted and
+//! not looked at.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -85,7 +87,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects and begins transmission. `place` of `places` on the same export begins its sequence at its share of it.
+    /// Connects and begins transmission. `place` of `places` on the same export begins its sequence
+    /// at its share of it.
     ///
     /// # Errors
     /// When the server refuses, or the export is smaller than one request.

@@ -1,8 +1,9 @@
-//! A lean NBD load generator, for where fio itself is the limit: a turn costs one receive and one vectored send, however
-//! many replies and requests are in it.
+//! A lean NBD load generator, for where fio itself is the limit: a turn costs one receive and one
+//! vectored send, however many replies and requests are in it.
 //!
-//! It prints one line of JSON: operations, bytes, seconds, latencies (from the moment a request is in line to be sent
-//! until its reply was received, with the flush where a write is followed by one), and its own CPU seconds.
+//! It prints one line of JSON: operations, bytes, seconds, latencies (from the moment a request is
+//! in line to be sent until its reply was received, with the flush where a write is followed by
+//! one), and its own CPU seconds.
 
 mod connection;
 mod histogram;
@@ -137,7 +138,8 @@ fn load(options: &Options) -> Result<serde_json::Value, Failure> {
     }))
 }
 
-/// One thread: opens its share of the connections, waits for the others to have done so, and runs them.
+/// One thread: opens its share of the connections, waits for the others to have done so, and runs
+/// them.
 fn work(
     thread: u32,
     options: &Options,

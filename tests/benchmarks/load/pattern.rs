@@ -11,7 +11,8 @@ pub(crate) struct Pattern {
     pub(crate) reads_percent: u8,
     /// One block after another, and from the front again; else anywhere.
     pub(crate) sequential: bool,
-    /// A slot flushes after so many of its writes, and that write lasts until the flush is answered; 0 for never.
+    /// A slot flushes after so many of its writes, and that write lasts until the flush is
+    /// answered; 0 for never.
     pub(crate) flush_every: u32,
     /// Only the first bytes of the export; all of it without.
     pub(crate) size_bytes: Option<u64>,

@@ -1,5 +1,6 @@
-//! Round after round of `kill -9` while everything goes on at once: verified fio, writers with a ledger, snapshots, forks
-//! and deletions. After each round all that was promised is there, and the store is sound.
+//! Round after round of `kill -9` while everything goes on at once: verified fio, writers with a
+//! ledger, snapshots, forks and deletions. After each round all that was promised is there, and the
+//! store is sound.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,8 @@ use sandstone_tests::{
     needs,
 };
 
-/// Blocks of a volume under the ledger, which all its snapshots and forks have too: they are read after each round.
+/// Blocks of a volume under the ledger, which all its snapshots and forks have too: they are read
+/// after each round.
 const BLOCKS: usize = 1024;
 /// Rounds between two checks of the stopped store.
 const ROUNDS_BETWEEN_CHECKS: u32 = 5;
@@ -55,7 +57,8 @@ impl Fio<'_> {
             .dir(server.dir())
     }
 
-    /// Writes; after a second it saves what it knows to be complete, and a moment later kills the server.
+    /// Writes; after a second it saves what it knows to be complete, and a moment later kills the
+    /// server.
     fn write(&self, server: &Server, moment_ms: u64) -> Running {
         self.job(server)
             // The rate keeps it from being done before it is time to kill.
@@ -128,8 +131,8 @@ fn everything_at_once_survives_kill_after_kill() {
     server.cli(["check", "--data"]).ok();
 }
 
-/// fio has saved its state before it killed the server. It may end by itself, or spin for ever on the dead connection (3.33
-/// does).
+/// fio has saved its state before it killed the server. It may end by itself, or spin for ever on
+/// the dead connection (3.33 does).
 fn saved(fio: &Fio<'_>, server: &Server, mut writing: Running) {
     let deadline = Instant::now() + Duration::from_secs(3);
     while writing.is_running() && !fio.state(server).exists() && Instant::now() < deadline {

@@ -1,5 +1,5 @@
-//! Disk images through `import` and `export`: what people publish comes in whole, what a guest writes comes back as it was,
-//! and nothing that an image refers to is read unless that is allowed.
+//! Disk images through `import` and `export`: what people publish comes in whole, what a guest
+//! writes comes back as it was, and nothing that an image refers to is read unless that is allowed.
 
 use std::fs;
 use std::os::unix::fs::FileExt;

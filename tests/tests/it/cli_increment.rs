@@ -189,7 +189,8 @@ fn increment_and_image_are_not_taken_for_each_other() {
     assert!(as_increment.failed_with_a_sentence().contains("--since"), "{as_increment}");
 }
 
-/// The temporary snapshot of a head is the proof that the export is at work, and that it put it away.
+/// The temporary snapshot of a head is the proof that the export is at work, and that it put it
+/// away.
 #[test]
 fn interrupted_export_of_a_head_leaves_no_snapshot_and_no_file() {
     let source = Source::start();

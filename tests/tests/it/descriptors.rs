@@ -1,4 +1,5 @@
-//! A server that may not open another file: whom it has it serves, the others wait, and it goes on when it may again.
+//! A server that may not open another file: whom it has it serves, the others wait, and it goes on
+//! when it may again.
 
 use std::fs;
 use std::thread;

@@ -9,8 +9,8 @@ use rustix::process::Signal;
 use sandstone_tests::raw::{Connection, command, flag};
 use sandstone_tests::{Random, Server};
 
-/// Sends `count` requests at once: writes, some with FUA, reads and flushes. Their replies are small enough to wait in
-/// the socket until somebody receives them.
+/// Sends `count` requests at once: writes, some with FUA, reads and flushes. Their replies are
+/// small enough to wait in the socket until somebody receives them.
 fn send_many(client: &mut Connection, count: u64, random: &mut Random) {
     for number in 0..count {
         let offset = number * 8192;

@@ -136,7 +136,8 @@ fn writers_share_an_rwx_volume_and_see_each_other() {
     assert_eq!(server.describe(&volume)["attachments"], 2);
 }
 
-/// A program ends, and the next begins at once: what the first one's connection still does must not keep the other out.
+/// A program ends, and the next begins at once: what the first one's connection still does must not
+/// keep the other out.
 #[test]
 fn programs_one_after_the_other_do_not_meet() {
     if !needs(&["qemu-io"]) {

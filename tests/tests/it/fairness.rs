@@ -6,18 +6,20 @@ use sandstone_tests::raw::Connection;
 use sandstone_tests::{Program, Random, Running, Server, Volume, needs};
 use serde_json::json;
 
-/// How much longer the single requests may take. The aim is 3, which two processors that four programs share do not always
-/// reach (seen: 3 to 7). With the whole buffer in front it would be a hundred: 32 MiB at a gigabyte a second.
+/// How much longer the single requests may take. The aim is 3, which two processors that four
+/// programs share do not always reach (seen: 3 to 7). With the whole buffer in front it would be a
+/// hundred: 32 MiB at a gigabyte a second.
 const RATIO_MAX: f64 = 10.0;
-/// Rounds of which the middle one counts, and how often they may be done again: other programs of the machine, the other
-/// tests first of all, take the processor away for milliseconds.
+/// Rounds of which the middle one counts, and how often they may be done again: other programs of
+/// the machine, the other tests first of all, take the processor away for milliseconds.
 const ROUNDS: usize = 5;
 const TRIES: usize = 3;
 const REQUESTS: usize = 400;
 const BLOCK_BYTES: usize = 4096;
 
-/// fio with 64 requests of a quarter MiB in flight; as a thread, because a process of its own would outlive it. It gets the processor last: what is asked is what the server does, not
-/// how the kernel shares two processors among the clients.
+/// fio with 64 requests of a quarter MiB in flight; as a thread, because a process of its own would
+/// outlive it. It gets the processor last: what is asked is what the server does, not how the
+/// kernel shares two processors among the clients.
 fn flat_out(server: &Server, volume: &Volume) -> Running {
     Program::new("chrt")
         .args([

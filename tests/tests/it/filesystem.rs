@@ -1,4 +1,5 @@
-//! A file system on top: nbdfuse makes the volume a file, a loop device makes the file a disk, ext4 does the rest.
+//! A file system on top: nbdfuse makes the volume a file, a loop device makes the file a disk, ext4
+//! does the rest.
 
 use sandstone_tests::{Disk, Mount, Program, Server, Tree, needs_disks};
 

@@ -1,4 +1,5 @@
-//! Files that others have put where the server and the command line look for their own, and those that nobody needs any more.
+//! Files that others have put where the server and the command line look for their own, and those
+//! that nobody needs any more.
 
 use std::fs::{self, Permissions};
 use std::io::Read;

@@ -1,5 +1,6 @@
-//! A hundred forks of one file system: ten are changed, the source is deleted, the server is killed, and each fork still
-//! has what is its own and nothing else. In the end all space comes back.
+//! A hundred forks of one file system: ten are changed, the source is deleted, the server is
+//! killed, and each fork still has what is its own and nothing else. In the end all space comes
+//! back.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -129,7 +130,8 @@ fn e2fsck(disk: &Disk) {
     Program::new("e2fsck").args(["-f", "-n", disk.device()]).ok();
 }
 
-/// Insists that a volume is the image. Byte for byte in this process, because a checksum of so many takes a minute.
+/// Insists that a volume is the image. Byte for byte in this process, because a checksum of so many
+/// takes a minute.
 fn assert_is(server: &Server, volume: &Volume, image: &[u8]) {
     assert_eq!(volume.size_bytes, image.len() as u64);
     let mut client = server.connect(volume);
@@ -164,8 +166,8 @@ fn assert_all_right(server: &Server, forks: &[Fork], image: &[u8]) {
     println!("{} forks checked in {:.1?}", forks.len(), begun.elapsed());
 }
 
-/// Bytes that the store takes of its file system, as the file system says. The metric says the same, give or take what
-/// the store allocates in between.
+/// Bytes that the store takes of its file system, as the file system says. The metric says the
+/// same, give or take what the store allocates in between.
 fn allocated_bytes(server: &Server) -> u64 {
     let metrics = server.admin().get("/metrics").expect("the admin port answers").text;
     let line =
@@ -278,7 +280,8 @@ fn hundred_forks_hold_their_own_while_their_source_is_changed_deleted_and_the_se
     let after = allocated_bytes(&server);
     println!("empty {empty}, full {full}, after {after}");
     assert!(full > 64 << 20, "{full} bytes cannot hold the image");
-    // An empty store that was never written is three blocks; what led to this one's catalog are a few more.
+    // An empty store that was never written is three blocks; what led to this one's catalog are a
+    // few more.
     assert!(
         after <= empty + empty / 20 + (64 << 10),
         "{after} bytes of an empty store, which began with {empty}"

@@ -1,8 +1,9 @@
 //! The host crashes under writers, in earnest: what was acknowledged is there. (P1, P2)
 //!
-//! The store lies in a file system of its own on a loop device (or is the device). The image behind that is a file of an XFS,
-//! which clones it at an instant; so the clone is what a panic of the kernel leaves on the disk, without what waits for the file
-//! system's journal. The server is killed then, and goes on from the clone.
+//! The store lies in a file system of its own on a loop device (or is the device). The image behind
+//! that is a file of an XFS, which clones it at an instant; so the clone is what a panic of the
+//! kernel leaves on the disk, without what waits for the file system's journal. The server is
+//! killed then, and goes on from the clone.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -18,7 +19,8 @@ use sandstone_tests::{
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Blocks of a volume under the ledger: small enough that blocks are overwritten many times a second.
+/// Blocks of a volume under the ledger: small enough that blocks are overwritten many times a
+/// second.
 const BLOCKS: usize = 4096;
 /// Blocks of the volume that has snapshots and forks.
 const BASE_BLOCKS: usize = 64;
@@ -146,7 +148,8 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // Where a check has failed, the server is still there. A mount of it goes with its last file.
+        // Where a check has failed, the server is still there. A mount of it goes with its last
+        // file.
         if let Some(Attached::Loop(device)) = &self.attached {
             Program::new("losetup").args(["--detach", device]).run();
         }

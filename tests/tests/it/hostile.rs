@@ -1,5 +1,5 @@
-//! Clients that mean no good. Each gets the specification's error or a closed connection; a well-behaved client
-//! beside it never notices.
+//! Clients that mean no good. Each gets the specification's error or a closed connection; a
+//! well-behaved client beside it never notices.
 
 use std::io::{Read, Write};
 use std::thread;
@@ -11,11 +11,12 @@ use sandstone_tests::raw::{
 };
 use sandstone_tests::{Random, Server, Volume, Witness};
 
-/// Longer than the server waits for a silent client to finish its handshake (10 s), with room for a slow machine.
+/// Longer than the server waits for a silent client to finish its handshake (10 s), with room for a
+/// slow machine.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(25);
 
-/// Runs `attack` against a server that serves a well-behaved client at the same time, and afterwards connects
-/// once more.
+/// Runs `attack` against a server that serves a well-behaved client at the same time, and
+/// afterwards connects once more.
 fn beside_a_witness(attack: impl FnOnce(&Server, &Volume)) {
     let server = Server::start();
     let volume = server.volume("64M");
@@ -437,7 +438,8 @@ fn client_that_has_much_cached_is_cut_off_at_once() {
         for quarter in 0..4 {
             client.write(quarter << 26, &vec![0x5a; 64 << 20]).unwrap();
         }
-        // More than may be in flight, so that the server waits at its own bound, and fewer than fill the socket too.
+        // More than may be in flight, so that the server waits at its own bound, and fewer than
+        // fill the socket too.
         for _ in 0..300 {
             client.send(0, command::CACHE, 0, 256 << 20, &[]).unwrap();
         }

@@ -8,7 +8,8 @@ use sandstone_tests::{
     BLOCK_BYTES, Floor, Ledger, Program, Random, Server, Volume, Writer, long, needs,
 };
 
-/// Blocks of a volume under the ledger: small enough that blocks are overwritten many times a second.
+/// Blocks of a volume under the ledger: small enough that blocks are overwritten many times a
+/// second.
 const BLOCKS: usize = 4096;
 
 /// A volume, what was promised for it, and what a crash of the host may take.
@@ -148,8 +149,8 @@ fn grown_volume_stays_grown() {
     assert_eq!(client.read(40 << 20, 18).unwrap(), b"beyond the old end");
 }
 
-/// fio writes with checksums; in the middle it saves what it knows to be complete and kills the server itself
-/// (its trigger, which is made for this). Another fio then verifies from that state.
+/// fio writes with checksums; in the middle it saves what it knows to be complete and kills the
+/// server itself (its trigger, which is made for this). Another fio then verifies from that state.
 fn fio_killed_in_the_middle(writeback: bool, after: impl Fn(&Server)) {
     if !needs(&["fio"]) {
         return;
@@ -192,8 +193,9 @@ fn fio_killed_in_the_middle(writeback: bool, after: impl Fn(&Server)) {
         assert!(state.exists(), "fio saved no state: {written}");
         after(&server);
         server.start_again().expect("the server comes up again");
-        // One at a time: fio compares the reads that have ended with the writes that it had begun to tell which of the last
-        // ones it must leave out. With many reads under way it asks for writes that the server never got.
+        // One at a time: fio compares the reads that have ended with the writes that it had begun
+        // to tell which of the last ones it must leave out. With many reads under way it asks for
+        // writes that the server never got.
         job(&server).args(["--verify_only", "--verify_state_load=1", "--iodepth=1"]).ok();
     }
 }

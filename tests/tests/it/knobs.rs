@@ -31,7 +31,8 @@ fn store_metric(server: &Server, name: &str) -> u64 {
         .expect("the store tells")
 }
 
-/// A volume whose blocks are on the disk: what was written lately is read from staging, which has 48 MiB.
+/// A volume whose blocks are on the disk: what was written lately is read from staging, which has
+/// 48 MiB.
 fn on_disk(server: &Server, fields: &Value) -> Volume {
     let volume = server.create_volume(fields);
     let other = server.volume("64M");

@@ -50,8 +50,8 @@ fn rates(fio: Running) -> (f64, f64) {
     (sum("iops"), sum("bw_bytes"))
 }
 
-/// Insists that a rate stays within a tenth of its limit. A machine that is busy with other things may leave fio less, so
-/// that it may try again; what it gets is never more.
+/// Insists that a rate stays within a tenth of its limit. A machine that is busy with other things
+/// may leave fio less, so that it may try again; what it gets is never more.
 fn assert_near(what: &str, limit: f64, mut run: impl FnMut() -> f64) {
     let mut rates = Vec::new();
     for _ in 0..TRIES {

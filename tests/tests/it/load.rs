@@ -1,4 +1,5 @@
-//! The benchmark's own programs against each other: what the load generator counts is what the floor was asked for.
+//! The benchmark's own programs against each other: what the load generator counts is what the
+//! floor was asked for.
 
 use std::path::PathBuf;
 use std::thread;

@@ -1,4 +1,5 @@
-//! The sum of a server's memory (`server/OPERATING.md`), under clients that do what they can to break it.
+//! The sum of a server's memory (`server/OPERATING.md`), under clients that do what they can to
+//! break it.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -11,16 +12,18 @@ use sandstone_tests::{Random, Server, Volume};
 const MIB: u64 = 1 << 20;
 const LARGEST: u32 = 64 << 20;
 
-/// The sum's parts as this server is configured: `cache.memory`, twice `cache.metadata`, staging, the server itself, and
-/// `nbd.in_flight`; then as much for each connection.
+/// The sum's parts as this server is configured: `cache.memory`, twice `cache.metadata`, staging,
+/// the server itself, and `nbd.in_flight`; then as much for each connection.
 const FIXED_BYTES: u64 = (16 + 2 * 16 + 48 + 64 + 128) * MIB;
 const CONNECTION_BYTES: u64 = 100 << 10;
 
 /// How long a flood is watched.
 const FLOOD: Duration = Duration::from_secs(4);
-/// How long a request beside a flood may take. Nothing of the server's own waits that long; this machine may be busy.
+/// How long a request beside a flood may take. Nothing of the server's own waits that long; this
+/// machine may be busy.
 const BESIDE_MAX: Duration = Duration::from_secs(20);
-/// How long the store may still have to do after writes. While it does, the allocator gives back what others have freed.
+/// How long the store may still have to do after writes. While it does, the allocator gives back
+/// what others have freed.
 const QUIET: Duration = Duration::from_secs(25);
 /// How long memory may take to go back after all have left.
 const BACK_MAX: Duration = Duration::from_secs(20);
@@ -75,7 +78,8 @@ fn say(connection: Connection, bytes: &[u8]) -> UnixStream {
     stream
 }
 
-/// Has `count` connections say `bytes`, and insists that the sum holds and that another volume's requests go on.
+/// Has `count` connections say `bytes`, and insists that the sum holds and that another volume's
+/// requests go on.
 fn flood(count: usize, volume_count: usize, bytes: &[u8]) {
     let server = server();
     let volumes = volumes(&server, volume_count);
@@ -200,7 +204,8 @@ fn memory_goes_back_while_nobody_asks_for_anything() {
     let most = server.resident_bytes();
     assert!(most > 500 * MIB, "{} MiB show nothing", most / MIB);
     drop(streams);
-    // Nothing is asked of the server meanwhile: what it does for an answer would have the allocator tidy up.
+    // Nothing is asked of the server meanwhile: what it does for an answer would have the allocator
+    // tidy up.
     let begun = Instant::now();
     let allowed = FIXED_BYTES - 128 * MIB;
     while server.resident_bytes() > allowed {

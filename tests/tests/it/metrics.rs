@@ -5,8 +5,8 @@ use std::{thread, time::Duration};
 use sandstone_tests::{Program, Running, Server, Volume, needs};
 use serde_json::Value;
 
-/// fio, writing and reading 4 KiB at this depth until it is killed or the time is over. As a thread: a process of its own
-/// would live on.
+/// fio, writing and reading 4 KiB at this depth until it is killed or the time is over. As a
+/// thread: a process of its own would live on.
 fn busy(server: &Server, volume: &Volume, rw: &str, depth: u32, seconds: u32) -> Running {
     Program::new("fio")
         .args([
@@ -145,8 +145,8 @@ fn top_redraws_in_a_terminal_and_quits_on_q() {
     terminal.until("its end", |screen| screen.contains("ended with 0"));
 }
 
-/// Starts a program in a terminal of its own that ignores the signal of a terminal that is closed, closes it, and waits for
-/// the program's end.
+/// Starts a program in a terminal of its own that ignores the signal of a terminal that is closed,
+/// closes it, and waits for the program's end.
 const CLOSE_TERMINAL: &str = "
 import os, pty, signal, sys, time
 process, terminal = pty.fork()

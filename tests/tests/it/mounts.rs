@@ -149,10 +149,12 @@ fn force_cuts_mounts_off_before_the_deletion_is_answered() {
     assert_eq!(server.mount_state(&mount), "");
 }
 
-/// Blocks of the run below: more than a worker writes to the store in the time between an answer and a kill.
+/// Blocks of the run below: more than a worker writes to the store in the time between an answer
+/// and a kill.
 const BLOCKS: u64 = 2048;
 
-/// Whether all that was acknowledged to a connected client is there after a host crash, which only writing through does.
+/// Whether all that was acknowledged to a connected client is there after a host crash, which only
+/// writing through does.
 fn survives_host_crash(server: &mut Server, volume: &Volume, mut client: Connection) -> bool {
     for block in 0..BLOCKS {
         client.send(0, 1, block * 4096, 4096, &[block as u8 | 1; 4096]).expect("it is sent");

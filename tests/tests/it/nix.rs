@@ -1,4 +1,5 @@
-//! Nix in a volume: a store is built in it, the volume is forked, and the store is whole and goes on in the fork.
+//! Nix in a volume: a store is built in it, the volume is forked, and the store is whole and goes
+//! on in the fork.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,8 +7,8 @@ use std::path::{Path, PathBuf};
 use sandstone_tests::{Disk, Mount, Program, Server, Volume, needs_disks};
 use serde_json::Value;
 
-/// A program with a dependency, and with an interpreter that is a file from outside: a closure of three.
-/// Needs nothing but the shell, so nothing of it comes from a network.
+/// A program with a dependency, and with an interpreter that is a file from outside: a closure of
+/// three. Needs nothing but the shell, so nothing of it comes from a network.
 const GREETER: &str = r#"
 let
   build = name: words: script: derivation ({
@@ -29,7 +30,8 @@ in rec {
 }
 "#;
 
-/// A Nix that keeps all it has below `root`, alone: no daemon, no users to build as, no sandbox, no network.
+/// A Nix that keeps all it has below `root`, alone: no daemon, no users to build as, no sandbox, no
+/// network.
 struct Nix {
     root: PathBuf,
     home: PathBuf,
@@ -57,7 +59,8 @@ impl Nix {
             .env("HOME", &self.home)
     }
 
-    /// Builds one of the programs, keeps it from Nix's own garbage collection, and says what else was built for it.
+    /// Builds one of the programs, keeps it from Nix's own garbage collection, and says what else
+    /// was built for it.
     fn build(&self, name: &str) -> (PathBuf, String) {
         let link = self.root.join(name);
         let built =

@@ -1,5 +1,5 @@
-//! A server that stands still, as one that is debugged, swapped out or starved does: clients wait, nothing is lost, and
-//! nobody else takes the store.
+//! A server that stands still, as one that is debugged, swapped out or starved does: clients wait,
+//! nothing is lost, and nobody else takes the store.
 
 use std::sync::{Arc, Mutex};
 use std::thread;

@@ -1,5 +1,5 @@
-//! Space of what was deleted goes back to the host, told by the command line; and whatever ends the server meanwhile,
-//! nothing alive goes with it.
+//! Space of what was deleted goes back to the host, told by the command line; and whatever ends the
+//! server meanwhile, nothing alive goes with it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 const RECLAIM: &str = "/api/v1/admin/reclaim";
 const MIB: u64 = 1 << 20;
-/// So much of a volume is written at once, in turns with another volume, so that both lie in every segment.
+/// So much of a volume is written at once, in turns with another volume, so that both lie in every
+/// segment.
 const CHUNK: usize = 256 << 10;
 
 /// Bytes that the store's file takes of its file system.

@@ -4,7 +4,8 @@ use std::env;
 
 use sandstone_tests::{Program, Server, skip};
 
-/// Each answer is taken apart by the client's own models, which refuse another status or a missing field.
+/// Each answer is taken apart by the client's own models, which refuse another status or a missing
+/// field.
 const SCRIPT: &str = r#"
 import re
 import sys

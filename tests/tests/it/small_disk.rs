@@ -1,4 +1,5 @@
-//! A file system below the store that is smaller than the store may become, and that others fill too. (P7)
+//! A file system below the store that is smaller than the store may become, and that others fill
+//! too. (P7)
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

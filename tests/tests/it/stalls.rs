@@ -1,4 +1,5 @@
-//! Clients that stand still or vanish in the middle: they keep neither room nor volumes from others.
+//! Clients that stand still or vanish in the middle: they keep neither room nor volumes from
+//! others.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -12,7 +13,8 @@ use sandstone_tests::{Server, Volume};
 use serde_json::json;
 
 const LARGEST: usize = 64 << 20;
-/// How long something may take that happens at once where nothing is in the way. This machine may be busy.
+/// How long something may take that happens at once where nothing is in the way. This machine may
+/// be busy.
 const AT_ONCE: Duration = Duration::from_secs(15);
 
 /// Sends what the server takes in within a moment.
@@ -87,7 +89,8 @@ fn replies_that_nobody_takes_leave_other_volumes_their_share() {
     goes_on(&server, &server.volume("64M"), 8 << 20);
 }
 
-/// More than there is room for, at once: whoever has a part waits for the rest, and all are done in the end.
+/// More than there is room for, at once: whoever has a part waits for the rest, and all are done in
+/// the end.
 #[test]
 fn large_writes_that_together_are_more_than_all_room_are_all_done() {
     let server = hundreds_of_seconds();

@@ -16,6 +16,9 @@ where
     let unwanted = CancellationToken::new();
     let until = unwanted.clone();
     let _wanted = unwanted.drop_guard();
-    let walked = admin.store_thread.run(move || async move { until.run_until_cancelled(walk()).await }).await;
+    let walked = admin
+        .store_thread
+        .run(move || async move { until.run_until_cancelled(walk()).await })
+        .await;
     walked.expect("it is cancelled when this future is dropped, not before")
 }

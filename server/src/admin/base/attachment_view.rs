@@ -17,7 +17,8 @@ pub(crate) fn in_use_details(volume: Uuid, attachments: &[Attachment], hint: &st
 
 /// An attachment as others see it.
 pub(crate) fn attachment_view(volume: Uuid, attachment: &Attachment) -> api::Attachment {
-    let Attachment { holder, export_name, mounted_at, read_only, connections, state } = attachment.clone();
+    let Attachment { holder, export_name, mounted_at, read_only, connections, state } =
+        attachment.clone();
     api::Attachment {
         sandboxvolume_id: volume,
         holder,

@@ -9,7 +9,8 @@ use serde_json::json;
 use utoipa::{
     IntoResponses, PartialSchema, ToSchema,
     openapi::{
-        Content, InfoBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema,
+        Content, InfoBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder,
+        Schema,
         path::Operation,
         schema::Type,
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
@@ -49,8 +50,11 @@ pub(crate) struct Description(pub(crate) bytes::Bytes);
 impl Description {
     /// `document` is what the routes have brought along.
     pub(crate) fn new(mut document: OpenApi) -> Description {
-        document.info =
-            InfoBuilder::new().title("Sandstone admin API").version("1").description(Some(TEXT)).build();
+        document.info = InfoBuilder::new()
+            .title("Sandstone admin API")
+            .version("1")
+            .description(Some(TEXT))
+            .build();
         document.security = Some(vec![SecurityRequirement::new(TOKEN, Vec::<String>::new())]);
         let components = document.components.get_or_insert_default();
         let token = HttpBuilder::new()
@@ -63,8 +67,9 @@ impl Description {
         Failure::schemas(&mut schemas);
         components.schemas.extend(schemas);
         for (path, item) in &mut document.paths.paths {
-            let operations =
-                [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten();
+            let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete]
+                .into_iter()
+                .flatten();
             operations.for_each(|operation| complete(path, operation));
         }
         let text = document.to_json().expect("a description has a JSON form");
@@ -104,7 +109,8 @@ fn wrap(response: &mut Response) {
 }
 
 fn envelope(success: bool, field: &str, held: impl Into<RefOr<Schema>>) -> Schema {
-    let is_success = ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([json!(success)]));
+    let is_success =
+        ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([json!(success)]));
     ObjectBuilder::new()
         .property("success", is_success)
         .property(field, held)

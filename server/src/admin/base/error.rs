@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use sandstone_storage::{Kind};
+use sandstone_storage::Kind;
 use std::error::Error as _;
 
 /// The status of a code, unless its error says another.
@@ -104,7 +104,9 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(Envelope::<()>::failure(failure))).into_response();
         response.extensions_mut().insert(LoggedError(logged));
         if code == Code::Unauthorized {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -134,7 +136,9 @@ mod tests {
 
     #[test]
     fn details_stand_in_the_envelope_only_where_there_are_some() {
-        let shown = |error: ApiError| serde_json::to_string(&Envelope::<()>::failure(error.failure)).unwrap();
+        let shown = |error: ApiError| {
+            serde_json::to_string(&Envelope::<()>::failure(error.failure)).unwrap()
+        };
         assert_eq!(
             shown(ApiError::conflict("no")),
             r#"{"success":false,"error":{"code":"conflict","message":"no"}}"#

@@ -35,8 +35,12 @@ impl<S: Sync> FromRequest<S> for Body {
             ApiError::bad_request(format!("the body has more than {BODY_BYTES_MAX} bytes"))
                 .with_status(StatusCode::PAYLOAD_TOO_LARGE)
         };
-        let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        if announced.and_then(|len| len.parse::<u64>().ok()).is_some_and(|len| len > BODY_BYTES_MAX as u64) {
+        let announced =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        if announced
+            .and_then(|len| len.parse::<u64>().ok())
+            .is_some_and(|len| len > BODY_BYTES_MAX as u64)
+        {
             return Err(too_large());
         }
         // One byte more than allowed tells a body that is too large from one that broke off.
@@ -46,16 +50,17 @@ impl<S: Sync> FromRequest<S> for Body {
             Ok(Ok(_)) => Err(too_large()),
             Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
             Ok(Err(error)) => Err(ApiError::bad_request(format!("the body broke off: {error}"))),
-            Err(_elapsed) => {
-                Err(ApiError::bad_request(format!("the body did not arrive within {BODY_SECS_MAX} s"))
-                    .with_status(StatusCode::REQUEST_TIMEOUT))
-            }
+            Err(_elapsed) => Err(ApiError::bad_request(format!(
+                "the body did not arrive within {BODY_SECS_MAX} s"
+            ))
+            .with_status(StatusCode::REQUEST_TIMEOUT)),
         }
     }
 }
 
 fn is_length_limit(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.to_string().contains("length limit"))
+    std::error::Error::source(error)
+        .is_some_and(|source| source.to_string().contains("length limit"))
 }
 
 impl Body {
@@ -73,12 +78,12 @@ impl Body {
             ));
         }
         match serde_json::from_slice(&self.0) {
-            Ok(object @ Value::Object(_)) => {
-                serde_json::from_value(object).map_err(|error| ApiError::bad_request(error.to_string()))
-            }
-            Ok(other) => {
-                Err(ApiError::bad_request(format!("the body must be a JSON object, not {}", type_of(&other))))
-            }
+            Ok(object @ Value::Object(_)) => serde_json::from_value(object)
+                .map_err(|error| ApiError::bad_request(error.to_string())),
+            Ok(other) => Err(ApiError::bad_request(format!(
+                "the body must be a JSON object, not {}",
+                type_of(&other)
+            ))),
             Err(error) => {
                 // serde_json's own text ends with the place; it stands in front here and in the
                 // details.
@@ -185,14 +190,19 @@ impl<S: Send + Sync> FromRequestParts<S> for SandboxId {
         if is_sandbox_id(&text) {
             Ok(SandboxId(text))
         } else {
-            let allowed = format!("1 to {NAME_CHARS_MAX} printable characters, not all of them blank");
+            let allowed =
+                format!("1 to {NAME_CHARS_MAX} printable characters, not all of them blank");
             Err(ApiError::bad_request(format!("the sandbox's id must be {allowed}, not {text:?}"))
                 .with_details(Details::field("sandbox_id", allowed)))
         }
     }
 }
 
-async fn captured<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, ApiError> {
+async fn captured<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+    name: &str,
+) -> Result<String, ApiError> {
     let Path(mut captured) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
         .await
         .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
@@ -223,8 +233,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Force {
         match query(parts, state).await?.get("force").map(String::as_str) {
             None | Some("false") => Ok(Force::No),
             Some("true") => Ok(Force::Yes),
-            Some(other) => Err(ApiError::bad_request(format!("force must be true or false, not {other:?}"))
-                .with_details(Details::field("force", "true or false"))),
+            Some(other) => {
+                Err(ApiError::bad_request(format!("force must be true or false, not {other:?}"))
+                    .with_details(Details::field("force", "true or false")))
+            }
         }
     }
 }

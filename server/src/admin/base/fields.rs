@@ -54,7 +54,11 @@ pub(crate) fn required<T: Serialize, U>(
     optional(name, field, &allowed, parse)?.ok_or_else(|| refused::<T>(name, None, &allowed))
 }
 
-fn refused<T: Serialize>(name: &str, field: Option<&Field<T>>, allowed: &dyn fmt::Display) -> ApiError {
+fn refused<T: Serialize>(
+    name: &str,
+    field: Option<&Field<T>>,
+    allowed: &dyn fmt::Display,
+) -> ApiError {
     // The value is echoed where it is short; a client that sent an object gets its type.
     let shown = match field.map(|field| serde_json::to_value(field).unwrap_or_default()) {
         Some(Value::String(text)) => format!("{:?}", text.chars().take(64).collect::<String>()),
@@ -87,7 +91,9 @@ impl GivenTuning {
             prefetch_mib: optional("prefetch", given.prefetch, allowed, |given| {
                 Some(*given).filter(|given| mib.contains(given))
             })?,
-            writeback: optional("writeback", given.writeback, "true or false", |given| Some(*given))?,
+            writeback: optional("writeback", given.writeback, "true or false", |given| {
+                Some(*given)
+            })?,
         })
     }
 }
@@ -103,7 +109,11 @@ impl From<GivenTuning> for Tuning {
     }
 }
 
-fn size(name: &str, field: Option<Field<String>>, range: &SizeRange) -> Result<Option<GivenSize>, ApiError> {
+fn size(
+    name: &str,
+    field: Option<Field<String>>,
+    range: &SizeRange,
+) -> Result<Option<GivenSize>, ApiError> {
     optional(name, field, size_allowed(range), |text| {
         let bytes = bytes_of(text).filter(|bytes| range.contains(*bytes))?;
         Some(GivenSize { text: text.clone(), bytes })

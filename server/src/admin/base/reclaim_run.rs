@@ -10,7 +10,7 @@
 //! closing the store ends it.
 
 use crate::api;
-use sandstone_ring::{Handle};
+use sandstone_ring::Handle;
 use sandstone_storage::{ReclaimPhase, ReclaimProgress, Store};
 use std::{
     error::Error as _,
@@ -54,7 +54,9 @@ impl Reclaim {
         let mut run = self.lock();
         match *run {
             Run::Running { .. } => return,
-            Run::Never | Run::Ended { .. } => *run = Run::Running { began: store.reclaim_progress() },
+            Run::Never | Run::Ended { .. } => {
+                *run = Run::Running { began: store.reclaim_progress() }
+            }
         }
         drop(run);
         let (reclaim, store) = (self.clone(), store.clone());
@@ -75,7 +77,8 @@ impl Reclaim {
             Run::Running { .. } => (now.phase, None),
             Run::Ended { error, .. } => (ReclaimPhase::Idle, error.clone()),
         };
-        let Counted { rounds, marked_nodes, freed_bytes, forwarded_bytes, punched_bytes } = run.counted(&now);
+        let Counted { rounds, marked_nodes, freed_bytes, forwarded_bytes, punched_bytes } =
+            run.counted(&now);
         api::Reclaim {
             running: matches!(*run, Run::Running { .. }),
             phase: phase(at),
@@ -94,7 +97,9 @@ impl Reclaim {
         let counted = run.counted(now);
         let Counted { rounds, freed_bytes, forwarded_bytes, punched_bytes, .. } = counted;
         match &result {
-            Ok(()) => tracing::info!(rounds, freed_bytes, forwarded_bytes, punched_bytes, "reclaimed"),
+            Ok(()) => {
+                tracing::info!(rounds, freed_bytes, forwarded_bytes, punched_bytes, "reclaimed")
+            }
             Err(error) => {
                 let cause = error.source().map(ToString::to_string);
                 tracing::warn!(%error, cause, rounds, freed_bytes, "a reclaim did not come to its end");

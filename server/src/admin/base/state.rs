@@ -1,9 +1,11 @@
 //! What the handlers share.
 
 use super::reclaim_run::Reclaim;
-use crate::{admin::metrics::Metrics, net::Endpoints, registry::Registry, token::Token, watchdog::Watchdog};
-use sandstone_ring::{Handle};
-use sandstone_storage::{Store};
+use crate::{
+    admin::metrics::Metrics, net::Endpoints, registry::Registry, token::Token, watchdog::Watchdog,
+};
+use sandstone_ring::Handle;
+use sandstone_storage::Store;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},

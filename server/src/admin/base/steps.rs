@@ -20,16 +20,17 @@ pub(crate) const DISCONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Runs a step to its end even if its caller goes away: axum drops a handler when its client hangs
 /// up.
-pub(crate) async fn finished<T, F>(admin: &Shared, step: impl FnOnce(Shared) -> F) -> Result<T, ApiError>
+pub(crate) async fn finished<T, F>(
+    admin: &Shared,
+    step: impl FnOnce(Shared) -> F,
+) -> Result<T, ApiError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, ApiError>> + Send + 'static,
 {
-    admin
-        .under_way
-        .spawn(step(Arc::clone(admin)))
-        .await
-        .unwrap_or_else(|died| Err(ApiError::new(Code::InternalError, format!("a step died: {died}"))))
+    admin.under_way.spawn(step(Arc::clone(admin))).await.unwrap_or_else(|died| {
+        Err(ApiError::new(Code::InternalError, format!("a step died: {died}")))
+    })
 }
 
 /// The right to change a volume.
@@ -48,7 +49,8 @@ pub(crate) struct ClosedExports(Vec<Arc<Attachments>>);
 impl ClosedExports {
     /// Ends their mounts, durably: a client that comes back under one of their sessions is refused.
     pub(crate) async fn unmount(&self, admin: &Admin) -> Result<(), ApiError> {
-        let sessions: Vec<Session> = self.0.iter().flat_map(|export| export.unmount_all()).collect();
+        let sessions: Vec<Session> =
+            self.0.iter().flat_map(|export| export.unmount_all()).collect();
         let forgotten = admin.registry.mounts.forget(&sessions).await;
         forgotten.map_err(|error| not_kept(&error))
     }
@@ -101,8 +103,9 @@ pub(crate) async fn close(
     match tokio::time::timeout(DISCONNECT_TIME_MAX, gone).await {
         Ok(()) => Ok(closed),
         Err(_elapsed) => {
-            let message =
-                format!("clients were cut off but not gone after {DISCONNECT_TIME_MAX:?}: try again");
+            let message = format!(
+                "clients were cut off but not gone after {DISCONNECT_TIME_MAX:?}: try again"
+            );
             Err(ApiError::new(Code::Unavailable, message))
         }
     }

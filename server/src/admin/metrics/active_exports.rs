@@ -2,7 +2,7 @@
 //! statistics.
 
 use crate::{registry::Registry, traffic::Tally};
-use sandstone_storage::{VolumeStats};
+use sandstone_storage::VolumeStats;
 use uuid::Uuid;
 
 /// One of them.

@@ -8,7 +8,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry as Exported, Unit},
 };
-use sandstone_storage::{Store};
+use sandstone_storage::Store;
 use std::{sync::Arc, time::Duration};
 
 /// Upper bounds of the buckets of request durations, in seconds: a sync of a good disk is at the
@@ -45,10 +45,15 @@ impl Metrics {
         workers: Vec<Arc<Load>>,
     ) -> Metrics {
         let requests = Family::<RequestLabels, Counter>::default();
-        let durations = Family::<DurationLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
-            Histogram::new(DURATION_BUCKETS)
-        });
-        exported.register("sandstone_http_requests", "Answered requests of the admin API", requests.clone());
+        let durations =
+            Family::<DurationLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
+                Histogram::new(DURATION_BUCKETS)
+            });
+        exported.register(
+            "sandstone_http_requests",
+            "Answered requests of the admin API",
+            requests.clone(),
+        );
         exported.register_with_unit(
             "sandstone_http_request_duration",
             "Time from a request's head to its answer",
@@ -75,7 +80,8 @@ impl Metrics {
 
     pub(crate) fn exposition(&self, exposition: Exposition) -> String {
         let mut openmetrics = String::new();
-        text::encode(&mut openmetrics, &self.exported).expect("a String takes all that is written to it");
+        text::encode(&mut openmetrics, &self.exported)
+            .expect("a String takes all that is written to it");
         exposition.of(openmetrics)
     }
 }

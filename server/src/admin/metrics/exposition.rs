@@ -77,8 +77,7 @@ mod tests {
 
     #[test]
     fn only_who_asks_for_openmetrics_gets_it() {
-        let prometheus_asks =
-            "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let prometheus_asks = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         assert_eq!(Exposition::asked_for_by(prometheus_asks), Exposition::OpenMetrics);
         for accept in ["", "*/*", "text/plain"] {
             assert_eq!(Exposition::asked_for_by(accept), Exposition::Prometheus);

@@ -4,7 +4,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet},
     metrics::MetricType,
 };
-use sandstone_storage::{Distribution};
+use sandstone_storage::Distribution;
 use std::{fmt, time::Duration};
 
 /// Writes metrics, each under its whole name.
@@ -27,7 +27,10 @@ impl Histogram {
 impl From<Distribution> for Histogram {
     fn from(distribution: Distribution) -> Histogram {
         let bounds = distribution.bounds.iter().map(|bound| *bound as f64).chain([f64::INFINITY]);
-        Histogram { sum: distribution.sum as f64, buckets: bounds.zip(distribution.counts).collect() }
+        Histogram {
+            sum: distribution.sum as f64,
+            buckets: bounds.zip(distribution.counts).collect(),
+        }
     }
 }
 
@@ -56,7 +59,12 @@ impl<'a> Families<'a> {
     }
 
     /// One histogram.
-    pub(super) fn histogram(&mut self, name: &str, help: &str, histogram: Histogram) -> fmt::Result {
+    pub(super) fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        histogram: Histogram,
+    ) -> fmt::Result {
         self.family(name, help, MetricType::Histogram, |family| histogram.encode(family))
     }
 
@@ -84,7 +92,9 @@ impl<'a> Families<'a> {
     ) -> fmt::Result {
         self.family(name, help, MetricType::Counter, |family| {
             for (labels, value) in items {
-                family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+                family
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
             }
             Ok(())
         })

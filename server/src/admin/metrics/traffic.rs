@@ -56,7 +56,11 @@ impl TrafficCollector {
         for (name, help, value) in [
             ("volumes", "Volumes", as_u64(registry.volume_count())),
             ("snapshots", "Snapshots", as_u64(registry.snapshot_count())),
-            ("attachments", "Attachments of all volumes and snapshots", as_u64(registry.attachments())),
+            (
+                "attachments",
+                "Attachments of all volumes and snapshots",
+                as_u64(registry.attachments()),
+            ),
             ("connections", "Connections of NBD clients", total.connections),
             ("requests_in_flight", "Requests taken in and not answered yet", total.in_flight),
         ] {
@@ -73,11 +77,19 @@ impl TrafficCollector {
             "Answered requests of NBD clients",
             by_command(|t| t.latencies.count()),
         )?;
-        families.counters("request_errors", "Those answered with an error", by_command(|t| t.errors))?;
-        families.counters("request_bytes", "Bytes of those that succeeded", by_command(|t| t.bytes))?;
-        let durations = total
-            .used()
-            .map(|(command, tally)| ([("command", command.name())], durations(&tally.latencies, 1)));
+        families.counters(
+            "request_errors",
+            "Those answered with an error",
+            by_command(|t| t.errors),
+        )?;
+        families.counters(
+            "request_bytes",
+            "Bytes of those that succeeded",
+            by_command(|t| t.bytes),
+        )?;
+        let durations = total.used().map(|(command, tally)| {
+            ([("command", command.name())], durations(&tally.latencies, 1))
+        });
         families.histograms(
             "request_duration_seconds",
             "Time from a request's arrival until its reply leaves, waits for limits and for room included",
@@ -111,7 +123,8 @@ impl TrafficCollector {
             .into_iter()
             .map(|export| (export.id.to_string(), export))
             .collect();
-        let info = exports.iter().map(|(id, e)| ([("volume", id.as_str()), ("name", e.name.as_str())], 1));
+        let info =
+            exports.iter().map(|(id, e)| ([("volume", id.as_str()), ("name", e.name.as_str())], 1));
         families.gauges(
             "volume_info",
             "A volume or snapshot that has had a connection since the start, and its name",
@@ -120,9 +133,15 @@ impl TrafficCollector {
         let gauges: [(&str, &str, Number<ActiveExport>); 5] = [
             ("volume_attachments", "Attachments", |e| as_u64(e.attachments)),
             ("volume_connections", "Connections of NBD clients", |e| e.tally.connections),
-            ("volume_requests_in_flight", "Requests taken in and not answered yet", |e| e.tally.in_flight),
-            ("volume_buffered_bytes", "Bytes accepted and not in the store yet", |e| e.stats.buffered_bytes),
-            ("volume_cache_bytes", "Bytes of the cache that it has brought in", |e| e.stats.cache_bytes),
+            ("volume_requests_in_flight", "Requests taken in and not answered yet", |e| {
+                e.tally.in_flight
+            }),
+            ("volume_buffered_bytes", "Bytes accepted and not in the store yet", |e| {
+                e.stats.buffered_bytes
+            }),
+            ("volume_cache_bytes", "Bytes of the cache that it has brought in", |e| {
+                e.stats.cache_bytes
+            }),
         ];
         for (name, help, value) in gauges {
             let items = exports.iter().map(|(id, e)| ([("volume", id.as_str())], value(e)));
@@ -132,8 +151,12 @@ impl TrafficCollector {
             ("volume_cache_hits", "Blocks that reads found in memory", |e| e.stats.cache_hits),
             ("volume_cache_misses", "Blocks that reads had to fetch", |e| e.stats.cache_misses),
             ("volume_prefetched_bytes", "Bytes read ahead", |e| e.stats.prefetched_bytes),
-            ("volume_prefetch_used_bytes", "Those that were then read", |e| e.stats.prefetch_used_bytes),
-            ("volume_prefetch_wasted_bytes", "Those thrown out unread", |e| e.stats.prefetch_wasted_bytes),
+            ("volume_prefetch_used_bytes", "Those that were then read", |e| {
+                e.stats.prefetch_used_bytes
+            }),
+            ("volume_prefetch_wasted_bytes", "Those thrown out unread", |e| {
+                e.stats.prefetch_wasted_bytes
+            }),
         ];
         for (name, help, value) in counters {
             let items = exports.iter().map(|(id, e)| ([("volume", id.as_str())], value(e)));
@@ -196,15 +219,22 @@ mod tests {
 
     #[test]
     fn coarser_buckets_hold_the_same_requests() {
-        let latencies = Latencies { buckets: std::array::from_fn(|i| i as u64 + 1), sum_ns: 1_500_000_000 };
+        let latencies =
+            Latencies { buckets: std::array::from_fn(|i| i as u64 + 1), sum_ns: 1_500_000_000 };
         for (step, first, second) in [
             (1, (0.000_008, 1), (0.000_016, 2)),
             (volume_bucket_step(1000), (0.000_016, 3), (0.000_064, 7)),
             (volume_bucket_step(1001), (8.388_608, 231), (f64::INFINITY, 22)),
         ] {
             let histogram = durations(&latencies, step);
-            assert_eq!((histogram.buckets[0], histogram.buckets[1], histogram.sum), (first, second, 1.5));
-            assert_eq!(histogram.buckets.iter().map(|(_, count)| count).sum::<u64>(), latencies.count());
+            assert_eq!(
+                (histogram.buckets[0], histogram.buckets[1], histogram.sum),
+                (first, second, 1.5)
+            );
+            assert_eq!(
+                histogram.buckets.iter().map(|(_, count)| count).sum::<u64>(),
+                latencies.count()
+            );
             assert_eq!(histogram.buckets.last(), Some(&(f64::INFINITY, 22)));
         }
     }

@@ -11,7 +11,8 @@
 use super::request::{MountFields, UnmountFields};
 use crate::{
     admin::base::{
-        Admin, ApiError, DISCONNECT_TIME_MAX, Shared, attachment_view, finished, lock_shared, not_kept,
+        Admin, ApiError, DISCONNECT_TIME_MAX, Shared, attachment_view, finished, lock_shared,
+        not_kept,
     },
     api::{Code, Details, MountState},
     attachments::{Access, Attachments, Granted, Holder, Refused, Session},
@@ -49,8 +50,12 @@ pub(super) async fn mount(
             match granted.map_err(|why| refused(fields.volume_id, &why))? {
                 Granted::New(access) => break access,
                 Granted::Again(earlier) => {
-                    let settled =
-                        admin.registry.mounts.settled(earlier).await.map_err(|error| not_kept(&error))?;
+                    let settled = admin
+                        .registry
+                        .mounts
+                        .settled(earlier)
+                        .await
+                        .map_err(|error| not_kept(&error))?;
                     if let Some(mount) = settled {
                         return repeated(mount, &record);
                     }
@@ -86,10 +91,15 @@ fn repeated(mount: Arc<Mount>, asked: &MountRecord) -> Result<Arc<Mount>, ApiErr
 }
 
 /// What a host crash has taken is known to a sandbox that mounts the same volume anew.
-async fn forget_stale(admin: &Admin, anew: &MountRecord, volume: &Attachments) -> Result<(), ApiError> {
+async fn forget_stale(
+    admin: &Admin,
+    anew: &MountRecord,
+    volume: &Attachments,
+) -> Result<(), ApiError> {
     let mut stale = admin.registry.mounts.list();
     stale.retain(|mount| {
-        let same = mount.record.volume_id == anew.volume_id && mount.record.sandbox_id == anew.sandbox_id;
+        let same =
+            mount.record.volume_id == anew.volume_id && mount.record.sandbox_id == anew.sandbox_id;
         same && mount.status().is_some_and(|status| status.state == MountState::Stale)
     });
     let sessions: Vec<Session> = stale.iter().map(|mount| mount.record.session).collect();
@@ -109,8 +119,9 @@ pub(super) async fn unmount(
         };
         let Some(entry) = admin.registry.get(volume_id) else { return Ok(()) };
         let mount = admin.registry.mounts.get(session);
-        let is_meant =
-            |mount: &Arc<Mount>| mount.record.volume_id == volume_id && mount.record.sandbox_id == sandbox_id;
+        let is_meant = |mount: &Arc<Mount>| {
+            mount.record.volume_id == volume_id && mount.record.sandbox_id == sandbox_id
+        };
         if mount.filter(is_meant).is_none() {
             return Ok(());
         }
@@ -119,7 +130,8 @@ pub(super) async fn unmount(
         let gone = tokio::time::timeout(DISCONNECT_TIME_MAX, entry.attachments.gone(&holder)).await;
         admin.registry.mounts.forget(&[session]).await.map_err(|error| not_kept(&error))?;
         gone.map_err(|_elapsed| {
-            let message = format!("its clients were cut off but not gone after {DISCONNECT_TIME_MAX:?}");
+            let message =
+                format!("its clients were cut off but not gone after {DISCONNECT_TIME_MAX:?}");
             ApiError::new(Code::Unavailable, message)
         })
     })
@@ -131,8 +143,9 @@ fn refused(volume: Uuid, why: &Refused) -> ApiError {
     match why {
         Refused::Held { by, leaving: _ } => error.with_details(Details::Held {
             holder: attachment_view(volume, by),
-            hint: "detach it there, or wait until it ends; an RWX volume takes any number of writers"
-                .to_owned(),
+            hint:
+                "detach it there, or wait until it ends; an RWX volume takes any number of writers"
+                    .to_owned(),
         }),
         Refused::Closed(_)
         | Refused::NoMount

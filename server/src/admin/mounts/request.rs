@@ -34,8 +34,9 @@ impl MountFields {
         let mount_point = required("mount_point", given.mount_point, allowed, |path| {
             is_mount_point(path).then(|| path.clone())
         })?;
-        let config =
-            optional("volume_config", given.volume_config, "an object", |config| Some(config.clone()))?;
+        let config = optional("volume_config", given.volume_config, "an object", |config| {
+            Some(config.clone())
+        })?;
         let tuning = GivenTuning::check(config.unwrap_or_default())?.into();
         let volume_id = parse_id(&volume).ok_or_else(|| ApiError::no_volume(&volume))?;
         Ok(MountFields { volume_id, mount_point, tuning })
@@ -55,9 +56,12 @@ impl UnmountFields {
     pub(crate) fn check(given: Unmount) -> Result<UnmountFields, ApiError> {
         let allowed = "the mount_session_id that the mount was answered with";
         Ok(UnmountFields {
-            volume_id: required("sandboxvolume_id", given.sandboxvolume_id, VOLUME_ID_ALLOWED, |text| {
-                Some(parse_id(text))
-            })?,
+            volume_id: required(
+                "sandboxvolume_id",
+                given.sandboxvolume_id,
+                VOLUME_ID_ALLOWED,
+                |text| Some(parse_id(text)),
+            )?,
             session: required("mount_session_id", given.mount_session_id, allowed, |text| {
                 Some(Session::parse(text))
             })?,

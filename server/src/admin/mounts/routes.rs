@@ -102,7 +102,10 @@ async fn unmount(
     (status = 200, description = "Its mounts.", body = SandboxMounts),
     (status = 400, description = "The sandbox's id is none."),
 ))]
-async fn status(State(admin): State<Shared>, SandboxId(sandbox_id): SandboxId) -> Success<SandboxMounts> {
+async fn status(
+    State(admin): State<Shared>,
+    SandboxId(sandbox_id): SandboxId,
+) -> Success<SandboxMounts> {
     let mounts = views(&admin, |mount| mount.record.sandbox_id == sandbox_id);
     Success::ok(SandboxMounts { mounts })
 }

@@ -18,10 +18,12 @@ impl SnapshotFields {
     /// The first field with a wrong value.
     pub(crate) fn check(given: NewSnapshot) -> Result<SnapshotFields, ApiError> {
         let allowed = format!("1 to {NAME_CHARS_MAX} printable characters, not all of them blank");
-        let name =
-            required("name", given.name, allowed, |text| is_snapshot_name(text).then(|| text.clone()))?;
-        let allowed =
-            format!("at most {DESCRIPTION_CHARS_MAX} printable characters, tabs and line breaks among them");
+        let name = required("name", given.name, allowed, |text| {
+            is_snapshot_name(text).then(|| text.clone())
+        })?;
+        let allowed = format!(
+            "at most {DESCRIPTION_CHARS_MAX} printable characters, tabs and line breaks among them"
+        );
         let description = optional("description", given.description, allowed, |text| {
             is_description(text).then(|| text.clone())
         })?;
@@ -50,7 +52,10 @@ mod tests {
             (json!({"name": "a", "description": {}}), "description", "an object"),
         ] {
             let shown = format!("{:?}", fields(value).unwrap_err());
-            assert!(shown.contains(&format!("{field} must be ")) && shown.contains(words), "{shown}");
+            assert!(
+                shown.contains(&format!("{field} must be ")) && shown.contains(words),
+                "{shown}"
+            );
         }
     }
 }

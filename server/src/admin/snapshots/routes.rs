@@ -52,10 +52,15 @@ async fn create(
     (status = 200, description = "The snapshots.", body = Vec<Snapshot>),
     (status = 404, description = "No such volume."),
 ))]
-async fn list(State(admin): State<Shared>, volume: VolumeId) -> Result<Success<Vec<Snapshot>>, ApiError> {
+async fn list(
+    State(admin): State<Shared>,
+    volume: VolumeId,
+) -> Result<Success<Vec<Snapshot>>, ApiError> {
     let entry = volume.find(&admin)?;
     let exclusive = exclusive_bytes(&admin, Some(entry.volume.id())).await;
-    let view = |entry: Arc<SnapshotEntry>| view(&entry, &admin, exclusive.get(&entry.snapshot.id()).copied());
+    let view = |entry: Arc<SnapshotEntry>| {
+        view(&entry, &admin, exclusive.get(&entry.snapshot.id()).copied())
+    };
     Ok(Success::ok(entry.snapshots.list().into_iter().map(view).collect()))
 }
 

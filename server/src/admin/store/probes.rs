@@ -69,7 +69,8 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Readiness>, ApiEr
     let stats = admin.store.stats();
     let state = fullness(&stats);
     // Full is no failure: overwrites, trims, deletions and reads go on. But it is said.
-    let status = if state == StoreState::Full { ReadinessStatus::Full } else { ReadinessStatus::Ready };
+    let status =
+        if state == StoreState::Full { ReadinessStatus::Full } else { ReadinessStatus::Ready };
     let (placement, told) = (stats.placement.name().to_owned(), stats.placement.to_string());
     Ok(Success::ok(Readiness { status, store: ReadinessStore { placement, told, state } }))
 }
@@ -80,8 +81,12 @@ async fn readyz(State(admin): State<Shared>) -> Result<Success<Readiness>, ApiEr
         (String = "text/plain"), (String = "application/openmetrics-text"),
     )),
 ))]
-async fn metrics(State(admin): State<Shared>, headers: HeaderMap) -> Result<impl IntoResponse, ApiError> {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+async fn metrics(
+    State(admin): State<Shared>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, ApiError> {
+    let accept =
+        headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let exposition = Exposition::asked_for_by(accept);
     // Off the control threads: with thousands of volumes at work it is a long text, and clients
     // wait there to be let in.

@@ -10,7 +10,7 @@ use crate::{
     traffic::{LATENCY_BOUNDS_US, OperationTally},
 };
 use axum::extract::State;
-use sandstone_storage::{Health};
+use sandstone_storage::Health;
 use std::{sync::LazyLock, time::Instant};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -59,7 +59,8 @@ fn store(admin: &Admin) -> StoreStats {
 }
 
 fn volume(ActiveExport { id, name, attachments, tally, stats }: ActiveExport) -> VolumeStats {
-    let commands = tally.used().map(|(command, tally)| (command.name().to_owned(), counts(tally))).collect();
+    let commands =
+        tally.used().map(|(command, tally)| (command.name().to_owned(), counts(tally))).collect();
     VolumeStats {
         id,
         name,

@@ -17,8 +17,9 @@ async fn changes_are_told_by_page_up_to_a_snapshot_or_the_volume() {
     server.fill(&volume, 300..301, 0).await;
     let new = server.snapshot(&volume, "new").await;
     let head = server.volume(volume["id"].as_str().unwrap()).unwrap().volume.clone();
-    let trim =
-        move || async move { head.trim(50 * 4096, 10 * 4096, sandstone_storage::Durability::Volatile).await };
+    let trim = move || async move {
+        head.trim(50 * 4096, 10 * 4096, sandstone_storage::Durability::Volatile).await
+    };
     server.admin.store_thread.run(trim).await.unwrap();
     server.call("PATCH", &path(&volume), r#"{"size":"16M"}"#).await.data(200);
 
@@ -53,7 +54,8 @@ async fn changes_are_told_by_page_up_to_a_snapshot_or_the_volume() {
 #[tokio::test]
 async fn bad_ids_are_404_and_bad_numbers_400_with_their_range() {
     let server = Server::start().await;
-    let (volume, other) = (server.create(json!({ "size": "8M" })).await, server.create(json!({})).await);
+    let (volume, other) =
+        (server.create(json!({ "size": "8M" })).await, server.create(json!({})).await);
     let snapshot = server.snapshot(&volume, "s").await;
     let foreign = server.snapshot(&other, "f").await;
     let (id, foreign) = (snapshot["id"].as_str().unwrap(), foreign["id"].as_str().unwrap());
@@ -68,7 +70,10 @@ async fn bad_ids_are_404_and_bad_numbers_400_with_their_range() {
         server.call("GET", &format!("{diff}?{query}"), "").await.error(404, "not_found");
     }
     let missing = json!({ "id": "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de" });
-    server.call("GET", &format!("{}/diff?from={id}", path(&missing)), "").await.error(404, "not_found");
+    server
+        .call("GET", &format!("{}/diff?from={id}", path(&missing)), "")
+        .await
+        .error(404, "not_found");
     for (query, field, words) in [
         (String::new(), "from", "not absent"),
         (format!("from={id}&limit=0"), "limit", "from 1 to 65536"),
@@ -77,7 +82,8 @@ async fn bad_ids_are_404_and_bad_numbers_400_with_their_range() {
         (format!("from={id}&offset=8388609"), "offset", "from 0 to 8388608"),
         (format!("from={id}&offset=x"), "offset", "not \"x\""),
     ] {
-        let error = server.call("GET", &format!("{diff}?{query}"), "").await.error(400, "bad_request");
+        let error =
+            server.call("GET", &format!("{diff}?{query}"), "").await.error(400, "bad_request");
         assert_eq!(error["details"]["field"], field, "{query}");
         assert!(error["message"].as_str().unwrap().contains(words), "{error}");
     }

@@ -24,7 +24,8 @@ async fn a_fork_inherits_size_and_tuning_and_neither_name_nor_access_mode() {
     expected["used_bytes"] = json!(8192);
     assert_eq!(fork, expected);
     assert_ne!(fork["id"], source["id"]);
-    let settings = |volume: &Value| server.volume(volume["id"].as_str().unwrap()).unwrap().volume.settings();
+    let settings =
+        |volume: &Value| server.volume(volume["id"].as_str().unwrap()).unwrap().volume.settings();
     assert_eq!(settings(&fork), settings(&source));
 
     server.fill(&fork, 0..1, 2).await;

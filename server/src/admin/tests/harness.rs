@@ -16,7 +16,7 @@ use axum::{
     body::{Body, to_bytes},
     http::{HeaderMap, Request, StatusCode},
 };
-use sandstone_ring::{Backend};
+use sandstone_ring::Backend;
 use sandstone_storage::{Durability, Piece, STALLED_AFTER, Store, StoreOptions};
 use serde_json::Value;
 use std::{
@@ -70,9 +70,11 @@ impl Server {
             scrub_rate: 0,
         };
         let handle = store_thread.handle();
-        let (store, report) = handle.run(move || async move { Store::open(options).await }).await.unwrap();
+        let (store, report) =
+            handle.run(move || async move { Store::open(options).await }).await.unwrap();
         let mounts = Mounts::new(directory.path().join("mounts.json"), report.epoch);
-        let registry = Arc::new(Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap());
+        let registry =
+            Arc::new(Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap());
         let mut exported = prometheus_client::registry::Registry::default();
         let watchdog = Watchdog::new(store.clone(), threads, || None, patience, &mut exported);
         let admin = Arc::new(Admin {
@@ -165,7 +167,11 @@ impl Server {
     }
 
     /// Attaches a client to a volume or snapshot, as process 7.
-    pub(super) async fn attach(&self, to: &Value, handle: Arc<dyn ConnectionHandle>) -> AttachedGuard {
+    pub(super) async fn attach(
+        &self,
+        to: &Value,
+        handle: Arc<dyn ConnectionHandle>,
+    ) -> AttachedGuard {
         self.attach_as("process 7", to, handle).await.unwrap()
     }
 
@@ -179,9 +185,12 @@ impl Server {
         let export_name = to["export_name"].as_str().unwrap();
         let (export, holder) = match self.admin.registry.resolve_mount(export_name) {
             Some((export, session)) => (export, Holder::Mount(session)),
-            None => (self.admin.registry.resolve(export_name).unwrap(), Holder::Peer(holder.into())),
+            None => {
+                (self.admin.registry.resolve(export_name).unwrap(), Holder::Peer(holder.into()))
+            }
         };
-        let connection = Connection { holder, export_name: export_name.into(), since: now(), handle };
+        let connection =
+            Connection { holder, export_name: export_name.into(), since: now(), handle };
         export.attachments().attach(connection).await
     }
 

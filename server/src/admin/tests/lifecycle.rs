@@ -29,7 +29,10 @@ async fn a_volume_of_defaults_has_every_field_that_clients_insist_on() {
     let id = volume["id"].as_str().unwrap();
     assert_eq!(
         volume["uris"],
-        json!([format!("nbd://127.0.0.1:10809/{id}"), format!("nbd+unix:///{id}?socket=/srv/data/nbd.sock")])
+        json!([
+            format!("nbd://127.0.0.1:10809/{id}"),
+            format!("nbd+unix:///{id}?socket=/srv/data/nbd.sock")
+        ])
     );
     let created: jiff::Timestamp = volume["created_at"].as_str().unwrap().parse().unwrap();
     assert!(jiff::Timestamp::now().duration_since(created).as_secs() < 60);
@@ -88,8 +91,7 @@ async fn an_id_can_be_taken_only_once() {
 async fn a_change_touches_what_it_names_and_nothing_else() {
     let server = Server::start().await;
     let volume = server.create(json!({ "name": "old", "cache_size": "3M" })).await;
-    let body =
-        json!({ "name": "new", "size": "128M", "writeback": true, "access_mode": "ROX", "prefetch": null });
+    let body = json!({ "name": "new", "size": "128M", "writeback": true, "access_mode": "ROX", "prefetch": null });
     let changed = server.call("PATCH", &path(&volume), &body.to_string()).await.data(200);
     let mut expected = volume.clone();
     expected["name"] = json!("new");
@@ -110,8 +112,10 @@ async fn a_change_touches_what_it_names_and_nothing_else() {
 async fn a_volume_does_not_shrink() {
     let server = Server::start().await;
     let volume = server.create(json!({ "size": "64M" })).await;
-    let error =
-        server.call("PATCH", &path(&volume), r#"{"size":"32M","name":"x"}"#).await.error(400, "bad_request");
+    let error = server
+        .call("PATCH", &path(&volume), r#"{"size":"32M","name":"x"}"#)
+        .await
+        .error(400, "bad_request");
     assert_eq!(error["details"]["field"], "size");
     assert_eq!(server.call("GET", &path(&volume), "").await.data(200), volume);
 }
@@ -141,7 +145,10 @@ async fn deleting_is_done_also_when_there_is_nothing_to_delete() {
     let server = Server::start().await;
     let volume = server.create(json!({ "name": "disk" })).await;
     for _ in 0..2 {
-        assert_eq!(server.call("DELETE", &path(&volume), "").await.data(200), json!({ "deleted": true }));
+        assert_eq!(
+            server.call("DELETE", &path(&volume), "").await.data(200),
+            json!({ "deleted": true })
+        );
     }
     server.call("DELETE", &format!("{VOLUMES}/no-id-at-all"), "").await.data(200);
     server.call("GET", &path(&volume), "").await.error(404, "not_found");
@@ -154,11 +161,20 @@ async fn a_volume_made_anew_while_its_deletion_ends_is_kept() {
     let server = Server::start().await;
     let volume = server.create(json!({ "name": "disk" })).await;
     let again = json!({ "id": volume["id"], "name": "disk" }).to_string();
-    let locked =
-        server.admin.registry.lock_exclusive(volume["id"].as_str().unwrap().parse().unwrap()).await.unwrap();
+    let locked = server
+        .admin
+        .registry
+        .lock_exclusive(volume["id"].as_str().unwrap().parse().unwrap())
+        .await
+        .unwrap();
     // A deletion has reached the store, and not yet the registry.
     let (store, uuid) = (server.admin.store.clone(), locked.entry.volume.id());
-    server.admin.store_thread.run(move || async move { store.delete_volume(uuid).await }).await.unwrap();
+    server
+        .admin
+        .store_thread
+        .run(move || async move { store.delete_volume(uuid).await })
+        .await
+        .unwrap();
     // A change waits for the old one's locked, and then finds the new one.
     let path = path(&volume);
     let change = server.call("PATCH", &path, r#"{"prefetch":5}"#);
@@ -213,9 +229,11 @@ async fn a_name_is_one_volumes() {
     let volume = server.create(json!({ "name": "disk" })).await;
     let other = server.create(json!({})).await;
     let named = r#"{"name":"disk"}"#;
-    for (method, path) in
-        [("POST", VOLUMES.to_owned()), ("POST", format!("{}/fork", path(&volume))), ("PATCH", path(&other))]
-    {
+    for (method, path) in [
+        ("POST", VOLUMES.to_owned()),
+        ("POST", format!("{}/fork", path(&volume))),
+        ("PATCH", path(&other)),
+    ] {
         let error = server.call(method, &path, named).await.error(409, "conflict");
         assert_eq!(error["details"]["sandboxvolume_id"], volume["id"], "{error}");
         assert!(error["message"].as_str().unwrap().contains("\"disk\""), "{error}");

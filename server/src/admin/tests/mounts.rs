@@ -7,7 +7,7 @@ use crate::{
     mounts::Mounts,
     registry::Registry,
 };
-use sandstone_storage::{StagingFate};
+use sandstone_storage::StagingFate;
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -72,11 +72,13 @@ async fn a_mount_has_every_field_of_the_contract_until_it_is_unmounted() {
     let mounted = status(&server).await;
     assert_eq!((&mounted[0]["state"], &mounted[0]["connections"]), (&json!("mounted"), &json!(1)));
     assert_eq!(server.call("GET", "/api/v1/admin/mounts", "").await.data(200), mounted);
-    let other = server.call("GET", "/api/v1/sandboxes/agent-2/sandboxvolumes/status", "").await.data(200);
+    let other =
+        server.call("GET", "/api/v1/sandboxes/agent-2/sandboxvolumes/status", "").await.data(200);
     assert_eq!(other, json!({ "mounts": [] }));
     drop(client);
     for _ in 0..2 {
-        let answer = server.call("POST", &format!("{SANDBOX}/unmount"), &unmount_body(&mount)).await;
+        let answer =
+            server.call("POST", &format!("{SANDBOX}/unmount"), &unmount_body(&mount)).await;
         assert_eq!(answer.data(200), json!({ "unmounted": true }));
     }
     assert_eq!(status(&server).await, json!([]));
@@ -95,8 +97,14 @@ async fn wrong_fields_are_told_and_a_volume_that_is_not_there_is_not_found() {
         (json!({ "sandboxvolume_id": id }), "mount_point"),
         (json!({ "sandboxvolume_id": id, "mount_point": "work" }), "mount_point"),
         (json!({ "sandboxvolume_id": id, "mount_point": "/a/../b" }), "mount_point"),
-        (json!({ "sandboxvolume_id": id, "mount_point": "/a", "sandbox_id": "agent-2" }), "sandbox_id"),
-        (json!({ "sandboxvolume_id": id, "mount_point": "/a", "volume_config": [] }), "volume_config"),
+        (
+            json!({ "sandboxvolume_id": id, "mount_point": "/a", "sandbox_id": "agent-2" }),
+            "sandbox_id",
+        ),
+        (
+            json!({ "sandboxvolume_id": id, "mount_point": "/a", "volume_config": [] }),
+            "volume_config",
+        ),
         (
             json!({ "sandboxvolume_id": id, "mount_point": "/a", "volume_config": { "buffer_size": "1" } }),
             "buffer_size",
@@ -134,7 +142,8 @@ async fn the_second_writer_is_told_who_the_first_is_but_not_its_secret() {
     assert!(error["message"].as_str().unwrap().contains("sandbox agent-1"), "{error}");
     assert_eq!(error["details"]["holder"]["holder"], "sandbox agent-1");
     assert_eq!(error["details"]["holder"]["state"], "pending");
-    let refused = server.attach_as("process 8", &volume, Arc::new(Deaf::default())).await.unwrap_err();
+    let refused =
+        server.attach_as("process 8", &volume, Arc::new(Deaf::default())).await.unwrap_err();
     assert!(refused.to_string().contains("sandbox agent-1"), "{refused}");
     let session = first["mount_session_id"].as_str().unwrap();
     let shown = server.call("GET", &path(&volume), "").await.text;
@@ -153,7 +162,9 @@ async fn the_second_writer_is_told_who_the_first_is_but_not_its_secret() {
 #[tokio::test]
 async fn mounts_of_readers_and_of_any_number_of_writers() {
     let server = Server::start().await;
-    for (mode, read_only, access) in [("ROX", true, Access::ReadOnly), ("RWX", false, Access::ReadWrite)] {
+    for (mode, read_only, access) in
+        [("ROX", true, Access::ReadOnly), ("RWX", false, Access::ReadWrite)]
+    {
         let volume = server.create(json!({ "access_mode": mode })).await;
         for mount_point in ["/a", "/b"] {
             let mount = mount_at(&server, &volume, mount_point).await;
@@ -198,7 +209,11 @@ async fn an_access_mode_is_not_changed_under_those_whom_it_would_break() {
         assert_eq!(error["details"]["mounts"][0]["holder"], "sandbox agent-1");
     }
     let now = server.call("GET", &path(&volume), "").await.data(200);
-    assert_eq!((&now["access_mode"], &now["prefetch"]), (&json!("RWX"), &json!(0)), "all or nothing");
+    assert_eq!(
+        (&now["access_mode"], &now["prefetch"]),
+        (&json!("RWX"), &json!(0)),
+        "all or nothing"
+    );
     server.call("POST", &format!("{SANDBOX}/unmount"), &unmount_body(&first)).await.data(200);
     server.call("PATCH", &path(&volume), r#"{"access_mode":"RWO"}"#).await.data(200);
     let answer = server.call("POST", &format!("{SANDBOX}/mount"), &mount_body(&volume)).await;
@@ -246,7 +261,9 @@ async fn a_mount_asked_for_again_is_the_same_one() {
             "sandboxvolume_id": volume["id"], "mount_point": "/work", "volume_config": { "prefetch": 7 },
         });
         let answer = server.call("POST", &format!("{SANDBOX}/mount"), &tuned.to_string()).await;
-        assert!(answer.error(409, "conflict")["message"].as_str().unwrap().contains("other settings"));
+        assert!(
+            answer.error(409, "conflict")["message"].as_str().unwrap().contains("other settings")
+        );
         drop(client);
         server.call("POST", &format!("{SANDBOX}/unmount"), &unmount_body(&first)).await.data(200);
         assert_ne!(mount(&server, &volume).await["mount_session_id"], first["mount_session_id"]);
@@ -289,9 +306,11 @@ async fn mounts_outlive_a_restart_and_are_stale_where_a_host_crash_took_writes()
         "sandboxvolume_id": back["id"], "mount_point": "/data", "volume_config": { "writeback": false },
     });
     let back = mount(&server, &back).await;
-    let tuned = server.call("POST", &format!("{SANDBOX}/mount"), &tuned.to_string()).await.data(200);
+    let tuned =
+        server.call("POST", &format!("{SANDBOX}/mount"), &tuned.to_string()).await.data(200);
     let check = |registry: &Registry, expected: [MountState; 3]| {
-        let state = |mount: &Value| registry.mounts.get(session_of(mount)).unwrap().status().unwrap().state;
+        let state =
+            |mount: &Value| registry.mounts.get(session_of(mount)).unwrap().status().unwrap().state;
         assert_eq!([state(&through), state(&back), state(&tuned)], expected);
     };
     check(&start_again(&server, epoch + 1, Kept).await, [Pending; 3]);

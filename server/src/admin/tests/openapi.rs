@@ -75,7 +75,9 @@ async fn every_operation_is_described_with_its_failures() {
             assert!(!response["description"].as_str().unwrap().is_empty(), "{place} {status}");
             assert!(response["content"].is_object(), "{place} {status}");
         }
-        for parameter in path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
+        for parameter in
+            path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        {
             let parameters = operation["parameters"].as_array().unwrap();
             let described = parameters.iter().find(|described| described["name"] == parameter);
             let described = described.unwrap_or_else(|| panic!("{place} {parameter}"));
@@ -117,7 +119,8 @@ impl Checked {
         let mut called = String::new();
         let mut ids = ids.iter();
         for part in path.trim_start_matches('/').split('/') {
-            let part = if part.starts_with('{') { ids.next().unwrap().as_str().unwrap() } else { part };
+            let part =
+                if part.starts_with('{') { ids.next().unwrap().as_str().unwrap() } else { part };
             called.push('/');
             called.push_str(part);
         }
@@ -131,7 +134,12 @@ impl Checked {
             self.check(&format!("{place}, body"), schema, &body);
         }
         let response = &operation["responses"][answer.status.as_str()];
-        assert!(response.is_object(), "{place}: {} is not described: {}", answer.status, answer.text);
+        assert!(
+            response.is_object(),
+            "{place}: {} is not described: {}",
+            answer.status,
+            answer.text
+        );
         let schema = &response["content"]["application/json"]["schema"];
         if schema.is_object() {
             self.check(&place, schema, &answer.json());
@@ -150,7 +158,8 @@ impl Checked {
         refuse_unknown_fields(&mut root, &self.document);
         let validator =
             jsonschema::draft202012::options().should_validate_formats(true).build(&root).unwrap();
-        let errors: Vec<String> = validator.iter_errors(value).map(|error| error.to_string()).collect();
+        let errors: Vec<String> =
+            validator.iter_errors(value).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{place}: {errors:?} in {value}");
     }
 }
@@ -170,7 +179,9 @@ fn refuse_unknown_fields(schema: &mut Value, document: &Value) {
                 refuse_unknown_fields(value, document);
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(|value| refuse_unknown_fields(value, document)),
+        Value::Array(values) => {
+            values.iter_mut().for_each(|value| refuse_unknown_fields(value, document))
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
@@ -209,7 +220,10 @@ async fn answers_of_every_route_are_what_is_described() {
     let id = &volume["id"];
     checked.call("get", VOLUME, &[id], Value::Null).await.data(200);
     checked.call("get", VOLUME, &[&json!("none")], Value::Null).await.error(404, "not_found");
-    checked.call("patch", VOLUME, &[id], json!({ "writeback": true, "size": 9 << 20 })).await.data(200);
+    checked
+        .call("patch", VOLUME, &[id], json!({ "writeback": true, "size": 9 << 20 }))
+        .await
+        .data(200);
     checked.call("patch", VOLUME, &[id], json!({ "size": "4K" })).await.error(400, "bad_request");
 
     let new = json!({ "name": "s", "description": "d" });
@@ -221,16 +235,19 @@ async fn answers_of_every_route_are_what_is_described() {
     let diff = format!("{VOLUME}/diff?from={}&limit=1", snapshot["id"].as_str().unwrap());
     let page = checked.call("get", &diff, &[id], Value::Null).await.data(200);
     assert!(page["ranges"].as_array().is_some_and(|ranges| !ranges.is_empty()), "{page}");
-    checked.call("get", &format!("{VOLUME}/diff"), &[id], Value::Null).await.error(400, "bad_request");
+    checked
+        .call("get", &format!("{VOLUME}/diff"), &[id], Value::Null)
+        .await
+        .error(400, "bad_request");
     checked.call("post", &format!("{SNAPSHOT}/restore"), &of, Value::Null).await.data(200);
     let fork = checked.call("post", &format!("{VOLUME}/fork"), &[id], Value::Null).await.data(201);
     let named = json!({ "name": "fork", "prefetch": 8 });
     checked.call("post", &format!("{SNAPSHOT}/fork"), &of, named).await.data(201);
 
     let sandbox = &json!("agent-1");
-    let new =
-        json!({ "sandboxvolume_id": fork["id"], "mount_point": "/work", "volume_config": { "prefetch": 1 } });
-    let mount = checked.call("post", &format!("{MOUNTS}/mount"), &[sandbox], new.clone()).await.data(200);
+    let new = json!({ "sandboxvolume_id": fork["id"], "mount_point": "/work", "volume_config": { "prefetch": 1 } });
+    let mount =
+        checked.call("post", &format!("{MOUNTS}/mount"), &[sandbox], new.clone()).await.data(200);
     let held = checked.call("post", &format!("{MOUNTS}/mount"), &[&json!("agent-2")], new).await;
     assert!(held.error(409, "conflict")["details"]["holder"].is_object());
     checked.call("get", VOLUME, &[&fork["id"]], Value::Null).await.data(200);
@@ -238,7 +255,8 @@ async fn answers_of_every_route_are_what_is_described() {
     assert_eq!(in_use.error(409, "conflict")["details"]["active_mounts"], 1);
     checked.call("get", &format!("{MOUNTS}/status"), &[sandbox], Value::Null).await.data(200);
     checked.call("get", "/api/v1/admin/mounts", &[], Value::Null).await.data(200);
-    let end = json!({ "sandboxvolume_id": fork["id"], "mount_session_id": mount["mount_session_id"] });
+    let end =
+        json!({ "sandboxvolume_id": fork["id"], "mount_session_id": mount["mount_session_id"] });
     checked.call("post", &format!("{MOUNTS}/unmount"), &[sandbox], end).await.data(200);
 
     for path in ["/api/v1/admin/reclaim", "/api/v1/admin/scrub"] {
@@ -268,7 +286,10 @@ async fn every_route_is_really_there() {
     let server = Server::start().await;
     for (method, path) in ROUTES {
         let id = "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de";
-        let path = path.replace("{id}", id).replace("{snapshot_id}", id).replace("{sandbox_id}", "agent-1");
+        let path = path
+            .replace("{id}", id)
+            .replace("{snapshot_id}", id)
+            .replace("{sandbox_id}", "agent-1");
         let answer = server.call(&method.to_uppercase(), &path, "{}").await;
         assert_ne!(answer.status.as_u16(), 405, "{method} {path}");
         assert!(!answer.text.contains("there is no route"), "{method} {path}");

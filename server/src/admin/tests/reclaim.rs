@@ -75,7 +75,13 @@ async fn reclaim_is_counted_for_scrapers() {
     let text = server.call("GET", "/metrics", "").await.text;
     for counter in ["rounds", "marked_nodes", "freed_bytes", "forwarded_bytes", "punched_bytes"] {
         let family = format!("sandstone_reclaim_{counter}_total");
-        assert!(text.contains(&format!("# TYPE {family} counter\n{family} ")), "{family} is not in\n{text}");
+        assert!(
+            text.contains(&format!("# TYPE {family} counter\n{family} ")),
+            "{family} is not in\n{text}"
+        );
     }
-    assert!(text.contains(&format!("sandstone_reclaim_rounds_total {rounds}\n")), "not {rounds} in\n{text}");
+    assert!(
+        text.contains(&format!("sandstone_reclaim_rounds_total {rounds}\n")),
+        "not {rounds} in\n{text}"
+    );
 }

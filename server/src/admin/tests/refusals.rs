@@ -20,12 +20,15 @@ async fn nothing_below_api_is_told_without_the_token() {
     let server = Server::start().await;
     let almost = &TOKEN[1..];
     for path in [VOLUMES, SOME_VOLUME, "/api/v1/nothing", "/api/v2"] {
-        for value in [None, Some(""), Some(TOKEN), Some("Bearer"), Some("Bearer "), Some("Basic YTpi")] {
+        for value in
+            [None, Some(""), Some(TOKEN), Some("Bearer"), Some("Bearer "), Some("Basic YTpi")]
+        {
             server.send(with_authorization("GET", path, value)).await.error(401, "unauthorized");
         }
         for token in [almost, "x", &format!("{TOKEN}x")] {
-            let answer =
-                server.send(with_authorization("POST", path, Some(&format!("Bearer {token}")))).await;
+            let answer = server
+                .send(with_authorization("POST", path, Some(&format!("Bearer {token}"))))
+                .await;
             answer.error(401, "unauthorized");
             assert_eq!(answer.headers["www-authenticate"], "Bearer");
             assert!(!answer.text.contains(TOKEN));
@@ -37,7 +40,10 @@ async fn nothing_below_api_is_told_without_the_token() {
 async fn the_scheme_is_matched_without_case() {
     let server = Server::start().await;
     for scheme in ["Bearer", "bearer", "BEARER"] {
-        server.send(with_authorization("GET", VOLUMES, Some(&format!("{scheme} {TOKEN}")))).await.data(200);
+        server
+            .send(with_authorization("GET", VOLUMES, Some(&format!("{scheme} {TOKEN}"))))
+            .await
+            .data(200);
     }
 }
 
@@ -161,5 +167,8 @@ async fn wrong_fields_are_named_with_what_is_allowed() {
         assert!(message.contains(field) && message.contains(allowed), "{error}");
     }
     assert_eq!(server.admin.registry.volume_count(), 0);
-    server.call("DELETE", &format!("{SOME_VOLUME}?force=maybe"), "").await.error(400, "bad_request");
+    server
+        .call("DELETE", &format!("{SOME_VOLUME}?force=maybe"), "")
+        .await
+        .error(400, "bad_request");
 }

@@ -20,7 +20,10 @@ async fn scrub_runs_when_asked_for_and_is_counted_for_scrapers() {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    assert_eq!((passes(&ended), &ended["volumes"], &ended["volumes_done"]), (1, &1.into(), &1.into()));
+    assert_eq!(
+        (passes(&ended), &ended["volumes"], &ended["volumes_done"]),
+        (1, &1.into(), &1.into())
+    );
     assert_eq!((&ended["corrupt_bytes"], &ended["corrupt"]), (&0.into(), &serde_json::json!([])));
     assert_eq!((&ended["rotten_bytes"], &ended["rots"]), (&0.into(), &serde_json::json!([])));
 

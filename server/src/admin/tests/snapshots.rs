@@ -7,7 +7,7 @@ use crate::{
     mounts::Mounts,
     registry::Registry,
 };
-use sandstone_storage::{StagingFate};
+use sandstone_storage::StagingFate;
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -38,7 +38,10 @@ async fn a_snapshot_has_every_field_that_clients_insist_on() {
     assert_eq!(created.len(), "2006-01-02T15:04:05Z".len(), "{created}");
     let created: jiff::Timestamp = created.parse().unwrap();
     assert!(jiff::Timestamp::now().duration_since(created).as_secs() < 60);
-    assert_eq!(uuid::Uuid::try_parse(snapshot["id"].as_str().unwrap()).unwrap().get_version_num(), 4);
+    assert_eq!(
+        uuid::Uuid::try_parse(snapshot["id"].as_str().unwrap()).unwrap().get_version_num(),
+        4
+    );
     assert!(snapshot["uris"][0].as_str().unwrap().ends_with(snapshot["id"].as_str().unwrap()));
     assert!(snapshot.get("expires_at").is_none());
     assert_eq!(server.call("GET", &path(&snapshot), "").await.data(200), snapshot);
@@ -57,7 +60,10 @@ async fn snapshots_are_listed_newest_first_and_deleted_alone() {
     server.snapshot(&other, "d").await;
     assert_eq!(server.call("GET", &list, "").await.data(200), json!(made));
     for _ in 0..2 {
-        assert_eq!(server.call("DELETE", &path(&made[1]), "").await.data(200), json!({ "deleted": true }));
+        assert_eq!(
+            server.call("DELETE", &path(&made[1]), "").await.data(200),
+            json!({ "deleted": true })
+        );
     }
     made.remove(1);
     assert_eq!(server.call("GET", &list, "").await.data(200), json!(made));
@@ -80,7 +86,10 @@ async fn what_is_not_there_is_404_and_what_is_wrong_is_400() {
             server.call("GET", &snapshot, "").await.error(404, "not_found");
             server.call("POST", &format!("{snapshot}/restore"), "").await.error(404, "not_found");
             server.call("POST", &format!("{snapshot}/fork"), "").await.error(404, "not_found");
-            assert_eq!(server.call("DELETE", &snapshot, "").await.data(200), json!({ "deleted": true }));
+            assert_eq!(
+                server.call("DELETE", &snapshot, "").await.data(200),
+                json!({ "deleted": true })
+            );
         }
     }
     for volume in [&no_volume, &json!({ "id": "x" })] {
@@ -90,9 +99,11 @@ async fn what_is_not_there_is_404_and_what_is_wrong_is_400() {
         server.call("POST", &format!("{}/fork", path(volume)), "").await.error(404, "not_found");
     }
     let snapshots = format!("{}/snapshots", path(&volume));
-    for (body, field) in
-        [("{}", "name"), (r#"{"name":"\t "}"#, "name"), (r#"{"name":"a","description":1}"#, "description")]
-    {
+    for (body, field) in [
+        ("{}", "name"),
+        (r#"{"name":"\t "}"#, "name"),
+        (r#"{"name":"a","description":1}"#, "description"),
+    ] {
         let error = server.call("POST", &snapshots, body).await.error(400, "bad_request");
         assert_eq!(error["details"]["field"], field);
     }
@@ -138,7 +149,8 @@ async fn writers_are_in_the_way_of_a_restore_and_are_cut_off_by_force() {
     let now = server.call("GET", &path(&volume), "").await.data(200);
     assert_eq!((&now["attachments"], &now["state"]), (&json!(0), &json!("ready")));
     // Under a plain name, too, it is the client of before.
-    let refused = server.attach_as("process 7", &volume, Arc::new(Deaf::default())).await.unwrap_err();
+    let refused =
+        server.attach_as("process 7", &volume, Arc::new(Deaf::default())).await.unwrap_err();
     assert!(matches!(refused, Refused::Restored { .. }), "{refused}");
     server.attach_as("process 8", &volume, Arc::new(Deaf::default())).await.unwrap();
     // And after a restart of the server.
@@ -146,7 +158,8 @@ async fn writers_are_in_the_way_of_a_restore_and_are_cut_off_by_force() {
     let store = &server.admin.store;
     let later = Registry::load(store.volumes(), store.all_snapshots(), mounts).unwrap();
     later.mounts.recover(|id| later.mountable(id), StagingFate::Kept).await.unwrap();
-    let attachments = later.resolve(volume["id"].as_str().unwrap()).ok().unwrap().attachments().clone();
+    let attachments =
+        later.resolve(volume["id"].as_str().unwrap()).ok().unwrap().attachments().clone();
     let asks = async |peer: &str| attachments.would_attach(&Holder::Peer(peer.into())).await;
     assert!(matches!(asks("process 7").await, Err(Refused::Restored { .. })));
     assert_eq!(asks("process 8").await, Ok(Access::ReadWrite));
@@ -155,7 +168,8 @@ async fn writers_are_in_the_way_of_a_restore_and_are_cut_off_by_force() {
     attachments.not_restored(at);
     let kept = || std::fs::read_to_string(server.mounts_path()).unwrap();
     assert!(kept().contains("process 7"));
-    let _endless = tokio::time::timeout(Duration::from_millis(200), later.mounts.expire(Duration::MAX)).await;
+    let _endless =
+        tokio::time::timeout(Duration::from_millis(200), later.mounts.expire(Duration::MAX)).await;
     assert!(!kept().contains("process 7"));
 }
 
@@ -195,7 +209,8 @@ async fn clients_of_a_snapshot_are_in_the_way_of_its_deletion_and_of_its_volumes
     drop(reader);
     server.attach_obedient(&snapshot).await;
     for of in [&snapshot, &volume] {
-        let details = server.call("DELETE", &path(of), "").await.error(409, "conflict")["details"].take();
+        let details =
+            server.call("DELETE", &path(of), "").await.error(409, "conflict")["details"].take();
         assert_eq!(details["mounts"][0]["export_name"], snapshot["id"]);
         assert_eq!(details["mounts"][0]["sandboxvolume_id"], volume["id"]);
     }
@@ -207,7 +222,10 @@ async fn clients_of_a_snapshot_are_in_the_way_of_its_deletion_and_of_its_volumes
     assert_eq!(server.admin.registry.attachments(), 2);
     server.call("DELETE", &format!("{}?force=true", path(&volume)), "").await.data(200);
     assert!(server.admin.registry.resolve(idle["id"].as_str().unwrap()).is_err());
-    assert_eq!((server.admin.registry.snapshot_count(), server.admin.registry.attachments()), (0, 0));
+    assert_eq!(
+        (server.admin.registry.snapshot_count(), server.admin.registry.attachments()),
+        (0, 0)
+    );
 }
 
 #[tokio::test]

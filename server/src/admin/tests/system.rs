@@ -22,7 +22,8 @@ async fn probes_need_no_token_and_readiness_ends_when_the_server_stops() {
     assert_eq!(ready["status"], "ready");
     // Of whatever file system the temporary directory is.
     assert!(
-        ["in_place", "moving", "buffered", "memory"].contains(&ready["store"]["placement"].as_str().unwrap())
+        ["in_place", "moving", "buffered", "memory"]
+            .contains(&ready["store"]["placement"].as_str().unwrap())
     );
     assert!(!ready["store"]["told"].as_str().unwrap().is_empty());
     server.admin.begin_stopping();
@@ -74,7 +75,11 @@ async fn metrics_count_volumes_and_requests_by_route() {
         "sandstone_http_requests_total{method=\"GET\",route=\"/api/v1/sandboxvolumes/{id}\",status=\"200\"} 1",
         "sandstone_http_requests_total{method=\"GET\",route=\"none\",status=\"404\"} 1",
     ] {
-        assert!(answer.text.lines().any(|found| found == line), "{line:?} is not in\n{}", answer.text);
+        assert!(
+            answer.text.lines().any(|found| found == line),
+            "{line:?} is not in\n{}",
+            answer.text
+        );
     }
     assert!(answer.text.contains("sandstone_store_capacity_bytes "));
     assert!(!answer.text.contains(id), "ids are no labels");

@@ -93,8 +93,9 @@ async fn diff(
         Changes { changes: Vec::new(), looked_to: offset }
     } else {
         let entries_max = usize::try_from(limit).unwrap_or(usize::MAX);
-        let walk =
-            move || async move { to.changes_since(&from, offset, size_bytes - offset, entries_max).await };
+        let walk = move || async move {
+            to.changes_since(&from, offset, size_bytes - offset, entries_max).await
+        };
         abortable(&admin, walk).await?
     };
     let range = |change: Change| DiffRange {

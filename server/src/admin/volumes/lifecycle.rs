@@ -43,9 +43,14 @@ pub(super) async fn create(
     id: Option<Uuid>,
     fields: VolumeFields,
 ) -> Result<Arc<Entry>, ApiError> {
-    let settings =
-        Settings { cache_bytes: CACHE_BYTES, buffer_bytes: BUFFER_BYTES, prefetch_mib: 0, writeback: false };
-    let (texts, settings) = tuned(fields.tuning, [CACHE_SIZE.to_owned(), BUFFER_SIZE.to_owned()], settings);
+    let settings = Settings {
+        cache_bytes: CACHE_BYTES,
+        buffer_bytes: BUFFER_BYTES,
+        prefetch_mib: 0,
+        writeback: false,
+    };
+    let (texts, settings) =
+        tuned(fields.tuning, [CACHE_SIZE.to_owned(), BUFFER_SIZE.to_owned()], settings);
     let record = VolumeRecord {
         iops_max: limit(fields.iops_max, None),
         bytes_per_second_max: limit(fields.bytes_per_second_max, None),
@@ -60,7 +65,8 @@ pub(super) async fn create(
     finished(admin, |admin| async move {
         let name = claimed(&admin, record.name.as_deref(), spec.id)?;
         let store = admin.store.clone();
-        let volume = admin.store_thread.run(move || async move { store.create_volume(spec).await }).await?;
+        let volume =
+            admin.store_thread.run(move || async move { store.create_volume(spec).await }).await?;
         let entry = admin.registry.insert(volume, record);
         name.keep();
         Ok(entry)
@@ -69,7 +75,11 @@ pub(super) async fn create(
 }
 
 /// Changes what `fields` names, all of it or nothing.
-pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Result<Arc<Entry>, ApiError> {
+pub(super) async fn change(
+    admin: &Shared,
+    id: Uuid,
+    fields: VolumeFields,
+) -> Result<Arc<Entry>, ApiError> {
     finished(admin, |admin| async move {
         let locked = lock_exclusive(&admin, id).await?;
         if fields == VolumeFields::default() {
@@ -83,10 +93,15 @@ pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Re
         // Whether the store takes the change or not, until then no more may attach than either mode
         // allows.
         let meanwhile = if after.writers_max() < before.writers_max() { after } else { before };
-        attachments.set_mode(meanwhile).await.map_err(|writers| would_break(id, after, &writers))?;
+        attachments
+            .set_mode(meanwhile)
+            .await
+            .map_err(|writers| would_break(id, after, &writers))?;
         let store = admin.store.clone();
-        let updated =
-            admin.store_thread.run(move || async move { store.update_volume(id, change).await }).await;
+        let updated = admin
+            .store_thread
+            .run(move || async move { store.update_volume(id, change).await })
+            .await;
         let settled = if updated.is_ok() { after } else { before };
         attachments.set_mode(settled).await.expect("it is as wide as the mode meanwhile, or wider");
         updated?;
@@ -98,10 +113,16 @@ pub(super) async fn change(admin: &Shared, id: Uuid, fields: VolumeFields) -> Re
 }
 
 /// The right to be found under a name that no other volume has; of no name, none.
-pub(super) fn claimed<'a>(admin: &'a Admin, name: Option<&str>, id: Uuid) -> Result<NameClaim<'a>, ApiError> {
+pub(super) fn claimed<'a>(
+    admin: &'a Admin,
+    name: Option<&str>,
+    id: Uuid,
+) -> Result<NameClaim<'a>, ApiError> {
     admin.registry.claim_name(name, id).map_err(|taken| {
-        ApiError::conflict(taken.to_string())
-            .with_details(Details::NameTaken { field: "name".to_owned(), sandboxvolume_id: taken.by })
+        ApiError::conflict(taken.to_string()).with_details(Details::NameTaken {
+            field: "name".to_owned(),
+            sandboxvolume_id: taken.by,
+        })
     })
 }
 
@@ -111,7 +132,11 @@ fn would_break(volume: Uuid, mode: AccessMode, writers: &[Attachment]) -> ApiErr
         writers.len(),
         mode.writers_max()
     );
-    ApiError::conflict(message).with_details(in_use_details(volume, writers, "detach the clients first"))
+    ApiError::conflict(message).with_details(in_use_details(
+        volume,
+        writers,
+        "detach the clients first",
+    ))
 }
 
 /// Refuses a size below that of the volume, or of a fork's source.
@@ -150,10 +175,12 @@ pub(super) async fn delete(admin: &Shared, id: Uuid, force: Force) -> Result<(),
     finished(admin, |admin| async move {
         let Some(locked) = admin.registry.lock_exclusive(id).await else { return Ok(()) };
         let entry = &locked.entry;
-        let of_snapshots = entry.snapshots.list().into_iter().map(|entry| Arc::clone(&entry.attachments));
+        let of_snapshots =
+            entry.snapshots.list().into_iter().map(|entry| Arc::clone(&entry.attachments));
         let exports = [Arc::clone(&entry.attachments)].into_iter().chain(of_snapshots).collect();
         let what = format!("volume {id}");
-        let closed = close(exports, Closing::Deletion, blocking_deletion(force), (id, &what)).await?;
+        let closed =
+            close(exports, Closing::Deletion, blocking_deletion(force), (id, &what)).await?;
         let store = admin.store.clone();
         admin.store_thread.run(move || async move { store.delete_volume(id).await }).await?;
         if let Err(error) = closed.unmount(&admin).await {
@@ -183,7 +210,8 @@ pub(super) fn tuned(
         given.map_or((text, bytes), |given| (given.text, given.bytes))
     };
     let (cache_size, cache_bytes) = or_before(given.cache_size, cache_size, before.cache_bytes);
-    let (buffer_size, buffer_bytes) = or_before(given.buffer_size, buffer_size, before.buffer_bytes);
+    let (buffer_size, buffer_bytes) =
+        or_before(given.buffer_size, buffer_size, before.buffer_bytes);
     let settings = Settings {
         cache_bytes,
         buffer_bytes,

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     admin::base::{
-        ApiError, Force, Shared, blocking_deletion, close, finished, lock_exclusive, lock_shared, not_kept,
+        ApiError, Force, Shared, blocking_deletion, close, finished, lock_exclusive, lock_shared,
+        not_kept,
     },
     attachments::{BlockedBy, Closing},
     record::{SnapshotRecord, VolumeRecord, now},
@@ -39,7 +40,8 @@ pub(crate) async fn snapshot(
         let locked = lock_shared(&admin, volume).await?;
         let record = SnapshotRecord { name, description, created_at: now() };
         let (store, attributes) = (admin.store.clone(), record.to_attributes());
-        let create = move || async move { store.create_snapshot(volume, Uuid::new_v4(), attributes).await };
+        let create =
+            move || async move { store.create_snapshot(volume, Uuid::new_v4(), attributes).await };
         let snapshot = admin.store_thread.run(create).await?;
         Ok(admin.registry.insert_snapshot(&locked.entry, snapshot, record))
     })
@@ -72,7 +74,9 @@ pub(crate) async fn fork(
         };
         let name = claimed(&admin, record.name.as_deref(), spec.id)?;
         let store = admin.store.clone();
-        let fork = admin.store_thread.run(move || async move { store.create_fork(source.id(), spec).await });
+        let fork = admin
+            .store_thread
+            .run(move || async move { store.create_fork(source.id(), spec).await });
         let entry = admin.registry.insert(fork.await?, record);
         name.keep();
         Ok(entry)
@@ -147,7 +151,10 @@ pub(crate) async fn delete_snapshot(
         let blocked_by = blocking_deletion(force);
         let closed = close(exports, Closing::Deletion, blocked_by, (volume, &what)).await?;
         let store = admin.store.clone();
-        admin.store_thread.run(move || async move { store.delete_snapshot(volume, snapshot).await }).await?;
+        admin
+            .store_thread
+            .run(move || async move { store.delete_snapshot(volume, snapshot).await })
+            .await?;
         closed.for_ever();
         admin.registry.remove_snapshot(&locked, snapshot);
         Ok(())

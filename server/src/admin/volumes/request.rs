@@ -69,7 +69,8 @@ fn name(given: Option<Field<String>>) -> Result<Option<String>, ApiError> {
 
 fn iops(given: Option<Field<u64>>) -> Result<Option<u64>, ApiError> {
     let range = ranges::VOLUME_IOPS;
-    let allowed = format!("a whole number from {} to {}, or 0 for no limit", range.start(), range.end());
+    let allowed =
+        format!("a whole number from {} to {}, or 0 for no limit", range.start(), range.end());
     optional("iops_max", given, allowed, |limit| {
         Some(*limit).filter(|limit| *limit == 0 || range.contains(limit))
     })
@@ -117,8 +118,14 @@ mod tests {
             json!({"cache_size": "2gIb", "buffer_size": "1048576", "size": "10G", "access_mode": "rox"}),
         )
         .unwrap();
-        assert_eq!(fields.tuning.cache_size, Some(GivenSize { text: "2gIb".into(), bytes: 2 << 30 }));
-        assert_eq!(fields.tuning.buffer_size, Some(GivenSize { text: "1048576".into(), bytes: 1 << 20 }));
+        assert_eq!(
+            fields.tuning.cache_size,
+            Some(GivenSize { text: "2gIb".into(), bytes: 2 << 30 })
+        );
+        assert_eq!(
+            fields.tuning.buffer_size,
+            Some(GivenSize { text: "1048576".into(), bytes: 1 << 20 })
+        );
         assert_eq!(fields.size_bytes, Some(10 << 30));
         assert_eq!(fields.access_mode, Some(AccessMode::Rox));
 
@@ -132,7 +139,10 @@ mod tests {
             let (_, fields) = check(value).unwrap();
             (fields.iops_max, fields.bytes_per_second_max)
         };
-        assert_eq!(limits(json!({"iops_max": 10, "bytes_per_second_max": "1M"})), (Some(10), Some(1 << 20)));
+        assert_eq!(
+            limits(json!({"iops_max": 10, "bytes_per_second_max": "1M"})),
+            (Some(10), Some(1 << 20))
+        );
         assert_eq!(limits(json!({"bytes_per_second_max": 5 << 20})), (None, Some(5 << 20)));
         assert_eq!(limits(json!({"iops_max": 0, "bytes_per_second_max": "0"})), (Some(0), Some(0)));
     }
@@ -161,8 +171,16 @@ mod tests {
             "bytes_per_second_max",
             "from 1M to 1T, such as",
         );
-        check_refused(json!({"bytes_per_second_max": 1.5}), "bytes_per_second_max", "or 0 for no limit");
-        check_refused(json!({"bytes_per_second_max": "fast"}), "bytes_per_second_max", "from 1M to 1T");
+        check_refused(
+            json!({"bytes_per_second_max": 1.5}),
+            "bytes_per_second_max",
+            "or 0 for no limit",
+        );
+        check_refused(
+            json!({"bytes_per_second_max": "fast"}),
+            "bytes_per_second_max",
+            "from 1M to 1T",
+        );
         check_refused(json!({"name": ""}), "name", "1 to 128");
         check_refused(json!({"name": "a/b"}), "name", "without");
         check_refused(json!({"id": "7"}), "id", "a UUID");

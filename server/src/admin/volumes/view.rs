@@ -50,7 +50,10 @@ pub(super) fn view(entry: &Entry, admin: &Admin, exclusive_bytes: Option<u64>) -
         uris: admin.endpoints.uris(&export_name),
         export_name,
         attachments: attachments.len(),
-        mounts: attachments.iter().map(|attachment| attachment_view(volume.id(), attachment)).collect(),
+        mounts: attachments
+            .iter()
+            .map(|attachment| attachment_view(volume.id(), attachment))
+            .collect(),
     }
 }
 

@@ -70,7 +70,9 @@ impl AdminAddress {
     /// What a user writes: `http://host:port`, `host:port`, `unix:PATH`, or a path with a slash in
     /// it.
     pub(crate) fn parse(text: &str) -> Option<AdminAddress> {
-        if let Some(path) = text.strip_prefix("unix:").or(text.starts_with(['/', '.']).then_some(text)) {
+        if let Some(path) =
+            text.strip_prefix("unix:").or(text.starts_with(['/', '.']).then_some(text))
+        {
             return Some(AdminAddress::Unix(path.into(), Found::Named));
         }
         let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
@@ -139,7 +141,8 @@ impl AdminClient {
     /// # Errors
     /// [`ClientError::Runtime`].
     pub(crate) fn new(server: AdminAddress, token: Token) -> Result<AdminClient, ClientError> {
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
+        let runtime =
+            Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
         Ok(AdminClient { runtime, server, token })
     }
 
@@ -176,7 +179,12 @@ impl AdminClient {
         ClientError::Foreign { base: self.server.to_string(), what: what.to_string() }
     }
 
-    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: String) -> Result<T, ClientError> {
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<T, ClientError> {
         let (host, prefix) = match &self.server {
             AdminAddress::Unix(..) => ("localhost", ""),
             AdminAddress::Http { authority, prefix } => (authority.as_str(), prefix.as_str()),
@@ -218,8 +226,12 @@ fn body(request: &impl Serialize) -> String {
 }
 
 impl AdminClient {
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
-        let unreachable = |source| ClientError::Unreachable { base: self.server.to_string(), source };
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let unreachable =
+            |source| ClientError::Unreachable { base: self.server.to_string(), source };
         let limit = Duration::from_secs(CONNECT_SECS_MAX);
         let late = |_elapsed| unreachable(io::ErrorKind::TimedOut.into());
         let answer = match &self.server {
@@ -232,7 +244,8 @@ impl AdminClient {
                 ask(stream, request).await
             }
             AdminAddress::Http { authority, .. } => {
-                let stream = timeout(limit, TcpStream::connect(authority.as_str())).await.map_err(late)?;
+                let stream =
+                    timeout(limit, TcpStream::connect(authority.as_str())).await.map_err(late)?;
                 ask(stream.map_err(unreachable)?, request).await
             }
         };
@@ -241,8 +254,9 @@ impl AdminClient {
 
     fn check_peer(&self, path: &Path, stream: &UnixStream) -> Result<(), ClientError> {
         let peer = stream.peer_cred();
-        let user =
-            peer.map_err(|source| ClientError::Unreachable { base: self.server.to_string(), source })?.uid();
+        let user = peer
+            .map_err(|source| ClientError::Unreachable { base: self.server.to_string(), source })?
+            .uid();
         if trust::is_trusted(user) {
             Ok(())
         } else {

@@ -65,7 +65,9 @@ impl Context {
     /// The server. The configuration is read only for what the command line does not say.
     pub(crate) fn client(&self) -> Result<AdminClient, CliError> {
         let server = match &self.global.admin {
-            Some(text) => AdminAddress::parse(text).ok_or_else(|| CliError::AdminAddress(text.clone()))?,
+            Some(text) => {
+                AdminAddress::parse(text).ok_or_else(|| CliError::AdminAddress(text.clone()))?
+            }
             None => found(&self.config()?),
         };
         let token = match &self.global.token {

@@ -22,7 +22,9 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// That is no address of an admin API.
-    #[error("{0:?} is no address of an admin API: write http://host:port or unix:PATH (there is no TLS)")]
+    #[error(
+        "{0:?} is no address of an admin API: write http://host:port or unix:PATH (there is no TLS)"
+    )]
     AdminAddress(String),
     /// No volume has that id or name.
     #[error("there is no volume {0:?}: `{own} volume list` shows all", own = show::own_command())]
@@ -115,7 +117,9 @@ pub(crate) enum CliError {
     #[error("the image {0} cannot be used: {1}")]
     Image(PathBuf, #[source] io::Error),
     /// An image needs qemu-img, and it is not installed.
-    #[error("{0}, which needs qemu-img: install it (package qemu-utils), or convert the image to raw")]
+    #[error(
+        "{0}, which needs qemu-img: install it (package qemu-utils), or convert the image to raw"
+    )]
     QemuImgMissing(&'static str),
     /// qemu-img failed.
     #[error("qemu-img failed {doing}: {said}")]
@@ -124,7 +128,9 @@ pub(crate) enum CliError {
     #[error("volume {volume:?} cannot be copied over NBD: {source}")]
     Nbd { volume: String, source: io::Error },
     /// What is drawn again and again needs a terminal.
-    #[error("this is no terminal to draw on: use --once for one table, or --json for a line each time")]
+    #[error(
+        "this is no terminal to draw on: use --once for one table, or --json for a line each time"
+    )]
     NoTerminal,
     /// The reader of the output went away.
     #[error("nobody reads the output")]

@@ -47,7 +47,11 @@ fn wait_for_signals(came: Arc<AtomicBool>) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let [mut interrupt, mut terminate, mut hangup] = {
         let _inside = runtime.enter();
-        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?]
+        [
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]
     };
     let wait = move || {
         runtime.block_on(async {

@@ -46,7 +46,10 @@ const RIGHT_ALIGNED: [&str; 4] = ["SIZE", "USED", "CLIENTS", "CONNECTIONS"];
 /// One line a volume.
 pub(crate) fn volume_list(volumes: &[Volume]) -> String {
     list(volumes, &VOLUME_COLUMNS, || {
-        format!("No volumes yet. Make one: {} volume create --name disk --size 10G", show::own_command())
+        format!(
+            "No volumes yet. Make one: {} volume create --name disk --size 10G",
+            show::own_command()
+        )
     })
 }
 
@@ -238,7 +241,10 @@ mod tests {
         let details = snapshot_details(&snapshot);
         let list = snapshot_list(&[snapshot], "disk");
         for part in ["before", "0b54ae6c", "1G", "2026-01-02 03:04:05Z", "of the upgrade"] {
-            assert!(list.contains(part) && details.contains(part), "{part} is not in {list}\n{details}");
+            assert!(
+                list.contains(part) && details.contains(part),
+                "{part} is not in {list}\n{details}"
+            );
         }
         assert!(!details.contains("expires") && !details.contains("attach"), "{details}");
         assert!(snapshot_list(&[], "my disk").contains("snapshot create 'my disk'"));
@@ -255,11 +261,15 @@ mod tests {
         let details = mount_details(&mount);
         let list = mount_list(&[mount]);
         for part in ["agent-1", "0b54ae6c", "/work", "mounted", "2026-01-02 03:04:05Z", "5e55"] {
-            assert!(list.contains(part) && details.contains(part), "{part} is not in {list}\n{details}");
+            assert!(
+                list.contains(part) && details.contains(part),
+                "{part} is not in {list}\n{details}"
+            );
         }
         assert!(mount_list(&[]).contains("mount VOLUME --sandbox"));
         let text = volume_details(&volume(json!([json])));
-        let line = "sandbox agent-1, mounted, read-write, 2 connection(s), since 2026-01-02 03:04:05Z";
+        let line =
+            "sandbox agent-1, mounted, read-write, 2 connection(s), since 2026-01-02 03:04:05Z";
         assert!(text.contains(line), "{text}");
     }
 

@@ -47,7 +47,9 @@ impl Source {
         let up_to = |end: u64| Span { offset, len: end.min(self.len_bytes) - offset };
         match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
             Ok(data) if data > offset => Ok(Segment::Hole(up_to(data))),
-            Ok(_) => Ok(Segment::Data(up_to(rustix::fs::seek(&self.file, SeekFrom::Hole(offset))?))),
+            Ok(_) => {
+                Ok(Segment::Data(up_to(rustix::fs::seek(&self.file, SeekFrom::Hole(offset))?)))
+            }
             Err(Errno::NXIO) => Ok(Segment::Hole(up_to(self.len_bytes))),
             // Block devices and some file systems know no holes.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Segment::Data(up_to(self.len_bytes))),
@@ -165,8 +167,10 @@ impl Partial {
     pub(crate) fn beside(path: &Path) -> io::Result<Partial> {
         // Through a link to the file that it means, so that the link stays.
         let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let directory =
-            place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = place
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         let mut prefix = OsString::from(".");
         prefix.push(place.file_name().unwrap_or_default());
         prefix.push(".");

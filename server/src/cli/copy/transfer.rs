@@ -205,7 +205,9 @@ fn data_spans(
             }
         }
         if offset == before {
-            return Err(CopyError::Device(io::Error::other("the server's block status says nothing")));
+            return Err(CopyError::Device(io::Error::other(
+                "the server's block status says nothing",
+            )));
         }
     }
     Ok(spans)

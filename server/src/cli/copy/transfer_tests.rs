@@ -23,7 +23,12 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn filled(len: u64, byte: u8) -> Memory {
-        Memory { bytes: vec![byte; len as usize], writes: Vec::new(), zeroes: Vec::new(), flushes: 0 }
+        Memory {
+            bytes: vec![byte; len as usize],
+            writes: Vec::new(),
+            zeroes: Vec::new(),
+            flushes: 0,
+        }
     }
 }
 

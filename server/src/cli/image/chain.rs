@@ -68,7 +68,11 @@ impl Chain {
     ///
     /// # Errors
     /// [`ImageError`]; nothing was changed, and nothing opened that is not allowed.
-    pub(super) fn follow(path: &Path, format: Format, following: Following) -> Result<Chain, ImageError> {
+    pub(super) fn follow(
+        path: &Path,
+        format: Format,
+        following: Following,
+    ) -> Result<Chain, ImageError> {
         let mut chain = Chain { links: Vec::new() };
         let mut seen: Vec<(u64, u64)> = Vec::new();
         let mut next = Some((path.to_path_buf(), format));
@@ -87,7 +91,9 @@ impl Chain {
             seen.push(identity);
             let looked = Link::look(path.clone(), format, &image, following);
             let (link, backing) = looked.map_err(|error| match error {
-                ImageError::Header { of: Some(of), error } if chain.links.is_empty() && of == path => {
+                ImageError::Header { of: Some(of), error }
+                    if chain.links.is_empty() && of == path =>
+                {
                     ImageError::Header { of: None, error }
                 }
                 error => error,
@@ -110,7 +116,8 @@ impl Chain {
             if i > 0 {
                 others.push(format!("backing file {} ({})", link.path.display(), link.format));
             }
-            others.extend(link.data_file.iter().map(|path| format!("data file {}", path.display())));
+            others
+                .extend(link.data_file.iter().map(|path| format!("data file {}", path.display())));
             others.extend(link.extents.iter().map(|path| format!("extent {}", path.display())));
         }
         others
@@ -151,12 +158,14 @@ impl Link {
         let found = references(image, format)
             .map_err(|error| ImageError::Header { of: Some(path.clone()), error })?;
         if following == Following::Refused && !found.is_empty() {
-            let backing = found.backing.iter().map(|backing| format!("backing file {:?}", backing.name));
+            let backing =
+                found.backing.iter().map(|backing| format!("backing file {:?}", backing.name));
             let data = found.data_file.iter().map(|name| format!("data file {name:?}"));
             let extents = found.extents.iter().map(|extent| format!("extent {:?}", extent.name));
             return Err(ImageError::Refers(backing.chain(data).chain(extents).collect())); // keeps I1
         }
-        let is_device = image.file.metadata().map_err(ImageError::Io)?.file_type().is_block_device();
+        let is_device =
+            image.file.metadata().map_err(ImageError::Io)?.file_type().is_block_device();
         let place = if is_device { PlaceKind::BlockDevice } else { PlaceKind::File };
         let mut link = Link { path, format, place, data_file: None, extents: Vec::new() };
         if let Some(name) = &found.data_file {
@@ -186,7 +195,10 @@ impl Link {
         Ok((link, found.backing))
     }
 
-    fn backing(&self, Reference { name, format }: Reference) -> Result<(PathBuf, Format), ImageError> {
+    fn backing(
+        &self,
+        Reference { name, format }: Reference,
+    ) -> Result<(PathBuf, Format), ImageError> {
         let path = self.beside(&name)?;
         match format.as_deref().map(Format::of_qemu_driver) {
             Some(Some(known)) => Ok((path, known)),

@@ -81,7 +81,8 @@ pub(crate) fn import(args: &ImportArgs, context: &Context) -> Result<(), CliErro
     }
     let client = context.client()?;
     let found = find(&client, &args.volume)?;
-    let image = looked.ready(&args.image, found.as_ref().map(|volume| volume.size_bytes), context)?;
+    let image =
+        looked.ready(&args.image, found.as_ref().map(|volume| volume.size_bytes), context)?;
     let (volume, origin) = take_or_create(&client, &args.volume, found, image.disk_bytes)?;
     let copied = copy_in(args, &image, &volume, origin, context);
     let imported: Result<Volume, CliError> = copied.and_then(|()| match origin {
@@ -116,12 +117,15 @@ pub(crate) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
     }
     let format = match (args.format, Packing::of_name(&args.image)) {
         (Some(format), _) => format,
-        (None, Some(packing)) => return Err(CliError::PackedExport(args.image.clone(), packing.as_str())),
+        (None, Some(packing)) => {
+            return Err(CliError::PackedExport(args.image.clone(), packing.as_str()));
+        }
         (None, None) => Format::of_name(&args.image).unwrap_or(Format::Raw),
     };
     let client = context.client()?;
     let volume = volumes::find(&client, &args.volume)?;
-    let snapshot = args.snapshot.as_deref().map(|name| snapshots::find(&client, &volume, &args.volume, name));
+    let snapshot =
+        args.snapshot.as_deref().map(|name| snapshots::find(&client, &volume, &args.volume, name));
     let snapshot = snapshot.transpose()?;
     let interrupt = Interrupt::listen()?;
     let job = Export { args, volume: &volume, format, interrupt: &interrupt, context };
@@ -135,7 +139,9 @@ pub(crate) fn export(args: &ExportArgs, context: &Context) -> Result<(), CliErro
                 exported.and(deleted)?;
             }
             // A store that takes no change is still to be read.
-            Err(CliError::Client(ClientError::Refused { status: 503 | 507, .. })) => job.run(None)?,
+            Err(CliError::Client(ClientError::Refused { status: 503 | 507, .. })) => {
+                job.run(None)?
+            }
             Err(error) => return Err(error),
         },
     }

@@ -60,7 +60,9 @@ pub(super) enum ImageError {
     #[error("refers to other files: unpack it beside them, and import what comes out")]
     PackedRefers,
     /// What it refers to is no file of this host.
-    #[error("cannot be followed: {by} refers to {name:?}, which is no plain path of a file of this host")]
+    #[error(
+        "cannot be followed: {by} refers to {name:?}, which is no plain path of a file of this host"
+    )]
     NotLocal { by: PathBuf, name: String },
     /// A file that it refers to cannot be used.
     #[error("cannot be followed: {name} cannot be used: {error}")]
@@ -142,7 +144,8 @@ impl Room {
 fn looks_like(look: Look) -> String {
     match look {
         Look::Increment => {
-            "an increment, not like a whole image: say --onto to apply it to the volume it follows".to_owned()
+            "an increment, not like a whole image: say --onto to apply it to the volume it follows"
+                .to_owned()
         }
         Look::Image(format) => format!(
             "{look} inside, which its name does not say and whoever wrote the disk may have put \

@@ -250,9 +250,14 @@ mod tests {
             let mut bytes = vec![0; LOOK_BYTES];
             bytes[offset as usize..offset as usize + magic.len()].copy_from_slice(magic);
             assert_eq!(Look::of_bytes(&bytes), look);
-            assert_eq!(Look::of_bytes(&bytes[..offset as usize + magic.len() - 1]), Look::Plain, "{look}");
+            assert_eq!(
+                Look::of_bytes(&bytes[..offset as usize + magic.len() - 1]),
+                Look::Plain,
+                "{look}"
+            );
         }
-        for bytes in [&[][..], &[0; 3], &[1; 4096], b"LUKS\xba\xbe\x00\x01", b"# a script\nexit\n"] {
+        for bytes in [&[][..], &[0; 3], &[1; 4096], b"LUKS\xba\xbe\x00\x01", b"# a script\nexit\n"]
+        {
             assert_eq!(Look::of_bytes(bytes), Look::Plain);
         }
         assert_eq!(Look::of_bytes(b"\n# made by\n \nversion=1\nCID=0"), Look::Image(Format::Vmdk));

@@ -40,8 +40,11 @@ struct Bounds {
 
 /// Guesses, far from what any image needs that was made in good faith. A server that is full may
 /// keep a writer waiting.
-const BOUNDS: Bounds =
-    Bounds { memory_bytes_max: 4 << 30, still_time_max: Duration::from_secs(300), output_bytes_max: 1 << 20 };
+const BOUNDS: Bounds = Bounds {
+    memory_bytes_max: 4 << 30,
+    still_time_max: Duration::from_secs(300),
+    output_bytes_max: 1 << 20,
+};
 
 /// How often a run is looked at.
 const LOOK_TIME: Duration = Duration::from_millis(500);
@@ -81,7 +84,10 @@ pub(super) fn check(chain: &Chain, image: &Path) -> Result<(), CliError> {
         Some(0 | CHECK_LEAKS | CHECK_UNSUPPORTED) => Ok(()),
         Some(CHECK_CORRUPT) => {
             let said = first_line(&finished.stderr).or_else(|| first_line(&finished.stdout));
-            Err(refused(image, ImageError::Check(said.unwrap_or_else(|| "no reason given".to_owned()))))
+            Err(refused(
+                image,
+                ImageError::Check(said.unwrap_or_else(|| "no reason given".to_owned())),
+            ))
         }
         Some(_) | None => finished.success(&doing),
     }
@@ -135,7 +141,8 @@ pub(super) fn from_export(
         command.args(["-o", "force_size=on"]);
     }
     // A relative path with a colon in it would be taken for a URL.
-    let place = std::path::absolute(file).map_err(|error| CliError::Image(image.to_path_buf(), error))?;
+    let place =
+        std::path::absolute(file).map_err(|error| CliError::Image(image.to_path_buf(), error))?;
     command.arg("--").arg(uri).arg(place);
     let doing = format!("exporting to {}", image.display());
     run(command, &doing, BOUNDS, Some(progress))?.success(&doing)
@@ -176,7 +183,11 @@ fn run(
     progress: Option<&Progress>,
 ) -> Result<Finished, CliError> {
     let failed = |said: String| CliError::QemuImg { doing: doing.to_owned(), said };
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env(ARENAS.0, ARENAS.1);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .env(ARENAS.0, ARENAS.1);
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -194,9 +205,14 @@ fn run(
 }
 
 /// Follows a child to its end. The error is why it must be ended.
-fn attend(child: &mut Child, bounds: Bounds, progress: Option<&Progress>) -> Result<Finished, String> {
+fn attend(
+    child: &mut Child,
+    bounds: Bounds,
+    progress: Option<&Progress>,
+) -> Result<Finished, String> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let limit = Rlimit { current: Some(bounds.memory_bytes_max), maximum: Some(bounds.memory_bytes_max) };
+    let limit =
+        Rlimit { current: Some(bounds.memory_bytes_max), maximum: Some(bounds.memory_bytes_max) };
     match prlimit(pid, Resource::As, limit) {
         Ok(_) | Err(rustix::io::Errno::SRCH) => {}
         Err(error) => return Err(format!("its memory cannot be bounded: {error}")),
@@ -224,7 +240,8 @@ fn attend(child: &mut Child, bounds: Bounds, progress: Option<&Progress>) -> Res
                     Output::Stdout => stdout.add(&bytes),
                     Output::Stderr => stderr.add(&bytes),
                 }
-                if let (Some(progress), Some(percent)) = (progress, last_percent(&stdout.end(PERCENT_BYTES)))
+                if let (Some(progress), Some(percent)) =
+                    (progress, last_percent(&stdout.end(PERCENT_BYTES)))
                 {
                     progress.percent(percent);
                 }
@@ -238,7 +255,10 @@ fn attend(child: &mut Child, bounds: Bounds, progress: Option<&Progress>) -> Res
             Err(RecvTimeoutError::Timeout) => {}
         }
         if watch.still_time() > bounds.still_time_max {
-            return Err(format!("it made no progress for {:?}, and was ended", bounds.still_time_max));
+            return Err(format!(
+                "it made no progress for {:?}, and was ended",
+                bounds.still_time_max
+            ));
         }
     }
 }
@@ -314,8 +334,9 @@ impl Watch {
 /// Bytes that a process has read and written so far; None where the kernel does not tell.
 fn io_bytes(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/io")).ok()?;
-    let counts =
-        text.lines().filter_map(|line| line.strip_prefix("rchar: ").or(line.strip_prefix("wchar: ")));
+    let counts = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("rchar: ").or(line.strip_prefix("wchar: ")));
     counts.map(|count| count.trim().parse::<u64>().ok()).sum()
 }
 

@@ -52,7 +52,10 @@ pub(super) enum Content {
     /// Unpacked while it is copied.
     Packed(ImageFile, Packing),
     /// Unpacked into a file, which goes with this.
-    Spooled(Chain, #[expect(dead_code, reason = "it is the file's life that counts")] NamedTempFile),
+    Spooled(
+        Chain,
+        #[expect(dead_code, reason = "it is the file's life that counts")] NamedTempFile,
+    ),
 }
 
 impl Looked {
@@ -61,7 +64,11 @@ impl Looked {
     ///
     /// # Errors
     /// Why it is not imported.
-    pub(super) fn at(path: &Path, said: Option<Format>, following: Following) -> Result<Looked, ImageError> {
+    pub(super) fn at(
+        path: &Path,
+        said: Option<Format>,
+        following: Following,
+    ) -> Result<Looked, ImageError> {
         let image = open(path).map_err(ImageError::Io)?;
         if image.len_bytes == 0 {
             return Err(ImageError::Empty);
@@ -76,10 +83,12 @@ impl Looked {
                 return Err(ImageError::Empty);
             }
             // A fixed VHD is known by its end, which is seen when it is unpacked.
-            let inside =
-                decide(Path::new(path.file_stem().unwrap_or_default()), said, Look::of_bytes(&begin), || {
-                    true
-                });
+            let inside = decide(
+                Path::new(path.file_stem().unwrap_or_default()),
+                said,
+                Look::of_bytes(&begin),
+                || true,
+            );
             let format = inside.map_err(|error| match error {
                 ImageError::Archive { kind, .. } => {
                     ImageError::Archive { kind, path: path.to_path_buf(), member: None }
@@ -88,12 +97,13 @@ impl Looked {
             })?;
             return Ok(Looked::Packed(image, packing, format));
         }
-        let format = decide(path, said, look, || has_vhd_footer(&image)).map_err(|error| match error {
-            ImageError::Archive { kind: Archive::Tar, path, member: _ } => {
-                ImageError::Archive { kind: Archive::Tar, path, member: image_in_tar(&image) }
-            }
-            error => error,
-        })?;
+        let format =
+            decide(path, said, look, || has_vhd_footer(&image)).map_err(|error| match error {
+                ImageError::Archive { kind: Archive::Tar, path, member: _ } => {
+                    ImageError::Archive { kind: Archive::Tar, path, member: image_in_tar(&image) }
+                }
+                error => error,
+            })?;
         match format {
             Format::Raw => Ok(Looked::Raw(image)),
             _ => Chain::follow(path, format, following).map(Looked::Converted),
@@ -143,12 +153,18 @@ impl Looked {
                 if format == Format::Raw {
                     let bound = match volume_bytes {
                         Some(bytes_max) => Bound { bytes_max, room: Room::Volume },
-                        None => Bound { bytes_max: ranges::VOLUME.bytes_max, room: Room::AnyVolume },
+                        None => {
+                            Bound { bytes_max: ranges::VOLUME.bytes_max, room: Room::AnyVolume }
+                        }
                     };
                     let disk_bytes = unpacked.measure(bound).map_err(refused)?;
                     drop(told);
                     drop(progress);
-                    return Ok(Ready { content: Content::Packed(image, packing), disk_bytes, kind });
+                    return Ok(Ready {
+                        content: Content::Packed(image, packing),
+                        disk_bytes,
+                        kind,
+                    });
                 }
                 let chain_and_file = spool(unpacked, format).map_err(refused)?;
                 let (chain, file) = chain_and_file;
@@ -165,10 +181,11 @@ fn spool(unpacked: Unpacked<'_>, format: Format) -> Result<(Chain, NamedTempFile
     let failed = |error| ImageError::Spool(std::env::temp_dir(), error);
     let file = NamedTempFile::with_prefix("sandstone-import-").map_err(failed)?;
     unpacked.spool(&file, Bound { bytes_max: SPOOL_BYTES_MAX, room: Room::Spool })?;
-    let chain = Chain::follow(file.path(), format, Following::Refused).map_err(|error| match error {
-        ImageError::Refers(_) => ImageError::PackedRefers,
-        error => error,
-    })?;
+    let chain =
+        Chain::follow(file.path(), format, Following::Refused).map_err(|error| match error {
+            ImageError::Refers(_) => ImageError::PackedRefers,
+            error => error,
+        })?;
     Ok((chain, file))
 }
 
@@ -192,12 +209,15 @@ fn decide(
     match (said, Format::of_name(name)) {
         (Some(Format::Raw), _) => Ok(Format::Raw),
         (Some(expected), _) | (None, Some(expected)) => {
-            let fits = look == Look::Image(expected) || (expected == Format::Vhd && has_vhd_footer());
+            let fits =
+                look == Look::Image(expected) || (expected == Format::Vhd && has_vhd_footer());
             if fits { Ok(expected) } else { Err(ImageError::IsNot { said: expected, look }) }
         }
         (None, None) => match look {
             Look::Plain => Ok(Format::Raw),
-            Look::Archive(kind) => Err(ImageError::Archive { kind, path: name.to_path_buf(), member: None }),
+            Look::Archive(kind) => {
+                Err(ImageError::Archive { kind, path: name.to_path_buf(), member: None })
+            }
             Look::Image(_) | Look::Packed(_) | Look::Other(_) | Look::Increment => {
                 Err(ImageError::LooksLike(look))
             }
@@ -219,7 +239,8 @@ fn image_in_tar(archive: &impl ReadAt) -> Option<String> {
         let name = header[..100].split(|byte| *byte == 0).next().unwrap_or_default();
         let name = str::from_utf8(name).ok().filter(|name| !name.contains(char::is_control))?;
         let path = PathBuf::from(name);
-        let is_raw = path.extension().is_some_and(|extension| extension == "raw" || extension == "img");
+        let is_raw =
+            path.extension().is_some_and(|extension| extension == "raw" || extension == "img");
         if !name.starts_with('-') && (is_raw || Format::of_name(&path).is_some()) {
             return Some(name.to_owned());
         }

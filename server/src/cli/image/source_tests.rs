@@ -83,7 +83,9 @@ fn a_name_that_its_bytes_contradict_asks_for_the_format() {
 fn empty_images_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     for said in [None, Some(Format::Raw), Some(Format::Qcow2)] {
-        assert!(look(&file(directory.path(), "disk.raw", b""), said).unwrap_err().contains("is empty"));
+        assert!(
+            look(&file(directory.path(), "disk.raw", b""), said).unwrap_err().contains("is empty")
+        );
     }
     let packed = file(directory.path(), "disk.raw.gz", &gzip(b""));
     assert!(look(&packed, None).unwrap_err().contains("is empty"));

@@ -61,7 +61,8 @@ impl<'a> Unpacked<'a> {
         packing: Packing,
         packed: &'a (dyn Fn(u64) + 'a),
     ) -> Result<Unpacked<'a>, ImageError> {
-        let from = BufReader::with_capacity(BUFFER_BYTES, Counted { file, offset: 0, told: packed });
+        let from =
+            BufReader::with_capacity(BUFFER_BYTES, Counted { file, offset: 0, told: packed });
         let reader: Box<dyn Read + 'a> = match packing {
             Packing::Gzip => Box::new(MultiGzDecoder::new(from)),
             Packing::Xz => Box::new(XzReader::new_mem_limit(from, true, XZ_KIB_MAX)),
@@ -136,7 +137,8 @@ impl<'a> Unpacked<'a> {
 
     /// Fills the buffer as far as there is something left. How far.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
-        fill(&mut self.reader, buffer).map_err(|error| ImageError::Damaged { packing: self.packing, error })
+        fill(&mut self.reader, buffer)
+            .map_err(|error| ImageError::Damaged { packing: self.packing, error })
     }
 }
 

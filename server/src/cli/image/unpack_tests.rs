@@ -11,7 +11,8 @@ fn packed(packing: Packing, bytes: &[u8]) -> Vec<u8> {
     }
     match packing {
         Packing::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             write(&mut encoder, bytes);
             encoder.finish().unwrap()
         }
@@ -28,7 +29,8 @@ fn packed(packing: Packing, bytes: &[u8]) -> Vec<u8> {
         }
         Packing::Xz => {
             let mut encoder =
-                lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0)).unwrap();
+                lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0))
+                    .unwrap();
             write(&mut encoder, bytes);
             encoder.finish().unwrap()
         }
@@ -42,7 +44,8 @@ fn file(bytes: &[u8]) -> NamedTempFile {
 }
 
 fn measure(packing: Packing, bytes: &[u8], bound: Bound) -> Result<u64, ImageError> {
-    Unpacked::new(file(bytes).as_file(), packing, &untold).and_then(|unpacked| unpacked.measure(bound))
+    Unpacked::new(file(bytes).as_file(), packing, &untold)
+        .and_then(|unpacked| unpacked.measure(bound))
 }
 
 /// Neither all zero nor all alike, and larger than any buffer on the way.
@@ -78,7 +81,12 @@ fn streams_behind_each_other_are_one_image() {
     for packing in PACKINGS {
         let (first, second) = disk.split_at(1 << 20);
         let both = [packed(packing, first), packed(packing, second)].concat();
-        assert_eq!(measure(packing, &both, ROOM).unwrap(), disk.len() as u64, "{}", packing.as_str());
+        assert_eq!(
+            measure(packing, &both, ROOM).unwrap(),
+            disk.len() as u64,
+            "{}",
+            packing.as_str()
+        );
     }
 }
 
@@ -89,13 +97,21 @@ fn what_is_cut_off_or_damaged_is_refused() {
         let whole = packed(packing, &disk);
         for len in [whole.len() - 1, whole.len() - 10, whole.len() / 2, 20] {
             let cut = measure(packing, &whole[..len], ROOM);
-            assert!(matches!(cut, Err(ImageError::Damaged { .. })), "{} of {len}: {cut:?}", packing.as_str());
+            assert!(
+                matches!(cut, Err(ImageError::Damaged { .. })),
+                "{} of {len}: {cut:?}",
+                packing.as_str()
+            );
         }
         let mut damaged = whole.clone();
         let middle = damaged.len() / 2;
         damaged[middle] ^= 0x10;
         let damaged = measure(packing, &damaged, ROOM);
-        assert!(matches!(damaged, Err(ImageError::Damaged { .. })), "{}: {damaged:?}", packing.as_str());
+        assert!(
+            matches!(damaged, Err(ImageError::Damaged { .. })),
+            "{}: {damaged:?}",
+            packing.as_str()
+        );
     }
 }
 
@@ -107,7 +123,10 @@ fn more_bytes_than_there_is_room_for_are_not_unpacked() {
         assert!(image.len() < 1 << 20);
         let bound = Bound { bytes_max: 5 << 20, room: Room::Volume };
         let refused = measure(packing, &image, bound);
-        assert!(matches!(refused, Err(ImageError::Unpacked { bytes_max: 0x50_0000, .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(ImageError::Unpacked { bytes_max: 0x50_0000, .. })),
+            "{refused:?}"
+        );
         assert_eq!(
             measure(packing, &image, Bound { bytes_max: 64 << 20, room: Room::Volume }).unwrap(),
             64 << 20

@@ -9,7 +9,8 @@ use std::{collections::HashMap, io};
 pub(super) fn checksums(device: &mut impl Device, spans: &[Span]) -> Result<Vec<u32>, CopyError> {
     let mut reads: Vec<Span> = Vec::new();
     for span in spans {
-        let inside = Span { len: span.end().min(device.size_bytes()).saturating_sub(span.offset), ..*span };
+        let inside =
+            Span { len: span.end().min(device.size_bytes()).saturating_sub(span.offset), ..*span };
         if inside.len > CHUNK_BYTES {
             let data = data_in(device, inside).map_err(CopyError::Device)?;
             reads.extend(data.into_iter().flat_map(|span| span.pieces(CHUNK_BYTES)));
@@ -105,7 +106,8 @@ mod tests {
         ];
         let mut content = device.bytes.clone();
         content.resize(7 * CHUNK_BYTES as usize, 0);
-        let expected = spans.map(|span| crc32fast::hash(&content[span.offset as usize..span.end() as usize]));
+        let expected =
+            spans.map(|span| crc32fast::hash(&content[span.offset as usize..span.end() as usize]));
         assert_eq!(checksums(&mut device, &spans).unwrap(), expected);
     }
 }

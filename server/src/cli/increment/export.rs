@@ -205,7 +205,9 @@ fn write_batch<W: std::io::Write>(
     })?;
     for (piece, before) in pieces.iter().zip(before) {
         let now = match piece.state {
-            RangeState::Data => Now::Data(data.remove(&piece.span.offset).expect("all of them were read")),
+            RangeState::Data => {
+                Now::Data(data.remove(&piece.span.offset).expect("all of them were read"))
+            }
             RangeState::Zero => Now::Zero,
             RangeState::Hole => Now::Hole,
         };

@@ -233,7 +233,11 @@ impl<R: Read> Reader<R> {
         let [state, sum, content] = [(); 3].map(|()| fields.get_u32_le());
         if state == STATE_END {
             let right = Totals { records: first, data_bytes: second } == self.totals;
-            return if right && sum == whole.finalize() && self.is_at_end()? { Ok(None) } else { damaged };
+            return if right && sum == whole.finalize() && self.is_at_end()? {
+                Ok(None)
+            } else {
+                damaged
+            };
         }
         let span = Span { offset: first, len: second };
         let is_inside = first.checked_add(second).is_some_and(|end| end <= self.header.size_bytes);

@@ -78,7 +78,11 @@ fn the_bytes_are_those_of_version_1() {
 fn a_file_cut_off_anywhere_is_noticed() {
     let file = written();
     for len in 0..file.len() {
-        assert!(matches!(read(&file[..len]), Err(ReadError::CutOff)), "{len} of {} bytes", file.len());
+        assert!(
+            matches!(read(&file[..len]), Err(ReadError::CutOff)),
+            "{len} of {} bytes",
+            file.len()
+        );
     }
 }
 

@@ -101,9 +101,11 @@ struct Increment<'a> {
 impl Increment<'_> {
     fn open(&self) -> Result<FileReader, CliError> {
         let opened = fs::metadata(self.file).and_then(|found| refuse_others(&found));
-        let file =
-            opened.and_then(|()| File::open(self.file)).map_err(|error| self.flaw(ReadError::Io(error)))?;
-        Reader::open(BufReader::with_capacity(CHUNK_BYTES as usize, file)).map_err(|error| self.flaw(error))
+        let file = opened
+            .and_then(|()| File::open(self.file))
+            .map_err(|error| self.flaw(ReadError::Io(error)))?;
+        Reader::open(BufReader::with_capacity(CHUNK_BYTES as usize, file))
+            .map_err(|error| self.flaw(error))
     }
 
     fn next(&self, reader: &mut FileReader) -> Result<Option<Record>, CliError> {
@@ -166,7 +168,9 @@ impl Increment<'_> {
             interrupt.check()?;
             match now {
                 Now::Data(data) => device.write(span.offset, data),
-                Now::Zero | Now::Hole => span.pieces(ZERO_BYTES_MAX).try_for_each(|piece| device.zero(piece)),
+                Now::Zero | Now::Hole => {
+                    span.pieces(ZERO_BYTES_MAX).try_for_each(|piece| device.zero(piece))
+                }
             }
             .map_err(failed)?;
             progress.advance(span.end() - done);

@@ -8,8 +8,9 @@ use crate::{
 };
 
 pub(crate) fn run(context: &Context) -> Result<(), CliError> {
-    let pass: Scrub =
-        run_to_end("/admin/scrub", context, |pass: &Scrub| pass.running.then(|| ("reading", so_far(pass))))?;
+    let pass: Scrub = run_to_end("/admin/scrub", context, |pass: &Scrub| {
+        pass.running.then(|| ("reading", so_far(pass)))
+    })?;
     context.answer(&pass, || outcome(&pass))?;
     if pass.corrupt_bytes > 0 { Err(CliError::Corrupt(pass.corrupt_bytes)) } else { Ok(()) }
 }
@@ -64,14 +65,19 @@ mod tests {
     #[test]
     fn the_servers_words_are_understood_and_told() {
         let sound = outcome(&pass(json!([]), 0));
-        assert!(sound.contains("Read 5M of 3 volumes") && sound.contains("what was written"), "{sound}");
+        assert!(
+            sound.contains("Read 5M of 3 volumes") && sound.contains("what was written"),
+            "{sound}"
+        );
         let id = "0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de";
         let ranges = json!([
             { "id": id, "offset": 8192, "length": 4096, "what": "data" },
             { "id": id, "offset": 0, "length": 1 << 20, "what": "map" },
         ]);
         let corrupt = outcome(&pass(ranges, 8192));
-        for part in ["8K of it is lost", "4096 bytes at 8192 cannot", "the map of 1048576 bytes at 0"] {
+        for part in
+            ["8K of it is lost", "4096 bytes at 8192 cannot", "the map of 1048576 bytes at 0"]
+        {
             assert!(corrupt.contains(part), "{part} is not in {corrupt}");
         }
     }

@@ -41,8 +41,12 @@ mod tests {
         }))
         .unwrap();
         let told = told(&store);
-        for part in ["size             4G", "free             2G", "garbage          5M", "nearly full  why"]
-        {
+        for part in [
+            "size             4G",
+            "free             2G",
+            "garbage          5M",
+            "nearly full  why",
+        ] {
             assert!(told.contains(part), "{part:?} is not in\n{told}");
         }
     }

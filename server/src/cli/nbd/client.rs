@@ -24,8 +24,8 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use sandstone_protocol::{
-    AllocationFlags, BlockDescriptor, ChunkBody, Command, CommandFlags, Cookie, More, REQUEST_BYTES, Reply,
-    Request, Text, TransmissionFlags, WireError,
+    AllocationFlags, BlockDescriptor, ChunkBody, Command, CommandFlags, Cookie, More,
+    REQUEST_BYTES, Reply, Request, Text, TransmissionFlags, WireError,
 };
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -86,7 +86,12 @@ impl NbdClient {
             || self.pending.len() < REQUESTS_MAX && self.pending_bytes + data_bytes <= BYTES_MAX
     }
 
-    fn begin_when_there_is_room(&mut self, command: Command, span: Span, data: Bytes) -> io::Result<()> {
+    fn begin_when_there_is_room(
+        &mut self,
+        command: Command,
+        span: Span,
+        data: Bytes,
+    ) -> io::Result<()> {
         while !self.has_room(data.len() as u64) {
             self.finish_one()?;
         }
@@ -98,7 +103,8 @@ impl NbdClient {
         let cookie = Cookie(self.cookies);
         self.cookies += 1;
         let len = u32::try_from(span.len).expect("a request is below 4 GiB");
-        let request = Request { flags: CommandFlags::EMPTY, command, cookie, offset: span.offset, len };
+        let request =
+            Request { flags: CommandFlags::EMPTY, command, cookie, offset: span.offset, len };
         let pending = Pending::new(command, span);
         self.pending_bytes += pending.data_bytes();
         self.pending.insert(cookie, pending);
@@ -161,7 +167,10 @@ impl NbdClient {
             }
             Ok(()) | Err(_) => received,
         };
-        io::Error::new(error.kind(), format!("{error} (requests without an answer: {})", self.pending.len()))
+        io::Error::new(
+            error.kind(),
+            format!("{error} (requests without an answer: {})", self.pending.len()),
+        )
     }
 
     fn check_health(&self) -> io::Result<()> {
@@ -175,12 +184,18 @@ impl NbdClient {
         if self.export.flags.contains(needed) {
             return Ok(());
         }
-        Err(io::Error::new(io::ErrorKind::Unsupported, format!("the server cannot {what} this export")))
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("the server cannot {what} this export"),
+        ))
     }
 
     fn check_writable(&self) -> io::Result<()> {
         if self.export.flags.contains(TransmissionFlags::READ_ONLY) {
-            return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the export is read-only"));
+            return Err(io::Error::new(
+                io::ErrorKind::ReadOnlyFilesystem,
+                "the export is read-only",
+            ));
         }
         Ok(())
     }
@@ -356,7 +371,9 @@ impl Pending {
                 Ok(())
             }
             (
-                ChunkBody::OffsetData { .. } | ChunkBody::OffsetHole { .. } | ChunkBody::BlockStatus { .. },
+                ChunkBody::OffsetData { .. }
+                | ChunkBody::OffsetHole { .. }
+                | ChunkBody::BlockStatus { .. },
                 Answer::Pieces { .. } | Answer::Status(_) | Answer::Nothing,
             ) => Err(nonsense("a chunk that does not fit its request")),
         }
@@ -388,7 +405,9 @@ impl Pending {
             }));
         }
         match self.answer {
-            Answer::Pieces { pieces, .. } => Ok(Done::Read(self.span.offset, joined(self.span, pieces)?)),
+            Answer::Pieces { pieces, .. } => {
+                Ok(Done::Read(self.span.offset, joined(self.span, pieces)?))
+            }
             Answer::Status(extents) => Ok(Done::Status(extents)),
             Answer::Nothing => Ok(Done::Other),
         }
@@ -409,7 +428,10 @@ fn doing(command: Command) -> &'static str {
 fn extent(descriptor: &BlockDescriptor) -> Extent {
     // A hole that does not say that it is zero may hold anything.
     let is_zero = descriptor.flags.allocation().contains(AllocationFlags::ZERO);
-    Extent { len: descriptor.len.into(), content: if is_zero { Content::Zero } else { Content::Data } }
+    Extent {
+        len: descriptor.len.into(),
+        content: if is_zero { Content::Zero } else { Content::Data },
+    }
 }
 
 /// The data of a read whose pieces came in any order. Each byte must be there once: zeroes in the

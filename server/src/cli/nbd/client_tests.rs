@@ -13,8 +13,8 @@ use crate::{
 };
 use sandstone_protocol::{
     Access, BlockSizes, Chunk, ClientFlags, ExportInfo, MetaContext, Negotiation, Next, OptionCode,
-    OptionDecoder, OptionError, OptionReply, OptionRequest, ReceivedOption, ReplyBody, SelectedContext,
-    SimpleReply, StatusFlags, Step,
+    OptionDecoder, OptionError, OptionReply, OptionRequest, ReceivedOption, ReplyBody,
+    SelectedContext, SimpleReply, StatusFlags, Step,
 };
 use std::{
     fs,
@@ -195,7 +195,10 @@ fn refused_at(refused: OptionCode, error: OptionError, text: &str) -> String {
                 return;
             }
             if let OptionRequest::SetMetaContext(query) = &option {
-                peer.reply(option.code(), ReplyBody::MetaContext { id: 7, name: query.queries[0].clone() });
+                peer.reply(
+                    option.code(),
+                    ReplyBody::MetaContext { id: 7, name: query.queries[0].clone() },
+                );
             }
             peer.reply(option.code(), ReplyBody::Ack);
         }
@@ -234,7 +237,8 @@ fn a_server_without_block_status_is_told_apart() {
 
 #[test]
 fn a_server_that_goes_away_during_the_handshake_is_told() {
-    let error = talk(|mut peer| peer.greet(), |socket| NbdClient::over(socket, "disk").err().unwrap());
+    let error =
+        talk(|mut peer| peer.greet(), |socket| NbdClient::over(socket, "disk").err().unwrap());
     // Which of the two depends on who is faster.
     let told = [
         "the server closed the connection (during the handshake)",
@@ -245,16 +249,23 @@ fn a_server_that_goes_away_during_the_handshake_is_told() {
 
 #[test]
 fn what_does_not_speak_nbd_is_told() {
-    let peer = |mut peer: Peer| peer.send(|out| out.extend_from_slice(b"HTTP/1.1 400 Bad Request\r\n"));
+    let peer =
+        |mut peer: Peer| peer.send(|out| out.extend_from_slice(b"HTTP/1.1 400 Bad Request\r\n"));
     let error = talk(peer, |socket| NbdClient::over(socket, "disk").err().unwrap());
-    assert!(error.to_string().starts_with("the server breaks the NBD protocol: greeting"), "{error}");
+    assert!(
+        error.to_string().starts_with("the server breaks the NBD protocol: greeting"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_place_where_nobody_listens_is_named() {
     let place = Place::Unix("/nowhere/at/all.sock".into());
     let error = connect(&ExportAddress { place, export_name: "disk".to_owned() }).err().unwrap();
-    assert!(error.to_string().starts_with("no connection to /nowhere/at/all.sock: No such file"), "{error}");
+    assert!(
+        error.to_string().starts_with("no connection to /nowhere/at/all.sock: No such file"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -270,7 +281,8 @@ fn reads_are_in_flight_together_and_come_in_any_order_and_in_pieces() {
         peer.chunk(first.cookie, More::Done, ChunkBody::None);
         peer.expect_goodbye();
     };
-    let taken = transmit(peer, |mut device| read_all(&mut device, &[span(10, 6), span(100, 3)])).unwrap();
+    let taken =
+        transmit(peer, |mut device| read_all(&mut device, &[span(10, 6), span(100, 3)])).unwrap();
     assert_eq!(taken, [(100, Bytes::from_static(b"xyz")), (10, Bytes::from_static(b"a\0\0\0ef"))]);
 }
 
@@ -421,7 +433,8 @@ fn a_failed_write_is_told_by_a_later_call_and_stays_failed() {
     transmit(peer, |mut device| {
         device.write(0, Bytes::from_static(b"one")).unwrap();
         device.write(8192, Bytes::from_static(b"two")).unwrap();
-        let told = "writing 3 bytes at 0 failed: no space left (ENOSPC) (it says \"the store is full\")";
+        let told =
+            "writing 3 bytes at 0 failed: no space left (ENOSPC) (it says \"the store is full\")";
         assert_eq!(device.flush().unwrap_err().to_string(), told);
         assert_eq!(device.flush().unwrap_err().to_string(), "an earlier request failed");
         assert!(device.write(0, Bytes::from_static(b"one")).is_err());
@@ -494,7 +507,10 @@ fn a_server_that_goes_away_is_told_with_what_it_owes() {
         device.write(8192, Bytes::from_static(b"two")).unwrap();
         device.flush().unwrap_err()
     });
-    assert_eq!(error.to_string(), "the server closed the connection (requests without an answer: 2)");
+    assert_eq!(
+        error.to_string(),
+        "the server closed the connection (requests without an answer: 2)"
+    );
 }
 
 /// Serves `disk` from memory until the goodbye, each answer in its turn.
@@ -506,12 +522,17 @@ fn serve(peer: &mut Peer, disk: &mut [u8]) {
         match request.command {
             Command::Read => {
                 let data = Bytes::copy_from_slice(&disk[range]);
-                peer.chunk(cookie, More::Done, ChunkBody::OffsetData { offset: request.offset, data });
+                peer.chunk(
+                    cookie,
+                    More::Done,
+                    ChunkBody::OffsetData { offset: request.offset, data },
+                );
             }
             Command::BlockStatus => {
                 let block = &disk[start..start + 4096];
                 let zero = block.iter().all(|byte| *byte == 0);
-                let flags = if zero { AllocationFlags::ZERO } else { AllocationFlags::EMPTY }.into();
+                let flags =
+                    if zero { AllocationFlags::ZERO } else { AllocationFlags::EMPTY }.into();
                 let descriptors = vec![BlockDescriptor { len: 4096, flags }];
                 let context_id = ALLOCATION.id;
                 peer.chunk(cookie, More::Done, ChunkBody::BlockStatus { context_id, descriptors });
@@ -544,13 +565,20 @@ fn an_image_goes_in_and_comes_out_over_the_wire() {
     let peer = |mut peer: Peer| serve(&mut peer, &mut disk);
     transmit(peer, |mut device| {
         let progress = Progress::new(SIZE, Audience::Programs);
-        transfer::import(&open(&path).map(Source::of).unwrap(), &mut device, Before::Anything, &progress)
-            .unwrap();
+        transfer::import(
+            &open(&path).map(Source::of).unwrap(),
+            &mut device,
+            Before::Anything,
+            &progress,
+        )
+        .unwrap();
         let target = Target::create(&out, device.size_bytes()).unwrap();
         transfer::export(&mut device, &target, &progress, &Interrupt::default()).unwrap();
         target.finish().unwrap();
     });
     let (wanted, came) = (fs::read(&path).unwrap(), fs::read(&out).unwrap());
-    assert!(came[..wanted.len()] == wanted[..] && came[wanted.len()..].iter().all(|byte| *byte == 0xee));
+    assert!(
+        came[..wanted.len()] == wanted[..] && came[wanted.len()..].iter().all(|byte| *byte == 0xee)
+    );
     assert!(came == disk);
 }

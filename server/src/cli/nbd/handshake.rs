@@ -9,8 +9,9 @@ use super::stream::{Receiver, nonsense};
 use crate::cli::copy::CHUNK_BYTES;
 use bytes::BytesMut;
 use sandstone_protocol::{
-    BlockSizes, ClientFlags, DecodeError, Greeting, HandshakeFlags, Info, InfoRequest, InfoType, MetaContext,
-    MetaQuery, OptionError, OptionReply, OptionRequest, ReplyBody, Text, TransmissionFlags, escaped,
+    BlockSizes, ClientFlags, DecodeError, Greeting, HandshakeFlags, Info, InfoRequest, InfoType,
+    MetaContext, MetaQuery, OptionError, OptionReply, OptionRequest, ReplyBody, Text,
+    TransmissionFlags, escaped,
 };
 use std::{
     io::{self, Write},
@@ -22,7 +23,8 @@ use std::{
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Sizes of a server that does not tell any ("Size constraints").
-const SIZES_UNTOLD: BlockSizes = BlockSizes { minimum: 1, preferred: 4096, maximum_payload: 32 << 20 };
+const SIZES_UNTOLD: BlockSizes =
+    BlockSizes { minimum: 1, preferred: 4096, maximum_payload: 32 << 20 };
 
 /// An export in transmission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +88,9 @@ impl Handshake<'_> {
         let (mut export, mut sizes) = (None, SIZES_UNTOLD);
         for reply in self.ask(&OptionRequest::Go(request), what)? {
             match reply {
-                ReplyBody::Info(Info::Export { size_bytes, flags }) => export = Some((size_bytes, flags)),
+                ReplyBody::Info(Info::Export { size_bytes, flags }) => {
+                    export = Some((size_bytes, flags))
+                }
                 ReplyBody::Info(Info::BlockSize(told)) => sizes = told,
                 _ => {} // "the client MUST ignore information types that it does not recognize"
             }
@@ -103,7 +107,11 @@ impl Handshake<'_> {
 
     /// Sends an option and collects what comes before its ACK. `what` names the wish in the error
     /// of a refusal.
-    fn ask(&mut self, option: &OptionRequest, what: impl Fn() -> String) -> io::Result<Vec<ReplyBody>> {
+    fn ask(
+        &mut self,
+        option: &OptionRequest,
+        what: impl Fn() -> String,
+    ) -> io::Result<Vec<ReplyBody>> {
         /// More than any server has to say about one export. A guess.
         const REPLIES_MAX: usize = 64;
 
@@ -121,7 +129,9 @@ impl Handshake<'_> {
                     let _said = self.send(&OptionRequest::Abort);
                     return Err(refusal(&what(), error, &text));
                 }
-                _ if replies.len() == REPLIES_MAX => return Err(nonsense("it answers an option for ever")),
+                _ if replies.len() == REPLIES_MAX => {
+                    return Err(nonsense("it answers an option for ever"));
+                }
                 body => replies.push(body),
             }
         }

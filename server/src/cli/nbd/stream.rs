@@ -30,7 +30,8 @@ pub(super) fn open(place: &Place) -> io::Result<UnixStream> {
         Place::Tcp(address) => (open_tcp(address), address.clone()),
         Place::Unix(path) => (UnixStream::connect(path), path.display().to_string()),
     };
-    opened.map_err(|error| io::Error::new(error.kind(), format!("no connection to {name}: {error}")))
+    opened
+        .map_err(|error| io::Error::new(error.kind(), format!("no connection to {name}: {error}")))
 }
 
 fn open_tcp(address: &str) -> io::Result<UnixStream> {
@@ -80,20 +81,28 @@ impl Receiver {
         let received = retried(|| (&self.socket).read(&mut self.buffer[len..]));
         self.buffer.truncate(len + received.as_ref().map_or(0, |received| *received));
         match received {
-            Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
+            Ok(0) => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            )),
             Ok(_) => Ok(()),
             // A socket whose timeout is over says that it would block.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer"))
             }
-            Err(error) => Err(io::Error::new(error.kind(), format!("the connection broke: {error}"))),
+            Err(error) => {
+                Err(io::Error::new(error.kind(), format!("the connection broke: {error}")))
+            }
         }
     }
 }
 
 /// What the server sent cannot be: the connection must end.
 pub(super) fn nonsense(flaw: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the server breaks the NBD protocol: {flaw}"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the server breaks the NBD protocol: {flaw}"),
+    )
 }
 
 /// A request's header, and the data of a write.
@@ -132,7 +141,9 @@ impl Sender {
     pub(super) fn end(&mut self) -> io::Result<()> {
         self.queue = None;
         let ended = self.thread.take().map(JoinHandle::join);
-        ended.unwrap_or(Ok(Ok(()))).unwrap_or_else(|_| Err(io::Error::other("the sending thread panicked")))
+        ended
+            .unwrap_or(Ok(Ok(())))
+            .unwrap_or_else(|_| Err(io::Error::other("the sending thread panicked")))
     }
 }
 

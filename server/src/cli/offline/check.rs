@@ -6,7 +6,9 @@ use crate::{
     show,
 };
 use clap::Args;
-use sandstone_storage::{check::CheckOptions, check::CheckReport, check::Finding, check::FindingKind};
+use sandstone_storage::{
+    check::CheckOptions, check::CheckReport, check::Finding, check::FindingKind,
+};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -21,11 +23,12 @@ pub(crate) struct CheckArgs {
 
 pub(crate) fn run(args: &CheckArgs, context: &Context) -> Result<(), CliError> {
     let progress = Progress::new(0, context.audience());
-    let (path, report) = stopped(args.store.as_deref(), context, |store, metadata_bytes| async move {
-        let options = CheckOptions { data: args.data, metadata_bytes };
-        store.check(options, |at| progress.reach(at.done_bytes, at.total_bytes)).await
-    })
-    .map_err(CliError::not_checked)?;
+    let (path, report) =
+        stopped(args.store.as_deref(), context, |store, metadata_bytes| async move {
+            let options = CheckOptions { data: args.data, metadata_bytes };
+            store.check(options, |at| progress.reach(at.done_bytes, at.total_bytes)).await
+        })
+        .map_err(CliError::not_checked)?;
     context.answer(&as_json(&path, args.data, &report), || told(&path, args.data, &report))?;
     if report.is_clean() { Ok(()) } else { Err(CliError::Findings(report.findings_count)) }
 }
@@ -81,7 +84,12 @@ fn told(path: &Path, data: bool, report: &CheckReport) -> String {
         "not read (--data does)".to_owned()
     };
     let mut lines = vec![
-        format!("{}: {} volume(s), {} snapshot(s)", path.display(), report.volumes, report.snapshots),
+        format!(
+            "{}: {} volume(s), {} snapshot(s)",
+            path.display(),
+            report.volumes,
+            report.snapshots
+        ),
         format!(
             "  data      {}, {} of it distinct, {read}",
             show::rounded(report.mapped_bytes),
@@ -109,27 +117,37 @@ fn told(path: &Path, data: bool, report: &CheckReport) -> String {
 }
 
 fn line(finding: &Finding) -> String {
-    let place =
-        finding.place.map(|place| format!("{}, {} bytes at {}: ", place.line, place.len, place.offset));
+    let place = finding
+        .place
+        .map(|place| format!("{}, {} bytes at {}: ", place.line, place.len, place.offset));
     format!("WRONG       {}: {}{}", kind(finding.kind), place.unwrap_or_default(), finding.what)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandstone_storage::{check::Place};
+    use sandstone_storage::check::Place;
 
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
         let place = Place { line: uuid::Uuid::from_u128(7), offset: 8192, len: 4096 };
-        let finding = Finding { kind: FindingKind::Data, what: "gone".to_owned(), place: Some(place) };
-        let report = CheckReport { findings: vec![finding], findings_count: 3, ..CheckReport::default() };
+        let finding =
+            Finding { kind: FindingKind::Data, what: "gone".to_owned(), place: Some(place) };
+        let report =
+            CheckReport { findings: vec![finding], findings_count: 3, ..CheckReport::default() };
         let text = told(Path::new("/store"), true, &report);
-        for part in ["data: 00000000-0000-0000-0000-000000000007, 4096 bytes at 8192: gone", "and 2 more"] {
+        for part in
+            ["data: 00000000-0000-0000-0000-000000000007, 4096 bytes at 8192: gone", "and 2 more"]
+        {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         let value = as_json(Path::new("/store"), true, &report);
-        assert_eq!((&value["clean"], &value["findings"][0]["offset"]), (&json!(false), &json!(8192)));
-        assert!(told(Path::new("/store"), false, &CheckReport::default()).contains("Nothing is wrong"));
+        assert_eq!(
+            (&value["clean"], &value["findings"][0]["offset"]),
+            (&json!(false), &json!(8192))
+        );
+        assert!(
+            told(Path::new("/store"), false, &CheckReport::default()).contains("Nothing is wrong")
+        );
     }
 }

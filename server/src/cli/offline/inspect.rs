@@ -31,14 +31,17 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), CliError>
         stopped(store, context, |store, _| async move { Ok(store.inspect_superblocks().await) })
             .map_err(CliError::not_checked)?;
     // What can be read is shown, whatever comes of the rest.
-    let rest =
-        stopped(store, context, |store, metadata_bytes| async move { store.inspect(metadata_bytes).await });
+    let rest = stopped(store, context, |store, metadata_bytes| async move {
+        store.inspect(metadata_bytes).await
+    });
     let (rest, failed) = match rest {
         Ok((_, rest)) => (rest, None),
         Err(error) => (Vec::new(), Some(error)),
     };
     let sections: Vec<Section> = superblocks.into_iter().chain(rest).collect();
-    context.answer(&as_json(&sections), || sections.iter().map(told).collect::<Vec<_>>().join("\n\n"))?;
+    context.answer(&as_json(&sections), || {
+        sections.iter().map(told).collect::<Vec<_>>().join("\n\n")
+    })?;
     failed.map_or(Ok(()), |error| Err(error.not_checked()))
 }
 
@@ -74,16 +77,23 @@ fn print_records(held: &mut Vec<Row>, audience: Audience) -> Result<(), CliError
     }
     print(&match audience {
         Audience::People => table(&rows),
-        Audience::Programs => {
-            rows.iter().map(|row| Value::from(object(row)).to_string()).collect::<Vec<_>>().join("\n")
-        }
+        Audience::Programs => rows
+            .iter()
+            .map(|row| Value::from(object(row)).to_string())
+            .collect::<Vec<_>>()
+            .join("\n"),
     })
 }
 
 fn as_json(sections: &[Section]) -> Value {
-    let rows =
-        |section: &Section| section.rows.iter().map(|row| Value::from(object(row))).collect::<Vec<_>>();
-    sections.iter().map(|section| (section.name.clone(), json!(rows(section)))).collect::<Map<_, _>>().into()
+    let rows = |section: &Section| {
+        section.rows.iter().map(|row| Value::from(object(row))).collect::<Vec<_>>()
+    };
+    sections
+        .iter()
+        .map(|section| (section.name.clone(), json!(rows(section))))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 fn object(row: &Row) -> Map<String, Value> {

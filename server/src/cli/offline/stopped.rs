@@ -4,8 +4,8 @@ use crate::{
     cli::base::{CliError, Context},
     serve::{self, ServeError},
 };
-use sandstone_ring::{Runtime};
-use sandstone_storage::{StoppedStore};
+use sandstone_ring::Runtime;
+use sandstone_storage::StoppedStore;
 use std::path::{Path, PathBuf};
 
 /// Does something with a stopped store: the one named, or the configuration's.

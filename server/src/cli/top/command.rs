@@ -40,7 +40,11 @@ pub(crate) struct TopArgs {
 fn interval(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     if !INTERVAL_SECS.contains(&seconds) {
-        return Err(format!("must be from {} to {} seconds", INTERVAL_SECS.start(), INTERVAL_SECS.end()));
+        return Err(format!(
+            "must be from {} to {} seconds",
+            INTERVAL_SECS.start(),
+            INTERVAL_SECS.end()
+        ));
     }
     Ok(Duration::from_secs_f64(seconds))
 }

@@ -61,7 +61,12 @@ impl Rates {
         let known: HashMap<Uuid, &VolumeStats> =
             before.volumes.iter().map(|volume| (volume.id, volume)).collect();
         let volume = |now: &VolumeStats| {
-            VolumeRates::between(known.get(&now.id).copied(), now, &before.latency_bounds_us, elapsed)
+            VolumeRates::between(
+                known.get(&now.id).copied(),
+                now,
+                &before.latency_bounds_us,
+                elapsed,
+            )
         };
         Rates {
             store: StoreRates::between(&before.store, &now.store, elapsed),
@@ -107,8 +112,9 @@ impl VolumeRates {
         elapsed: Elapsed,
     ) -> VolumeRates {
         let nothing = CommandStats::default();
-        let earlier =
-            |command: &str| before.and_then(|before| before.commands.get(command)).unwrap_or(&nothing);
+        let earlier = |command: &str| {
+            before.and_then(|before| before.commands.get(command)).unwrap_or(&nothing)
+        };
         let flow = |command: &str| {
             let (before, now) = (earlier(command), now.commands.get(command).unwrap_or(&nothing));
             Flow {
@@ -116,7 +122,8 @@ impl VolumeRates {
                 bytes: elapsed.rate(before.bytes, now.bytes),
             }
         };
-        let since = |count: fn(&VolumeStats) -> u64| count(now).saturating_sub(before.map_or(0, count));
+        let since =
+            |count: fn(&VolumeStats) -> u64| count(now).saturating_sub(before.map_or(0, count));
         let (hits, misses) = (since(|v| v.cache_hits), since(|v| v.cache_misses));
         let mut latencies = vec![0; bounds_us.len() + 1];
         let mut errors = 0.0;
@@ -137,7 +144,8 @@ impl VolumeRates {
             p99_us: percentile(&latencies, bounds_us, 0.99),
             errors,
             queue_depth: now.requests_in_flight,
-            cache_hit_percent: (hits + misses > 0).then(|| hits as f64 * 100.0 / (hits + misses) as f64),
+            cache_hit_percent: (hits + misses > 0)
+                .then(|| hits as f64 * 100.0 / (hits + misses) as f64),
             buffered_bytes: now.buffered_bytes,
         }
     }

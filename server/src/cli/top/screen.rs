@@ -40,7 +40,12 @@ impl Screen {
         terminal::enable_raw_mode()?;
         // From here on its end puts back what was changed.
         let mut screen = Screen { out: io::stdout() };
-        execute!(screen.out, terminal::EnterAlternateScreen, terminal::DisableLineWrap, cursor::Hide)?;
+        execute!(
+            screen.out,
+            terminal::EnterAlternateScreen,
+            terminal::DisableLineWrap,
+            cursor::Hide
+        )?;
         Ok(screen)
     }
 
@@ -61,7 +66,11 @@ impl Screen {
             )?;
         }
         if lines.len() < usize::from(rows) {
-            queue!(self.out, cursor::MoveToNextLine(1), terminal::Clear(ClearType::FromCursorDown))?;
+            queue!(
+                self.out,
+                cursor::MoveToNextLine(1),
+                terminal::Clear(ClearType::FromCursorDown)
+            )?;
         }
         queue!(self.out, terminal::EndSynchronizedUpdate)?;
         self.out.flush()
@@ -135,7 +144,12 @@ fn command(event: &Event) -> Option<Command> {
 impl Drop for Screen {
     fn drop(&mut self) {
         // A terminal that is gone needs nothing back.
-        let _ = execute!(self.out, cursor::Show, terminal::EnableLineWrap, terminal::LeaveAlternateScreen);
+        let _ = execute!(
+            self.out,
+            cursor::Show,
+            terminal::EnableLineWrap,
+            terminal::LeaveAlternateScreen
+        );
         let _ = terminal::disable_raw_mode();
     }
 }

@@ -82,7 +82,9 @@ const COLUMNS: [(&str, Cell); 11] = [
     ("P50", |v| time(v.p50_us)),
     ("P99", |v| time(v.p99_us)),
     ("QUEUE", |v| v.queue_depth.to_string()),
-    ("CACHED", |v| v.cache_hit_percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:.0}%"))),
+    ("CACHED", |v| {
+        v.cache_hit_percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:.0}%"))
+    }),
     ("BUFFERED", |v| show::rounded(v.buffered_bytes)),
 ];
 
@@ -107,8 +109,10 @@ pub(super) fn lines(rates: &Rates, sort: Sort, order: Order) -> Vec<String> {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let count = rates.volumes.len();
-    let above =
-        [store(&rates.store), format!("volumes  {count} with clients since the start, by {}", sort.name())];
+    let above = [
+        store(&rates.store),
+        format!("volumes  {count} with clients since the start, by {}", sort.name()),
+    ];
     above.into_iter().chain(output::shown(table).lines().map(str::to_owned)).collect()
 }
 
@@ -120,7 +124,11 @@ fn store(store: &StoreRates) -> String {
     let callers = store.callers_per_sync.map(|callers| format!(" for {callers:.1} callers each"));
     let mut parts = vec![
         format!("store    {health}"),
-        format!("{} of {} free", show::rounded(store.free_bytes), show::rounded(store.capacity_bytes)),
+        format!(
+            "{} of {} free",
+            show::rounded(store.free_bytes),
+            show::rounded(store.capacity_bytes)
+        ),
         format!("log {} MiB/s in {} writes/s", mib(store.log_bytes), number(store.log_batches)),
         format!("{} syncs/s{}", number(store.syncs), callers.unwrap_or_default()),
     ];

@@ -7,7 +7,8 @@ use super::{
 use crate::api::Stats;
 use serde_json::{Value, json};
 
-const IDS: [&str; 2] = ["0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de", "1b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de"];
+const IDS: [&str; 2] =
+    ["0b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de", "1b54ae6c-4b3c-4a4f-8a6c-1f9bb4f0b2de"];
 
 fn answer(at_us: u64, requests: u64, volumes: Value) -> Stats {
     serde_json::from_value(json!({
@@ -33,7 +34,8 @@ fn volume(id: &str, name: &str, writes: u64) -> Value {
 
 fn rates() -> Rates {
     let before = answer(1_000_000, 0, json!([volume(IDS[0], "busy", 1000)]));
-    let now = answer(3_000_000, 800, json!([volume(IDS[0], "busy", 3048), volume(IDS[1], "", 256)]));
+    let now =
+        answer(3_000_000, 800, json!([volume(IDS[0], "busy", 3048), volume(IDS[1], "", 256)]));
     Rates::between(&before, &now)
 }
 
@@ -51,7 +53,10 @@ fn a_restarted_server_begins_anew() {
     let before = answer(9_000_000, 800, json!([volume(IDS[0], "busy", 5000)]));
     let now = answer(1_000_000, 10, json!([volume(IDS[0], "busy", 10)]));
     let rates = Rates::between(&before, &now);
-    assert_eq!((rates.volumes[0].write.iops, rates.volumes[0].p99_us, rates.store.syncs), (0.0, None, 0.0));
+    assert_eq!(
+        (rates.volumes[0].write.iops, rates.volumes[0].p99_us, rates.store.syncs),
+        (0.0, None, 0.0)
+    );
 }
 
 #[test]
@@ -72,7 +77,9 @@ fn percentiles_lie_within_their_bucket() {
 #[test]
 fn the_table_has_a_line_for_the_store_and_one_a_volume() {
     let lines = table::lines(&rates(), Sort::Bytes, Order::Down);
-    for part in ["ready", "32G of 64G free", "log 400.0 MiB/s", "100 syncs/s for 4.0 callers each", "scrub"] {
+    for part in
+        ["ready", "32G of 64G free", "log 400.0 MiB/s", "100 syncs/s for 4.0 callers each", "scrub"]
+    {
         assert!(lines[0].contains(part), "{part} is not in {}", lines[0]);
     }
     assert!(!lines[0].contains("reclaim"), "{}", lines[0]);

@@ -73,7 +73,10 @@ fn a_lineage_is_drawn_with_snapshots_before_forks_and_the_oldest_first() {
         "{drawn}"
     );
     let base = drawn.lines().nth(1).unwrap();
-    assert!(base.contains("1M") && base.contains("4K") && base.contains("2026-01-02 03:04:05Z"), "{drawn}");
+    assert!(
+        base.contains("1M") && base.contains("4K") && base.contains("2026-01-02 03:04:05Z"),
+        "{drawn}"
+    );
 }
 
 #[test]
@@ -100,10 +103,16 @@ fn a_narrow_terminal_is_not_overrun() {
     for columns in [60, 80, 120] {
         let drawn = draw::text(&lineage, columns);
         for line in drawn.lines() {
-            assert!(line.chars().count() <= columns, "{} of {columns} columns: {line}", line.chars().count());
+            assert!(
+                line.chars().count() <= columns,
+                "{} of {columns} columns: {line}",
+                line.chars().count()
+            );
         }
         assert!(
-            drawn.contains('…') && drawn.contains("(source deleted)") && drawn.contains("2026-01-02"),
+            drawn.contains('…')
+                && drawn.contains("(source deleted)")
+                && drawn.contains("2026-01-02"),
             "{drawn}"
         );
     }
@@ -127,8 +136,10 @@ fn a_thousand_forks_of_forks_stay_within_the_terminal_and_within_the_stack() {
 /// `a` was forked as `b` and deleted; then `b` was forked under the id of `a`.
 #[test]
 fn a_source_that_was_made_anew_from_its_own_fork_does_not_hide_both() {
-    let lineage =
-        Lineage::new(vec![(volume("b", Some("a"), None), vec![]), (volume("a", Some("b"), None), vec![])]);
+    let lineage = Lineage::new(vec![
+        (volume("b", Some("a"), None), vec![]),
+        (volume("a", Some("b"), None), vec![]),
+    ]);
     assert_eq!(first_column(&draw::text(&lineage, 80)), ["b (source deleted)", "└─ a"]);
 }
 

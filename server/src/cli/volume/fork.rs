@@ -8,7 +8,9 @@ use crate::cli::base::{CliError, Context, output};
 use clap::Args;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Not said: all is as in the source, but the mode is RWO and there is no name.")]
+#[command(
+    after_help = "Not said: all is as in the source, but the mode is RWO and there is no name."
+)]
 pub(crate) struct ForkArgs {
     /// The volume to copy, by id or name
     source: String,
@@ -24,7 +26,9 @@ pub(crate) fn run(args: &ForkArgs, context: &Context) -> Result<(), CliError> {
     let source = volumes::find(&client, &args.source)?;
     let copied = match &args.snapshot {
         None => volumes::path_of(&source),
-        Some(name) => snapshots::path_of(&source, &snapshots::find(&client, &source, &args.source, name)?),
+        Some(name) => {
+            snapshots::path_of(&source, &snapshots::find(&client, &source, &args.source, name)?)
+        }
     };
     let fork = client.post(&format!("{copied}/fork"), &args.fields.request())?;
     context.answer(&fork, || output::volume_details(&fork))

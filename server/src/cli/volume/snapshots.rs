@@ -73,7 +73,8 @@ pub(crate) fn run(command: SnapshotCommand, context: &Context) -> Result<(), Cli
             context.answer(&snapshot, || output::snapshot_details(&snapshot))
         }
         SnapshotCommand::List { volume } => {
-            let snapshots: Vec<Snapshot> = client.get(&list_path(&volumes::find(&client, &volume)?))?;
+            let snapshots: Vec<Snapshot> =
+                client.get(&list_path(&volumes::find(&client, &volume)?))?;
             context.answer(&snapshots, || output::snapshot_list(&snapshots, &volume))
         }
         SnapshotCommand::Get(which) => {
@@ -110,7 +111,11 @@ pub(crate) fn create(
 }
 
 /// Makes a volume what its snapshot at that path is.
-pub(crate) fn restore(client: &AdminClient, path: &str, force: bool) -> Result<Restored, ClientError> {
+pub(crate) fn restore(
+    client: &AdminClient,
+    path: &str,
+    force: bool,
+) -> Result<Restored, ClientError> {
     client.post(&format!("{path}/restore?force={force}"), &())
 }
 
@@ -122,7 +127,8 @@ pub(crate) fn find(
     volume_name: &str,
     name: &str,
 ) -> Result<Snapshot, CliError> {
-    let missing = || CliError::NoSnapshot { volume: volume_name.to_owned(), snapshot: name.to_owned() };
+    let missing =
+        || CliError::NoSnapshot { volume: volume_name.to_owned(), snapshot: name.to_owned() };
     if let Some(id) = parse_id(name) {
         return match client.get(&format!("{}/{id}", list_path(volume))) {
             Err(ClientError::Refused { status: 404, .. }) => Err(missing()),

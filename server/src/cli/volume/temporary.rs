@@ -28,7 +28,8 @@ impl<'a> Temporary<'a> {
         command: &str,
     ) -> Result<Temporary<'a>, CliError> {
         let name = format!("{command}-{}", process::id());
-        let description = format!("made by `{command}` for as long as it runs; delete it if that was killed");
+        let description =
+            format!("made by `{command}` for as long as it runs; delete it if that was killed");
         let snapshot = snapshots::create(client, volume, &name, Some(description))?;
         let path = snapshots::path_of(volume, &snapshot);
         Ok(Temporary { client, snapshot, path })

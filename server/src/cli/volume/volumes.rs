@@ -162,7 +162,10 @@ impl Limits {
     fn request(&self) -> api::VolumeFields {
         api::VolumeFields {
             iops_max: self.iops_max.map(Field::from),
-            bytes_per_second_max: self.bytes_per_second_max.as_deref().map(|size| Size::from(size).into()),
+            bytes_per_second_max: self
+                .bytes_per_second_max
+                .as_deref()
+                .map(|size| Size::from(size).into()),
             ..api::VolumeFields::default()
         }
     }
@@ -177,7 +180,9 @@ pub(crate) fn resized(size: &str) -> api::VolumeFields {
 pub(crate) fn find(client: &AdminClient, name: &str) -> Result<Volume, CliError> {
     if let Some(id) = parse_id(name) {
         return match client.get(&format!("{VOLUMES}/{id}")) {
-            Err(ClientError::Refused { status: 404, .. }) => Err(CliError::NoVolume(name.to_owned())),
+            Err(ClientError::Refused { status: 404, .. }) => {
+                Err(CliError::NoVolume(name.to_owned()))
+            }
             answer => Ok(answer?),
         };
     }

@@ -41,7 +41,9 @@ pub(super) fn within(
 ) -> Result<(), HeaderError> {
     let len_bytes = from.len_bytes();
     match offset.checked_add(len) {
-        Some(end_bytes) if end_bytes > len_bytes => Err(HeaderError::CutOff { what, end_bytes, len_bytes }),
+        Some(end_bytes) if end_bytes > len_bytes => {
+            Err(HeaderError::CutOff { what, end_bytes, len_bytes })
+        }
         Some(_) => Ok(()),
         None => Err(HeaderError::Malformed("an offset is beyond any file")),
     }
@@ -50,6 +52,7 @@ pub(super) fn within(
 /// Text of a header, which must be UTF-8 without a zero: other names are no names that could be
 /// told.
 pub(super) fn text(bytes: Vec<u8>) -> Result<String, HeaderError> {
-    let text = String::from_utf8(bytes).ok().filter(|text| !text.is_empty() && !text.contains('\0'));
+    let text =
+        String::from_utf8(bytes).ok().filter(|text| !text.is_empty() && !text.contains('\0'));
     text.ok_or(HeaderError::Malformed("a file name in it is empty or no UTF-8"))
 }

@@ -74,7 +74,9 @@ pub(super) fn references(from: &impl ReadAt) -> Result<References, HeaderError> 
     let backing = match has_backing {
         false => None,
         true if backing_len == 0 || backing_len > BACKING_NAME_BYTES_MAX => {
-            return Err(HeaderError::Malformed("the name of its backing file has no byte, or too many"));
+            return Err(HeaderError::Malformed(
+                "the name of its backing file has no byte, or too many",
+            ));
         }
         true => {
             let name = text(bytes_at(from, backing_offset, backing_len as usize)?)?;
@@ -85,7 +87,9 @@ pub(super) fn references(from: &impl ReadAt) -> Result<References, HeaderError> 
         (false, _) => None,
         (true, Some(name)) => Some(name),
         (true, None) => {
-            return Err(HeaderError::Unsupported("its data are in another file, whose name it does not say"));
+            return Err(HeaderError::Unsupported(
+                "its data are in another file, whose name it does not say",
+            ));
         }
     };
     Ok(References { backing, data_file, extents: Vec::new() })
@@ -105,7 +109,8 @@ fn check_tables(
     cluster_bytes: u64,
     features: u64,
 ) -> Result<(), HeaderError> {
-    let data = if features & EXTERNAL_DATA_FILE == 0 { DataIn::ThisFile } else { DataIn::OtherFile };
+    let data =
+        if features & EXTERNAL_DATA_FILE == 0 { DataIn::ThisFile } else { DataIn::OtherFile };
     let (l1_entries, l1_offset) = (header.u32_be(36), header.u64_be(40));
     if l1_entries > L1_ENTRIES_MAX {
         return Err(HeaderError::Malformed("its L1 table has more than 32 MiB"));

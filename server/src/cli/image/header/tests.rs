@@ -184,8 +184,10 @@ fn images_that_were_cut_off_are_refused() {
 #[test]
 fn qcow2_tells_its_backing_file_and_its_data_file() {
     let backing = |image: Vec<u8>| look(Format::Qcow2, &image).unwrap().backing.unwrap();
-    let expected =
-        |format: Option<&str>| Reference { name: "/etc/shadow".into(), format: format.map(str::to_owned) };
+    let expected = |format: Option<&str>| Reference {
+        name: "/etc/shadow".into(),
+        format: format.map(str::to_owned),
+    };
     assert_eq!(backing(backed_by("/etc/shadow", None)), expected(None));
     assert_eq!(backing(backed_by("/etc/shadow", Some("raw"))), expected(Some("raw")));
     assert_eq!(look(Format::Qcow2, &with_data_file("x")).unwrap().data_file.as_deref(), Some("x"));
@@ -279,7 +281,8 @@ fn disks_that_need_a_parent_which_qemu_forgets_are_refused() {
     put(&mut undo, 0x4c, &4_u32.to_le_bytes());
     let mut child = vhdx();
     put(&mut child, (256 << 10) + 1028, &2_u32.to_le_bytes());
-    for (format, image) in [(Format::Vhd, differencing), (Format::Vdi, undo), (Format::Vhdx, child)] {
+    for (format, image) in [(Format::Vhd, differencing), (Format::Vdi, undo), (Format::Vhdx, child)]
+    {
         let said = look(format, &image).unwrap_err().to_string();
         assert!(said.contains("parent"), "{format}: {said}");
     }
@@ -291,13 +294,15 @@ fn mutated() -> impl Strategy<Value = (Format, Vec<u8>)> {
         (Format::Qcow2, with_data_file("data")),
         (
             Format::Vmdk,
-            b"# Disk DescriptorFile\nversion=1\nRW 8 FLAT \"x\" 0\nparentFileNameHint=\"y\"\n".to_vec(),
+            b"# Disk DescriptorFile\nversion=1\nRW 8 FLAT \"x\" 0\nparentFileNameHint=\"y\"\n"
+                .to_vec(),
         ),
     ]);
     let images: Vec<_> = images.collect();
     // Headers are at the beginning, or of VHDX at 192 and 256 KiB: elsewhere a changed byte says
     // nothing.
-    let place = prop_oneof![0..600_usize, 196_608..196_800_usize, 262_144..262_300_usize, 0..usize::MAX];
+    let place =
+        prop_oneof![0..600_usize, 196_608..196_800_usize, 262_144..262_300_usize, 0..usize::MAX];
     let change = (place, prop_oneof![Just(0_u8), Just(1), Just(0x7f), Just(0xff), any::<u8>()]);
     (0..images.len(), vec(change, 1..12), any::<proptest::sample::Index>(), any::<bool>()).prop_map(
         move |(which, changes, end, cut)| {

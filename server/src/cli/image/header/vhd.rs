@@ -30,7 +30,11 @@ pub(crate) fn check(from: &impl ReadAt) -> Result<(), HeaderError> {
     if !has_footer(from) {
         let len_bytes = from.len_bytes();
         let end_bytes = len_bytes.saturating_add(FOOTER_BYTES);
-        return Err(HeaderError::CutOff { what: "the footer that it must have", end_bytes, len_bytes });
+        return Err(HeaderError::CutOff {
+            what: "the footer that it must have",
+            end_bytes,
+            len_bytes,
+        });
     }
     let dynamic: Fields<{ FOOTER_BYTES as usize }> = Fields::read(from, 0)?;
     if dynamic.bytes(0) != *COOKIE {
@@ -56,7 +60,9 @@ fn check_fixed(from: &impl ReadAt) -> Result<(), HeaderError> {
     }
     match footer.u32_be(60) {
         FIXED => within(from, "the disk", footer.u64_be(48), FOOTER_BYTES),
-        DYNAMIC | DIFFERENCING => Err(HeaderError::Malformed("the beginning of a dynamic disk is missing")),
+        DYNAMIC | DIFFERENCING => {
+            Err(HeaderError::Malformed("the beginning of a dynamic disk is missing"))
+        }
         _ => Err(HeaderError::Malformed("it is neither a fixed nor a dynamic disk")),
     }
 }

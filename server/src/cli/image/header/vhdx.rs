@@ -28,7 +28,10 @@ const MIB_SHIFT: u32 = 20;
 /// The first three parts of a GUID are little-endian.
 const fn guid(value: u128) -> [u8; 16] {
     let b = value.to_be_bytes();
-    [b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]
+    [
+        b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6], b[8], b[9], b[10], b[11], b[12], b[13],
+        b[14], b[15],
+    ]
 }
 
 pub(super) fn check(from: &impl ReadAt) -> Result<(), HeaderError> {

@@ -57,7 +57,11 @@ pub(super) fn references(from: &impl ReadAt) -> Result<References, HeaderError> 
                     "a descriptor names the files of its disk, and this one names none",
                 ));
             }
-            Ok(References { backing: descriptor.parent(), data_file: None, extents: descriptor.extents })
+            Ok(References {
+                backing: descriptor.parent(),
+                data_file: None,
+                extents: descriptor.extents,
+            })
         }
     }
 }
@@ -113,15 +117,19 @@ fn footer(from: &impl ReadAt) -> Result<Fields<79>, HeaderError> {
 
 /// Whether every table of grains lies in the file, and every grain begins in it.
 fn check_grains(from: &impl ReadAt, header: &Fields<79>) -> Result<(), HeaderError> {
-    let (capacity, grain_sectors, table_entries) = (header.u64_le(12), header.u64_le(20), header.u32_le(44));
+    let (capacity, grain_sectors, table_entries) =
+        (header.u64_le(12), header.u64_le(20), header.u32_le(44));
     if grain_sectors == 0 || !(1..=TABLE_ENTRIES_MAX).contains(&table_entries) {
-        return Err(HeaderError::Malformed("its grains or its tables have no size that they can have"));
+        return Err(HeaderError::Malformed(
+            "its grains or its tables have no size that they can have",
+        ));
     }
     let table_bytes = u64::from(table_entries) * 4;
     let tables = capacity.div_ceil(grain_sectors).div_ceil(u64::from(table_entries));
     let directory = header.u64_le(if header.u32_le(8) & FLAG_REDUNDANT == 0 { 56 } else { 48 });
-    let directory =
-        directory.checked_mul(SECTOR_BYTES).ok_or(HeaderError::Malformed("an offset is beyond any file"))?;
+    let directory = directory
+        .checked_mul(SECTOR_BYTES)
+        .ok_or(HeaderError::Malformed("an offset is beyond any file"))?;
     within(from, "its directory of grain tables", directory, tables.saturating_mul(4))?;
     let mut tables_bytes = 0;
     each_entry(from, directory, tables, |entry: [u8; 4]| {
@@ -131,13 +139,20 @@ fn check_grains(from: &impl ReadAt, header: &Fields<79>) -> Result<(), HeaderErr
         }
         tables_bytes += table_bytes;
         if tables_bytes > from.len_bytes() {
-            return Err(HeaderError::Malformed("it has more grain tables than the file has room for"));
+            return Err(HeaderError::Malformed(
+                "it has more grain tables than the file has room for",
+            ));
         }
         within(from, "a grain table", table, table_bytes)?;
-        each_entry(from, table, u64::from(table_entries), |entry: [u8; 4]| match u32::from_le_bytes(entry) {
-            ..GRAIN_OFFSET_MIN => Ok(()),
-            sector => within(from, "a grain", u64::from(sector) * SECTOR_BYTES, 1),
-        })
+        each_entry(
+            from,
+            table,
+            u64::from(table_entries),
+            |entry: [u8; 4]| match u32::from_le_bytes(entry) {
+                ..GRAIN_OFFSET_MIN => Ok(()),
+                sector => within(from, "a grain", u64::from(sector) * SECTOR_BYTES, 1),
+            },
+        )
     })
 }
 
@@ -152,12 +167,15 @@ impl Descriptor {
     /// Reads a descriptor up to its first zero, as qemu does.
     fn parse(bytes: &[u8]) -> Result<Descriptor, HeaderError> {
         let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-        let text = str::from_utf8(bytes).map_err(|_| HeaderError::Malformed("its descriptor is no UTF-8"))?;
+        let text = str::from_utf8(bytes)
+            .map_err(|_| HeaderError::Malformed("its descriptor is no UTF-8"))?;
         let mut descriptor = Descriptor::default();
         for line in text.split('\n').map(str::trim) {
             if line.is_empty() || line.starts_with('#') {
                 if line.contains(PARENT) {
-                    return Err(HeaderError::Malformed("a comment of its descriptor names a parent"));
+                    return Err(HeaderError::Malformed(
+                        "a comment of its descriptor names a parent",
+                    ));
                 }
                 continue;
             }
@@ -167,7 +185,8 @@ impl Descriptor {
                 continue;
             }
             let known = line.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
-            let Some((key, value)) = known.filter(|(key, _)| !key.contains(char::is_whitespace)) else {
+            let Some((key, value)) = known.filter(|(key, _)| !key.contains(char::is_whitespace))
+            else {
                 return Err(HeaderError::Malformed(
                     "its descriptor has a line that is neither a key nor an extent",
                 ));
@@ -175,12 +194,15 @@ impl Descriptor {
             if key == PARENT {
                 let name = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
                 let name = name.filter(|name| !name.is_empty() && !name.contains('"'));
-                let name = name.ok_or(HeaderError::Malformed("the name of its parent is not in quotes"))?;
+                let name =
+                    name.ok_or(HeaderError::Malformed("the name of its parent is not in quotes"))?;
                 if descriptor.parent.replace(name.to_owned()).is_some() {
                     return Err(HeaderError::Malformed("its descriptor names two parents"));
                 }
             } else if line.contains(PARENT) {
-                return Err(HeaderError::Malformed("its descriptor names a parent where none belongs"));
+                return Err(HeaderError::Malformed(
+                    "its descriptor names a parent where none belongs",
+                ));
             }
         }
         Ok(descriptor)
@@ -219,8 +241,10 @@ fn extent(line: &str) -> Result<ExtentFile, HeaderError> {
             "an extent of it may not be written, and qemu-img would leave it out",
         ));
     }
-    let end_bytes =
-        begin.checked_add(sectors).and_then(|end| end.checked_mul(SECTOR_BYTES)).ok_or_else(malformed)?;
+    let end_bytes = begin
+        .checked_add(sectors)
+        .and_then(|end| end.checked_mul(SECTOR_BYTES))
+        .ok_or_else(malformed)?;
     let kind = match kind {
         "FLAT" | "VMFS" => ExtentKind::Flat { end_bytes },
         "SPARSE" => ExtentKind::Sparse,

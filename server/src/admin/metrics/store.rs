@@ -77,7 +77,11 @@ impl Collector for StoreCollector {
             ("scrub_passes", "Times that all maps and data were read and compared", scrub.passes),
             ("scrub_checked_bytes", "Bytes that the scrub read and compared", scrub.checked_bytes_total),
             ("scrub_corrupt_bytes", "Bytes of them that are lost", scrub.rotten_bytes_total),
-            ("scrub_rotten_bytes", "Deprecated: scrub_corrupt_bytes", scrub.rotten_bytes_total),
+            (
+                "scrub_rotten_bytes",
+                "Deprecated: the old name of sandstone_scrub_corrupt_bytes",
+                scrub.rotten_bytes_total,
+            ),
             ("store_corrupt_blocks", "Blocks that were not what was written there", stats.corrupt_blocks),
             ("cache_hits", "Blocks that reads found in the cache", stats.cache_hits),
             ("cache_misses", "Blocks that reads had to fetch", stats.cache_misses),

@@ -3,6 +3,7 @@
 use super::{field::Field, tuning::Tuning};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -41,7 +42,7 @@ pub(crate) struct Mount {
     Serialize,
     Deserialize,
     ToSchema,
-    strum::IntoStaticStr,
+    IntoStaticStr,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]

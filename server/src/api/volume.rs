@@ -98,8 +98,8 @@ pub(crate) enum VolumeState {
 #[schema(as = VolumeChange)]
 #[serde(default)]
 pub(crate) struct VolumeFields {
-    /// For people: printable, without "/" and without blanks at the ends, not like a UUID. Several
-    /// volumes may share one; it finds a volume only while it is unique.
+    /// For people: printable, without "/" and without blanks at the ends, not like a UUID. No two
+    /// volumes have the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 128)]
     pub(crate) name: Option<Field<String>>,

@@ -32,7 +32,7 @@ use super::{
     budget::{Budget, OnWorker, Share},
     buffer_quota::BufferQuota,
     deadline::Deadline,
-    disconnect_reason::DisconnectReason,
+    disconnect::Disconnect,
     dispatch::{Agreed, Outcome, answer, is_question, room_bytes, serve},
     in_flight_pool::Flow,
     payload::{NOW_BYTES_MAX, PART_BYTES_MAX, Payload, part_len},
@@ -172,7 +172,7 @@ impl Connection {
 
     /// Serves the connection to its end. `received` are bytes that came with the end of the
     /// handshake.
-    pub(super) async fn run(self: Rc<Self>, received: BytesMut) -> DisconnectReason {
+    pub(super) async fn run(self: Rc<Self>, received: BytesMut) -> Disconnect {
         let _connected = self.traffic.meter.connected();
         let _served = runtime::serve_one();
         let (ended, sender_ended) = tokio::sync::oneshot::channel();
@@ -190,12 +190,12 @@ impl Connection {
         let mut reason = self.receive(received).await;
         self.leaving.cancel();
         match &reason {
-            DisconnectReason::Failed(_) => self.abort(AbortReason::HungUp),
-            DisconnectReason::Aborted(why) => self.abort(*why),
-            DisconnectReason::Disconnected
-            | DisconnectReason::Closed
-            | DisconnectReason::Torn(_)
-            | DisconnectReason::Broken(_) => {}
+            Disconnect::Failed(_) => self.abort(AbortReason::HungUp),
+            Disconnect::Aborted(why) => self.abort(*why),
+            Disconnect::Soft
+            | Disconnect::Closed
+            | Disconnect::Truncated(_)
+            | Disconnect::Protocol(_) => {}
         }
         if self.budget.requests() > 0 {
             self.watch(); // keeps I5
@@ -204,11 +204,9 @@ impl Connection {
         self.reply_queue.close();
         match sender_ended.await {
             Ok(Err(Unsent::Failed(error))) if self.abort.why() == Some(AbortReason::HungUp) => {
-                reason = DisconnectReason::Failed(error)
+                reason = Disconnect::Failed(error)
             }
-            Ok(Err(Unsent::Stalled)) => {
-                reason = DisconnectReason::Aborted(AbortReason::ReplyStalled)
-            }
+            Ok(Err(Unsent::Stalled)) => reason = Disconnect::Aborted(AbortReason::ReplyStalled),
             Ok(_) | Err(_) => {}
         }
         self.socket.shutdown();
@@ -248,29 +246,29 @@ impl Connection {
     }
 
     /// Takes requests in until there are no more.
-    async fn receive(self: &Rc<Self>, mut buf: BytesMut) -> DisconnectReason {
+    async fn receive(self: &Rc<Self>, mut buf: BytesMut) -> Disconnect {
         let mut in_a_row = 0;
         loop {
             if let Some(why) = self.abort.why() {
                 self.take_in_orphans(None, buf);
-                return DisconnectReason::Aborted(why);
+                return Disconnect::Aborted(why);
             }
             let request = match Request::decode(&mut buf) {
                 Ok(Some(request)) => request,
                 Ok(None) => match self.more_heads(&mut buf).await {
-                    Ok(0) if buf.is_empty() => return DisconnectReason::Closed,
-                    Ok(0) => return self.torn("request"),
+                    Ok(0) if buf.is_empty() => return Disconnect::Closed,
+                    Ok(0) => return self.truncated("request"),
                     Ok(_) => {
                         in_a_row = 0;
                         continue;
                     }
-                    Err(error) => return DisconnectReason::Failed(error),
+                    Err(error) => return Disconnect::Failed(error),
                 },
-                Err(error) => return DisconnectReason::Broken(error.to_string()),
+                Err(error) => return Disconnect::Protocol(error.to_string()),
             };
             let arrived = self.received_at.get();
             match request.check(&self.terms()) {
-                Ok(Checked::Disconnect) => return DisconnectReason::Disconnected,
+                Ok(Checked::Disconnect) => return Disconnect::Soft,
                 Ok(checked) => {
                     if self.unless_aborted(self.keep_limits(&checked)).await.is_none() {
                         self.take_in_orphans(Some((request, checked)), buf);
@@ -282,7 +280,7 @@ impl Connection {
                     let room = self.room(room_bytes(&checked, &self.agreed));
                     let mut share = match self.unless_aborted(room).await {
                         Some(Some(share)) => share,
-                        Some(None) => return DisconnectReason::Closed,
+                        Some(None) => return Disconnect::Closed,
                         None => {
                             self.take_in_orphans(Some((request, checked)), buf);
                             return self.lost();
@@ -302,7 +300,7 @@ impl Connection {
                 Err(reject) => {
                     let share = match self.unless_aborted(self.room(REFUSAL_BYTES)).await {
                         Some(Some(share)) => share,
-                        Some(None) => return DisconnectReason::Closed,
+                        Some(None) => return Disconnect::Closed,
                         None => return self.lost(),
                     };
                     if let Err(reason) = self.drain(&mut buf, reject.drain).await {
@@ -313,7 +311,7 @@ impl Connection {
                     self.traffic.meter.taken_in();
                     self.answer(Taken { request, share, arrived }, outcome);
                     if reject.fatal {
-                        return DisconnectReason::Broken(reject.reason.into());
+                        return Disconnect::Protocol(reject.reason.into());
                     }
                 }
             }
@@ -356,12 +354,12 @@ impl Connection {
     }
 
     /// The stream ended within something.
-    fn torn(&self, what: &'static str) -> DisconnectReason {
-        self.abort.why().map_or(DisconnectReason::Torn(what), DisconnectReason::Aborted)
+    fn truncated(&self, what: &'static str) -> Disconnect {
+        self.abort.why().map_or(Disconnect::Truncated(what), Disconnect::Aborted)
     }
 
-    fn lost(&self) -> DisconnectReason {
-        DisconnectReason::Aborted(self.abort.why().unwrap_or(AbortReason::HungUp))
+    fn lost(&self) -> Disconnect {
+        Disconnect::Aborted(self.abort.why().unwrap_or(AbortReason::HungUp))
     }
 
     fn begin(self: &Rc<Self>, taken: Taken, checked: Checked, payload: Payload) {
@@ -561,11 +559,7 @@ impl Connection {
 
     /// Receives the beginning of a payload, for which there is room in any case: a head alone takes
     /// no other (I6). Where large payloads follow each other, it comes with the rest.
-    async fn beginning(
-        &self,
-        buf: &mut BytesMut,
-        request: &Request,
-    ) -> Result<(), DisconnectReason> {
+    async fn beginning(&self, buf: &mut BytesMut, request: &Request) -> Result<(), Disconnect> {
         let len = (request.payload_len() as usize).min(RECEIVE_BYTES_LEAST);
         if buf.len() < len && self.head_room.get() != HEAD_BYTES {
             buf.reserve(len - buf.len() + self.head_room.get());
@@ -583,7 +577,7 @@ impl Connection {
         buf: &mut BytesMut,
         request: &Request,
         share: &mut Share,
-    ) -> Result<Payload, DisconnectReason> {
+    ) -> Result<Payload, Disconnect> {
         let len = request.payload_len() as usize;
         if len > NOW_BYTES_MAX {
             return self.large_payload(buf, request.offset, len, share).await.map(Payload::Parts);
@@ -610,7 +604,7 @@ impl Connection {
         offset: u64,
         len: usize,
         share: &mut Share,
-    ) -> Result<Vec<Bytes>, DisconnectReason> {
+    ) -> Result<Vec<Bytes>, Disconnect> {
         let (mut parts, mut came) = (Vec::new(), 0);
         // The holder of the reserve keeps all others out of it, so what is missing then has one
         // time together.
@@ -646,17 +640,17 @@ impl Connection {
         &self,
         buf: &mut BytesMut,
         deadline: &mut Deadline,
-    ) -> Result<(), DisconnectReason> {
+    ) -> Result<(), Disconnect> {
         match deadline.in_time(self.more(buf)).await {
-            Some(Ok(0)) => Err(self.torn("payload")),
+            Some(Ok(0)) => Err(self.truncated("payload")),
             Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => Err(DisconnectReason::Failed(error)),
-            None => Err(DisconnectReason::Aborted(AbortReason::PayloadStalled)),
+            Some(Err(error)) => Err(Disconnect::Failed(error)),
+            None => Err(Disconnect::Aborted(AbortReason::PayloadStalled)),
         }
     }
 
     /// Throws `len` bytes away.
-    async fn drain(&self, buf: &mut BytesMut, len: u64) -> Result<(), DisconnectReason> {
+    async fn drain(&self, buf: &mut BytesMut, len: u64) -> Result<(), Disconnect> {
         let (mut left, mut deadline, mut in_stretch) = (len, Deadline::new(self.stall), 0);
         loop {
             let step = left.min(buf.len() as u64);

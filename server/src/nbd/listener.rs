@@ -85,42 +85,30 @@ pub(crate) struct Accepting {
     _unix: Option<SocketFile>,
 }
 
+/// What accepted clients find.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) workers: Arc<Workers>,
+    pub(crate) slots: ConnectionSlots,
+}
+
 impl Bound {
     /// Begins to accept.
-    pub(crate) fn accept(
-        self,
-        registry: &Arc<Registry>,
-        workers: &Arc<Workers>,
-        slots: &ConnectionSlots,
-    ) -> Accepting {
+    pub(crate) fn accept(self, clients: Clients) -> Accepting {
         let mut loops = JoinSet::new();
         for listener in self.tcp {
-            loops.spawn(accept_tcp(
-                listener,
-                Arc::clone(registry),
-                Arc::clone(workers),
-                slots.clone(),
-            ));
+            loops.spawn(accept_tcp(listener, clients.clone()));
         }
         let unix = self.unix.map(|(listener, file)| {
-            loops.spawn(accept_unix(
-                listener,
-                Arc::clone(registry),
-                Arc::clone(workers),
-                slots.clone(),
-            ));
+            loops.spawn(accept_unix(listener, clients));
             file
         });
         Accepting { _loops: loops, _unix: unix }
     }
 }
 
-async fn accept_tcp(
-    listener: TcpListener,
-    registry: Arc<Registry>,
-    workers: Arc<Workers>,
-    slots: ConnectionSlots,
-) {
+async fn accept_tcp(listener: TcpListener, clients: Clients) {
     let (mut handshakes, mut failing) = (JoinSet::new(), Failing::default());
     loop {
         match listener.accept().await {
@@ -130,13 +118,7 @@ async fn accept_tcp(
                     tracing::warn!(%error, "a client that dies will not be noticed");
                 }
                 let peer = peer.ip().to_canonical().to_string();
-                handshakes.spawn(greet(
-                    stream,
-                    peer,
-                    Arc::clone(&registry),
-                    Arc::clone(&workers),
-                    slots.clone(),
-                ));
+                handshakes.spawn(greet(stream, peer, clients.clone()));
             }
             Err(error) => failing.pause(&error).await,
         }
@@ -153,12 +135,7 @@ fn notice_death(stream: &TcpStream) -> Result<(), Errno> {
     sockopt::set_socket_keepalive(stream, true)
 }
 
-async fn accept_unix(
-    listener: UnixListener,
-    registry: Arc<Registry>,
-    workers: Arc<Workers>,
-    slots: ConnectionSlots,
-) {
+async fn accept_unix(listener: UnixListener, clients: Clients) {
     let (mut handshakes, mut failing) = (JoinSet::new(), Failing::default());
     let mut nameless = 0;
     loop {
@@ -176,13 +153,7 @@ async fn accept_unix(
                     },
                     |pid| format!("process {pid}"),
                 );
-                handshakes.spawn(greet(
-                    stream,
-                    peer,
-                    Arc::clone(&registry),
-                    Arc::clone(&workers),
-                    slots.clone(),
-                ));
+                handshakes.spawn(greet(stream, peer, clients.clone()));
             }
             Err(error) => failing.pause(&error).await,
         }
@@ -241,14 +212,12 @@ impl Stream for UnixStream {
 async fn greet<S: Stream>(
     mut stream: S,
     peer: String,
-    registry: Arc<Registry>,
-    workers: Arc<Workers>,
-    slots: ConnectionSlots,
+    Clients { registry, workers, slots }: Clients,
 ) {
-    let Some(place) = slots.take() else { return refuse(stream, &peer, &slots).await };
+    let Some(slot) = slots.take() else { return refuse(stream, &peer, &slots).await };
     let Some(admission) = workers.enter() else { return };
     let handle = match stream.descriptor() {
-        Ok(descriptor) => Arc::new(SocketHandle::new(descriptor, Some(place), admission)),
+        Ok(descriptor) => Arc::new(SocketHandle::new(descriptor, Some(slot), admission)),
         Err(error) => return tracing::warn!(%error, peer, "a client could not be served"),
     };
     let shaking = shake_hands(&mut stream, &registry, &handle, &peer);

@@ -1,8 +1,6 @@
 //! What the NBD side counts itself, for `/metrics`.
 
-use super::{
-    abort::AbortReason, disconnect_reason::DisconnectReason, in_flight_pool::InFlightPool,
-};
+use super::{abort::AbortReason, disconnect::Disconnect, in_flight_pool::InFlightPool};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -35,15 +33,17 @@ impl Metrics {
         exported.register_collector(Box::new(InFlightCollector(pool)));
     }
 
-    pub(super) fn count_disconnect(&self, reason: &DisconnectReason) {
+    pub(super) fn count_disconnect(&self, reason: &Disconnect) {
         let reason = match reason {
-            DisconnectReason::Aborted(AbortReason::PayloadStalled) => "payload_stalled",
-            DisconnectReason::Aborted(AbortReason::ReplyStalled) => "reply_stalled",
-            DisconnectReason::Broken(_) => "protocol",
-            DisconnectReason::Aborted(AbortReason::HungUp)
-            | DisconnectReason::Failed(_)
-            | DisconnectReason::Torn(_) => return,
-            DisconnectReason::Closed | DisconnectReason::Disconnected => return,
+            Disconnect::Aborted(AbortReason::PayloadStalled) => "payload_stalled",
+            Disconnect::Aborted(AbortReason::ReplyStalled) => "reply_stalled",
+            Disconnect::Protocol(_) => "protocol",
+            Disconnect::Aborted(AbortReason::HungUp)
+            | Disconnect::Failed(_)
+            | Disconnect::Truncated(_) => {
+                return;
+            }
+            Disconnect::Closed | Disconnect::Soft => return,
         };
         self.cut_off.get_or_create(&[("reason", reason)]).inc();
     }

@@ -15,7 +15,7 @@ mod buffer_quota;
 mod connection;
 mod connection_slots;
 mod deadline;
-mod disconnect_reason;
+mod disconnect;
 mod dispatch;
 mod errno;
 mod handshake;
@@ -29,5 +29,5 @@ mod workers;
 
 pub(crate) use budget::Load;
 pub(crate) use connection_slots::ConnectionSlots;
-pub(crate) use listener::{ListenError, bind, in_use};
+pub(crate) use listener::{Clients, ListenError, bind, in_use};
 pub(crate) use workers::Workers;

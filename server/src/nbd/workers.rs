@@ -6,7 +6,7 @@ use super::{
     admission::{Admission, Admissions},
     budget::{Load, OnWorker},
     connection::{Connection, WorkerContext},
-    disconnect_reason::DisconnectReason,
+    disconnect::Disconnect,
     dispatch::Agreed,
     in_flight_pool::InFlightPool,
     metrics::Metrics,
@@ -170,9 +170,7 @@ impl Workers {
             let reason = connection.run(received).await;
             metrics.count_disconnect(&reason);
             match &reason {
-                DisconnectReason::Aborted(
-                    AbortReason::PayloadStalled | AbortReason::ReplyStalled,
-                ) => {
+                Disconnect::Aborted(AbortReason::PayloadStalled | AbortReason::ReplyStalled) => {
                     tracing::warn!(volume = %id, peer, reason = %reason, "detached");
                 }
                 _ => tracing::debug!(volume = %id, peer, reason = %reason, "detached"),

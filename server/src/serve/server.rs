@@ -4,7 +4,7 @@ use super::{error::ServeError, startup};
 use crate::{
     admin::{self, Admin, Metrics, Reclaim},
     mounts::{self, Mounts},
-    nbd::{self, ConnectionSlots, Workers},
+    nbd::{self, Clients, ConnectionSlots, Workers},
     net::{SocketFile, socket_file},
     process::{Signals, limits, logging, panic},
     registry::Registry,
@@ -157,7 +157,11 @@ async fn serve(
         under_way: TaskTracker::new(),
     });
     let watching = tokio::spawn(async move { watchdog.watch().await });
-    let accepting = bound.accept(&registry, &workers, &slots);
+    let accepting = bound.accept(Clients {
+        registry: Arc::clone(&registry),
+        workers: Arc::clone(&workers),
+        slots,
+    });
     let expiry = tokio::spawn({
         let (registry, grace) = (Arc::clone(&registry), config.attach.grace_secs);
         async move { registry.mounts.expire(Duration::from_secs(grace.into())).await }

@@ -109,7 +109,11 @@ impl Collector for StoreCollector {
                 scrub.checked_bytes_total,
             ),
             ("scrub_corrupt_bytes", "Bytes of them that are lost", scrub.corrupt_bytes_total),
-            ("scrub_rotten_bytes", "Deprecated: scrub_corrupt_bytes", scrub.corrupt_bytes_total),
+            (
+                "scrub_rotten_bytes",
+                "Deprecated: the old name of sandstone_scrub_corrupt_bytes",
+                scrub.corrupt_bytes_total,
+            ),
             (
                 "store_corrupt_blocks",
                 "Blocks that were not what was written there",

@@ -60,7 +60,9 @@ fn view(mount: &Mount, admin: &Admin) -> Option<api::Mount> {
         (status = 200, description = "The mount, durable.", body = api::Mount),
         (status = 400, description = "A field or the body is wrong."),
         (status = 404, description = "No such volume."),
-        (status = 409, description = "The volume is RWO and attached by another, which details name as holder; or the sandbox has it at that mount_point with another volume_config; or it is being deleted or restored."),
+        (status = 409, description = "The volume is RWO and attached by another, which details \
+            name as holder; or the sandbox has it at that mount_point with another volume_config; \
+            or it is being deleted or restored."),
         (status = 500, description = "The mount cannot be kept."),
     )
 )]
@@ -81,7 +83,8 @@ async fn mount(
 #[utoipa::path(
     post, path = UNMOUNT, operation_id = "unmountVolume", params(SandboxId), request_body = Unmount,
     responses(
-        (status = 200, description = "It has ended: no client of it is connected, and none can connect.", body = Unmounted),
+        (status = 200, description = "It has ended: no client of it is connected, and none can \
+            connect.", body = Unmounted),
         (status = 400, description = "A field or the body is wrong."),
         (status = 500, description = "It has ended, but would be pending again after a restart."),
         (status = 503, description = "It has ended, but clients that were cut off did not go."),

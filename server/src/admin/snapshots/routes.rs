@@ -90,8 +90,10 @@ async fn read(
     responses(
         (status = 200, description = "Deleted.", body = Deleted),
         (status = 400, description = "force is neither true nor false."),
-        (status = 409, description = "In use; details name the attachments in active_mounts, mounts and hint."),
-        (status = 503, description = "The store takes no changes, or clients that were cut off did not go."),
+        (status = 409, description = "In use; details name the attachments in active_mounts, \
+            mounts and hint."),
+        (status = 503, description = "The store takes no changes, or clients that were cut off did \
+            not go."),
     )
 )]
 async fn remove(
@@ -118,8 +120,10 @@ async fn remove(
         (status = 200, description = "Restored, durable.", body = Restored),
         (status = 400, description = "force is neither true nor false."),
         (status = 404, description = "No such volume, or it has no such snapshot."),
-        (status = 409, description = "Attached read-write; details name the attachments in active_mounts, mounts and hint."),
-        (status = 503, description = "The store takes no changes, or clients that were cut off did not go."),
+        (status = 409, description = "Attached read-write; details name the attachments in \
+            active_mounts, mounts and hint."),
+        (status = 503, description = "The store takes no changes, or clients that were cut off did \
+            not go."),
     )
 )]
 async fn restore(
@@ -140,9 +144,11 @@ async fn restore(
     request_body = Option<NewVolume>,
     responses(
         (status = 201, description = "The fork, durable.", body = Volume),
-        (status = 400, description = "A field or the body is wrong, or the size is below the source's."),
+        (status = 400, description = "A field or the body is wrong, or the size is below the \
+            source's."),
         (status = 404, description = "No such volume, or it has no such snapshot."),
-        (status = 409, description = "That id exists, or another volume has that name; details name it in field and sandboxvolume_id."),
+        (status = 409, description = "That id exists, or another volume has that name; details \
+            name it in field and sandboxvolume_id."),
         Changes,
     )
 )]

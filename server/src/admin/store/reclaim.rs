@@ -26,7 +26,8 @@ async fn start(State(admin): State<Shared>) -> Success<Reclaim> {
 
 /// How far the present reclaim is, or how the last one ended
 #[utoipa::path(get, path = RECLAIM, operation_id = "getReclaim", responses(
-    (status = 200, description = "The present or last run since the server started; zeroes when there was none.", body = Reclaim),
+    (status = 200, description = "The present or last run since the server started; zeroes when \
+        there was none.", body = Reclaim),
 ))]
 async fn progress(State(admin): State<Shared>) -> Success<Reclaim> {
     Success::ok(admin.reclaim.progress(&admin.store))

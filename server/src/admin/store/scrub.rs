@@ -27,7 +27,8 @@ async fn start(State(admin): State<Shared>) -> Success<Scrub> {
 
 /// How far the present pass is, or what the last one found
 #[utoipa::path(get, path = SCRUB, operation_id = "getScrub", responses(
-    (status = 200, description = "The present or last pass since the server started; zeroes when there was none.", body = Scrub),
+    (status = 200, description = "The present or last pass since the server started; zeroes when \
+        there was none.", body = Scrub),
 ))]
 async fn progress(State(admin): State<Shared>) -> Success<Scrub> {
     Success::ok(view(admin.store.scrub_progress()))

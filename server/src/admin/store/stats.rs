@@ -25,7 +25,8 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
 ///
 /// Who asks twice knows the rates: `sandstone top` does. Scrapers find more in /metrics.
 #[utoipa::path(get, path = STATS, operation_id = "getStats", responses(
-    (status = 200, description = "The store, and those volumes and snapshots that have had a connection since the server started.", body = Stats),
+    (status = 200, description = "The store, and those volumes and snapshots that have had a \
+        connection since the server started.", body = Stats),
 ))]
 async fn stats(State(admin): State<Shared>) -> Success<Stats> {
     Success::ok(Stats {

@@ -30,7 +30,8 @@ pub(crate) fn routes() -> OpenApiRouter<Shared> {
 #[utoipa::path(post, path = VOLUMES, operation_id = "createVolume", request_body = NewVolume, responses(
     (status = 201, description = "The volume, durable.", body = Volume),
     (status = 400, description = "A field or the body is wrong."),
-    (status = 409, description = "That id exists, or another volume has that name; details name it in field and sandboxvolume_id."),
+    (status = 409, description = "That id exists, or another volume has that name; details name it \
+        in field and sandboxvolume_id."),
     Changes,
 ))]
 async fn create(State(admin): State<Shared>, body: Body) -> Result<Success<Volume>, ApiError> {
@@ -66,7 +67,9 @@ async fn read(State(admin): State<Shared>, volume: VolumeId) -> Result<Success<V
         (status = 200, description = "The volume as it is now, durable.", body = Volume),
         (status = 400, description = "A field or the body is wrong, or the size would shrink."),
         (status = 404, description = "No such volume."),
-        (status = 409, description = "Another volume has that name, or the access mode does not go with who is attached; details name them in sandboxvolume_id, or in active_mounts and mounts."),
+        (status = 409, description = "Another volume has that name, or the access mode does not go \
+            with who is attached; details name them in sandboxvolume_id, or in active_mounts and \
+            mounts."),
         Changes,
     )
 )]
@@ -90,8 +93,10 @@ async fn change(
     responses(
         (status = 200, description = "Deleted.", body = Deleted),
         (status = 400, description = "force is neither true nor false."),
-        (status = 409, description = "In use; details name the attachments in active_mounts, mounts and hint."),
-        (status = 503, description = "The store takes no changes, or clients that were cut off did not go."),
+        (status = 409, description = "In use; details name the attachments in active_mounts, \
+            mounts and hint."),
+        (status = 503, description = "The store takes no changes, or clients that were cut off did \
+            not go."),
     )
 )]
 async fn remove(
@@ -110,9 +115,11 @@ async fn remove(
     post, path = FORK, operation_id = "forkVolume", params(VolumeId), request_body = Option<NewVolume>,
     responses(
         (status = 201, description = "The fork, durable.", body = Volume),
-        (status = 400, description = "A field or the body is wrong, or the size is below the source's."),
+        (status = 400, description = "A field or the body is wrong, or the size is below the \
+            source's."),
         (status = 404, description = "No such volume."),
-        (status = 409, description = "That id exists, or another volume has that name; details name it in field and sandboxvolume_id."),
+        (status = 409, description = "That id exists, or another volume has that name; details \
+            name it in field and sandboxvolume_id."),
         Changes,
     )
 )]

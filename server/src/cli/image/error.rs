@@ -93,8 +93,8 @@ pub(super) enum ImageError {
     #[error("has more than {0} images behind each other: make it whole with qemu-img convert")]
     TooDeep(usize),
     /// What is packed in it has more bytes than that.
-    #[error("unpacks to more than {}", room.of(*bytes_max))]
-    Unpacked { bytes_max: u64, room: Room },
+    #[error("unpacks to more than {}", by.of(*bytes_max))]
+    Unpacked { bytes_max: u64, by: LimitedBy },
     /// It cannot be unpacked.
     #[error(
         "cannot be unpacked ({}: {error}): it is damaged or cut off, fetch it again",
@@ -118,7 +118,7 @@ pub(super) enum ImageError {
 
 /// What bounds an image that is unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(super) enum LimitedBy {
     /// The volume that it goes into.
     Volume,
     /// The largest volume that there may be.
@@ -127,13 +127,13 @@ pub(super) enum Room {
     Spool,
 }
 
-impl Room {
+impl LimitedBy {
     fn of(self, bytes_max: u64) -> String {
         let size = show::rounded(bytes_max);
         match self {
-            Room::Volume => format!("the {size} of the volume: import into a new name"),
-            Room::AnyVolume => format!("{size}, the largest volume that there may be"),
-            Room::Spool => format!(
+            LimitedBy::Volume => format!("the {size} of the volume: import into a new name"),
+            LimitedBy::AnyVolume => format!("{size}, the largest volume that there may be"),
+            LimitedBy::Spool => format!(
                 "{size}, which is the most that is unpacked to be converted: unpack it yourself, and \
                  import what comes out"
             ),

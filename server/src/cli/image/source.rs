@@ -13,7 +13,7 @@
 
 use super::{
     chain::{Chain, Following},
-    error::{ImageError, Room},
+    error::{ImageError, LimitedBy},
     format::{Archive, Format, Look, Packing},
     qemu_img,
     unpack::{Bound, SPOOL_BYTES_MAX, Unpacked, telling, untold},
@@ -152,9 +152,9 @@ impl Looked {
                 let unpacked = Unpacked::new(&image.file, packing, &told).map_err(refused)?;
                 if format == Format::Raw {
                     let bound = match volume_bytes {
-                        Some(bytes_max) => Bound { bytes_max, room: Room::Volume },
+                        Some(bytes_max) => Bound { bytes_max, by: LimitedBy::Volume },
                         None => {
-                            Bound { bytes_max: ranges::VOLUME.bytes_max, room: Room::AnyVolume }
+                            Bound { bytes_max: ranges::VOLUME.bytes_max, by: LimitedBy::AnyVolume }
                         }
                     };
                     let disk_bytes = unpacked.measure(bound).map_err(refused)?;
@@ -180,7 +180,7 @@ impl Looked {
 fn spool(unpacked: Unpacked<'_>, format: Format) -> Result<(Chain, NamedTempFile), ImageError> {
     let failed = |error| ImageError::Spool(std::env::temp_dir(), error);
     let file = NamedTempFile::with_prefix("sandstone-import-").map_err(failed)?;
-    unpacked.spool(&file, Bound { bytes_max: SPOOL_BYTES_MAX, room: Room::Spool })?;
+    unpacked.spool(&file, Bound { bytes_max: SPOOL_BYTES_MAX, by: LimitedBy::Spool })?;
     let chain =
         Chain::follow(file.path(), format, Following::Refused).map_err(|error| match error {
             ImageError::Refers(_) => ImageError::PackedRefers,

@@ -9,7 +9,7 @@
 //! few packed bytes may unpack to as many as one likes.
 
 use super::{
-    error::{ImageError, Room},
+    error::{ImageError, LimitedBy},
     format::{LOOK_BYTES, Packing},
 };
 use crate::cli::{base::Progress, copy::is_zero};
@@ -42,7 +42,7 @@ const BLOCK_BYTES: usize = 4096;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
     pub(super) bytes_max: u64,
-    pub(super) room: Room,
+    pub(super) by: LimitedBy,
 }
 
 /// A packed file, unpacked from its beginning.
@@ -128,7 +128,7 @@ impl<'a> Unpacked<'a> {
             }
             let end = offset + len as u64;
             if end > bound.bytes_max {
-                return Err(ImageError::Unpacked { bytes_max: bound.bytes_max, room: bound.room });
+                return Err(ImageError::Unpacked { bytes_max: bound.bytes_max, by: bound.by });
             }
             take(offset, &buffer[..len])?;
             offset = end;

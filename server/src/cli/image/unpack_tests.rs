@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*};
 use std::{fs, io::Write};
 
 const PACKINGS: [Packing; 4] = [Packing::Gzip, Packing::Xz, Packing::Zstd, Packing::Bzip2];
-const ROOM: Bound = Bound { bytes_max: 1 << 30, room: Room::AnyVolume };
+const BOUND: Bound = Bound { bytes_max: 1 << 30, by: LimitedBy::AnyVolume };
 
 fn packed(packing: Packing, bytes: &[u8]) -> Vec<u8> {
     fn write(mut encoder: impl Write, bytes: &[u8]) {
@@ -66,9 +66,9 @@ fn what_was_packed_comes_out_with_holes_where_it_is_zero() {
         let image = file(&packed(packing, &disk));
         let unpacked = || Unpacked::new(image.as_file(), packing, &untold).unwrap();
         assert_eq!(unpacked().begin().unwrap(), disk[..LOOK_BYTES]);
-        assert_eq!(unpacked().measure(ROOM).unwrap(), disk.len() as u64);
+        assert_eq!(unpacked().measure(BOUND).unwrap(), disk.len() as u64);
         let out = NamedTempFile::new().unwrap();
-        assert_eq!(unpacked().spool(&out, ROOM).unwrap(), disk.len() as u64);
+        assert_eq!(unpacked().spool(&out, BOUND).unwrap(), disk.len() as u64);
         assert!(fs::read(out.path()).unwrap() == disk, "{}", packing.as_str());
         assert!(out.as_file().metadata().unwrap().blocks() * 512 < 2 << 20, "{}", packing.as_str());
     }
@@ -82,7 +82,7 @@ fn streams_behind_each_other_are_one_image() {
         let (first, second) = disk.split_at(1 << 20);
         let both = [packed(packing, first), packed(packing, second)].concat();
         assert_eq!(
-            measure(packing, &both, ROOM).unwrap(),
+            measure(packing, &both, BOUND).unwrap(),
             disk.len() as u64,
             "{}",
             packing.as_str()
@@ -96,7 +96,7 @@ fn what_is_cut_off_or_damaged_is_refused() {
     for packing in PACKINGS {
         let whole = packed(packing, &disk);
         for len in [whole.len() - 1, whole.len() - 10, whole.len() / 2, 20] {
-            let cut = measure(packing, &whole[..len], ROOM);
+            let cut = measure(packing, &whole[..len], BOUND);
             assert!(
                 matches!(cut, Err(ImageError::Damaged { .. })),
                 "{} of {len}: {cut:?}",
@@ -106,7 +106,7 @@ fn what_is_cut_off_or_damaged_is_refused() {
         let mut damaged = whole.clone();
         let middle = damaged.len() / 2;
         damaged[middle] ^= 0x10;
-        let damaged = measure(packing, &damaged, ROOM);
+        let damaged = measure(packing, &damaged, BOUND);
         assert!(
             matches!(damaged, Err(ImageError::Damaged { .. })),
             "{}: {damaged:?}",
@@ -121,14 +121,14 @@ fn more_bytes_than_there_is_room_for_are_not_unpacked() {
     for packing in PACKINGS {
         let image = packed(packing, &bomb);
         assert!(image.len() < 1 << 20);
-        let bound = Bound { bytes_max: 5 << 20, room: Room::Volume };
+        let bound = Bound { bytes_max: 5 << 20, by: LimitedBy::Volume };
         let refused = measure(packing, &image, bound);
         assert!(
             matches!(refused, Err(ImageError::Unpacked { bytes_max: 0x50_0000, .. })),
             "{refused:?}"
         );
         assert_eq!(
-            measure(packing, &image, Bound { bytes_max: 64 << 20, room: Room::Volume }).unwrap(),
+            measure(packing, &image, Bound { bytes_max: 64 << 20, by: LimitedBy::Volume }).unwrap(),
             64 << 20
         );
     }
@@ -148,6 +148,6 @@ proptest! {
             let at = at.index(image.len());
             image[at] = byte;
         }
-        let _any = measure(packing, &image, Bound { bytes_max: 1 << 20, room: Room::Volume });
+        let _any = measure(packing, &image, Bound { bytes_max: 1 << 20, by: LimitedBy::Volume });
     }
 }

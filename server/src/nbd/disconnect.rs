@@ -6,19 +6,19 @@ use thiserror::Error;
 
 /// How a connection ended.
 #[derive(Debug, Error)]
-pub(super) enum DisconnectReason {
-    /// The client sent DISC.
+pub(super) enum Disconnect {
+    /// The client sent DISC: a soft disconnect.
     #[error("the client disconnected")]
-    Disconnected,
+    Soft,
     /// It closed its side, or the server did.
     #[error("the stream ended")]
     Closed,
     /// It did so within a message.
     #[error("the stream ended within a {0}")]
-    Torn(&'static str),
+    Truncated(&'static str),
     /// It broke the protocol, so that nothing more can be made of what it sends.
     #[error("cut off: {0}")]
-    Broken(String),
+    Protocol(String),
     /// The connection failed.
     #[error("the connection failed: {0}")]
     Failed(#[source] io::Error),

@@ -106,7 +106,7 @@ fn unreadable(why: &Distrust) -> Problem {
             "cannot be read ({error}); name another file with --config, or none to run on the defaults"
         ),
         why => format!(
-            "{why}, and what lies in the working directory is read unasked only if nobody but you and root can have written \
+            "{why}, and what lies in the working directory is read unasked only if you and root alone can have written \
              it; name it with --config if you trust it, or work elsewhere"
         ),
     };

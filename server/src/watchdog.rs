@@ -122,10 +122,7 @@ impl Watchdog {
             }
         }
         if let Some(wait) = (self.log_waits)().filter(|wait| *wait >= self.patience) {
-            let told = format!(
-                "the server's log has waited for somebody to read it for {} s",
-                wait.as_secs()
-            );
+            let told = format!("the server's log has waited for {} s to be read", wait.as_secs());
             hanging.push(Hanging { what: What::LogReader, told });
         }
         hanging

@@ -13,8 +13,8 @@
 //!   cache  map    blocks and nodes in memory; a radix tree of leaves, one a MiB
 //!   format  base  bytes on disk; units, errors, settings, health
 //! ```
-//! A room imports only from the rooms below it; `tests/tidy.rs` holds that. Files and sockets are
-//! `sandstone-ring`'s.
+//! A room imports only from the rooms below it; `tests/tests/it/tidy.rs` holds that. Files and
+//! sockets are `sandstone-ring`'s.
 //!
 //! Start reading at [`Volume::write_now`] (`volume/write.rs`), follow it into `log/append.rs`, then
 //! `maintenance/checkpoint/writer.rs` and `recovery/recover.rs`. `storage/FORMAT.md` is the table
@@ -108,18 +108,18 @@
 //!   reading only; no single damaged or unreadable sector keeps it from being opened.
 //! - **P9** A snapshot never changes.
 //!
-//! | in `tests/` | attacks | how |
+//! | in `tests/it/` | attacks | how |
 //! |---|---|---|
-//! | `enumeration.rs` | P1 to P5, P8, P9 | all crash states of all short runs on a tiny store |
-//! | `crash.rs` | P1 to P3, P5, P7, P9 | long random lives, which end in every way |
-//! | `host.rs` | P2 | hosts that crash at any moment, on file systems of each kind |
-//! | `faults.rs` | P1, P2, P6, P7 | a disk that fails, or is full |
-//! | `damage.rs` | P4, P8 | a disk that loses or changes what was written |
-//! | `rot.rs` | P4, P8 | a flipped bit in every byte that is ever read |
-//! | `space.rs` | P7 | stores filled to any level; deletion of interleaved volumes |
-//! | `ordering.rs` | P2, P5 | overlapping operations, held apart on purpose |
-//! | `watchdog.rs` | | work that hangs, and its waiters, are reported |
-//! | `blindness.rs` | | mutations, each of which the suites above find |
+//! | `enumeration` | P1 to P5, P8, P9 | all crash states of all short runs on a tiny store |
+//! | `crash` | P1 to P3, P5, P7, P9 | long random lives, which end in every way |
+//! | `host` | P2 | hosts that crash at any moment, on file systems of each kind |
+//! | `faults` | P1, P2, P6, P7 | a disk that fails, or is full |
+//! | `damage` | P4, P8 | a disk that loses or changes what was written |
+//! | `rot` | P4, P8 | a flipped bit in every byte that is ever read |
+//! | `space` | P7 | stores filled to any level; deletion of interleaved volumes |
+//! | `ordering` | P2, P5 | overlapping operations, held apart on purpose |
+//! | `watchdog` | | work that hangs, and its waiters, are reported |
+//! | `blindness` | | mutations, each of which the suites above find |
 
 mod base;
 mod cache;

@@ -256,7 +256,7 @@ impl Mounts {
             ended.retain(|mount| mount.attachments.expire(mount.record.session, grace));
             for mount in &ended {
                 let MountRecord { sandbox_id, volume_id, .. } = &mount.record;
-                tracing::info!(sandbox = sandbox_id, volume = %volume_id, "a mount ended: nobody was connected");
+                tracing::info!(sandbox = sandbox_id, volume = %volume_id, "a mount ended: no client was connected");
             }
             let sessions: Vec<Session> = ended.iter().map(|mount| mount.record.session).collect();
             self.let_in();

@@ -199,8 +199,10 @@ impl Queue {
 }
 
 fn told(dropped: u64) -> Vec<u8> {
-    format!("sandstone: {dropped} line(s) of the log were dropped here, because nobody read them\n")
-        .into_bytes()
+    format!(
+        "sandstone: {dropped} line(s) of the log were dropped here, because they were not read\n"
+    )
+    .into_bytes()
 }
 
 /// Writes all of it, also to what was made non-blocking by another who has it too, as shells'

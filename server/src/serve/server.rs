@@ -129,7 +129,7 @@ async fn serve(
     let mut exported = prometheus_client::registry::Registry::default();
     workers.register(&mut exported);
     let (help, dropped) =
-        ("Lines of the log that were dropped because nobody read it", logging::dropped());
+        ("Lines of the log that were dropped because they were not read", logging::dropped());
     exported.register("sandstone_log_lines_dropped", help, dropped);
     let help = "NBD clients that were refused because the limit of open files had no room for them";
     exported.register("sandstone_nbd_connections_refused", help, slots.refused());

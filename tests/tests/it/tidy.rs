@@ -35,7 +35,8 @@ const CRATES: [(&str, &[&str]); 2] = [
 ];
 
 /// Where `unsafe` may be: files whose path begins like this.
-const UNSAFE: [&str; 2] = ["storage/ring/src/", "server/src/allocator.rs"];
+const UNSAFE: [&str; 3] =
+    ["storage/ring/src/", "server/src/process/allocator.rs", "storage/tests/it/world/mod.rs"];
 
 /// Most columns of a line.
 const COLUMNS: usize = 100;
@@ -60,8 +61,14 @@ const WORDS: [(&str, &str); 16] = [
     ("look_behind_end", "scan_past_tail"),
 ];
 
-/// Files in which such a word is meant: a metric's old name, which stays for one version.
-const WORDS_MEANT: [&str; 2] = ["tests/tests/it/tidy.rs", "server/src/admin/metrics/store.rs"];
+/// Files in which such a word is meant: the old names of what the scrub found stay for one version.
+const WORDS_MEANT: [&str; 5] = [
+    "server/src/admin/metrics/store.rs",
+    "server/src/admin/store/scrub.rs",
+    "server/src/api/maintenance.rs",
+    "server/src/cli/maintenance/scrub.rs",
+    "storage/src/lib.rs",
+];
 
 /// A text file of the repository.
 struct Source {
@@ -81,15 +88,18 @@ impl Source {
             || self.path.ends_with("_tests.rs")
     }
 
-    /// Its code without comments and without unit tests at its end.
+    /// Its text without the unit tests at its end.
+    fn without_unit_tests(&self) -> &str {
+        self.text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default()
+    }
+
+    /// Its code without comments and without unit tests.
     fn code(&self) -> String {
-        let before_tests =
-            self.text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         let code = |line: &str| match line.find("//") {
             Some(at) => line[..at].to_owned(),
             None => line.to_owned(),
         };
-        before_tests.lines().map(code).collect::<Vec<_>>().join("\n")
+        self.without_unit_tests().lines().map(code).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -205,7 +215,7 @@ fn rooms_import_from_rooms_below_them() {
 }
 
 #[test]
-fn unsafe_is_in_the_ring_alone() {
+fn unsafe_is_in_the_ring() {
     let mut wrong = String::new();
     for source in sources().iter().filter(|source| source.is_rust()) {
         let is_word = |line: &&str| {
@@ -222,18 +232,26 @@ fn unsafe_is_in_the_ring_alone() {
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
+/// rustfmt breaks code, but no comments.
 #[test]
-fn lines_are_at_most_a_hundred_columns() {
+fn comments_are_at_most_a_hundred_columns() {
     let mut wrong = String::new();
     for source in sources().iter().filter(|source| source.is_rust()) {
+        let mut is_picture = false;
         for (i, line) in source.text.lines().enumerate() {
-            // A row of a table cannot be broken.
-            let is_row =
-                line.trim_start().trim_start_matches(['/', '!']).trim_start().starts_with('|');
-            if line.chars().count() > COLUMNS && !is_row && !line.contains("://") {
+            let comment = line.trim_start();
+            if !comment.starts_with("//") {
+                is_picture = false;
+                continue;
+            }
+            let text = comment.trim_start_matches(['/', '!']).trim_start();
+            is_picture ^= text.starts_with("```");
+            // Pictures, rows of tables and addresses cannot be broken.
+            let is_whole = is_picture || text.starts_with('|') || text.contains("://");
+            if line.chars().count() > COLUMNS && !is_whole {
                 let _ = writeln!(
                     wrong,
-                    "{}:{}: break the line at {COLUMNS} columns",
+                    "{}:{}: break the comment at {COLUMNS} columns",
                     source.path,
                     i + 1
                 );
@@ -273,14 +291,15 @@ fn files_that_are_cited_exist() {
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
+/// In what is shipped: tests may speak of persons.
 #[test]
 fn words_are_those_of_the_field() {
     let mut wrong = String::new();
-    for source in sources() {
-        if WORDS_MEANT.contains(&source.path.as_str()) {
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        if source.path.starts_with("tests/") || WORDS_MEANT.contains(&source.path.as_str()) {
             continue;
         }
-        for (i, line) in source.text.lines().enumerate() {
+        for (i, line) in source.without_unit_tests().lines().enumerate() {
             let lower = line.to_lowercase();
             for word in lower.split(|c: char| !c.is_alphanumeric() && c != '_') {
                 if let Some((_, instead)) = WORDS.iter().find(|(bad, _)| *bad == word) {

@@ -129,7 +129,7 @@ pub(crate) enum ClientError {
     Refused { status: u16, message: String },
     /// The server refused because clients use the volume; these.
     #[error(
-        "{message} ({}): detach it there, or repeat with --force to cut off whoever uses it",
+        "{message} ({}): detach it there, or repeat with --force to cut off its clients",
         .holders.join(", ")
     )]
     InUse { message: String, holders: Vec<String> },

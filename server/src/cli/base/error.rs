@@ -133,7 +133,7 @@ pub(crate) enum CliError {
     )]
     NoTerminal,
     /// The reader of the output went away.
-    #[error("nobody reads the output")]
+    #[error("the output is closed")]
     OutputClosed,
     /// The output cannot be written.
     #[error("the output cannot be written: {0}")]

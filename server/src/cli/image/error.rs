@@ -148,7 +148,7 @@ fn looks_like(look: Look) -> String {
                 .to_owned()
         }
         Look::Image(format) => format!(
-            "{look} inside, which its name does not say and whoever wrote the disk may have put \
+            "{look} inside, which its name does not say and a guest that wrote the disk may have put \
              there: say --format {format} to convert it"
         ),
         Look::Packed(packing) => format!(

@@ -134,15 +134,23 @@ fn sources() -> Vec<Source> {
     let mut folders: Vec<PathBuf> =
         ["server", "protocol", "storage", "config", "tests"].map(|name| root.join(name)).into();
     let readme = root.join("README.md");
-    found.push(Source { path: "README.md".into(), text: fs::read_to_string(readme).unwrap() });
+    found.push(Source {
+        path: "README.md".into(),
+        text: fs::read_to_string(readme).expect("a README"),
+    });
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|kind| kind == "rs" || kind == "md") {
-                let text = fs::read_to_string(&path).unwrap();
-                let path = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+                let text = fs::read_to_string(&path).expect("a text");
+                let path = path
+                    .strip_prefix(&root)
+                    .expect("below the root")
+                    .to_str()
+                    .expect("a name")
+                    .to_owned();
                 found.push(Source { path, text });
             }
         }

@@ -21,6 +21,14 @@ use tokio::sync::Notify;
 /// answered. Far more than that takes on a disk that works. A guess, not tuned.
 pub(super) const LEAVING_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How long a request that is refused because of a connection waits for it to be seen closing. A
+/// client may have closed it already, while the kernel still delivers that, or a process that the
+/// client is just starting still has a copy of the descriptor. (Seen once in some ten thousand on a
+/// busy machine.)
+pub(super) const CLOSE_SEEN_TIME_MAX: Duration = Duration::from_millis(50);
+/// How often it looks meanwhile.
+const CLOSE_SEEN_INTERVAL: Duration = Duration::from_millis(5);
+
 /// The attachments of one export.
 #[derive(Debug)]
 pub(crate) struct Attachments {
@@ -136,7 +144,7 @@ impl Attachments {
             state.mode = mode;
             Ok(())
         };
-        self.again_while(change, |in_use| in_use.leaving).await.map_err(InUse::list)
+        self.again_while(change, |in_use| Some(in_use.leaving)).await.map_err(InUse::list)
     }
 
     /// Who is attached now, by holder.
@@ -169,7 +177,7 @@ impl Attachments {
             state.close(why);
             Ok(())
         };
-        self.again_while(close, |in_use| in_use.leaving).await.map_err(InUse::list)
+        self.again_while(close, |in_use| Some(in_use.leaving)).await.map_err(InUse::list)
     }
 
     /// The closed volume is restored. The peers that were disconnected under plain names.
@@ -225,24 +233,39 @@ impl Attachments {
 
     /// Tries again as long as who is in the way is going.
     async fn in_turn<T>(&self, attempt: impl Fn(&mut State) -> Result<T, Refused>) -> Result<T, Refused> {
-        self.again_while(attempt, |why| matches!(why, Refused::Held { leaving: true, .. })).await
+        let leaving = |why: &Refused| match why {
+            Refused::Held { leaving, .. } => Some(*leaving),
+            Refused::Closed(_)
+            | Refused::NoMount
+            | Refused::Stale
+            | Refused::Restored { .. }
+            | Refused::MountRestored { .. } => None,
+        };
+        self.again_while(attempt, leaving).await
     }
 
-    /// Tries again whenever a connection has gone, as long as the error says that it may succeed
-    /// soon.
+    /// Tries again whenever a connection has gone. `leaving` says of an error whether all blocking
+    /// connections are closing, or `None` where none blocks, and trying again is no use.
     async fn again_while<T, E>(
         &self,
         attempt: impl Fn(&mut State) -> Result<T, E>,
-        may_succeed_soon: impl Fn(&E) -> bool,
+        leaving: impl Fn(&E) -> Option<bool>,
     ) -> Result<T, E> {
-        let deadline = tokio::time::Instant::now() + LEAVING_TIME_MAX;
+        let began = tokio::time::Instant::now();
         loop {
             let left = self.left.notified();
             let outcome = attempt(&mut self.lock());
-            let waits = outcome.as_ref().is_err_and(&may_succeed_soon);
-            if !waits || tokio::time::timeout_at(deadline, left).await.is_err() {
+            let (time, interval) = match outcome.as_ref().err().and_then(&leaving) {
+                None => return outcome,
+                Some(true) => (LEAVING_TIME_MAX, LEAVING_TIME_MAX),
+                Some(false) => (CLOSE_SEEN_TIME_MAX, CLOSE_SEEN_INTERVAL),
+            };
+            let rest = time.saturating_sub(began.elapsed());
+            if rest.is_zero() {
                 return outcome;
             }
+            // Whether it was told or not, the next look decides.
+            let _told = tokio::time::timeout(rest.min(interval), left).await;
         }
     }
 

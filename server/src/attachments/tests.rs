@@ -1,4 +1,8 @@
-use super::{attachment::*, table::LEAVING_TIME_MAX, *};
+use super::{
+    attachment::*,
+    table::{CLOSE_SEEN_TIME_MAX, LEAVING_TIME_MAX},
+    *,
+};
 use crate::{
     api::{AccessMode, MountState},
     record::now,
@@ -11,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// The line of a client that stays until the test says otherwise.
+/// The handle of a client that stays until the test says otherwise.
 #[derive(Default)]
 struct TestHandle {
     cut_off: AtomicUsize,
@@ -324,6 +328,27 @@ async fn the_same_holder_at_the_same_place_has_its_mount_again() {
     mount(&attachments, "a").await.unwrap();
 }
 
+/// A client has closed its connection, and that is seen a little after it has asked for the next
+/// thing.
+#[tokio::test(start_paused = true)]
+async fn a_close_that_is_seen_late_is_waited_for() {
+    let attachments = Attachments::new(AccessMode::Rwo);
+    let handle = Arc::new(TestHandle::default());
+    let going = attach_on(&attachments, peer("process 1"), &handle).await.unwrap();
+    let seen = async {
+        tokio::time::sleep(CLOSE_SEEN_TIME_MAX / 2).await;
+        handle.is_closing.store(true, SeqCst);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(going);
+    };
+    let (attached, ()) = tokio::join!(attach(&attachments, peer("process 2")), seen);
+    let (closed, ()) = tokio::join!(attachments.close(Closing::Restore, BlockedBy::Writers), async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        drop(attached.unwrap());
+    });
+    closed.unwrap();
+}
+
 /// A client closes its connection and asks for a deletion, a restore or another mode at once.
 #[tokio::test(start_paused = true)]
 async fn a_change_waits_for_those_who_are_going_but_not_for_ever() {
@@ -334,10 +359,10 @@ async fn a_change_waits_for_those_who_are_going_but_not_for_ever() {
         let began = tokio::time::Instant::now();
         assert_eq!(attachments.close(why, BlockedBy::Writers).await.unwrap_err().len(), 1);
         assert_eq!(attachments.set_mode(AccessMode::Rox).await.unwrap_err().len(), 1);
-        assert_eq!(began.elapsed(), Duration::ZERO, "it is not going");
+        assert_eq!(began.elapsed(), 2 * CLOSE_SEEN_TIME_MAX, "it is not going");
         handle.is_closing.store(true, SeqCst);
         assert_eq!(attachments.close(why, BlockedBy::Attachments).await.unwrap_err().len(), 1);
-        assert_eq!(began.elapsed(), LEAVING_TIME_MAX);
+        assert_eq!(began.elapsed(), 2 * CLOSE_SEEN_TIME_MAX + LEAVING_TIME_MAX);
         let gone = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             drop(going);

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// The line of a client that stays until the test says otherwise.
+/// The handle of a client that stays until the test says otherwise.
 #[derive(Default)]
 struct TestHandle {
     cut_off: AtomicUsize,

@@ -1,10 +1,10 @@
 //! One connection in transmission, on its worker's thread.
 //!
 //! ```text
-//!   recv ─► requests ─► check ─► limits ─► budget ─┬─► a task each: dispatch ─────────► replies ─► send
-//!                                                  ├─► a read from memory: at once ─────┤
-//!                                                  └─► a write: logged at once; a task  │
-//!                                                      for each batch of the log waits ─┘
+//!   recv ─► requests ─► check ─► limits ─► budget ─► execute ─┬─► ready ──────────────► replies ─► send
+//!                                                             ├─► logged: a task for ──┤
+//!                                                             │   each batch waits     │
+//!                                                             └─► pending: a task each ┘
 //! ```
 //!
 //! I1  Requests begin in the order they came; replies leave as they are done.
@@ -33,7 +33,10 @@ use super::{
     buffer_quota::BufferQuota,
     deadline::Deadline,
     disconnect::Disconnect,
-    dispatch::{Agreed, Outcome, answer, is_question, room_bytes, serve},
+    executor::{
+        Agreed, Execution, Executor, Outcome, Pending, WithoutClient, answer, is_question,
+        room_bytes,
+    },
     in_flight_pool::Flow,
     payload::{NOW_BYTES_MAX, PART_BYTES_MAX, Payload, part_len},
     reply_queue::{Answered, ReplyQueue, Unsent},
@@ -44,7 +47,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::poll;
 use sandstone_protocol::{Checked, Request, Terms, WireError};
 use sandstone_ring::{Socket, runtime};
-use sandstone_storage::{Begun, BegunRead, Readahead, Receipt, Volume};
+use sandstone_storage::{Receipt, Volume};
 use std::{
     cell::{Cell, RefCell},
     io,
@@ -82,11 +85,9 @@ const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection {
     socket: Rc<Socket>,
-    volume: Volume,
-    reader: Readahead,
+    executor: Rc<Executor>,
     traffic: Arc<Traffic>,
     terms: Terms,
-    agreed: Agreed,
     reply_queue: Rc<ReplyQueue>,
     budget: Rc<Budget>,
     abort: AbortSignal,
@@ -148,10 +149,8 @@ impl Connection {
         let WorkerContext { flow, worker, stall } = context;
         Rc::new(Self {
             socket: Rc::new(socket),
-            reader: Readahead::new(volume.clone()),
-            volume,
+            executor: Executor::new(volume, agreed),
             terms,
-            agreed,
             reply_queue: Rc::new(ReplyQueue::new(Arc::clone(&traffic))),
             traffic,
             buffer_quota: BufferQuota::new(flow.pool()),
@@ -277,7 +276,7 @@ impl Connection {
                     if let Err(reason) = self.beginning(&mut buf, &request).await {
                         return reason;
                     }
-                    let room = self.room(room_bytes(&checked, &self.agreed));
+                    let room = self.room(room_bytes(&checked, self.executor.agreed()));
                     let mut share = match self.unless_aborted(room).await {
                         Some(Some(share)) => share,
                         Some(None) => return Disconnect::Closed,
@@ -350,7 +349,7 @@ impl Connection {
 
     /// A volume may have grown since the handshake.
     fn terms(&self) -> Terms {
-        Terms { size_bytes: self.volume.size_bytes(), ..self.terms }
+        Terms { size_bytes: self.executor.volume().size_bytes(), ..self.terms }
     }
 
     /// The stream ended within something.
@@ -367,86 +366,36 @@ impl Connection {
         if !self.budget.is_alone() {
             runtime::hint_concurrency();
         }
-        // What needs no wait needs no task, which would cost as much again; and what does need one
-        // goes on in it.
-        match checked {
-            Checked::Read { offset, len, df } => {
-                let outcome = move |pieces| Outcome::Read { offset, df, pieces };
-                match self.reader.read_now(offset, len) {
-                    Some(BegunRead::Done(pieces)) => return self.answer(taken, outcome(pieces)),
-                    Some(BegunRead::Started(rest)) => {
-                        return self.answer_unless_aborted(taken, async move {
-                            rest.finish().await.map_or_else(|error| Outcome::from(&error), outcome)
-                        });
-                    }
-                    None => {}
-                }
-            }
-            Checked::Write { offset, fua: false, .. } if let Payload::One(data) = &payload => {
-                match self.volume.write_now(offset, data) {
-                    Some(Begun::Done) => return self.answer(taken, Outcome::Done),
-                    Some(Begun::Logged(receipt)) => {
-                        return self.answer_when_written(taken, receipt);
-                    }
-                    Some(Begun::Started(rest)) => {
-                        return self.answer_later(taken, async move {
-                            rest.finish()
-                                .await
-                                .map_or_else(|error| Outcome::from(&error), |()| Outcome::Done)
-                        });
-                    }
-                    None => {}
-                }
-            }
-            _ => {}
+        match self.executor.execute(checked, payload) {
+            Execution::Ready(outcome) => self.answer(taken, outcome),
+            Execution::Logged(receipt) => self.answer_when_written(taken, receipt),
+            Execution::Pending(pending) => self.answer_when_done(taken, pending),
         }
-        let this = Rc::clone(self);
-        if !is_question(&checked) {
-            let parts = payload.into_parts();
-            return self.answer_later(taken, async move {
-                serve(&this.volume, &this.reader, &this.agreed, checked, parts).await
-            });
-        }
-        self.answer_unless_aborted(taken, async move {
-            let serving = serve(&this.volume, &this.reader, &this.agreed, checked, Vec::new());
-            if let Checked::Cache { .. } = checked {
-                // It promises nothing, and may read gigabytes for no client.
-                this.leaving.run_until_cancelled(serving).await.unwrap_or(Outcome::Done)
-            } else {
-                serving.await
-            }
-        });
     }
 
-    /// Answers when the outcome is there, and drops what makes it once the client is gone (I5).
-    fn answer_unless_aborted(
-        self: &Rc<Self>,
-        taken: Taken,
-        serving: impl Future<Output = Outcome> + 'static,
-    ) {
+    /// Answers when the outcome is there. What only makes an answer is dropped once the client is
+    /// gone (I5).
+    fn answer_when_done(self: &Rc<Self>, taken: Taken, pending: Pending) {
         let this = Rc::clone(self);
         runtime::spawn(async move {
-            match this.abort.or_aborted(serving).await {
+            let without_client = pending.without_client;
+            let outcome = pending.finish();
+            let outcome = match without_client {
+                WithoutClient::Finished => Some(outcome.await),
+                WithoutClient::Dropped => this.abort.or_aborted(outcome).await,
+                WithoutClient::DroppedEarly => {
+                    let early = this.leaving.run_until_cancelled(outcome);
+                    let outcome = this.abort.or_aborted(early).await;
+                    outcome.map(|outcome| outcome.unwrap_or(Outcome::Done))
+                }
+            };
+            match outcome {
                 Some(outcome) => {
                     this.tell(&taken.request, &outcome);
                     this.answer(taken, outcome);
                 }
                 None => this.traffic.meter.abandoned(),
             }
-        });
-    }
-
-    /// Answers when the outcome is there.
-    fn answer_later(
-        self: &Rc<Self>,
-        taken: Taken,
-        serving: impl Future<Output = Outcome> + 'static,
-    ) {
-        let this = Rc::clone(self);
-        runtime::spawn(async move {
-            let outcome = serving.await;
-            this.tell(&taken.request, &outcome);
-            this.answer(taken, outcome);
         });
     }
 
@@ -467,10 +416,7 @@ impl Connection {
         runtime::spawn(async move {
             let written = receipt.written().await;
             for taken in writes.take() {
-                let outcome = match &written {
-                    Ok(()) => Outcome::Done,
-                    Err(error) => Outcome::from(error),
-                };
+                let outcome = Outcome::of(written.as_ref().map(|()| ()));
                 this.tell(&taken.request, &outcome);
                 this.answer(taken, outcome);
             }
@@ -482,16 +428,16 @@ impl Connection {
         match outcome {
             // The client hears of it, and a full store would fill the log too.
             Outcome::Failed { error: error @ WireError::Enospc, text } => {
-                tracing::debug!(volume = %self.volume.id(), ?request, ?error, reason = text, "request failed");
+                tracing::debug!(volume = %self.executor.volume().id(), ?request, ?error, reason = text, "request failed");
             }
             // One a second: a client that asks for what cannot be done must not fill the log for
             // all others.
             Outcome::Failed { error, text } if self.told_at.get() + TOLD_AGAIN > runtime::now() => {
-                tracing::debug!(volume = %self.volume.id(), ?request, ?error, reason = text, "request failed");
+                tracing::debug!(volume = %self.executor.volume().id(), ?request, ?error, reason = text, "request failed");
             }
             Outcome::Failed { error, text } => {
                 self.told_at.set(runtime::now());
-                tracing::warn!(volume = %self.volume.id(), ?request, ?error, reason = text, "request failed");
+                tracing::warn!(volume = %self.executor.volume().id(), ?request, ?error, reason = text, "request failed");
             }
             Outcome::Done | Outcome::Read { .. } | Outcome::Status(_) => {}
         }
@@ -507,7 +453,7 @@ impl Connection {
         let answered =
             Answered { _share: share, end: 0, operation, len: request.len, success, arrived };
         self.reply_queue
-            .put(answered, |reply| answer(reply, &self.agreed, request.cookie, outcome));
+            .put(answered, |reply| answer(reply, self.executor.agreed(), request.cookie, outcome));
     }
 
     /// Waits as long as the volume's limits ask for, before anything of the budget is taken that

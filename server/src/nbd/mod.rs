@@ -1,7 +1,7 @@
 //! The NBD side: accept, handshake, and the data path of each connection.
 //!
 //! ```text
-//!   listener ─accepted─► handshake (tokio) ─negotiated─► workers ─► connection ─► dispatch ─► Volume
+//!   listener ─accepted─► handshake (tokio) ─negotiated─► workers ─► connection ─► executor ─► Volume
 //!                                                        one thread, one ring each
 //! ```
 //!
@@ -16,8 +16,9 @@ mod connection;
 mod connection_slots;
 mod deadline;
 mod disconnect;
-mod dispatch;
+
 mod errno;
+mod executor;
 mod handshake;
 mod in_flight_pool;
 mod listener;

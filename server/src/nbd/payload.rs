@@ -1,6 +1,6 @@
 //! The data of a WRITE in memory.
 
-use super::dispatch::FIRST_PART_BYTES;
+use super::executor::FIRST_PART_BYTES;
 use bytes::Bytes;
 use sandstone_storage::BLOCK_BYTES;
 

@@ -7,7 +7,7 @@ use super::{
     budget::{Load, OnWorker},
     connection::{Connection, WorkerContext},
     disconnect::Disconnect,
-    dispatch::Agreed,
+    executor::Agreed,
     in_flight_pool::InFlightPool,
     metrics::Metrics,
     socket_handle::SocketHandle,

@@ -1,7 +1,7 @@
 //! Requests of the wire as operations on a volume, and their results as replies. The only place
 //! where the words of the two meet.
 
-use super::{errno::wire_error, reply_queue::Reply};
+use super::{errno::wire_error, payload::Payload, reply_queue::Reply};
 use bytes::{Bytes, BytesMut};
 use sandstone_protocol::{
     AllocationFlags, BlockDescriptor, ChangeFlags, Checked, Cookie, MetaContext, More, Negotiated,
@@ -9,8 +9,10 @@ use sandstone_protocol::{
     encode_none, encode_offset_data, encode_success, limits,
 };
 use sandstone_storage::{
-    Allocation, Changes, Durability, Error, Extent, ExtentState, Piece, Readahead, Volume,
+    Allocation, Begun, BegunRead, Changes, Durability, Error, Extent, ExtentState, Piece,
+    Readahead, Receipt, Unfinished, UnfinishedRead, Volume,
 };
+use std::{borrow::Borrow, rc::Rc};
 use uuid::Uuid;
 
 /// Zeroes for simple replies, which have no holes.
@@ -91,6 +93,13 @@ pub(super) enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Of a request that is answered with success alone.
+    pub(super) fn of<E: Borrow<Error>>(done: Result<(), E>) -> Self {
+        done.map_or_else(|error| error.borrow().into(), |()| Self::Done)
+    }
+}
+
 impl From<&Error> for Outcome {
     fn from(error: &Error) -> Self {
         Self::Failed { error: wire_error(error.kind()), text: error.to_string() }
@@ -101,60 +110,168 @@ fn durability(fua: bool) -> Durability {
     if fua { Durability::Fua } else { Durability::Volatile }
 }
 
-/// Does what a request asks for. `payload` is the data of a WRITE, and empty for the others.
-pub(super) async fn serve(
-    volume: &Volume,
-    reader: &Readahead,
-    agreed: &Agreed,
-    request: Checked,
-    payload: Vec<Bytes>,
-) -> Outcome {
-    let done = match request {
-        Checked::Read { offset, len, df } => {
-            return match reader.read(offset, len).await {
+/// Executes the requests of one connection on its volume.
+pub(super) struct Executor {
+    volume: Volume,
+    readahead: Readahead,
+    agreed: Agreed,
+}
+
+/// How far executing a request came at once.
+pub(super) enum Execution {
+    /// It is done.
+    Ready(Outcome),
+    /// It is a write in the log, which is done when its batch is in the store.
+    Logged(Receipt),
+    /// It goes on in a task of its own.
+    Pending(Pending),
+}
+
+/// The rest of a request that has to wait.
+pub(super) struct Pending {
+    pub(super) without_client: WithoutClient,
+    rest: Rest,
+}
+
+/// What becomes of a request when its client has disconnected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WithoutClient {
+    /// It is finished: it changes the volume.
+    Finished,
+    /// It is dropped: it only makes an answer.
+    Dropped,
+    /// It is dropped as soon as the connection takes in no more: it promises nothing, and may read
+    /// gigabytes.
+    DroppedEarly,
+}
+
+enum Rest {
+    Read {
+        rest: UnfinishedRead,
+        offset: u64,
+        df: bool,
+    },
+    Write(Unfinished),
+    /// All of the request, from its beginning.
+    Whole {
+        executor: Rc<Executor>,
+        request: Checked,
+        payload: Vec<Bytes>,
+    },
+}
+
+impl Pending {
+    /// Waits for the outcome. Dropping the future ends what only makes an answer.
+    pub(super) async fn finish(self) -> Outcome {
+        match self.rest {
+            Rest::Read { rest, offset, df } => match rest.finish().await {
                 Ok(pieces) => Outcome::Read { offset, df, pieces },
                 Err(error) => (&error).into(),
-            };
+            },
+            Rest::Write(rest) => Outcome::of(rest.finish().await),
+            // In memory of its own: it is larger than what the others need, which are many.
+            Rest::Whole { executor, request, payload } => {
+                Box::pin(async move { executor.serve(request, payload).await }).await
+            }
         }
-        Checked::BlockStatus { offset, len, req_one } => {
-            let entries_max = if req_one { 1 } else { limits::BLOCK_DESCRIPTORS_MAX };
-            let mut lists = Vec::with_capacity(agreed.contexts.len());
-            for context in &agreed.contexts {
-                let list = match &context.reports {
-                    Reports::Allocation => allocation(volume, offset, len, entries_max).await,
-                    Reports::Changes { since } => {
-                        changes(volume, since, offset, len, entries_max).await
+    }
+}
+
+impl Executor {
+    pub(super) fn new(volume: Volume, agreed: Agreed) -> Rc<Self> {
+        Rc::new(Self { readahead: Readahead::new(volume.clone()), volume, agreed })
+    }
+
+    pub(super) fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    pub(super) fn agreed(&self) -> &Agreed {
+        &self.agreed
+    }
+
+    /// Begins a request. What needs no wait needs no task, which would cost as much again; and what
+    /// does need one goes on in it. `payload` is the data of a WRITE, and empty for the others.
+    pub(super) fn execute(self: &Rc<Self>, request: Checked, payload: Payload) -> Execution {
+        let pending = |without_client, rest| Execution::Pending(Pending { without_client, rest });
+        match request {
+            Checked::Read { offset, len, df } => match self.readahead.read_now(offset, len) {
+                Some(BegunRead::Done(pieces)) => {
+                    return Execution::Ready(Outcome::Read { offset, df, pieces });
+                }
+                Some(BegunRead::Started(rest)) => {
+                    return pending(WithoutClient::Dropped, Rest::Read { rest, offset, df });
+                }
+                None => {}
+            },
+            Checked::Write { offset, fua: false, .. } if let Payload::One(data) = &payload => {
+                match self.volume.write_now(offset, data) {
+                    Some(Begun::Done) => return Execution::Ready(Outcome::Done),
+                    Some(Begun::Logged(receipt)) => return Execution::Logged(receipt),
+                    Some(Begun::Started(rest)) => {
+                        return pending(WithoutClient::Finished, Rest::Write(rest));
                     }
-                    Reports::Nothing { deleted } => {
-                        let text = format!("snapshot {deleted} was deleted");
-                        return Outcome::Failed { error: WireError::Eio, text };
-                    }
-                };
-                match list {
-                    Ok(list) => lists.push(list),
-                    Err(error) => return (&error).into(),
+                    None => {}
                 }
             }
-            return Outcome::Status(lists);
+            _ => {}
         }
-        Checked::Write { offset, fua, .. } => {
-            volume.write_parts(offset, payload, durability(fua)).await
-        }
-        Checked::Flush => volume.flush().await,
-        Checked::Trim { offset, len, fua } => {
-            volume.trim(offset, u64::from(len), durability(fua)).await
-        }
-        // Zeroing is always as fast as it gets, so FAST_ZERO is never refused.
-        Checked::WriteZeroes { offset, len, no_hole, fua, fast_zero: _ } => {
-            let allocation = if no_hole { Allocation::Reserve } else { Allocation::Hole };
-            volume.write_zeroes(offset, u64::from(len), allocation, durability(fua)).await
-        }
-        Checked::Cache { offset, len } => volume.prefetch(offset, u64::from(len)).await,
-        Checked::Disconnect => Ok(()),
-    };
-    match done {
-        Ok(()) => Outcome::Done,
-        Err(error) => (&error).into(),
+        let without_client = match request {
+            Checked::Cache { .. } => WithoutClient::DroppedEarly,
+            _ if is_question(&request) => WithoutClient::Dropped,
+            _ => WithoutClient::Finished,
+        };
+        let (executor, payload) = (Rc::clone(self), payload.into_parts());
+        pending(without_client, Rest::Whole { executor, request, payload })
+    }
+
+    /// Does what a request asks for, from its beginning.
+    async fn serve(&self, request: Checked, payload: Vec<Bytes>) -> Outcome {
+        let Self { volume, readahead, agreed } = self;
+        let done = match request {
+            Checked::Read { offset, len, df } => {
+                return match readahead.read(offset, len).await {
+                    Ok(pieces) => Outcome::Read { offset, df, pieces },
+                    Err(error) => (&error).into(),
+                };
+            }
+            Checked::BlockStatus { offset, len, req_one } => {
+                let entries_max = if req_one { 1 } else { limits::BLOCK_DESCRIPTORS_MAX };
+                let mut lists = Vec::with_capacity(agreed.contexts.len());
+                for context in &agreed.contexts {
+                    let list = match &context.reports {
+                        Reports::Allocation => allocation(volume, offset, len, entries_max).await,
+                        Reports::Changes { since } => {
+                            changes(volume, since, offset, len, entries_max).await
+                        }
+                        Reports::Nothing { deleted } => {
+                            let text = format!("snapshot {deleted} was deleted");
+                            return Outcome::Failed { error: WireError::Eio, text };
+                        }
+                    };
+                    match list {
+                        Ok(list) => lists.push(list),
+                        Err(error) => return (&error).into(),
+                    }
+                }
+                return Outcome::Status(lists);
+            }
+            Checked::Write { offset, fua, .. } => {
+                volume.write_parts(offset, payload, durability(fua)).await
+            }
+            Checked::Flush => volume.flush().await,
+            Checked::Trim { offset, len, fua } => {
+                volume.trim(offset, u64::from(len), durability(fua)).await
+            }
+            // Zeroing is always as fast as it gets, so FAST_ZERO is never refused.
+            Checked::WriteZeroes { offset, len, no_hole, fua, fast_zero: _ } => {
+                let allocation = if no_hole { Allocation::Reserve } else { Allocation::Hole };
+                volume.write_zeroes(offset, u64::from(len), allocation, durability(fua)).await
+            }
+            Checked::Cache { offset, len } => volume.prefetch(offset, u64::from(len)).await,
+            Checked::Disconnect => Ok(()),
+        };
+        Outcome::of(done)
     }
 }
 

@@ -41,4 +41,5 @@ pub use random::Random;
 pub use rot::rot;
 pub use server::{Builder, MountedVolume, Server, StartError, Volume};
 pub use skip::{ci, find_program, long, needs, skip};
+pub use turn::take as take_turn;
 pub use witness::Witness;

@@ -29,7 +29,7 @@ struct Taken;
 
 /// Waits until the suite of the current test has its turn, and keeps it until the test ends. On
 /// other threads, whose test has taken it, it does nothing.
-pub(crate) fn take() {
+pub fn take() {
     let thread = thread::current();
     let Some((suite, _test)) = thread.name().and_then(|name| name.split_once("::")) else { return };
     TAKEN.with_borrow_mut(|taken| {

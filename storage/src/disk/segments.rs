@@ -341,7 +341,7 @@ impl Segments {
 
     /// Whether segments of the reserve are in use.
     pub(crate) fn is_in_reserve(&self) -> bool {
-        self.usable() < self.reserve()
+        self.usable() < self.kept(Need::Data)
     }
 
     /// A fresh segment; `None` when there is no room for that need.
@@ -732,7 +732,7 @@ impl Segments {
     /// Whether so few slots are free that one which is being prepared could make a writer find the
     /// store full.
     fn is_scarce(&self) -> bool {
-        self.usable() <= self.reserve() + 1
+        self.usable() <= self.kept(Need::Data) + 1
     }
 
     /// Takes a free slot. Unless the slot has its blocks, the file system can back one slot less

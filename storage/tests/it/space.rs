@@ -91,6 +91,31 @@ fn random_overwrites_go_on_at_every_fill_level() {
     }
 }
 
+/// Records without data may take segments that data may not, and data must not fill them: with maps
+/// of several segments nothing would be left for checkpoints.
+#[test]
+fn overwrites_beside_trims_go_on_in_a_store_with_large_maps() {
+    let world = World::new(shape(800), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        let blocks = usable_blocks(&store) * 95 / 100 / 8 * 8;
+        let full = volume(&store, 1, blocks, false).await;
+        for block in (0..blocks).step_by(8) {
+            assert_eq!(write(&full, block, 8, 1).await, Ok(()), "block {block}");
+        }
+        let mut random = Random::new(1);
+        for round in 0..40 {
+            overwrite(&full, blocks, blocks / 40, &mut random).await;
+            for _ in 0..20 {
+                let block = random.below(blocks);
+                let trimmed = full.trim(block * BLOCK, BLOCK, Durability::Fua).await;
+                trimmed.unwrap_or_else(|error| panic!("a trim in round {round}: {error}"));
+                assert_eq!(write(&full, block, 1, 2).await, Ok(()), "round {round}");
+            }
+        }
+    });
+}
+
 #[test]
 fn new_blocks_are_refused_at_the_usable_size_and_nowhere_before() {
     for (seed, slots) in (0..).zip([40, 100, 200, 400]) {

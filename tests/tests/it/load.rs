@@ -18,6 +18,7 @@ struct Floor {
 
 impl Floor {
     fn start() -> Self {
+        sandstone_tests::take_turn();
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("floor.sock");
         let running =

@@ -25,6 +25,21 @@ fn each_need_leaves_the_others_theirs() {
 }
 
 #[test]
+fn data_leaves_room_for_two_checkpoints_and_fills_nothing_that_others_took_of_it() {
+    let s =
+        Segments::new(Geometry::with_segments((1 << 20) + 400 * (64 << 12), 64), &[], SegmentId(1));
+    let take = |kind, need| s.take(kind, need, Writing::Awaited).is_some();
+    s.keep_for_checkpoint(5);
+    while take(SegmentKind::Log, Need::Data) {}
+    assert_eq!((s.usable(), s.is_in_reserve()), (12, false));
+    assert!(take(SegmentKind::Log, Need::Record) && s.is_in_reserve(), "data does not fill it");
+    while take(SegmentKind::Forwarded, Need::Forward) {}
+    assert_eq!(s.usable(), 6);
+    while take(SegmentKind::Log, Need::Record) {}
+    assert_eq!(s.usable(), 5);
+}
+
+#[test]
 fn what_the_file_system_cannot_back_is_not_there() {
     let s = segments();
     s.set_backing(6);
@@ -32,7 +47,7 @@ fn what_the_file_system_cannot_back_is_not_there() {
     let first = s.take(SegmentKind::Log, Need::Data, Writing::Awaited).expect("room");
     let second = s.take(SegmentKind::Log, Need::Data, Writing::Awaited).expect("room");
     assert_eq!((s.usable(), s.take(SegmentKind::Log, Need::Data, Writing::Awaited)), (4, None));
-    assert!(s.is_in_reserve() == (s.usable() < s.reserve()) && s.has_room(Need::Record));
+    assert!(!s.is_in_reserve() && s.has_room(Need::Record));
     // A slot that comes back has its blocks, but for one that was punched.
     [first, second].iter().for_each(|taken| s.seal(taken.id));
     assert!(!s.punch(second.id, &[(0, 32)]).is_empty());

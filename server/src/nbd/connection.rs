@@ -416,7 +416,7 @@ impl Connection {
         runtime::spawn(async move {
             let written = receipt.written().await;
             for taken in writes.take() {
-                let outcome = Outcome::of(written.as_ref().map(|()| ()));
+                let outcome = Outcome::of(written.as_ref());
                 this.tell(&taken.request, &outcome);
                 this.answer(taken, outcome);
             }

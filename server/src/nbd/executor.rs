@@ -95,8 +95,8 @@ pub(super) enum Outcome {
 
 impl Outcome {
     /// Of a request that is answered with success alone.
-    pub(super) fn of<E: Borrow<Error>>(done: Result<(), E>) -> Self {
-        done.map_or_else(|error| error.borrow().into(), |()| Self::Done)
+    pub(super) fn of<T, E: Borrow<Error>>(done: Result<T, E>) -> Self {
+        done.map_or_else(|error| error.borrow().into(), |_| Self::Done)
     }
 }
 

@@ -31,7 +31,10 @@ impl Engine {
             self.reclaim.add_garbage(touched.dirtied);
             self.dirty.add(touched.dirtied);
         }
-        self.space.add_maps(touched.added_blocks);
+        if touched.added_blocks > 0 {
+            self.space.add_maps(touched.added_blocks);
+            self.keep_room_for_checkpoints();
+        }
     }
 
     /// Limit of dirty nodes: the budget of memory, and no more than the next checkpoint surely
@@ -64,7 +67,7 @@ impl Engine {
     /// Segments that a checkpoint takes, at most: it writes the catalog, and of the maps no more
     /// than there is, or than may be dirty.
     pub(crate) fn checkpoint_segments(&self) -> u32 {
-        let nodes = self.space.map_blocks().min(2 * self.dirty.max());
+        let nodes = self.space.map_blocks().max(2 * self.dirty.count()).min(2 * self.dirty.max());
         let blocks = self.space.catalog_blocks() + nodes;
         let segments = blocks.div_ceil(u64::from(self.disk.segments.geometry.segment_blocks)) + 1;
         u32::try_from(segments).unwrap_or(u32::MAX)
@@ -77,9 +80,16 @@ impl Engine {
         self.disk.segments.keep_for_checkpoint(self.checkpoint_segments());
     }
 
+    /// Segments that the next checkpoint may count on: what it takes at most, or half of what data
+    /// leaves where that is less, as with very many maps.
+    pub(crate) fn checkpoint_share(&self) -> u32 {
+        self.checkpoint_segments().min(self.disk.segments.left_by_data() / 2)
+    }
+
     /// Whether there is no room for a checkpoint and the one after it.
     pub(crate) fn is_room_for_checkpoints_short(&self) -> bool {
-        self.disk.segments.room(Need::Checkpoint) < 2 * self.checkpoint_segments()
+        let needed = self.checkpoint_segments().saturating_mul(2);
+        self.disk.segments.room(Need::Checkpoint) < needed
     }
 
     /// Approximate number of dead blocks in used segments.

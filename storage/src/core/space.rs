@@ -19,13 +19,16 @@
 //! I4  Below the usable size reclaim always has room to work in: new blocks are never admitted
 //!     against the working room.
 //!
-//! Maps and catalogs live too. They have a part of the working room ([`MAPS_PART`]), which is
+//! Maps and catalogs live too. They have a part of the working room (`MAPS_PART`), which is
 //! enough where volumes hold data in any order; what they take beyond it (a thousand forks with a
 //! block each) counts like data.
 //!
 //! Units: blocks. Source: DESIGN section 3, "Reclaim".
 
-use crate::{base::BLOCK_BYTES, disk::Segments};
+use crate::{
+    base::BLOCK_BYTES,
+    disk::{MAPS_PART, Segments},
+};
 use sandstone_ring::runtime;
 use std::{
     sync::{
@@ -34,10 +37,6 @@ use std::{
     },
     time::Duration,
 };
-
-/// Part of the slots that maps and catalogs may take before they count as data: a full leaf is a
-/// block a MiB (0.4 %), and a checkpoint writes the new one before the old one is free.
-const MAPS_PART: u64 = 100;
 
 /// Fill levels, in per cent of the usable size; reaching one is logged once.
 const LEVELS: [u64; 3] = [80, 90, 100];
@@ -72,7 +71,7 @@ impl Space {
     /// Measures how large the store can be now.
     pub(crate) fn measure(&self, segments: &Segments) {
         self.usable.store(segments.usable_blocks(), Relaxed);
-        self.maps_free.store(segments.reachable_blocks() / MAPS_PART, Relaxed);
+        self.maps_free.store(segments.reachable_blocks() / u64::from(MAPS_PART), Relaxed);
         self.log_fill_level();
     }
 

@@ -13,7 +13,7 @@ pub(crate) use checked_reads::{Disk, Fill, NodesInHand};
 pub(crate) use checkpoint_image::{CheckpointImage, checkpoint_damage, misplaced};
 pub(crate) use demand::{Demand, Demanded};
 pub(crate) use segments::{
-    Container, Move, Need, PREPARED_KEPT, Readiness, Retired, Segments, SlotBacking,
+    Container, MAPS_PART, Move, Need, PREPARED_KEPT, Readiness, Retired, Segments, SlotBacking,
     SlotPreparation, Taken, Writing,
 };
 pub(crate) use superblock_slots::{

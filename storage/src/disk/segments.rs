@@ -88,8 +88,12 @@ pub(crate) const PREPARED_KEPT: usize = 2;
 /// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the
 /// log's next one, and four of reserve make eight; the other six are for maps and dead blocks.
 const WORKING_SLOTS: u32 = 14;
-/// Of the working room, slots that data may take in any case.
-const DATA_SLOTS: u32 = 6;
+/// A checkpoint has at most a slot of so many kept for it.
+const CHECKPOINT_PART: u32 = 16;
+/// Maps and catalogs may take a slot of so many before they count as data: a full leaf is a block a
+/// MiB (0.4 %), and a checkpoint writes the new one before the old one is free.
+pub(crate) const MAPS_PART: u32 = 100;
+
 /// When the log will use a new segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
@@ -259,16 +263,17 @@ impl Segments {
 
     /// Blocks that may live in the store. The others are the working room: the reserve, open
     /// segments, maps, and what is dead among what is alive until reclaim has parted them. It is
-    /// 6.7 % of the slots, and at least [`WORKING_SLOTS`] of them.
+    /// 6.7 % of the slots, at least [`WORKING_SLOTS`] of them, and more where maps and catalog are
+    /// so many that checkpoints need it; never more than half.
     pub(crate) fn usable_blocks(&self) -> u64 {
-        u64::from(self.reachable() - self.working()) * u64::from(self.geometry.segment_blocks)
-    }
-
-    /// Slots of working room.
-    fn working(&self) -> u32 {
         let reachable = self.reachable();
         let part = u64::from(reachable) * 67 / 1000;
-        (part as u32).max(WORKING_SLOTS.min(reachable / 2))
+        let least = (part as u32).max(WORKING_SLOTS);
+        // A third of it, and six slots, are for checkpoints. Where maps and catalog are so many
+        // that they need more, that is not taken from what reclaim works with.
+        let beyond = self.left_by_data().saturating_sub((least / 3).max(6));
+        let working = least + beyond;
+        u64::from(reachable - working.min(reachable / 2)) * u64::from(self.geometry.segment_blocks)
     }
 
     /// Blocks of the segments of nodes: an upper bound of the blocks of maps and catalogs, without
@@ -317,14 +322,13 @@ impl Segments {
         self.checkpoint.store(slots, Relaxed);
     }
 
-    /// Slots that are left to others than these, as far as that leaves data some of the working
-    /// room.
+    /// Slots that are left to others than these.
     fn kept(&self, need: Need) -> u32 {
         if is_blind_to(Blindness::Reserve) {
             return 0;
         }
-        let most = self.working().saturating_sub(DATA_SLOTS) / 2;
-        let checkpoint = self.checkpoint.load(Relaxed).min(most);
+        // Where maps and catalog are so many that it may take more, it gets no more.
+        let checkpoint = self.checkpoint.load(Relaxed).min(self.reachable() / CHECKPOINT_PART);
         match need {
             // Two more for what reclaim moves, so that it goes on while data waits.
             Need::Data => self.reserve().max(2 * checkpoint + 2),
@@ -332,6 +336,11 @@ impl Segments {
             Need::Record => 1.max(checkpoint),
             Need::Checkpoint => 0,
         }
+    }
+
+    /// Free slots that data never takes.
+    pub(crate) fn left_by_data(&self) -> u32 {
+        self.kept(Need::Data)
     }
 
     /// How many segments there are for `need`.

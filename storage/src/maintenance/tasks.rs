@@ -86,7 +86,7 @@ impl Maintenance {
         // Only then does a checkpoint wait for a round: otherwise the checkpoint would take the
         // round's room.
         if engine.is_room_for_checkpoints_short() && !engine.shutdown.has_begun() {
-            let before = self.checkpointer.stats().count;
+            let before = self.checkpointer.moment();
             match self.reclaimer.round(Effort::Needed).await {
                 Ok(_) => {}
                 // Another checkpoint would take the room that is left for reclaim's.
@@ -97,7 +97,9 @@ impl Maintenance {
                     tracing::debug!(%error, "a round of reclaim before a checkpoint failed")
                 }
             }
-            if engine.is_room_for_checkpoints_short() && self.checkpointer.stats().count > before {
+            if engine.is_room_for_checkpoints_short()
+                && self.checkpointer.has_completed_since(before)
+            {
                 return Ok(()); // the round has written it
             }
         }

@@ -114,14 +114,15 @@ impl Maintenance {
             ReclaimPhase::Checkpointing => reclaim.moved().max(checkpoint.moved()),
             _ => reclaim.moved(),
         };
-        let for_reclaim = engine.reclaim.waiting().waits_since().map(|at| at.max(step));
-        let reclaiming = match engine.pins.quiescing.waits_since() {
-            // Quiescing begins a little after reclaim's last step.
+        let (reclaiming, step) = match engine.pins.quiescing.waits_since() {
+            // Quiescing begins a little after reclaim's last step. A checkpoint that something else
+            // asked for meanwhile is no step of it.
             Some(since) if now.saturating_sub(since) >= STALLED_AFTER / 2 => {
-                StallKind::WriterForReads
+                (StallKind::WriterForReads, since)
             }
-            _ => StallKind::WriterForReclaim(phase),
+            _ => (StallKind::WriterForReclaim(phase), step),
         };
+        let for_reclaim = engine.reclaim.waiting().waits_since().map(|at| at.max(step));
         [
             (StallKind::LogWrite, engine.log.unwritten_since()),
             (StallKind::Sync, engine.log.syncing().waits_since()),

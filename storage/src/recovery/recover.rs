@@ -317,7 +317,10 @@ async fn prepare_for_writing(
     // only by a checkpoint, whose superblock has the next number, and one for each claim that
     // replaced another.
     segments.skip_to(SegmentId(superblock.next_segment.0 + 2 * u64::from(geometry.slots)));
-    // The log's earlier claim is free again; this superblock names the new one.
+    // The log's earlier claim is free again; this superblock names the new one, unless that would
+    // take what checkpoints need. What they need is not counted yet: at most what nodes have now.
+    let nodes = segments.node_blocks() / u64::from(geometry.segment_blocks);
+    segments.keep_for_checkpoint(u32::try_from(nodes).unwrap_or(u32::MAX).saturating_add(1));
     let claimed = segments.claim_ahead();
     next.claim = Claim { of: at.segment, next: claimed.map(|claim| (claim.id, claim.slot)) };
     next.next_segment = segments.next();

@@ -116,6 +116,35 @@ fn overwrites_beside_trims_go_on_in_a_store_with_large_maps() {
     });
 }
 
+/// A block in each MiB takes a leaf each: half of what the store is full of is maps. Nothing is
+/// left to overwrite in at the very end, but with a tenth of it trimmed it goes on.
+#[test]
+fn blocks_that_lie_far_apart_are_overwritten_in_a_store_that_was_full_of_them() {
+    for (slots, seed) in [(60, 1), (400, 2)] {
+        let world = World::new(shape(slots), seed);
+        Runtime::simulated(seed).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let sparse = volume(&store, 1, 256 << 16, false).await;
+            let mut written = 0;
+            while let Ok(()) = write(&sparse, written * 256, 1, written as u8).await {
+                written += 1;
+            }
+            assert!(written * 5 >= usable_blocks(&store), "{written} blocks");
+            for block in (0..written).step_by(10) {
+                let at = block * 256 * BLOCK;
+                sparse.trim(at, BLOCK, Durability::Fua).await.expect("a trim in a full store");
+            }
+            let mut random = Random::new(seed);
+            for _ in 0..2 * written {
+                let block = random.below(written) / 10 * 10 + 1 + random.below(9);
+                let overwritten = write(&sparse, block.min(written - 1) * 256, 1, 7).await;
+                assert_eq!(overwritten, Ok(()), "{slots} slots: {block}");
+            }
+            assert_eq!(store.health(), Health::Ready);
+        });
+    }
+}
+
 #[test]
 fn new_blocks_are_refused_at_the_usable_size_and_nowhere_before() {
     for (seed, slots) in (0..).zip([40, 100, 200, 400]) {

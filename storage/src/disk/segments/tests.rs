@@ -29,6 +29,7 @@ fn data_leaves_room_for_two_checkpoints_and_fills_nothing_that_others_took_of_it
     let s =
         Segments::new(Geometry::with_segments((1 << 20) + 400 * (64 << 12), 64), &[], SegmentId(1));
     let take = |kind, need| s.take(kind, need, Writing::Awaited).is_some();
+    let usable = s.usable_blocks();
     s.keep_for_checkpoint(5);
     while take(SegmentKind::Log, Need::Data) {}
     assert_eq!((s.usable(), s.is_in_reserve()), (12, false));
@@ -37,6 +38,11 @@ fn data_leaves_room_for_two_checkpoints_and_fills_nothing_that_others_took_of_it
     assert_eq!(s.usable(), 6);
     while take(SegmentKind::Log, Need::Record) {}
     assert_eq!(s.usable(), 5);
+    s.keep_for_checkpoint(2);
+    assert_eq!(s.usable_blocks(), usable, "it is within the working room");
+    s.keep_for_checkpoint(u32::MAX);
+    let kept = u64::from(s.left_by_data());
+    assert!(s.usable_blocks() < usable && s.usable_blocks() <= (400 - kept) * 64);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use sandstone_ring::runtime;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::*},
     },
     time::Duration,
 };
@@ -53,6 +53,10 @@ pub(crate) struct Checkpointer {
     volumes: Arc<Volumes>,
     writer: Mutex<CheckpointWriter>,
     written: Written,
+    /// Cuts of the log that checkpoints began with.
+    begun: AtomicU64,
+    /// The last of them whose checkpoint counts.
+    completed: AtomicU64,
     count: AtomicU64,
     took_us: AtomicU64,
 }
@@ -79,6 +83,8 @@ impl Checkpointer {
             volumes,
             writer: Mutex::new(CheckpointWriter::new(superblock)),
             written: Written::default(),
+            begun: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
             count: AtomicU64::new(0),
             took_us: AtomicU64::new(0),
         }
@@ -152,9 +158,11 @@ impl Checkpointer {
         }
         let began = runtime::now();
         let _under_way = self.written.progress.begin();
+        let number = self.begun.fetch_add(1, AcqRel) + 1;
         let cut = self.cut();
         let result = writer.write(engine, &self.written, &retired, cut).await;
         if result.is_ok() {
+            self.completed.store(number, Release);
             self.count.fetch_add(1, Relaxed);
             let took = runtime::now().saturating_sub(began);
             self.took_us.fetch_add(took.as_micros() as u64, Relaxed);
@@ -197,6 +205,16 @@ impl Checkpointer {
             volumes: catalog.all().map(image).collect(),
             families: catalog.shared(),
         }
+    }
+
+    /// A mark before which checkpoints may have begun that hold less than now.
+    pub(crate) fn moment(&self) -> u64 {
+        self.begun.load(Acquire)
+    }
+
+    /// Whether a checkpoint counts that began after that moment.
+    pub(crate) fn has_completed_since(&self, moment: u64) -> bool {
+        self.completed.load(Acquire) > moment
     }
 
     /// Waits until no checkpoint is under way; none begins as long as the guard is held.

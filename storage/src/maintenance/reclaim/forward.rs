@@ -237,7 +237,14 @@ impl Copier<'_, '_> {
             .as_ref()
             .map_or(0, |destination| segment_blocks.saturating_sub(u64::from(destination.fill)));
         let blocks: u64 = live.iter().map(|item| u64::from(item.blocks)).sum();
-        left + u64::from(self.engine.disk.segments.room(Need::Forward)) * segment_blocks >= blocks
+        left + u64::from(self.room()) * segment_blocks >= blocks
+    }
+
+    /// Segments that it may still take.
+    fn room(&self) -> u32 {
+        // Writers dirty maps meanwhile.
+        self.engine.keep_room_for_checkpoints();
+        self.disk.segments.room(Need::Forward)
     }
 
     async fn copy_segment(&mut self, id: SegmentId, live: &[Live]) -> Result<Copied> {
@@ -257,11 +264,12 @@ impl Copier<'_, '_> {
                     .is_none_or(|destination| destination.fill + item.blocks > segment_blocks)
                 {
                     self.flush().await?;
-                    let room = self.engine.disk.segments.room(Need::Forward) > 0;
-                    let taken = room.then(|| {
+                    let taken = if self.room() > 0 {
                         segments.take(SegmentKind::Forwarded, Need::Forward, Writing::Streamed)
-                    });
-                    let Some(Taken { id, slot, .. }) = taken.flatten() else {
+                    } else {
+                        None
+                    };
+                    let Some(Taken { id, slot, .. }) = taken else {
                         return Ok(Copied::NoRoom);
                     };
                     self.left.extend(self.destination.take().map(|destination| destination.id));

@@ -22,7 +22,7 @@ use sandstone_ring::runtime;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::*},
+        atomic::{AtomicBool, AtomicU64, Ordering::*},
     },
     time::Duration,
 };
@@ -63,6 +63,8 @@ pub(crate) struct Reclaimer {
     has_plan: AtomicBool,
     pub(super) counters: Counters,
     pub(super) freed_rate: FreedRate,
+    /// Segments that checkpoints had taken when the freed rate last counted.
+    checkpoint_segments: AtomicU64,
     pub(super) progress: Progress,
 }
 
@@ -83,6 +85,7 @@ impl Reclaimer {
             has_plan: AtomicBool::new(false),
             counters: Counters::default(),
             freed_rate: FreedRate::default(),
+            checkpoint_segments: AtomicU64::new(0),
             progress: Progress::default(),
         }
     }
@@ -224,6 +227,13 @@ impl Reclaimer {
             blocks.max(SLOWEST_RATE) * u64::from(1 + 3 * room / low.max(1)) / 2
         });
         engine.space.throttle().set(rate);
+    }
+
+    /// Segments that checkpoints took since this was last asked: what rounds free serves writers
+    /// less by so many.
+    pub(super) fn checkpoint_segments_since_last(&self) -> u64 {
+        let taken = self.checkpointer.segments_taken();
+        taken - self.checkpoint_segments.swap(taken, Relaxed)
     }
 
     /// Waits for a thorough reclaim that is under way.

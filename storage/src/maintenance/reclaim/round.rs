@@ -91,6 +91,7 @@ impl Reclaimer {
         }
         let mut pace = Pace::new(engine, &self.progress, self.bytes_per_second);
         self.freed_rate.begin();
+        self.checkpoint_segments_since_last();
 
         counters.enter(ReclaimPhase::Marking);
         let mut to_move = std::mem::take(&mut plan.sparse);
@@ -104,7 +105,9 @@ impl Reclaimer {
         segments.retire(&dead);
 
         let (mut freed, mut moved, mut is_durable) = (0, 0, false);
-        if engine.is_short() && segments.retired_slots() > engine.checkpoint_segments() {
+        // Segments that the round takes itself: they count against those that it frees.
+        let (mut taken, checkpoints_took) = (0, self.checkpointer.segments_taken());
+        if engine.is_short() && segments.retired_slots() > engine.checkpoint_share() {
             // What is moved in small steps does not pay for the checkpoint of each.
             freed += self.free_retired(0).await?;
             is_durable = true;
@@ -125,6 +128,7 @@ impl Reclaimer {
                 .flat_map(|m| &m.pieces)
                 .map(|piece| u64::from(piece.live.count()))
                 .sum::<u64>();
+            taken += u64::from(destinations);
             engine.pins.quiesce().await; // keeps forwarding's I2
             segments.move_to(moves);
             engine.shutdown.check()?;
@@ -141,7 +145,7 @@ impl Reclaimer {
             let is_stuck = !has_moved && freed_now == 0;
             // A smaller step would not pay for its checkpoint. The next mark finds what this one's
             // have left behind.
-            let is_small = segments.room(Need::Forward) < engine.checkpoint_segments();
+            let is_small = segments.room(Need::Forward) < engine.checkpoint_share();
             if to_move.is_empty()
                 || is_stuck
                 || (effort == Effort::Needed && (is_small || engine.has_ample_room()))
@@ -166,12 +170,13 @@ impl Reclaimer {
         // Victims left in the queue after nothing was moved found no room, and will find none next
         // time.
         let is_stuck = freed == 0 && moved == 0;
-        let result =
-            if is_stuck && corrected == 0 && (plan.sparse.is_empty() || !to_move.is_empty()) {
-                RoundResult::NoProgress
-            } else {
-                RoundResult::Progress
-            };
+        taken += self.checkpointer.segments_taken() - checkpoints_took;
+        let is_gain = freed > taken || corrected > 0;
+        let result = if !is_gain && (plan.sparse.is_empty() || !to_move.is_empty()) {
+            RoundResult::NoProgress
+        } else {
+            RoundResult::Progress
+        };
         let (nodes, dead, sparse) = (mark.nodes(), dead.len(), plan.sparse.len());
         tracing::debug!(
             nodes,
@@ -255,6 +260,7 @@ impl Reclaimer {
         drop(now);
         engine.space.add(-i128::from(corrected));
         engine.space.recount_maps(maps, counted.maps);
+        engine.keep_room_for_checkpoints();
         Ok((mark, corrected))
     }
 
@@ -269,14 +275,12 @@ impl Reclaimer {
         if is_blind_to(Blindness::FreeAfterCheckpoint) {
             segments.release(&retired);
         }
-        let taken = self.checkpointer.segments_taken();
         self.checkpointer.write_anew().await?; // keeps I2
-        // What checkpoints that others asked for took meanwhile counts too: it is as far gone.
-        let taken = self.checkpointer.segments_taken() - taken + u64::from(destinations);
         engine.pins.quiesce().await;
         if !is_blind_to(Blindness::FreeAfterCheckpoint) {
             segments.release(&retired);
         }
+        let taken = u64::from(destinations) + self.checkpoint_segments_since_last();
         self.freed_rate.freed(u64::from(freed).saturating_sub(taken));
         self.throttle_writers();
         engine.log.room.notify_waiters();

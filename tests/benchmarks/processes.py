@@ -45,3 +45,12 @@ def written_bytes(pid):
     """What a process gave to disks. Shared memory is not counted."""
     with open(f"/proc/{pid}/io") as counts:
         return int(dict(line.split(":") for line in counts)["write_bytes"])
+
+
+def read_bytes(pids):
+    """What processes took from disks."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/io") as counts:
+            total += int(dict(line.split(":") for line in counts)["read_bytes"])
+    return total

@@ -1,6 +1,6 @@
 //! Errors of the store, sorted by what the caller can do about them.
 
-use std::{error, fmt, io};
+use std::{error, fmt, io, sync::Arc};
 
 /// The kind of an error: what it means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +28,11 @@ pub enum Kind {
 }
 
 /// An error of the store: kind, context, and the error underneath where there is one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Error {
     kind: Kind,
     context: String,
-    source: Option<io::Error>,
+    source: Option<Arc<io::Error>>,
 }
 
 impl Error {
@@ -41,7 +41,7 @@ impl Error {
     }
 
     pub(crate) fn io(context: impl Into<String>, source: io::Error) -> Self {
-        Self { kind: Kind::Io, context: context.into(), source: Some(source) }
+        Self { kind: Kind::Io, context: context.into(), source: Some(Arc::new(source)) }
     }
 
     pub(crate) fn corrupt(context: impl Into<String>) -> Self {
@@ -62,7 +62,7 @@ impl fmt::Display for Error {
 
 impl error::Error for Error {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        self.source.as_ref().map(|e| e as _)
+        self.source.as_deref().map(|e| e as _)
     }
 }
 

@@ -1,13 +1,10 @@
 //! A part of the cache with a lock of its own: its entries and the queues that they wait in.
 
-use super::{
-    account::Account,
-    s3_fifo::{ENTRY_BYTES, Origin},
-};
+use super::{account::Account, s3_fifo::Origin};
 use foldhash::fast::FixedState;
 use slab::Slab;
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -16,6 +13,29 @@ const USES_MAX: u8 = 3;
 /// The small queue's part of the shard: one in this many bytes. Source: S3-FIFO, section 4.
 const SMALL_PART: usize = 10;
 
+/// What an entry is, if it may come and go in parts.
+pub(crate) trait Parts {
+    /// The parts of it that were used, a bit each. One that comes back soon after its entry was
+    /// evicted is used again.
+    fn used(&self) -> u16;
+}
+
+/// How a look-up used an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Use {
+    /// It was of parts that had been used before.
+    pub(super) is_again: bool,
+    /// Bytes that were read ahead, and are used for the first time.
+    pub(super) ahead_bytes: u32,
+}
+
+/// An entry, for one who is about to add to it.
+pub(super) struct Held<'a, V> {
+    pub(super) value: &'a V,
+    pub(super) owner: Option<&'a Arc<Account>>,
+    pub(super) bytes: u32,
+}
+
 pub(super) struct Shard<V> {
     index: HashMap<u64, usize, FixedState>,
     entries: Slab<Entry<V>>,
@@ -23,7 +43,8 @@ pub(super) struct Shard<V> {
     main: Queue,
     /// Keys that left the small queue without a second use, oldest first.
     ghosts: VecDeque<u64>,
-    ghost_index: HashSet<u64, FixedState>,
+    /// The parts of them that were used.
+    ghost_parts: HashMap<u64, u16, FixedState>,
     /// The entries of each account, newest first.
     owned: HashMap<u64, List, FixedState>,
     bytes_max: usize,
@@ -35,8 +56,8 @@ struct Entry<V> {
     bytes: u32,
     /// Uses since it came into its queue.
     uses: u8,
-    /// It was read ahead, and no request has used it yet.
-    is_readahead: bool,
+    /// Bytes of it that were read ahead, and no request has used yet.
+    ahead_bytes: u32,
     place: Place,
     owner: Option<Arc<Account>>,
     /// Neighbours in its queue, and among its owner's entries.
@@ -97,7 +118,7 @@ impl List {
     }
 }
 
-impl<V> Shard<V> {
+impl<V: Parts> Shard<V> {
     pub(super) fn new(bytes_max: usize) -> Self {
         Self {
             index: HashMap::default(),
@@ -105,7 +126,7 @@ impl<V> Shard<V> {
             small: Queue::default(),
             main: Queue::default(),
             ghosts: VecDeque::new(),
-            ghost_index: HashSet::default(),
+            ghost_parts: HashMap::default(),
             owned: HashMap::default(),
             bytes_max,
         }
@@ -124,21 +145,72 @@ impl<V> Shard<V> {
         self.index.get(&key).map(|at| &self.entries[*at].value)
     }
 
-    /// An entry that is used.
+    /// An entry, for one who is about to add to it. Does not count as a use.
+    pub(super) fn held(&self, key: u64) -> Option<Held<'_, V>> {
+        let entry = &self.entries[*self.index.get(&key)?];
+        Some(Held { value: &entry.value, owner: entry.owner.as_ref(), bytes: entry.bytes })
+    }
+
+    /// An entry that is used as a whole.
     pub(super) fn get(&mut self, key: u64) -> Option<&V> {
-        let entry = &mut self.entries[*self.index.get(&key)?];
-        if std::mem::take(&mut entry.is_readahead) {
-            // A request used it once, as is true of every block in the small queue.
-            if let Some(owner) = &entry.owner {
-                owner
-                    .usage
-                    .prefetch_used_bytes
-                    .fetch_add(u64::from(entry.bytes) - ENTRY_BYTES as u64, Relaxed);
-            }
-        } else {
+        let at = *self.index.get(&key)?;
+        let ahead_bytes = self.entries[at].ahead_bytes;
+        self.count(at, Use { is_again: ahead_bytes == 0, ahead_bytes });
+        Some(&self.entries[at].value)
+    }
+
+    /// An entry that is used in part, as `take` says; `None` also where it has not got the part.
+    pub(super) fn take<R>(
+        &mut self,
+        key: u64,
+        take: impl FnOnce(&mut V) -> Option<(R, Use)>,
+    ) -> Option<R> {
+        let at = *self.index.get(&key)?;
+        let (taken, used) = take(&mut self.entries[at].value)?;
+        self.count(at, used);
+        Some(taken)
+    }
+
+    /// The first use of what came on demand is counted when it comes, so this is another; of what
+    /// was read ahead it is the first.
+    fn count(&mut self, at: usize, Use { is_again, ahead_bytes }: Use) {
+        let entry = &mut self.entries[at];
+        if is_again {
             entry.uses = (entry.uses + 1).min(USES_MAX);
         }
-        Some(&entry.value)
+        if ahead_bytes > 0 {
+            entry.ahead_bytes -= ahead_bytes;
+            if let Some(owner) = &entry.owner {
+                owner.usage.prefetch_used_bytes.fetch_add(u64::from(ahead_bytes), Relaxed);
+            }
+        }
+    }
+
+    /// Lets an entry that is there grow by `bytes`, `ahead_bytes` of which are read ahead. The
+    /// caller has made room, and taken it from the owner's account.
+    pub(super) fn grow(
+        &mut self,
+        key: u64,
+        bytes: usize,
+        ahead_bytes: u32,
+        add: impl FnOnce(&mut V),
+    ) {
+        let at = self.index[&key];
+        let entry = &mut self.entries[at];
+        add(&mut entry.value);
+        entry.bytes += u32::try_from(bytes).expect("an entry is below 4 GiB");
+        entry.ahead_bytes += ahead_bytes;
+        let place = entry.place;
+        self.queue(place).bytes += bytes;
+    }
+
+    /// Gives an entry that is there, with all its bytes, to another account. The caller has taken
+    /// them from it.
+    pub(super) fn give_to(&mut self, key: u64, owner: &Arc<Account>) {
+        let at = self.index[&key];
+        self.leave_owner(at);
+        self.entries[at].owner = Some(Arc::clone(owner));
+        self.owned.entry(owner.number()).or_default().push(&mut self.entries, Chain::Owner, at);
     }
 
     /// Makes room for `bytes` more; `false` where a block that is read ahead finds nothing that it
@@ -156,15 +228,15 @@ impl<V> Shard<V> {
         &mut self,
         key: u64,
         value: V,
-        bytes: usize,
+        (bytes, content_bytes): (usize, u32),
         owner: Option<Arc<Account>>,
         origin: Origin,
     ) {
-        let is_readahead = origin == Origin::Readahead;
-        let place = if self.ghost_index.contains(&key) && !is_readahead {
-            Place::Main
-        } else {
-            Place::Small
+        let returns = self.ghost_parts.get(&key).is_some_and(|parts| parts & value.used() != 0);
+        let (place, ahead_bytes) = match origin {
+            Origin::Demand if returns => (Place::Main, 0),
+            Origin::Demand => (Place::Small, 0),
+            Origin::Readahead => (Place::Small, content_bytes),
         };
         let number = owner.as_ref().map(|owner| owner.number());
         let bytes = u32::try_from(bytes).expect("an entry is below 4 GiB");
@@ -173,7 +245,7 @@ impl<V> Shard<V> {
             value,
             bytes,
             uses: 0,
-            is_readahead,
+            ahead_bytes,
             place,
             owner,
             links: Default::default(),
@@ -235,11 +307,9 @@ impl<V> Shard<V> {
             let Entry { uses, place, .. } = self.entries[oldest];
             match (place, uses) {
                 (Place::Small, 0) => {
-                    let (key, is_readahead) =
-                        (self.entries[oldest].key, self.entries[oldest].is_readahead);
-                    if !is_readahead {
-                        self.remember(key);
-                    }
+                    let Entry { key, value, .. } = &self.entries[oldest];
+                    let (key, parts) = (*key, value.used());
+                    self.remember(key, parts);
                     return Some(self.remove(oldest));
                 }
                 (Place::Main, 0) => return Some(self.remove(oldest)),
@@ -257,39 +327,43 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Keeps the key of an entry that left unused as a ghost; there are at most as many ghosts as
-    /// entries.
-    fn remember(&mut self, key: u64) {
-        if self.ghost_index.insert(key) {
+    /// Keeps the key of an entry that left after one use of these parts as a ghost; there are at
+    /// most as many ghosts as entries.
+    fn remember(&mut self, key: u64, parts: u16) {
+        if parts != 0 && self.ghost_parts.insert(key, parts).is_none() {
             self.ghosts.push_back(key);
         }
         while self.ghosts.len() > self.entries.len() {
             if let Some(forgotten) = self.ghosts.pop_front() {
-                self.ghost_index.remove(&forgotten);
+                self.ghost_parts.remove(&forgotten);
             }
         }
     }
 
     fn remove(&mut self, at: usize) -> V {
         self.dequeue(at);
-        if let Some(number) = self.entries[at].owner.as_ref().map(|owner| owner.number())
-            && let Some(list) = self.owned.get_mut(&number)
+        let wasted = self.entries[at].ahead_bytes;
+        if let Some(owner) = self.leave_owner(at)
+            && wasted > 0
         {
-            list.unlink(&mut self.entries, Chain::Owner, at);
-            if list.oldest.is_none() {
-                self.owned.remove(&number);
-            }
+            owner.usage.prefetch_wasted_bytes.fetch_add(u64::from(wasted), Relaxed);
         }
         let entry = self.entries.remove(at);
         self.index.remove(&entry.key);
-        if let Some(owner) = &entry.owner {
-            owner.give_back(u64::from(entry.bytes));
-            if entry.is_readahead {
-                let bytes = u64::from(entry.bytes) - ENTRY_BYTES as u64;
-                owner.usage.prefetch_wasted_bytes.fetch_add(bytes, Relaxed);
+        entry.value
+    }
+
+    /// Takes an entry from its owner's account.
+    fn leave_owner(&mut self, at: usize) -> Option<Arc<Account>> {
+        let owner = self.entries[at].owner.take()?;
+        if let Some(list) = self.owned.get_mut(&owner.number()) {
+            list.unlink(&mut self.entries, Chain::Owner, at);
+            if list.oldest.is_none() {
+                self.owned.remove(&owner.number());
             }
         }
-        entry.value
+        owner.give_back(u64::from(self.entries[at].bytes));
+        Some(owner)
     }
 
     /// Checks table, queues and counts against each other.
@@ -318,6 +392,6 @@ impl<V> Shard<V> {
         assert!(self.index.iter().all(|(key, at)| self.entries[*at].key == *key));
         let owned: usize = self.owned.values().map(|list| walk(*list, Chain::Owner).len()).sum();
         assert_eq!(owned, self.entries.iter().filter(|(_, entry)| entry.owner.is_some()).count());
-        assert!(self.bytes() <= self.bytes_max && self.ghosts.len() == self.ghost_index.len());
+        assert!(self.bytes() <= self.bytes_max && self.ghosts.len() == self.ghost_parts.len());
     }
 }

@@ -1,9 +1,10 @@
 //! Checked reads: blocks of the store file by address, compared with their checksums, through the
 //! caches.
 
+use super::single_flight::{Begun, SingleFlight};
 use crate::{
-    base::{Address, BLOCK_BYTES, Blindness, Error, Result, Usage, checksum, is_blind_to},
-    cache::{Account, BlockCache, NodeCache, Origin},
+    base::{Address, BLOCK_BYTES, Error, Result, Usage, checksum},
+    cache::{Account, BlockCache, Look, NodeCache, Origin, blocks_to_border},
     disk::{Demand, Segments},
     format::NodeRef,
     map::{Missing, Node, Nodes, decode_node},
@@ -20,14 +21,11 @@ use std::{
     },
 };
 
-/// Whether blocks that are read from disk go into the cache, and into whose share.
+/// Into whose share of the cache blocks go that are read from disk, and why.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Fill<'a> {
-    Cache(&'a Arc<Account>),
-    /// Inserts them with origin *readahead*.
-    Readahead(&'a Arc<Account>),
-    /// Bypasses the cache: a stream would evict blocks that are read again and again.
-    Bypass,
+pub(crate) struct Fill<'a> {
+    pub(crate) account: &'a Arc<Account>,
+    pub(crate) origin: Origin,
 }
 
 /// The store file, its segments, and the caches.
@@ -39,6 +37,9 @@ pub(crate) struct Disk {
     /// Cache hits and misses of all volumes.
     pub(crate) usage: Usage,
     pub(crate) demand: Demand,
+    /// Reads under way.
+    pub(super) flights: SingleFlight<Bytes>,
+    node_flights: SingleFlight<Arc<Node>>,
     /// Blocks and nodes that differed from what was written, after a second try.
     pub(crate) corrupt: AtomicU64,
 }
@@ -62,8 +63,8 @@ impl<'a> NodesInHand<'a> {
     /// # Errors
     /// [`crate::Kind::Io`] or [`crate::Kind::Corrupt`], after a second try.
     pub(crate) async fn load(&mut self, missing: Missing) -> Result<()> {
-        let node = self.disk.read_node(missing).await?;
-        self.keep(missing, node);
+        let node = self.disk.find_node(missing).await?;
+        self.read.insert(missing.node.address.raw(), node);
         Ok(())
     }
 
@@ -72,14 +73,10 @@ impl<'a> NodesInHand<'a> {
     /// # Errors
     /// As [`Self::load`].
     pub(crate) async fn load_all(&mut self, missing: &[Missing]) -> Result<()> {
-        let nodes = try_join_all(missing.iter().map(|m| self.disk.read_node(*m))).await?;
-        missing.iter().zip(nodes).for_each(|(missing, node)| self.keep(*missing, node));
+        let nodes = try_join_all(missing.iter().map(|m| self.disk.find_node(*m))).await?;
+        let addresses = missing.iter().map(|missing| missing.node.address.raw());
+        self.read.extend(addresses.zip(nodes));
         Ok(())
-    }
-
-    fn keep(&mut self, missing: Missing, node: Arc<Node>) {
-        self.disk.nodes.put(Arc::clone(&node));
-        self.read.insert(missing.node.address.raw(), node);
     }
 }
 
@@ -90,6 +87,56 @@ impl Nodes for NodesInHand<'_> {
 }
 
 impl Disk {
+    /// The store file with its segments, and caches of so many bytes.
+    pub(crate) fn new(
+        file: File,
+        segments: Arc<Segments>,
+        data_cache_bytes: u64,
+        node_cache_bytes: u64,
+    ) -> Self {
+        Self {
+            file,
+            segments,
+            blocks: BlockCache::new(data_cache_bytes),
+            nodes: NodeCache::new(node_cache_bytes),
+            usage: Usage::default(),
+            demand: Demand::default(),
+            flights: SingleFlight::default(),
+            node_flights: SingleFlight::default(),
+            corrupt: AtomicU64::new(0),
+        }
+    }
+
+    /// A node of the map that was not in the cache: from disk, or from a read of it that is under
+    /// way. It is in the cache afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::read_node`].
+    async fn find_node(&self, missing: Missing) -> Result<Arc<Node>> {
+        let look = |_| match Nodes::get(&self.nodes, &missing.node) {
+            Some(node) => Look::Hit(node),
+            None => Look::Miss(1),
+        };
+        loop {
+            match self.node_flights.begin(missing.node.address, 1, look) {
+                Begun::Cached(node) => return Ok(node),
+                Begun::Follow { flight, .. } => {
+                    if let Some(outcome) = flight.landed().await {
+                        return outcome;
+                    }
+                }
+                Begun::Lead(lead) => {
+                    let outcome = self.read_node(missing).await;
+                    if let Ok(node) = &outcome {
+                        self.nodes.put(Arc::clone(node));
+                    }
+                    lead.land(outcome.clone());
+                    return outcome;
+                }
+            }
+        }
+    }
+
     /// Reads a node of the map from disk.
     ///
     /// # Errors
@@ -135,53 +182,6 @@ impl Disk {
         Ok(bytes)
     }
 
-    /// Reads data blocks from disk, checks them, and puts them into the cache if `fill` says so.
-    /// Hold a read pin.
-    ///
-    /// # Errors
-    /// [`crate::Kind::Io`]; [`crate::Kind::Corrupt`] when the bytes differ from what was written,
-    /// twice.
-    pub(crate) async fn read_data(
-        &self,
-        address: Address,
-        checksums: &[u32],
-        fill: Fill<'_>,
-    ) -> Result<Bytes> {
-        let blocks = u32::try_from(checksums.len()).expect("a run is within a segment");
-        let mut second_try = false;
-        loop {
-            let bytes = self.read_blocks(address, blocks).await?;
-            let bad = bytes
-                .chunks_exact(BLOCK_BYTES)
-                .zip(checksums)
-                .position(|(b, sum)| checksum::block(b) != *sum);
-            match bad.filter(|_| !is_blind_to(Blindness::DataChecksum)) {
-                None => {
-                    let data = bytes.freeze();
-                    match fill {
-                        Fill::Cache(account) => {
-                            self.cache_blocks(address, &data, account, Origin::Demand)
-                        }
-                        Fill::Readahead(account) => {
-                            self.cache_blocks(address, &data, account, Origin::Readahead)
-                        }
-                        Fill::Bypass => {}
-                    }
-                    return Ok(data);
-                }
-                Some(_) if !second_try => second_try = true,
-                Some(i) => {
-                    self.corrupt.fetch_add(1, Relaxed);
-                    let at = address.plus(i as u32);
-                    tracing::error!(address = ?at, "a block is not what was written there");
-                    return Err(Error::corrupt(format!(
-                        "the block at {at:?} is not what was written there"
-                    )));
-                }
-            }
-        }
-    }
-
     /// Which of these blocks, counted from the first, differ from what was written there or cannot
     /// be read, twice. Bypasses the caches. Hold a read pin.
     pub(crate) async fn find_corrupt(&self, address: Address, checksums: &[u32]) -> Vec<u32> {
@@ -206,24 +206,18 @@ impl Disk {
         found
     }
 
-    /// Inserts blocks that the cache does not have. A single block must be all that its memory
-    /// holds.
-    pub(crate) fn cache_blocks(
-        &self,
-        first: Address,
-        bytes: &Bytes,
-        account: &Arc<Account>,
-        origin: Origin,
-    ) {
-        let put = |at: u32, make: &dyn Fn() -> Bytes| {
-            self.blocks.insert(first.plus(at), BLOCK_BYTES, Some(account), origin, make);
-        };
-        if bytes.len() == BLOCK_BYTES {
-            return put(0, &|| bytes.clone());
+    /// Puts blocks into the cache, each extent's in memory of its own.
+    pub(crate) fn cache_blocks(&self, first: Address, data: &Bytes, fill: Fill<'_>) {
+        let Fill { account, origin } = fill;
+        if data.len() <= blocks_to_border(first) as usize * BLOCK_BYTES {
+            return self.blocks.put(first, data, account, origin);
         }
-        for (i, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
-            // A copy, because the block is a small part of what was read.
-            put(i as u32, &|| Bytes::copy_from_slice(block));
+        let (mut at, mut data) = (first, data.clone());
+        while !data.is_empty() {
+            let bytes = data.len().min(blocks_to_border(at) as usize * BLOCK_BYTES);
+            let part = Bytes::copy_from_slice(&data.split_to(bytes));
+            self.blocks.put(at, &part, account, origin);
+            at = at.plus((bytes / BLOCK_BYTES) as u32);
         }
     }
 }

@@ -3,14 +3,17 @@
 
 mod checked_reads;
 mod checkpoint_image;
+mod data_reads;
 mod demand;
 pub(crate) mod salvage;
 mod segments;
+mod single_flight;
 pub(crate) mod space_wait;
 mod superblock_slots;
 
 pub(crate) use checked_reads::{Disk, Fill, NodesInHand};
 pub(crate) use checkpoint_image::{CheckpointImage, checkpoint_damage, misplaced};
+pub(crate) use data_reads::{Pieces, Run};
 pub(crate) use demand::{Demand, Demanded};
 pub(crate) use segments::{
     Container, MAPS_PART, Move, Need, PREPARED_KEPT, Readiness, Retired, Segments, SlotBacking,

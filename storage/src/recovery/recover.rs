@@ -36,12 +36,11 @@ use super::{
 use crate::{
     base::{
         BLOCK_BYTES, Blindness, Error, Health, HealthCell, Kind, Lsn, Result, Secret, SegmentId,
-        Shutdown, Usage, is_blind_to,
+        Shutdown, is_blind_to,
     },
-    cache::Cache,
     core::{DirtyNodes, Engine, ReadPins, ReclaimDemand, Space},
     disk::{
-        CheckpointImage, Counts, Demand, Disk, Need, Readiness, Segments, Taken, Writing, choose,
+        CheckpointImage, Counts, Disk, Need, Readiness, Segments, Taken, Writing, choose,
         misplaced, put_superblock, read_superblock_slots, salvage, write_superblock,
     },
     format::{
@@ -53,7 +52,7 @@ use crate::{
     map::VolumeImage,
 };
 use sandstone_ring::{File, SharedMemory, WriteBuf, aligned, runtime};
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::Arc;
 
 /// The result of recovery, from which [`crate::Store`] is made.
 pub(crate) struct Recovered {
@@ -264,15 +263,7 @@ pub(super) fn disk_of(
         kind: SegmentKind::Log,
         place: SegmentPlace::Own(replay.slot),
     });
-    Arc::new(Disk {
-        file: file.clone(),
-        segments: Arc::new(segments),
-        blocks: Cache::new(cache_bytes),
-        nodes: Cache::new(metadata_bytes),
-        usage: Usage::default(),
-        demand: Demand::default(),
-        corrupt: AtomicU64::new(0),
-    })
+    Arc::new(Disk::new(file.clone(), Arc::new(segments), cache_bytes, metadata_bytes))
 }
 
 /// Whether plain writes into the rest of the log's segment survive a crash of the host, once

@@ -2,22 +2,16 @@
 
 use crate::{
     base::{Address, BLOCK_BYTES, Result},
-    cache::Origin,
+    cache::{Origin, blocks_to_border},
     core::ReadPin,
-    disk::{Demanded, Fill, NodesInHand},
+    disk::{Demanded, Fill, NodesInHand, Pieces, Run},
     format::RunState,
     map::{Mapping, MappingState, Nodes},
     volume::{Inner, Volume},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::future::try_join_all;
 use smallvec::SmallVec;
 use std::{ops::ControlFlow, sync::atomic::Ordering::Relaxed};
-
-/// Requests of this many bytes and more are streams: they do not fill the cache. Filling it costs a
-/// third of a core at the rate of a fast disk (measured with perf: 29 of 100 samples), and a stream
-/// is seldom read twice. A guess, not tuned.
-const STREAM_BYTES: u32 = 128 << 10;
 
 /// Most bytes of one fetch into the cache.
 pub(crate) const FETCH_BYTES: u64 = 1 << 20;
@@ -54,13 +48,6 @@ pub enum ExtentState {
     Hole,
 }
 
-/// A cache miss: a run of blocks that is not in memory, and its place among the pieces.
-struct Miss {
-    piece: usize,
-    address: Address,
-    checksums: SmallVec<[u32; 8]>,
-}
-
 /// State of a read that was begun at once.
 pub enum BegunRead {
     /// The whole read was in memory: pieces in order.
@@ -91,9 +78,11 @@ impl UnfinishedRead {
 
 /// The part of a read that was in memory, and its misses.
 struct Found {
-    /// Pieces in order; the pieces of misses are empty.
+    /// Pieces in order, without those of the misses.
     pieces: Vec<Piece>,
-    misses: Vec<Miss>,
+    misses: Vec<Run>,
+    /// For each miss the number of pieces before it.
+    places: Vec<usize>,
     /// Number of blocks that were in memory.
     hits: usize,
     /// While there are misses: readahead waits for them.
@@ -118,24 +107,18 @@ impl Volume {
         let (first, blocks) = whole_blocks(offset, len);
         // Held until the bytes are read: no slot of theirs is reused meanwhile.
         let _pin = volume.engine.pins.pin();
-        let found = self.look_in_memory(volume.mappings(first, blocks).await?, len);
+        let found = self.look_in_memory(volume.mappings(first, blocks).await?);
         self.complete(found, offset, len).await
     }
 
     /// Reads the misses, and cuts the pieces to the range asked for. Hold a read pin, taken before
     /// the map was read.
     async fn complete(&self, found: Found, offset: u64, len: u32) -> Result<Vec<Piece>> {
-        let Found { mut pieces, misses, hits, demanded: _held } = found;
-        self.count(hits, misses.iter().map(|miss| miss.checksums.len()).sum());
+        let Found { mut pieces, misses, places, hits, demanded: _held } = found;
+        self.count(hits, misses.iter().map(|run| run.checksums.len()).sum());
         if !misses.is_empty() {
-            let fill = if len >= STREAM_BYTES {
-                Fill::Bypass
-            } else {
-                Fill::Cache(&self.effective.account)
-            };
-            for (miss, data) in misses.iter().zip(self.fetch(&misses, fill).await?) {
-                pieces[miss.piece] = Piece::Data(data);
-            }
+            let read = self.inner.engine.disk.read_runs(&misses, self.demand_fill()).await?;
+            pieces = merge(pieces, places, read);
         }
         trim_to(&mut pieces, (offset % BLOCK_BYTES as u64) as u32, len);
         Ok(pieces)
@@ -157,7 +140,7 @@ impl Volume {
             state.check_exists().ok()?;
             state.tree.lookup(nodes, first, blocks, &mut mappings).ok()?;
         }
-        let mut found = self.look_in_memory(mappings, len);
+        let mut found = self.look_in_memory(mappings);
         if !found.misses.is_empty() {
             let _pin = volume.engine.pins.pin_as_of(moment)?;
             let volume = self.clone();
@@ -236,7 +219,7 @@ impl Volume {
         let mut at = offset;
         while at < offset + len {
             let step = (FETCH_BYTES - at % FETCH_BYTES).min(offset + len - at);
-            self.bring_in(at, step, Fill::Cache(&self.effective.account)).await?;
+            self.bring_in(at, step, self.demand_fill()).await?;
             at += step;
         }
         Ok(())
@@ -248,44 +231,34 @@ impl Volume {
         let (volume, block_bytes) = (&*self.inner, BLOCK_BYTES as u64);
         let (first, end) = (offset / block_bytes, (offset + len).div_ceil(block_bytes));
         let _pin = volume.engine.pins.pin();
-        let mut misses = Vec::new();
+        let mut misses: Vec<Run> = Vec::new();
         for Mapping { state, .. } in volume.mappings(first, end - first).await? {
             if let MappingState::Data(address, checksums) = state {
                 for (i, sum) in checksums.iter().enumerate() {
                     let here = address.plus(i as u32);
                     if !volume.engine.log.staging.holds(here)
                         && !volume.engine.disk.blocks.contains(here)
+                        && !misses.last_mut().is_some_and(|last| last.extend(here, *sum))
                     {
-                        let last = misses.last_mut();
-                        if !last.is_some_and(|last: &mut Miss| last.extend(here, *sum)) {
-                            misses.push(Miss::new(0, here, *sum));
-                        }
+                        misses.push(Run::new(here, *sum));
                     }
                 }
             }
         }
-        let fetched = self.fetch(&misses, fill).await?;
-        Ok(fetched.iter().map(|data| data.len() as u64).sum())
+        let read = volume.engine.disk.read_runs(&misses, fill).await?;
+        Ok(read.iter().flatten().map(|data| data.len() as u64).sum())
     }
 
-    /// Reads the misses from disk. Hold a read pin.
-    async fn fetch(&self, misses: &[Miss], fill: Fill<'_>) -> Result<SmallVec<[Bytes; 1]>> {
-        let disk = &self.inner.engine.disk;
-        if let [miss] = misses {
-            return Ok(SmallVec::from_elem(
-                disk.read_data(miss.address, &miss.checksums, fill).await?,
-                1,
-            ));
-        }
-        let reads = misses.iter().map(|miss| disk.read_data(miss.address, &miss.checksums, fill));
-        Ok(try_join_all(reads).await?.into())
+    /// For what requests read: into this handle's share of the cache.
+    pub(super) fn demand_fill(&self) -> Fill<'_> {
+        Fill { account: &self.effective.account, origin: Origin::Demand }
     }
 
-    /// Takes the blocks that are in memory for a request of `len` bytes, and notes the others as
-    /// misses.
-    fn look_in_memory(&self, mappings: SmallVec<[Mapping; 4]>, len: u32) -> Found {
+    /// Takes the blocks that are in memory, and notes the others as misses.
+    fn look_in_memory(&self, mappings: SmallVec<[Mapping; 4]>) -> Found {
         let pieces = Vec::with_capacity(mappings.len());
-        let mut found = Found { pieces, misses: Vec::new(), hits: 0, demanded: None };
+        let (misses, places) = (Vec::new(), Vec::new());
+        let mut found = Found { pieces, misses, places, hits: 0, demanded: None };
         for Mapping { blocks, state } in mappings {
             match state {
                 MappingState::Zero | MappingState::Hole => {
@@ -296,7 +269,7 @@ impl Volume {
                     found.pieces.extend(zeroes.map(piece));
                 }
                 MappingState::Data(address, checksums) => {
-                    self.gather(address, checksums, len < STREAM_BYTES, &mut found);
+                    self.gather(address, &checksums, &mut found);
                 }
             }
         }
@@ -319,61 +292,66 @@ impl Volume {
     }
 
     /// Takes the blocks that are in memory of a run of data, and notes the others as misses.
-    fn gather(
-        &self,
-        address: Address,
-        checksums: SmallVec<[u32; 8]>,
-        fills_cache: bool,
-        Found { pieces, misses, hits, .. }: &mut Found,
-    ) {
+    fn gather(&self, address: Address, checksums: &[u32], found: &mut Found) {
         let engine = &self.inner.engine;
         let blocks = checksums.len() as u32;
         let mut at = 0;
         while at < blocks {
             let here = address.plus(at);
+            let most = (blocks - at).min(blocks_to_border(here));
             let mut copied = BytesMut::new();
-            let staged = engine.log.staging.read(here, blocks - at, &mut copied);
-            if staged > 0 {
+            let staged = engine.log.staging.read(here, most, &mut copied);
+            let data = if staged > 0 {
                 let data = copied.freeze();
-                if fills_cache {
-                    // Staging holds the block only for a while, and a block that is read soon after
-                    // its write is likely to be read again.
-                    engine.disk.cache_blocks(here, &data, &self.effective.account, Origin::Demand);
-                }
-                pieces.push(Piece::Data(data));
-                *hits += staged as usize;
-                at += staged;
-            } else if let Some(block) = engine.disk.blocks.get(here, Bytes::clone) {
-                pieces.push(Piece::Data(block));
-                *hits += 1;
-                at += 1;
+                // Staging holds the blocks only for a while, and what is read soon after its write
+                // is likely to be read again.
+                engine.disk.cache_blocks(here, &data, self.demand_fill());
+                Some(data)
             } else {
-                // The next block of the miss that was noted last, with nothing in between.
-                let last = misses.last_mut().filter(|last| last.piece + 1 == pieces.len());
-                let sum = checksums[at as usize];
-                if !last.is_some_and(|last| last.extend(here, sum)) {
-                    misses.push(Miss::new(pieces.len(), here, sum));
-                    pieces.push(Piece::Data(Bytes::new()));
+                engine.disk.blocks.take(here, most)
+            };
+            match data {
+                Some(data) => {
+                    let taken = (data.len() / BLOCK_BYTES) as u32;
+                    found.hits += taken as usize;
+                    at += taken;
+                    found.pieces.push(Piece::Data(data));
                 }
-                at += 1;
+                None => {
+                    found.miss(here, checksums[at as usize]);
+                    at += 1;
+                }
             }
         }
     }
 }
 
-impl Miss {
-    fn new(piece: usize, address: Address, checksum: u32) -> Self {
-        Self { piece, address, checksums: SmallVec::from_slice(&[checksum]) }
-    }
-
-    /// Adds a block to the miss if it is the next one.
-    fn extend(&mut self, address: Address, checksum: u32) -> bool {
-        let follows = self.address.raw() + self.checksums.len() as u64 == address.raw();
-        if follows {
-            self.checksums.push(checksum);
+impl Found {
+    /// Notes a block that is not in memory.
+    fn miss(&mut self, address: Address, checksum: u32) {
+        // The next block of the miss that was noted last, with nothing in between.
+        let follows = self.places.last() == Some(&self.pieces.len());
+        let last = self.misses.last_mut().filter(|_| follows);
+        if !last.is_some_and(|last| last.extend(address, checksum)) {
+            self.misses.push(Run::new(address, checksum));
+            self.places.push(self.pieces.len());
         }
-        follows
     }
+}
+
+/// Pieces that were in memory, and what was read for the misses between them.
+fn merge(found: Vec<Piece>, places: Vec<usize>, read: Vec<Pieces>) -> Vec<Piece> {
+    let number = found.len() + read.iter().map(SmallVec::len).sum::<usize>();
+    let mut merged = Vec::with_capacity(number);
+    let mut found = found.into_iter().enumerate().peekable();
+    for (place, pieces) in places.into_iter().zip(read) {
+        while let Some((_, piece)) = found.next_if(|(i, _)| *i < place) {
+            merged.push(piece);
+        }
+        merged.extend(pieces.into_iter().map(Piece::Data));
+    }
+    merged.extend(found.map(|(_, piece)| piece));
+    merged
 }
 
 impl Inner {

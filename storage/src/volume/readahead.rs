@@ -19,6 +19,7 @@
 
 use crate::{
     base::{BLOCK_BYTES, Result},
+    cache::Origin,
     disk::Fill,
     volume::{BegunRead, FETCH_BYTES, LeafMemo, Piece, Remembered, Volume},
 };
@@ -183,7 +184,8 @@ impl Fetch {
                 break;
             }
             self.at.set(at + len);
-            match volume.bring_in(at, len, Fill::Readahead(&volume.effective.account)).await {
+            let fill = Fill { account: &volume.effective.account, origin: Origin::Readahead };
+            match volume.bring_in(at, len, fill).await {
                 Ok(bytes) => {
                     inner.usage.prefetched_bytes.fetch_add(bytes, Relaxed);
                 }

@@ -24,7 +24,7 @@ use crate::{
     base::{
         Address, BLOCK_BYTES, Blindness, Durability, Error, Kind, Result, checksum, is_blind_to,
     },
-    disk::{Fill, Need, NodesInHand},
+    disk::{Need, NodesInHand, Run},
     format::RecordKind,
     log::{Append, Batch, Refused},
     map::{MappingState, NewState, Nodes, ReplaceMode, Touched},
@@ -376,24 +376,17 @@ impl Volume {
         match &mapping[0].state {
             MappingState::Zero | MappingState::Hole => bytes.resize(BLOCK_BYTES, 0),
             MappingState::Data(address, checksums) => {
-                let staged = self.inner.engine.log.staging.read(*address, 1, &mut bytes) == 1;
-                if !staged
-                    && self
-                        .inner
-                        .engine
-                        .disk
-                        .blocks
-                        .get(*address, |b| bytes.extend_from_slice(b))
-                        .is_none()
-                {
-                    bytes.extend_from_slice(
-                        &self
-                            .inner
-                            .engine
-                            .disk
-                            .read_data(*address, checksums, Fill::Cache(&self.effective.account))
-                            .await?,
-                    );
+                let engine = &self.inner.engine;
+                if engine.log.staging.read(*address, 1, &mut bytes) == 0 {
+                    let block = match engine.disk.blocks.take(*address, 1) {
+                        Some(block) => block,
+                        None => {
+                            let run = Run { address: *address, checksums: checksums.clone() };
+                            let read = engine.disk.read_runs(&[run], self.demand_fill()).await?;
+                            read[0][0].clone()
+                        }
+                    };
+                    bytes.extend_from_slice(&block);
                 }
             }
         }

@@ -11,7 +11,7 @@ use sandstone_storage::{
     Allocation, Durability, Extent, ExtentState, Health, Kind, Store, VOLUME_BYTES_MAX, Volume,
     VolumeChange,
 };
-use std::time::Duration;
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 const EIO: i32 = 5;
 
@@ -404,11 +404,12 @@ pub(crate) fn die_with_staged(writes: u64) {
 #[test]
 fn trim_to_the_end_leaves_alone_what_was_written_behind_it_meanwhile() {
     let mut world = World::new(Shape { metadata_bytes: 0, ..shape() }, 1);
-    let (old_end, behind) = (4 * BLOCK + 100, filled(1, 9).slice(..200));
+    // The trim needs two leaves, and the write only the second of them.
+    let (old_end, behind) = (260 * BLOCK + 100, filled(1, 9).slice(..200));
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
         let made = store.create_volume(spec(name(1), old_end, false)).await.expect("a volume");
-        made.write(0, filled(5, 3).slice(..old_end as usize), Durability::Volatile)
+        made.write(0, filled(261, 3).slice(..old_end as usize), Durability::Volatile)
             .await
             .expect("a write");
         store.close().await.expect("an end");
@@ -417,19 +418,30 @@ fn trim_to_the_end_leaves_alone_what_was_written_behind_it_meanwhile() {
     Runtime::simulated(1).block_on(async {
         let (store, _) = world.open().await.expect("the store");
         let volume = store.volume(name(1)).expect("the volume");
-        world.disk.delay_next(OpKind::Read, 0, Duration::from_secs(2));
-        let mut trim = Box::pin(volume.trim(0, old_end, Durability::Volatile));
-        assert!(poll!(&mut trim).is_pending());
-        let grow = VolumeChange { size_bytes: Some(8 * BLOCK), ..VolumeChange::default() };
+        // Behind the reads of the root and of the leaf that both need.
+        world.disk.delay_next(OpKind::Read, 3, Duration::from_secs(2));
+        let is_done = Rc::new(Cell::new(false));
+        let trim = {
+            let (volume, is_done) = (volume.clone(), Rc::clone(&is_done));
+            async move {
+                volume.trim(BLOCK, old_end - BLOCK, Durability::Volatile).await.expect("a trim");
+                is_done.set(true);
+            }
+        };
+        runtime::spawn(trim);
+        runtime::sleep(Duration::from_millis(100)).await;
+        let grow = VolumeChange { size_bytes: Some(264 * BLOCK), ..VolumeChange::default() };
         store.update_volume(name(1), grow).await.expect("a resize");
         volume.write(old_end, behind.clone(), Durability::Volatile).await.expect("a write");
-        assert!(poll!(&mut trim).is_pending(), "the trim was overtaken");
-        trim.await.expect("a trim");
+        assert!(!is_done.get(), "the trim was overtaken");
+        runtime::sleep(Duration::from_secs(3)).await;
+        assert!(is_done.get());
         assert!(
             read(&volume, old_end, 200).await.expect("a read") == behind[..],
             "it was trimmed too"
         );
-        assert_eq!(read(&volume, 0, 4 * BLOCK).await.expect("a read"), vec![0; 4 * BLOCK as usize]);
+        let whole = read(&volume, BLOCK, 259 * BLOCK).await.expect("a read");
+        assert!(whole.iter().all(|byte| *byte == 0));
     });
 }
 

@@ -18,6 +18,7 @@ mod ordering;
 mod reclaim;
 mod rot;
 mod scrub;
+mod shared;
 mod smoke;
 mod space;
 mod watchdog;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rustix::io::Errno;
 
-use super::operation::start;
+use super::operation::{Operation, start};
 use crate::io::{File, Op, WriteMode};
 use crate::memory::WriteBuf;
 use crate::runtime;
@@ -16,6 +16,49 @@ use crate::runtime;
 const SECTOR_BYTES: usize = 512;
 /// Interval at which a lock that another process holds is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// One of several reads.
+#[derive(Debug)]
+pub struct ReadInto {
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Appended to; it must have the room.
+    pub buf: BytesMut,
+    /// Number of bytes; not zero.
+    pub len: usize,
+}
+
+/// A read that was started.
+struct BegunRead<'a> {
+    file: &'a File,
+    operation: Operation,
+    offset: u64,
+    len: usize,
+    /// Bytes that the buffer had before.
+    len_before: usize,
+}
+
+impl BegunRead<'_> {
+    async fn finish(self) -> io::Result<BytesMut> {
+        let Self { file, mut operation, offset, len, len_before } = self;
+        let mut done = 0;
+        loop {
+            let (result, op) = operation.await;
+            let Op::Read { mut buf, .. } = op else { unreachable!("a read comes back as one") };
+            let advanced = file.continue_at(done, retried(result)?, len);
+            if let Some(0) = advanced {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            done += advanced.unwrap_or(0);
+            buf.truncate(len_before + done); // a sector read in part is read again
+            if done == len {
+                return Ok(buf);
+            }
+            let offset = offset + done as u64;
+            operation = start(Op::Read { file: file.clone(), offset, len: len - done, buf });
+        }
+    }
+}
 
 impl File {
     /// Takes the exclusive lock on this file description, trying for as long as `deadline`;
@@ -57,26 +100,36 @@ impl File {
     ///
     /// # Panics
     /// Without room, and outside a runtime (as all of these).
-    pub async fn read(&self, offset: u64, mut buf: BytesMut, len: usize) -> io::Result<BytesMut> {
-        let start_len = buf.len();
-        assert!(buf.capacity() - start_len >= len, "a read of {len} bytes needs as much room");
-        let mut done = 0;
-        while done < len {
-            let op =
-                Op::Read { file: self.clone(), offset: offset + done as u64, len: len - done, buf };
-            let (result, op) = start(op).await;
-            let Op::Read { buf: returned, .. } = op else {
-                unreachable!("a read comes back as one")
-            };
-            buf = returned;
-            let advanced = self.continue_at(done, retried(result)?, len);
-            if let Some(0) = advanced {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            done += advanced.unwrap_or(0);
-            buf.truncate(start_len + done); // a sector read in part is read again
+    pub async fn read(&self, offset: u64, buf: BytesMut, len: usize) -> io::Result<BytesMut> {
+        if len == 0 {
+            return Ok(buf);
         }
-        Ok(buf)
+        self.begin_read(offset, buf, len).finish().await
+    }
+
+    /// Does several reads as [`read`](File::read) does one, all submitted together. Returns the
+    /// buffers in the same order.
+    ///
+    /// # Errors
+    /// The first error in that order, of those of [`read`](File::read).
+    ///
+    /// # Panics
+    /// As [`read`](File::read), and for an empty range.
+    pub async fn read_all(&self, reads: Vec<ReadInto>) -> io::Result<Vec<BytesMut>> {
+        let begin = |read: ReadInto| self.begin_read(read.offset, read.buf, read.len);
+        let begun: Vec<BegunRead<'_>> = reads.into_iter().map(begin).collect();
+        let mut filled = Vec::with_capacity(begun.len());
+        for read in begun {
+            filled.push(read.finish().await?);
+        }
+        Ok(filled)
+    }
+
+    fn begin_read(&self, offset: u64, buf: BytesMut, len: usize) -> BegunRead<'_> {
+        let len_before = buf.len();
+        assert!(len > 0 && buf.capacity() - len_before >= len, "no room for {len} bytes");
+        let operation = start(Op::Read { file: self.clone(), offset, len, buf });
+        BegunRead { file: self, operation, offset, len, len_before }
     }
 
     /// Writes all of `data` to `offset`. The data belongs to the write until its completion, also

@@ -6,4 +6,5 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+pub use file::ReadInto;
 pub use socket::Socket;

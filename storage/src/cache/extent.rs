@@ -1,0 +1,126 @@
+//! An extent of data in the cache: up to sixteen blocks that follow each other, in the pieces in
+//! which they were read.
+
+use super::{
+    s3_fifo::Origin,
+    shard::{Parts, Use},
+};
+use crate::base::{Address, BLOCK_BYTES};
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// Blocks of an extent (64 KiB). It begins at a multiple of that within its segment.
+pub(crate) const EXTENT_BLOCKS: u64 = 16;
+
+/// Overhead of a run in bytes: its place in the extent, its reference count, the allocator's head.
+pub(super) const RUN_BYTES: usize = 64;
+
+/// The number of the extent that a block lies in.
+pub(crate) fn extent_of(block: Address) -> u64 {
+    block.raw() / EXTENT_BLOCKS
+}
+
+/// Blocks from `first` to the end of its extent.
+pub(crate) fn blocks_to_border(first: Address) -> u32 {
+    (EXTENT_BLOCKS - first.raw() % EXTENT_BLOCKS) as u32
+}
+
+/// What the cache has of some blocks: of the first, and of as many behind it as share its lot.
+#[derive(Debug)]
+pub(crate) enum Look<T> {
+    /// These.
+    Hit(T),
+    /// So many are not there.
+    Miss(u32),
+}
+
+/// What is in memory of an extent.
+#[derive(Debug, Default)]
+pub(crate) struct Extent {
+    /// None of them overlap.
+    runs: SmallVec<[Run; 1]>,
+    /// Blocks that a request has used, a bit each.
+    used: u16,
+    /// Blocks that were read ahead and no request has used yet.
+    ahead: u16,
+}
+
+/// Blocks that were read together, in memory of their own.
+#[derive(Debug)]
+struct Run {
+    first: u8,
+    data: Bytes,
+}
+
+/// The bits of `blocks` blocks from `first` on.
+fn bits(first: u32, blocks: u32) -> u16 {
+    (((1u32 << blocks) - 1) << first) as u16
+}
+
+/// A block's number within its extent.
+fn within(block: Address) -> u32 {
+    (block.raw() % EXTENT_BLOCKS) as u32
+}
+
+impl Run {
+    fn first(&self) -> u32 {
+        u32::from(self.first)
+    }
+
+    fn end(&self) -> u32 {
+        self.first() + (self.data.len() / BLOCK_BYTES) as u32
+    }
+}
+
+impl Parts for Extent {
+    fn used(&self) -> u16 {
+        self.used
+    }
+}
+
+impl Extent {
+    /// Whether a block is there.
+    pub(super) fn holds(&self, block: Address) -> bool {
+        self.run_at(within(block)).is_some()
+    }
+
+    fn run_at(&self, at: u32) -> Option<&Run> {
+        self.runs.iter().find(|run| run.first() <= at && at < run.end())
+    }
+
+    /// Blocks of these that are missing from the first on.
+    pub(super) fn missing(&self, first: Address, blocks: u32) -> u32 {
+        let at = within(first);
+        let next = self.runs.iter().map(Run::first).filter(|first| *first >= at).min();
+        match self.run_at(at) {
+            Some(_) => 0,
+            None => next.map_or(blocks, |next| blocks.min(next - at)),
+        }
+    }
+
+    /// Takes blocks from `first` on, as many as lie in one run, at most `blocks`.
+    pub(super) fn take(&mut self, first: Address, blocks: u32) -> Option<(Bytes, Use)> {
+        let at = within(first);
+        let run = self.run_at(at)?;
+        let end = run.end().min(at + blocks);
+        let from = (at - run.first()) as usize * BLOCK_BYTES;
+        let data = run.data.slice(from..from + (end - at) as usize * BLOCK_BYTES);
+        let taken = bits(at, end - at);
+        let ahead_bytes = (self.ahead & taken).count_ones() * BLOCK_BYTES as u32;
+        let is_again = self.used & taken != 0;
+        self.used |= taken;
+        self.ahead &= !taken;
+        Some((data, Use { is_again, ahead_bytes }))
+    }
+
+    /// Adds blocks, none of which is there yet: a run that holds all of its memory.
+    pub(super) fn add(&mut self, first: Address, data: Bytes, origin: Origin) {
+        let at = within(first);
+        let added = bits(at, (data.len() / BLOCK_BYTES) as u32);
+        match origin {
+            Origin::Demand => self.used |= added,
+            Origin::Readahead => self.ahead |= added,
+        }
+        self.runs.push(Run { first: at as u8, data });
+    }
+}

@@ -4,13 +4,13 @@
 //!   store         the facade: open and close, volumes, snapshots, statistics
 //!   offline       check and inspect a stopped store
 //!   recovery      opening a store: replay, staging files
-//!   maintenance   checkpointer, reclaimer, scrubber, slot pool, watchdog
+//!   maintenance   checkpointer, reclaimer, defragmenter, scrubber, slot pool, watchdog
 //!   catalog       the volumes and snapshots of a store
-//!   volume        read, write, read-ahead, diff
+//!   volume        read, write, read-ahead, defragment, diff
 //!   core          shared by all volumes: read pins, space, dirty nodes, demand for reclaim
 //!   log           append, place, submit, sync, staging, fairness
-//!   disk          segments and their slots, checked reads, superblock and catalog
-//!   cache  map    blocks and nodes in memory; a radix tree of leaves, one a MiB
+//!   disk          segments and their slots, checked reads, reads under way, superblock and catalog
+//!   cache  map    extents and nodes in memory; a radix tree of leaves, one a MiB
 //!   format  base  bytes on disk; units, errors, settings, health
 //! ```
 //! A room imports only from the rooms below it; `tests/tests/it/tidy.rs` holds that. Files and
@@ -78,6 +78,8 @@
 //! | mark, victim | the walk that finds live blocks; a segment that reclaim empties |
 //! | forward | copying live blocks; addresses stay, look-ups are led to the copy |
 //! | destination | the segment that takes moved blocks |
+//! | extent | 64 KiB of addresses, the unit of the cache of data |
+//! | flight, lead, follow | a read under way; doing it, or waiting for another's |
 //! | retired | of a segment without references: free once a checkpoint without it is durable |
 //! | prepared slot | all of its blocks are written and synced: a plain write survives the host |
 //! | written through | with `RWF_DSYNC`, where there is no prepared slot |

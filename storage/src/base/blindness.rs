@@ -68,6 +68,11 @@ pub enum Blindness {
     /// P4: a block that is written in part still has, at that moment, the content that was read
     /// (write's I3).
     EdgeChanged,
+    /// P4: a block that moves to be in order still has, at that moment, the content that was read
+    /// (defragment's I1).
+    MoveChanged,
+    /// P7: a block that is shared does not move to be in order (defragment's I2).
+    MoveShared,
     /// P7: some segments are kept for the work that makes room again (segments' I3).
     Reserve,
     /// P9: a snapshot refuses to be written.

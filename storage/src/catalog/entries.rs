@@ -135,6 +135,11 @@ impl Catalog {
         self.by_id.values()
     }
 
+    /// The volume or snapshot of that number.
+    pub(crate) fn by_number(&self, number: VolumeNumber) -> Option<&Volume> {
+        self.by_id.get(self.by_number.get(&number)?)
+    }
+
     /// The number of the next entry.
     pub(crate) fn next(&self) -> u32 {
         self.next
@@ -183,7 +188,7 @@ impl Catalog {
     /// The snapshots of a volume, in the order in which they were made.
     pub(crate) fn snapshots(&self, volume: VolumeNumber) -> impl Iterator<Item = &Volume> {
         let numbers = self.snapshots.get(&volume).into_iter().flatten();
-        numbers.filter_map(|number| self.by_id.get(self.by_number.get(number)?))
+        numbers.filter_map(|number| self.by_number(*number))
     }
 
     /// The number for a new entry of that id.

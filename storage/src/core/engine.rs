@@ -1,7 +1,7 @@
 //! The engine: what all volumes of a store share, namely the disk, the log, and counts of changes
 //! in memory.
 
-use super::{DirtyNodes, ReadPins, ReclaimDemand, Space};
+use super::{DirtyNodes, Fragmented, ReadPins, ReclaimDemand, Space};
 use crate::{
     base::{BLOCK_BYTES, HealthCell, Shutdown},
     disk::{Disk, Need},
@@ -20,6 +20,7 @@ pub(crate) struct Engine {
     pub(crate) space: Space,
     pub(crate) dirty: DirtyNodes,
     pub(crate) reclaim: ReclaimDemand,
+    pub(crate) fragmented: Fragmented,
     pub(crate) shutdown: Shutdown,
 }
 

@@ -1,6 +1,7 @@
 //! The background work of an open store: each task is the one owner of its state.
 
 mod checkpoint;
+mod defragmenter;
 mod exclusive;
 mod reclaim;
 mod scrub;

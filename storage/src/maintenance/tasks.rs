@@ -2,6 +2,7 @@
 
 use super::{
     checkpoint::Checkpointer,
+    defragmenter::Defragmenter,
     exclusive::ExclusiveBytes,
     reclaim::{Effort, Reclaimer},
     scrub::Scrubber,
@@ -14,7 +15,7 @@ use crate::{
     catalog::Volumes,
     format::Superblock,
 };
-use futures_util::future::join5;
+use futures_util::join;
 use std::{cell::RefCell, sync::Arc};
 use tokio::sync::Notify;
 
@@ -35,6 +36,7 @@ pub(crate) struct Maintenance {
     pub(crate) scrubber: Scrubber,
     pub(crate) slot_pool: Arc<SlotPool>,
     pub(crate) exclusive: ExclusiveBytes,
+    pub(crate) defragmenter: Defragmenter,
     pub(super) watchdog: Watchdog,
     ended: Notify,
 }
@@ -49,6 +51,7 @@ impl Maintenance {
             reclaimer: Reclaimer::new(Arc::clone(&volumes), checkpoints, slots, rates.reclaim),
             scrubber: Scrubber::new(Arc::clone(&volumes), Arc::clone(&checkpointer), rates.scrub),
             exclusive: ExclusiveBytes::new(Arc::clone(&volumes)),
+            defragmenter: Defragmenter::new(Arc::clone(&volumes), rates.reclaim),
             watchdog: Watchdog::default(),
             ended: Notify::new(),
             checkpointer,
@@ -65,14 +68,14 @@ impl Maintenance {
             let result = self.checkpoint().await;
             failures.borrow_mut().log(result, "a checkpoint");
         };
-        join5(
+        join!(
             self.checkpointer.run(checkpoint),
             self.reclaimer.run(),
             self.slot_pool.run(),
             self.slot_pool.run_returns(),
             self.scrubber.run(),
-        )
-        .await;
+            self.defragmenter.run(),
+        );
         self.ended.notify_one();
     }
 

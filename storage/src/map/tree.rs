@@ -5,7 +5,7 @@ use super::{
     node::{Child, Node, NodeBody},
 };
 use crate::{
-    base::{Address, LEAF_BLOCKS},
+    base::{Address, Blindness, LEAF_BLOCKS, is_blind_to},
     format::{Birthday, NodeRef, RunState},
 };
 use smallvec::SmallVec;
@@ -223,6 +223,29 @@ impl Tree {
             ControlFlow::Continue(())
         });
         done.map(|_| own)
+    }
+
+    /// Whether the blocks from `start` on have these addresses, and all of them are this map's
+    /// alone.
+    ///
+    /// # Errors
+    /// A node is not in memory.
+    pub(crate) fn owns_at(
+        &self,
+        nodes: &impl Nodes,
+        start: u64,
+        addresses: &[Address],
+    ) -> Result<bool, Missing> {
+        let (mut expected, len) = (addresses.iter(), addresses.len() as u64);
+        let done = self.visit(nodes, start, len, &mut |blocks, state, _| {
+            let Some(RunState::Data(first)) = state else { return ControlFlow::Break(()) };
+            let is_own = first.raw() >= self.birthday.shared_below;
+            let is_there = (0..blocks as u32).all(|i| expected.next() == Some(&first.plus(i)));
+            let is_own = is_own || is_blind_to(Blindness::MoveShared);
+            let is_there = is_there || is_blind_to(Blindness::MoveChanged);
+            if is_own && is_there { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        done.map(|done| done == ControlFlow::Continue(()))
     }
 
     /// The root.

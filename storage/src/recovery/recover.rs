@@ -38,7 +38,7 @@ use crate::{
         BLOCK_BYTES, Blindness, Error, Health, HealthCell, Kind, Lsn, Result, Secret, SegmentId,
         Shutdown, is_blind_to,
     },
-    core::{DirtyNodes, Engine, ReadPins, ReclaimDemand, Space},
+    core::{DirtyNodes, Engine, Fragmented, ReadPins, ReclaimDemand, Space},
     disk::{
         CheckpointImage, Counts, Disk, Need, Readiness, Segments, Taken, Writing, choose,
         misplaced, put_superblock, read_superblock_slots, salvage, write_superblock,
@@ -221,6 +221,7 @@ pub(crate) async fn recover(
         space,
         dirty,
         reclaim,
+        fragmented: Fragmented::default(),
         shutdown: Shutdown::default(),
     };
     let rates = Rates { reclaim: reclaim_rate, scrub: scrub_rate };

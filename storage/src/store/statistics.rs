@@ -58,6 +58,10 @@ pub struct StoreStats {
     pub placement: Placement,
     /// Bytes of zeroes written since the start to prepare slots.
     pub prepared_bytes: u64,
+    /// Leaves (MiB of volumes) that the defragmenter put in order since the start.
+    pub defragmented_leaves: u64,
+    /// Bytes that it logged again for that.
+    pub defragmented_bytes: u64,
     /// Rounds of reclaim since the start.
     pub reclaims: u64,
     /// Look-ups of data blocks that the cache answered.
@@ -82,6 +86,7 @@ impl Store {
         let (segments, counters) = (&engine.disk.segments, &engine.log.counters);
         let cache = engine.disk.usage.stats();
         let geometry = segments.geometry;
+        let (defragmented_leaves, defragmented_bytes) = maintenance.defragmenter.stats();
         StoreStats {
             capacity_bytes: u64::from(geometry.slots) * geometry.segment_bytes(),
             usable_bytes: engine.space.usable_blocks() * BLOCK_BYTES as u64,
@@ -111,6 +116,8 @@ impl Store {
             ready_bytes: segments.prepared() as u64 * geometry.segment_bytes(),
             placement: engine.disk.file.placement(),
             prepared_bytes: maintenance.slot_pool.prepared_bytes(),
+            defragmented_leaves,
+            defragmented_bytes,
             reclaims: engine.reclaim.rounds_ended(),
             cache_hits: cache.cache_hits,
             cache_misses: cache.cache_misses,

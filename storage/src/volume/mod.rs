@@ -1,5 +1,6 @@
-//! A volume's handle: reading, writing, read-ahead, diff and effective settings.
+//! A volume's handle: reading, writing, read-ahead, defragmenting, diff and effective settings.
 
+mod defragment;
 mod diff;
 mod effective_settings;
 mod handle;

@@ -17,6 +17,7 @@
 //!
 //! It belongs to one thread, as its connection does.
 
+use super::defragment::REQUEST_BYTES_MIN;
 use crate::{
     base::{BLOCK_BYTES, Result},
     cache::Origin,
@@ -79,10 +80,7 @@ impl Readahead {
     /// # Errors
     /// As [`Volume::read`]. A fetch that fails is not reported; a later read of the same bytes is.
     pub async fn read(&self, offset: u64, len: u32) -> Result<Vec<Piece>> {
-        let window = self.window_bytes();
-        if window > 0 {
-            self.notice(offset, u64::from(len), window);
-        }
+        self.notice(offset, u64::from(len));
         self.volume.read(offset, len).await
     }
 
@@ -94,10 +92,7 @@ impl Readahead {
         }
         let nodes = Remembered { memo: &self.memo, cache: &self.volume.inner.engine.disk.nodes };
         let begun = self.volume.read_now(&nodes, offset, len)?;
-        let window = self.window_bytes();
-        if window > 0 {
-            self.notice(offset, u64::from(len), window);
-        }
+        self.notice(offset, u64::from(len));
         Some(begun)
     }
 
@@ -113,8 +108,13 @@ impl Readahead {
         }
     }
 
-    /// Notes a read, and starts a fetch if it continues a stream.
-    fn notice(&self, offset: u64, len: u64, window: u64) {
+    /// Notes a read. If it continues a stream, starts a fetch, and tells the defragmenter where the
+    /// stream meets many pieces.
+    fn notice(&self, offset: u64, len: u64) {
+        let window = self.window_bytes();
+        if window == 0 && len < REQUEST_BYTES_MIN {
+            return;
+        }
         let mut streams = self.streams.borrow_mut();
         let Some(found) = streams.iter().position(|stream| stream.next == offset) else {
             if streams.len() == STREAMS_MAX {
@@ -127,19 +127,27 @@ impl Readahead {
         stream.next = offset + len;
         stream.reads = (stream.reads + 1).min(STREAM_READS);
         if stream.reads == STREAM_READS {
-            let goal = (stream.next + window).min(self.volume.size_bytes());
-            let fetch = stream.fetch.get_or_insert_with(|| Rc::new(Fetch::new(stream.next)));
-            fetch.at.set(fetch.at.get().max(stream.next));
-            let step =
-                step_bytes(window).min(self.volume.size_bytes().saturating_sub(fetch.at.get()));
-            if step > 0 && goal.saturating_sub(fetch.at.get()) >= step {
-                fetch.goal.set(goal);
-                if !fetch.is_running.replace(true) {
-                    runtime::spawn(Rc::clone(fetch).run(self.volume.clone(), step_bytes(window)));
-                }
+            self.volume.note_fragmentation(offset, len);
+            if window > 0 {
+                self.fetch(&mut stream, window);
             }
         }
         streams.push(stream);
+    }
+
+    /// Fetches the next bytes of a stream.
+    fn fetch(&self, stream: &mut Stream, window: u64) {
+        let size_bytes = self.volume.size_bytes();
+        let goal = (stream.next + window).min(size_bytes);
+        let fetch = stream.fetch.get_or_insert_with(|| Rc::new(Fetch::new(stream.next)));
+        fetch.at.set(fetch.at.get().max(stream.next));
+        let step = step_bytes(window).min(size_bytes.saturating_sub(fetch.at.get()));
+        if step > 0 && goal.saturating_sub(fetch.at.get()) >= step {
+            fetch.goal.set(goal);
+            if !fetch.is_running.replace(true) {
+                runtime::spawn(Rc::clone(fetch).run(self.volume.clone(), step_bytes(window)));
+            }
+        }
     }
 }
 

@@ -99,11 +99,14 @@ impl Receipt {
 }
 
 /// A chunk: a part of a request that is ready for the log.
-struct Chunk {
+pub(super) struct Chunk {
     block: u64,
     content: Content,
     /// The edge, if the request covers the block in part.
     edge: Option<Edge>,
+    /// Of data that only moves: the addresses that its blocks must still have, and no other volume
+    /// may.
+    moved_from: Option<Vec<Address>>,
     /// The size of the volume with which it ends, in the middle of its last block.
     ends_at: Option<u64>,
 }
@@ -139,10 +142,12 @@ impl From<&MappingState> for Seen {
 }
 
 /// Why the chunks could not all be applied; applied chunks have left the queue.
-enum Stopped {
+pub(super) enum Stopped {
     Missing(crate::map::Missing),
     /// The first chunk's block was changed by another request.
     EdgeChanged(usize),
+    /// Data that was to move has changed, or is shared by now.
+    MoveChanged,
     Busy,
     /// The log has no segment to go on in.
     NoSpace(Need),
@@ -272,7 +277,13 @@ impl Volume {
         if first < end {
             let content = Content::Range { count: end - first, kind: RecordKind::Hole };
             let ends_at = (end * block_bytes > offset + len).then_some(offset + len);
-            chunks.push_back(Chunk { block: first, content, edge: None, ends_at });
+            chunks.push_back(Chunk {
+                block: first,
+                content,
+                edge: None,
+                moved_from: None,
+                ends_at,
+            });
         }
         self.commit(chunks, None, durability).await
     }
@@ -308,6 +319,7 @@ impl Volume {
                 block: at / BLOCK_BYTES as u64,
                 content,
                 edge: None,
+                moved_from: None,
                 ends_at: None,
             });
         }
@@ -360,7 +372,13 @@ fn whole_blocks(first: u64, data: Bytes, chunks: &mut VecDeque<Chunk>) {
         } else {
             Content::Data { data: data.slice(start * BLOCK_BYTES..at * BLOCK_BYTES), checksums }
         };
-        chunks.push_back(Chunk { block: first + start as u64, content, edge: None, ends_at: None });
+        chunks.push_back(Chunk {
+            block: first + start as u64,
+            content,
+            edge: None,
+            moved_from: None,
+            ends_at: None,
+        });
     }
 }
 
@@ -423,6 +441,7 @@ impl Volume {
             match applied {
                 Ok(()) => {}
                 Err(Stopped::Missing(_)) => unreachable!("loaded above"),
+                Err(Stopped::MoveChanged) => unreachable!("a request moves nothing"),
                 Err(Stopped::EdgeChanged(i)) => {
                     let Chunk { block, edge, .. } = &mut chunks[i];
                     let edge = edge.take().expect("only an edge can have changed");
@@ -461,7 +480,7 @@ impl Volume {
     }
 
     /// Applies chunks from the front, all under one lock; stops where it has to wait.
-    fn apply(
+    pub(super) fn apply(
         &self,
         chunks: &mut VecDeque<Chunk>,
         last: &mut Option<Arc<Batch>>,
@@ -535,6 +554,11 @@ impl Volume {
                     return Err(Stopped::EdgeChanged(i));
                 }
             }
+            if let Some(addresses) = &chunk.moved_from
+                && !state.tree.owns_at(nodes, chunk.block, addresses).map_err(Stopped::Missing)?
+            {
+                return Err(Stopped::MoveChanged);
+            }
         }
         while let Some(chunk) = chunks.front_mut() {
             let mapped = state.tree.mapped_blocks();
@@ -607,6 +631,17 @@ impl From<Refused> for Stopped {
 }
 
 impl Chunk {
+    /// Data that is to move from these addresses, a block each.
+    pub(super) fn moved(
+        block: u64,
+        data: Bytes,
+        checksums: SmallVec<[u32; 8]>,
+        from: Vec<Address>,
+    ) -> Self {
+        let content = Content::Data { data, checksums };
+        Self { block, content, edge: None, moved_from: Some(from), ends_at: None }
+    }
+
     fn blocks(&self) -> u64 {
         match &self.content {
             Content::Data { checksums, .. } => checksums.len() as u64,
@@ -615,7 +650,7 @@ impl Chunk {
     }
 
     /// Blocks that it stores.
-    fn data_blocks(&self) -> u64 {
+    pub(super) fn data_blocks(&self) -> u64 {
         match &self.content {
             Content::Data { checksums, .. } => checksums.len() as u64,
             Content::Range { .. } => 0,
@@ -651,6 +686,9 @@ impl Chunk {
             Content::Data { data, checksums } => {
                 *data = data.slice(done as usize * BLOCK_BYTES..);
                 checksums.drain(..done as usize);
+                if let Some(addresses) = &mut self.moved_from {
+                    addresses.drain(..done as usize);
+                }
             }
             Content::Range { count, .. } => *count -= done,
         }

@@ -6,7 +6,7 @@ use crate::enumeration::{
     Search, Start,
 };
 use crate::world::Random;
-use crate::{damage, faults, host, ordering, rot};
+use crate::{damage, defragment, faults, host, ordering, rot};
 use sandstone_ring::Placement;
 use sandstone_storage::{sim::Blindness, sim::while_blind_to};
 use std::{
@@ -40,10 +40,12 @@ enum Suite {
     BegunReadUnderReclaim,
     PartialWriteUnderReclaim,
     Rot,
+    WritesBesideMoves,
+    SharedLeaves,
 }
 
 /// Each blindness with the suite that finds it.
-const BLINDNESSES: [(Blindness, Suite); 30] = [
+const BLINDNESSES: [(Blindness, Suite); 32] = [
     (Blindness::SyncBeforeSuperblock, Suite::States(&[Write, Checkpoint])),
     (Blindness::SyncAfterSuperblock, Suite::States(&[WriteLong, Mark, Sweep])),
     (Blindness::LogBeforeCheckpoint, Suite::States(&[WriteBack, Checkpoint])),
@@ -74,6 +76,8 @@ const BLINDNESSES: [(Blindness, Suite); 30] = [
     (Blindness::DataChecksum, Suite::Rot),
     (Blindness::NodeChecksum, Suite::Rot),
     (Blindness::Reserve, Suite::FullStore),
+    (Blindness::MoveChanged, Suite::WritesBesideMoves),
+    (Blindness::MoveShared, Suite::SharedLeaves),
 ];
 
 /// The log's segment ends behind the first operations; or it does not, and a long write is two
@@ -88,7 +92,7 @@ fn rounds(suite: Suite) -> u64 {
         Suite::LostEnd => 1500,
         Suite::StagedAcrossSegments => 40,
         Suite::FullStore => 10,
-        Suite::HostCrash => 12,
+        Suite::HostCrash | Suite::WritesBesideMoves => 12,
         Suite::LateSync
         | Suite::FailedSync
         | Suite::Damage
@@ -101,6 +105,7 @@ fn rounds(suite: Suite) -> u64 {
         | Suite::ReadUnderReclaim
         | Suite::BegunReadUnderReclaim
         | Suite::PartialWriteUnderReclaim
+        | Suite::SharedLeaves
         | Suite::Rot => 1,
     }
 }
@@ -138,6 +143,8 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         Suite::PartialWriteUnderReclaim => {
             ordering::slot_is_not_reused_under_the_read_of_a_partial_write();
         }
+        Suite::WritesBesideMoves => defragment::writes_beside_moves(1 + round),
+        Suite::SharedLeaves => defragment::what_is_shared_is_left_where_it_is(),
         Suite::Rot => return rot::rot_on_this_thread(),
     }
     Ok(())

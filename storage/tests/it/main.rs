@@ -6,6 +6,7 @@ mod blindness;
 mod check;
 mod crash;
 mod damage;
+mod defragment;
 mod enumeration;
 mod fairness;
 mod faults;

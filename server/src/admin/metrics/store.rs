@@ -89,6 +89,16 @@ impl Collector for StoreCollector {
                 "Zeroes written to get slots ready for the log",
                 stats.prepared_bytes,
             ),
+            (
+                "store_defragmented_leaves",
+                "MiB of volumes whose blocks were put in order, because reads in sequence met them",
+                stats.defragmented_leaves,
+            ),
+            (
+                "store_defragmented_bytes",
+                "Bytes logged again to put blocks in order",
+                stats.defragmented_bytes,
+            ),
             ("reclaim_rounds", "Rounds of reclaim", reclaim.rounds),
             ("reclaim_marked_nodes", "Map nodes that reclaim visited", reclaim.marked_nodes),
             (

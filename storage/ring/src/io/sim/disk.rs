@@ -72,6 +72,7 @@ struct State {
     /// Sectors that cannot be read until they are written, by number.
     unreadable: BTreeSet<u64>,
     syncs: u64,
+    reads: u64,
     read_bytes: u64,
     fingerprint: u64,
     watcher: Option<Watcher>,
@@ -242,7 +243,13 @@ impl SimDisk {
         Coverage { missing: state.metadata.unwritten(range), is_hole }
     }
 
-    /// How many bytes were read.
+    /// How many reads have succeeded.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.state().reads
+    }
+
+    /// How many bytes they read.
     #[must_use]
     pub fn read_bytes(&self) -> u64 {
         self.state().read_bytes
@@ -343,6 +350,7 @@ impl State {
             faults: Faults::default(),
             unreadable: BTreeSet::new(),
             syncs: 0,
+            reads: 0,
             read_bytes: 0,
             fingerprint: 0xcbf2_9ce4_8422_2325, // FNV-1a's offset basis
             watcher: None,
@@ -494,6 +502,7 @@ impl State {
         let len = (*len).min(len_max).min(usize::try_from(left).unwrap_or(usize::MAX));
         let mut content = vec![0; len];
         self.read_racing(*offset, &mut content);
+        self.reads += 1;
         self.read_bytes += len as u64;
         buf.extend_from_slice(&content);
         len

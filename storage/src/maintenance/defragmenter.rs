@@ -1,0 +1,105 @@
+//! The defragmenter: puts leaves in order that reads in sequence met in many pieces, in the
+//! background.
+//!
+//! It works within a budget, after reads that requests wait for, and only while the store has ample
+//! room: what it logs again is garbage at its old place until reclaim frees it. A volume that is
+//! only read at random is left alone, because no stream meets its leaves.
+
+use super::wake::{Failures, TICK, first_of};
+use crate::{base::Result, catalog::Volumes, core::LeafId};
+use futures_util::future::select;
+use sandstone_ring::runtime;
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// Its part of the rate of reclaim, for what it reads and for what it logs.
+const RATE_PART: u64 = 4;
+
+/// It works while at least one in this many blocks is free: in a fuller store reclaim has enough to
+/// do with what clients write.
+const FREE_PART: u64 = 10;
+
+/// The defragmenter.
+pub(crate) struct Defragmenter {
+    volumes: Arc<Volumes>,
+    bytes_per_second: u64,
+    leaves: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Wakes the task.
+enum Event {
+    ShutDown,
+    Noted,
+    Tick,
+}
+
+impl Defragmenter {
+    /// `reclaim_rate` is in bytes a second.
+    pub(crate) fn new(volumes: Arc<Volumes>, reclaim_rate: u64) -> Self {
+        let bytes_per_second = (reclaim_rate / RATE_PART).max(1);
+        let (leaves, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { volumes, bytes_per_second, leaves, bytes }
+    }
+
+    /// Leaves that were put in order since the start, and bytes that were logged again for that.
+    pub(crate) fn stats(&self) -> (u64, u64) {
+        (self.leaves.load(Relaxed), self.bytes.load(Relaxed))
+    }
+
+    /// Runs until the store closes.
+    pub(crate) async fn run(&self) {
+        let engine = &self.volumes.engine;
+        let mut failures = Failures::default();
+        loop {
+            let event = first_of(
+                (engine.shutdown.begun(), Event::ShutDown),
+                (engine.fragmented.noted(), Event::Noted),
+                (TICK, Event::Tick),
+            )
+            .await;
+            match event {
+                Event::ShutDown => return,
+                Event::Noted | Event::Tick => {}
+            }
+            while let Some(leaf) = self.next() {
+                let logged = self.defragment(leaf).await;
+                if engine.shutdown.has_begun() {
+                    return;
+                }
+                failures.log(logged, "defragmenting");
+            }
+        }
+    }
+
+    /// The next leaf, if there is room for its garbage.
+    fn next(&self) -> Option<LeafId> {
+        let engine = &self.volumes.engine;
+        let space = &engine.space;
+        let has_room = engine.has_ample_room()
+            && !space.throttle().is_on()
+            && space.free_blocks() >= space.usable_blocks() / FREE_PART;
+        if has_room && !engine.health.is_stopped() { engine.fragmented.next() } else { None }
+    }
+
+    async fn defragment(&self, LeafId { volume, leaf }: LeafId) -> Result<()> {
+        let engine = &self.volumes.engine;
+        let found = self.volumes.lock().by_number(volume).cloned();
+        let Some(volume) = found else { return Ok(()) }; // deleted meanwhile
+        engine.disk.demand.wait_idle().await;
+        let bytes = volume.defragment(leaf).await?;
+        if bytes > 0 {
+            self.leaves.fetch_add(1, Relaxed);
+            self.bytes.fetch_add(bytes, Relaxed);
+            let time = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+            select(pin!(engine.shutdown.begun()), runtime::sleep(time)).await;
+        }
+        Ok(())
+    }
+}

@@ -15,6 +15,7 @@ mod admin;
 mod binary;
 mod disk;
 mod family;
+pub mod filling;
 mod image;
 mod journal;
 mod ledger;

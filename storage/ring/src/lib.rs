@@ -33,7 +33,7 @@ mod transfer;
 pub use io::{Coverage, File, OpKind, Placement, WriteMode};
 pub use memory::{SharedMemory, WriteBuf, aligned};
 pub use runtime::{Backend, Handle, Runtime, TurnEnd};
-pub use transfer::{ReadInto, Socket};
+pub use transfer::{BegunRead, Socket};
 
 /// The simulated disk, which stands behind the same seam as real files.
 pub mod sim {

@@ -41,12 +41,19 @@ impl BlockCache {
         self.shard(key).take(key, |extent| extent.take(first, blocks))
     }
 
-    /// The same, or how many are missing. All of them lie in one extent.
-    pub(crate) fn look(&self, first: Address, blocks: u32) -> Look<Bytes> {
-        match self.take(first, blocks) {
+    /// The same, or how many are missing. All of them lie in one extent. A look for read-ahead is
+    /// no use of them.
+    pub(crate) fn look(&self, first: Address, blocks: u32, origin: Origin) -> Look<Bytes> {
+        let key = extent_of(first);
+        let found = match origin {
+            Origin::Demand => self.take(first, blocks),
+            Origin::Readahead => {
+                self.shard(key).peek(key).and_then(|extent| extent.get(first, blocks))
+            }
+        };
+        match found {
             Some(data) => Look::Hit(data),
             None => {
-                let key = extent_of(first);
                 let missing = |extent: &Extent| extent.missing(first, blocks);
                 Look::Miss(self.shard(key).peek(key).map_or(blocks, missing).max(1))
             }
@@ -58,7 +65,7 @@ impl BlockCache {
     pub(crate) fn put(&self, first: Address, data: &Bytes, account: &Arc<Account>, origin: Origin) {
         let blocks = (data.len() / BLOCK_BYTES) as u32;
         assert!(blocks <= blocks_to_border(first), "blocks of one extent");
-        if data.len() + RUN_BYTES + ENTRY_BYTES > self.shard_bytes_max {
+        if data.len() + RUN_BYTES + ENTRY_BYTES > self.shard_bytes_max || account.cap_bytes() == 0 {
             return;
         }
         let (key, added) = (extent_of(first), data.len() + RUN_BYTES);

@@ -15,6 +15,11 @@ pub(crate) const EXTENT_BLOCKS: u64 = 16;
 /// Overhead of a run in bytes: its place in the extent, its reference count, the allocator's head.
 pub(super) const RUN_BYTES: usize = 64;
 
+/// A part of a run that is at most one in so many of its bytes is copied out, so that the replies
+/// of a client that does not take them hold no more than this many times what they were admitted
+/// for.
+const COPIED_PART: usize = 4;
+
 /// The number of the extent that a block lies in.
 pub(crate) fn extent_of(block: Address) -> u64 {
     block.raw() / EXTENT_BLOCKS
@@ -98,14 +103,24 @@ impl Extent {
         }
     }
 
-    /// Takes blocks from `first` on, as many as lie in one run, at most `blocks`.
-    pub(super) fn take(&mut self, first: Address, blocks: u32) -> Option<(Bytes, Use)> {
+    /// Blocks from `first` on, as many as lie in one run, at most `blocks`.
+    pub(super) fn get(&self, first: Address, blocks: u32) -> Option<Bytes> {
         let at = within(first);
         let run = self.run_at(at)?;
         let end = run.end().min(at + blocks);
         let from = (at - run.first()) as usize * BLOCK_BYTES;
-        let data = run.data.slice(from..from + (end - at) as usize * BLOCK_BYTES);
-        let taken = bits(at, end - at);
+        let part = from..from + (end - at) as usize * BLOCK_BYTES;
+        // A part keeps all of the run in memory, also when the cache has evicted it.
+        if part.len() * COPIED_PART <= run.data.len() {
+            return Some(Bytes::copy_from_slice(&run.data[part]));
+        }
+        Some(run.data.slice(part))
+    }
+
+    /// The same, and counts the use.
+    pub(super) fn take(&mut self, first: Address, blocks: u32) -> Option<(Bytes, Use)> {
+        let data = self.get(first, blocks)?;
+        let taken = bits(within(first), (data.len() / BLOCK_BYTES) as u32);
         let ahead_bytes = (self.ahead & taken).count_ones() * BLOCK_BYTES as u32;
         let is_again = self.used & taken != 0;
         self.used |= taken;

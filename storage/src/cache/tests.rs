@@ -174,8 +174,8 @@ fn blocks_that_were_read_together_are_taken_together_and_never_copied() {
     assert_eq!((taken.len(), taken.as_ptr()), (8 * BLOCK_BYTES, long[2 * BLOCK_BYTES..].as_ptr()));
     let rest = cache.take(block(14), 2).expect("it is there");
     assert_eq!(rest.as_ptr(), short.as_ptr());
-    assert!(matches!(cache.look(block(0), 16), Look::Miss(4)));
-    assert!(matches!(cache.look(block(0), 2), Look::Miss(2)));
+    assert!(matches!(cache.look(block(0), 16, Origin::Demand), Look::Miss(4)));
+    assert!(matches!(cache.look(block(0), 2, Origin::Demand), Look::Miss(2)));
     assert!(!cache.contains(block(3)) && cache.contains(block(4)) && cache.contains(block(15)));
     assert_eq!(cache.bytes(), extent_bytes(&[10, 2]));
     // What is there in part is left as it is.
@@ -287,7 +287,7 @@ proptest! {
                     account.set_cap(u64::from(blocks) << 15);
                     cache.trim(account);
                 }
-                _ => match cache.look(first, blocks) {
+                _ => match cache.look(first, blocks, Origin::Demand) {
                     Look::Hit(found) => {
                         prop_assert!((1..=blocks as usize).contains(&(found.len() / BLOCK_BYTES)));
                     }

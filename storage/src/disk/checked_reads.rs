@@ -4,7 +4,7 @@
 use super::single_flight::{Begun, SingleFlight};
 use crate::{
     base::{Address, BLOCK_BYTES, Error, Result, Usage, checksum},
-    cache::{Account, BlockCache, Look, NodeCache, Origin, blocks_to_border},
+    cache::{Account, BlockCache, Look, NodeCache, Origin},
     disk::{Demand, Segments},
     format::NodeRef,
     map::{Missing, Node, Nodes, decode_node},
@@ -21,10 +21,11 @@ use std::{
     },
 };
 
-/// Into whose share of the cache blocks go that are read from disk, and why.
+/// Into whose share of the cache blocks go that are read from disk, and why they are read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fill<'a> {
-    pub(crate) account: &'a Arc<Account>,
+    /// `None` where they are not to be cached.
+    pub(crate) account: Option<&'a Arc<Account>>,
     pub(crate) origin: Origin,
 }
 
@@ -108,7 +109,7 @@ impl Disk {
     }
 
     /// A node of the map that was not in the cache: from disk, or from a read of it that is under
-    /// way. It is in the cache afterwards.
+    /// way. It is offered to the cache.
     ///
     /// # Errors
     /// As [`Self::read_node`].
@@ -206,18 +207,10 @@ impl Disk {
         found
     }
 
-    /// Puts blocks into the cache, each extent's in memory of its own.
+    /// Puts blocks of one extent into the cache: `data` is all that its memory holds.
     pub(crate) fn cache_blocks(&self, first: Address, data: &Bytes, fill: Fill<'_>) {
-        let Fill { account, origin } = fill;
-        if data.len() <= blocks_to_border(first) as usize * BLOCK_BYTES {
-            return self.blocks.put(first, data, account, origin);
-        }
-        let (mut at, mut data) = (first, data.clone());
-        while !data.is_empty() {
-            let bytes = data.len().min(blocks_to_border(at) as usize * BLOCK_BYTES);
-            let part = Bytes::copy_from_slice(&data.split_to(bytes));
-            self.blocks.put(at, &part, account, origin);
-            at = at.plus((bytes / BLOCK_BYTES) as u32);
+        if let Some(account) = fill.account {
+            self.blocks.put(first, data, account, fill.origin);
         }
     }
 }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Parts that are long get a buffer each, which goes into the cache as it is. Where they are short,
-//! as in data that was overwritten at random, all of them share one buffer, and the cache gets
-//! copies, because a buffer lives as long as any part of it.
+//! as in data that was overwritten at random, all of them share one buffer, and the cache and the
+//! followers get copies, because a buffer lives as long as any part of it.
 
 use super::{
     checked_reads::{Disk, Fill},
@@ -17,16 +17,23 @@ use super::{
 };
 use crate::{
     base::{Address, BLOCK_BYTES, Blindness, Error, Result, checksum, is_blind_to},
-    cache::blocks_to_border,
+    cache::{Origin, blocks_to_border},
 };
 use bytes::{Bytes, BytesMut};
-use sandstone_ring::{ReadInto, aligned};
+use sandstone_ring::{BegunRead, aligned};
 use smallvec::SmallVec;
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 /// Parts of fewer blocks than this, on average, share a buffer: a copy into the cache takes as long
 /// as an allocation and a piece of the reply for three or four blocks. A guess, not tuned.
 const OWN_BUFFER_BLOCKS: u32 = 4;
+
+/// Most parts of a request that are read at once, so that a large request does not fill the queue
+/// that the log's writes and other clients' reads go through.
+const AT_ONCE_MAX: usize = 64;
 
 /// Blocks of data that follow each other, with their checksums.
 #[derive(Clone, Debug)]
@@ -54,6 +61,9 @@ enum PartState<'a> {
 }
 
 type Parts<'a> = SmallVec<[Part<'a>; 1]>;
+
+/// The reads of one part.
+type BegunReads = SmallVec<[BegunRead; 1]>;
 
 impl Run {
     /// A run of one block.
@@ -99,6 +109,15 @@ impl<'a> Part<'a> {
     }
 }
 
+/// Waits for the reads of a part; `None` where one of them failed.
+async fn joined(reads: BegunReads) -> Option<Bytes> {
+    let mut all = BytesMut::new();
+    for read in reads {
+        all.unsplit(read.finish().await.ok()?);
+    }
+    (!all.is_empty()).then(|| all.freeze())
+}
+
 impl Disk {
     /// Reads runs of data and puts them into the cache. Hold a read pin.
     ///
@@ -117,7 +136,7 @@ impl Disk {
             })
             .collect();
         while parts.iter().any(|part| matches!(part.state, PartState::Wanted)) {
-            parts = self.begin(parts);
+            parts = self.begin(parts, fill.origin);
             // Before it waits for others' reads (keeps single_flight's I2).
             self.read_led(&mut parts, fill).await?;
             for part in &mut parts {
@@ -125,8 +144,10 @@ impl Disk {
                     part.state = match flight.landed().await {
                         None => PartState::Wanted,
                         Some(read) => {
-                            // Counts as a use of what was read ahead.
-                            let _counted = self.blocks.take(part.address, part.blocks());
+                            if fill.origin == Origin::Demand {
+                                // Counts as a use of what was read ahead.
+                                let _counted = self.blocks.take(part.address, part.blocks());
+                            }
                             let from = *from as usize * BLOCK_BYTES;
                             let len = part.checksums.len() * BLOCK_BYTES;
                             PartState::There(read?.slice(from..from + len))
@@ -147,7 +168,7 @@ impl Disk {
     }
 
     /// Decides for each wanted part who reads it, and cuts it where that changes.
-    fn begin<'a>(&'a self, wanted: Parts<'a>) -> Parts<'a> {
+    fn begin<'a>(&'a self, wanted: Parts<'a>, origin: Origin) -> Parts<'a> {
         let mut begun = Parts::with_capacity(wanted.len());
         for mut part in wanted {
             if !matches!(part.state, PartState::Wanted) {
@@ -156,7 +177,7 @@ impl Disk {
             }
             while !part.checksums.is_empty() {
                 let blocks = part.blocks().min(blocks_to_border(part.address));
-                let look = |blocks| self.blocks.look(part.address, blocks);
+                let look = |blocks| self.blocks.look(part.address, blocks, origin);
                 let (blocks, state) = match self.flights.begin(part.address, blocks, look) {
                     Begun::Cached(data) => {
                         ((data.len() / BLOCK_BYTES) as u32, PartState::There(data))
@@ -172,24 +193,42 @@ impl Disk {
         begun
     }
 
-    /// Reads the parts that this request leads, all at once, and lands them.
+    /// Reads the parts that this request leads, many at once, and lands each as soon as it and
+    /// those before it are there.
     async fn read_led(&self, parts: &mut Parts<'_>, fill: Fill<'_>) -> Result<()> {
-        let led = |part: &&Part<'_>| matches!(part.state, PartState::Led(_));
-        let (number, blocks) = parts
-            .iter()
-            .filter(led)
-            .fold((0, 0), |(number, blocks), part| (number + 1, blocks + part.blocks()));
+        let led = parts.iter().filter(|part| matches!(part.state, PartState::Led(_)));
+        let plan: SmallVec<[(Address, u32); 1]> =
+            led.map(|part| (part.address, part.blocks())).collect();
+        let blocks: u32 = plan.iter().map(|(_, blocks)| blocks).sum();
+        let number = plan.len() as u32;
         let is_shared = number > 1 && blocks < OWN_BUFFER_BLOCKS * number;
-        let read = match number {
-            0 => return Ok(()),
-            1 => None, // one read needs no list of them
-            _ => self.read_at_once(parts.iter().filter(led), is_shared).await,
+        let mut shared = match is_shared {
+            true => aligned(blocks as usize * BLOCK_BYTES),
+            false => BytesMut::new(),
         };
-        let mut read = read.map(IntoIterator::into_iter);
-        let mut failed = None;
+        // One read needs no list of them.
+        let mut to_begin = plan.iter().filter(|_| number > 1);
+        let (mut begun, mut failed) = (VecDeque::new(), None);
         for part in parts {
             let PartState::Led(_) = part.state else { continue };
-            let data = self.check(part, read.as_mut().and_then(Iterator::next)).await;
+            while begun.len() < AT_ONCE_MAX
+                && let Some((address, blocks)) = to_begin.next()
+            {
+                let bytes = *blocks as usize * BLOCK_BYTES;
+                let buffer = match is_shared {
+                    true => {
+                        let rest = shared.split_off(bytes);
+                        std::mem::replace(&mut shared, rest)
+                    }
+                    false => aligned(bytes),
+                };
+                begun.push_back(self.begin_reads(*address, *blocks, buffer));
+            }
+            let read = match begun.pop_front() {
+                Some(reads) => joined(reads).await,
+                None => None,
+            };
+            let data = self.check(part, read).await;
             let state = match &data {
                 Ok(data) => PartState::There(data.clone()),
                 Err(_) => PartState::Wanted,
@@ -197,10 +236,12 @@ impl Disk {
             let PartState::Led(lead) = std::mem::replace(&mut part.state, state) else {
                 unreachable!("looked at above")
             };
+            // What others get outlives this request, and so must not hold a buffer of all of it.
+            let data = data.map(|data| match is_shared {
+                true => Bytes::copy_from_slice(&data),
+                false => data,
+            });
             match &data {
-                Ok(data) if is_shared => {
-                    self.cache_blocks(part.address, &Bytes::copy_from_slice(data), fill);
-                }
                 Ok(data) => self.cache_blocks(part.address, data, fill),
                 Err(error) => failed = Some(error.clone()),
             }
@@ -209,48 +250,21 @@ impl Disk {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Reads parts with one submission, unchecked; `None` where one of them cannot be read.
-    async fn read_at_once<'a>(
-        &self,
-        parts: impl Iterator<Item = &'a Part<'a>> + Clone,
-        is_shared: bool,
-    ) -> Option<Vec<Bytes>> {
-        let bytes = |part: &Part<'_>| part.checksums.len() * BLOCK_BYTES;
-        let mut shared = aligned(if is_shared { parts.clone().map(bytes).sum() } else { 0 });
-        let mut reads: Vec<ReadInto> = Vec::new();
-        for part in parts.clone() {
-            let mut left = if is_shared {
-                let rest = shared.split_off(bytes(part));
-                std::mem::replace(&mut shared, rest)
-            } else {
-                aligned(bytes(part))
-            };
-            // Blocks that were moved lie apart from each other.
-            let stretches = self.segments.stretches(part.address, part.blocks())?;
-            if let [(offset, _)] = stretches[..] {
-                reads.push(ReadInto { offset, buf: left, len: bytes(part) });
-                continue;
-            }
-            for (offset, blocks) in stretches {
-                let len = blocks as usize * BLOCK_BYTES;
-                let rest = left.split_off(len);
-                let buf = std::mem::replace(&mut left, rest);
-                reads.push(ReadInto { offset, buf, len });
-            }
+    /// Starts to read blocks into a buffer: one read, or several where they were moved apart from
+    /// each other. None where they are in no segment.
+    fn begin_reads(&self, address: Address, blocks: u32, buffer: BytesMut) -> BegunReads {
+        let stretches = self.segments.stretches(address, blocks).unwrap_or_default();
+        if let [(offset, blocks)] = stretches[..] {
+            let read = self.file.begin_read(offset, buffer, blocks as usize * BLOCK_BYTES);
+            return BegunReads::from_iter([read]);
         }
-        let mut filled = self.file.read_all(reads).await.ok()?.into_iter();
-        let mut join = |len: usize| {
-            let mut joined = BytesMut::new();
-            while joined.len() < len {
-                joined.unsplit(filled.next().expect("as many buffers as reads"));
-            }
-            joined.freeze()
+        let mut left = buffer;
+        let begin = |(offset, blocks): (u64, u32)| {
+            let len = blocks as usize * BLOCK_BYTES;
+            let rest = left.split_off(len);
+            self.file.begin_read(offset, std::mem::replace(&mut left, rest), len)
         };
-        if !is_shared {
-            return Some(parts.map(|part| join(bytes(part))).collect());
-        }
-        let mut all = join(parts.clone().map(bytes).sum());
-        Some(parts.map(|part| all.split_to(bytes(part))).collect())
+        stretches.into_iter().map(begin).collect()
     }
 
     /// Checks what was `read` of a part, or reads it by itself.

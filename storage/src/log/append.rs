@@ -406,7 +406,8 @@ impl Log {
     }
 
     /// Places a record in the log and fills it in. Call it under the lock of the volume whose map
-    /// it will change.
+    /// it will change. Data without a gauge is no client's: it counts neither against a buffer nor
+    /// for fairness.
     ///
     /// # Errors
     /// Nothing was logged then.
@@ -422,7 +423,7 @@ impl Log {
             let own_bytes = gauge.map_or(0, |gauge| gauge.unwritten_bytes());
             let mut state = self.lock();
             let place = self.place(&mut state, &record)?;
-            if let Append::Data { volume, .. } = record {
+            if let (Append::Data { volume, .. }, Some(_)) = (record, gauge) {
                 self.note_writer(&mut state, volume, own_bytes);
             }
             place

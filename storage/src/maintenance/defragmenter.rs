@@ -1,12 +1,18 @@
 //! The defragmenter: puts leaves in order that reads in sequence met in many pieces, in the
 //! background.
 //!
-//! It works within a budget, after reads that requests wait for, and only while the store has ample
-//! room: what it logs again is garbage at its old place until reclaim frees it. A volume that is
+//! It works within a budget of bytes and of time, after reads that requests wait for, and only
+//! while the store has ample room: what it logs again is garbage at its old place until reclaim
+//! frees it. A volume that is
 //! only read at random is left alone, because no stream meets its leaves.
 
 use super::wake::{Failures, TICK, first_of};
-use crate::{base::Result, catalog::Volumes, core::LeafId};
+use crate::{
+    base::{Health, Result},
+    catalog::Volumes,
+    core::LeafId,
+    volume::Moved,
+};
 use futures_util::future::select;
 use sandstone_ring::runtime;
 use std::{
@@ -18,8 +24,11 @@ use std::{
     time::Duration,
 };
 
-/// Its part of the rate of reclaim, for what it reads and for what it logs.
+/// Its budget, as a part of the rate of reclaim, beside which it stands: for what it reads and for
+/// what it logs.
 const RATE_PART: u64 = 4;
+/// It rests for so many times as long as a leaf took, on a disk that is slower than its budget.
+const REST: u32 = 3;
 
 /// It works while at least one in this many blocks is free: in a fuller store reclaim has enough to
 /// do with what clients write.
@@ -85,21 +94,30 @@ impl Defragmenter {
         let has_room = engine.has_ample_room()
             && !space.throttle().is_on()
             && space.free_blocks() >= space.usable_blocks() / FREE_PART;
-        if has_room && !engine.health.is_stopped() { engine.fragmented.next() } else { None }
+        let is_ready = has_room && engine.health.get() == Health::Ready;
+        if is_ready { engine.fragmented.next() } else { None }
     }
 
     async fn defragment(&self, LeafId { volume, leaf }: LeafId) -> Result<()> {
         let engine = &self.volumes.engine;
         let found = self.volumes.lock().by_number(volume).cloned();
-        let Some(volume) = found else { return Ok(()) }; // deleted meanwhile
+        let Some(volume) = found else {
+            runtime::yield_now().await;
+            return Ok(()); // deleted meanwhile
+        };
         engine.disk.demand.wait_idle().await;
-        let bytes = volume.defragment(leaf).await?;
-        if bytes > 0 {
+        let began = runtime::now();
+        let done = volume.defragment(leaf).await;
+        if let Ok(Moved { logged, .. }) = done
+            && logged > 0
+        {
             self.leaves.fetch_add(1, Relaxed);
-            self.bytes.fetch_add(bytes, Relaxed);
-            let time = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-            select(pin!(engine.shutdown.begun()), runtime::sleep(time)).await;
+            self.bytes.fetch_add(logged, Relaxed);
         }
-        Ok(())
+        let Moved { read, logged } = *done.as_ref().unwrap_or(&Moved::default());
+        let budget = Duration::from_secs_f64((read + logged) as f64 / self.bytes_per_second as f64);
+        let rest = budget.max(REST * runtime::now().saturating_sub(began));
+        select(pin!(engine.shutdown.begun()), runtime::sleep(rest)).await;
+        done.map(|_| ())
     }
 }

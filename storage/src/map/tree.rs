@@ -259,7 +259,7 @@ impl Tree {
     }
 
     /// Calls `each` for the blocks from `start` on, in order, with number of blocks, state (`None`:
-    /// a hole), and for data the leaf with its checksums and the block in it. Calls before a
+    /// a hole), and within a leaf that leaf with its checksums and the block in it. Calls before a
     /// missing node are valid.
     pub(crate) fn visit(
         &self,

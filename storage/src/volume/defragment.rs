@@ -6,9 +6,9 @@
 //!       still the same addresses, all of them this volume's alone ─► logged in order, mapped
 //! ```
 //!
-//! I1  Nothing changes for readers: the bytes are those that the map's checksums name, and each
-//!     block is mapped anew only while it has the address that was read. An address names the same
-//!     bytes forever.
+//! I1  Nothing changes for readers, and a leaf that does not move leaves the map as it is: the
+//!     bytes are those that the map's checksums name, and each block is mapped anew only while it
+//!     has the address that was read. An address names the same bytes forever.
 //! I2  Sharing stays: a block that a snapshot or fork may have too is left where it is (birthday
 //!     rule), or its copy would take space.
 //! I3  It needs no order of its own: a record that is lost in a crash leaves the older address,
@@ -16,15 +16,15 @@
 
 use super::write::{Chunk, Stopped};
 use crate::{
-    base::{Address, BLOCK_BYTES, LEAF_BLOCKS, Result},
+    base::{Address, BLOCK_BYTES, Blindness, Kind, LEAF_BLOCKS, Result, is_blind_to},
     cache::Origin,
     core::LeafId,
     disk::{Fill, NodesInHand, Run},
-    map::{Mapping, MappingState},
+    format::RunState,
+    map::{Mapping, MappingState, Tree},
     volume::Volume,
 };
 use bytes::{Bytes, BytesMut};
-use sandstone_ring::runtime;
 use std::{collections::VecDeque, ops::ControlFlow};
 
 /// Requests of at least so many bytes are of a reader that would gain: a file system's read-ahead
@@ -34,9 +34,47 @@ pub(super) const REQUEST_BYTES_MIN: u64 = 64 << 10;
 /// about as much again as a seek in the queue. A guess, not tuned.
 const RUN_BLOCKS: u64 = 8;
 
-/// Whether data blocks in so many runs are many pieces.
-fn is_fragmented(blocks: u64, runs: u64) -> bool {
-    runs > 1 && blocks < RUN_BLOCKS * runs
+/// How some data of a volume lies in the store.
+#[derive(Debug, Default)]
+struct Layout {
+    blocks: u64,
+    /// Those that are the volume's alone.
+    own_blocks: u64,
+    /// Stretches of addresses that follow each other; a hole in the volume ends none.
+    pieces: u64,
+    next: u64,
+    /// Addresses from this raw one on are the volume's alone.
+    shared_below: u64,
+}
+
+impl Layout {
+    /// No data yet of the volume with this map.
+    fn of(tree: &Tree) -> Self {
+        let blind = is_blind_to(Blindness::MoveShared);
+        let shared_below = if blind { 0 } else { tree.birthday().shared_below };
+        Self { shared_below, ..Self::default() }
+    }
+
+    /// Adds the next data of the volume.
+    fn add(&mut self, address: Address, blocks: u64) {
+        let (first, end) = (address.raw(), address.raw() + blocks);
+        self.pieces += u64::from(first != self.next);
+        self.next = end;
+        self.blocks += blocks;
+        self.own_blocks += end.saturating_sub(first.max(self.shared_below));
+    }
+
+    /// Whether it lies in many pieces, all of which may move.
+    fn is_to_move(&self) -> bool {
+        self.own_blocks == self.blocks && self.pieces > 1 && self.blocks < RUN_BLOCKS * self.pieces
+    }
+}
+
+/// What was done for a leaf, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moved {
+    pub(crate) read: u64,
+    pub(crate) logged: u64,
 }
 
 impl Volume {
@@ -49,51 +87,59 @@ impl Volume {
         }
         let first = offset / BLOCK_BYTES as u64;
         let end = (offset + len).div_ceil(BLOCK_BYTES as u64);
-        let (mut runs, mut blocks) = (0, 0);
-        let visited = inner.lock().tree.visit(
-            &engine.disk.nodes,
-            first,
-            end - first,
-            &mut |number, _, leaf| {
-                if leaf.is_some() {
-                    (runs, blocks) = (runs + 1, blocks + number);
-                }
-                ControlFlow::Continue(())
-            },
-        );
-        if visited.is_ok() && is_fragmented(blocks, runs) {
+        let (layout, visited) = {
+            let tree = &inner.lock().tree;
+            let mut layout = Layout::of(tree);
+            let visited =
+                tree.visit(&engine.disk.nodes, first, end - first, &mut |blocks, run, _| {
+                    if let Some(RunState::Data(address)) = run {
+                        layout.add(address, blocks);
+                    }
+                    ControlFlow::Continue(())
+                });
+            (layout, visited)
+        };
+        if visited.is_ok() && layout.is_to_move() {
             for leaf in first / LEAF_BLOCKS..end.div_ceil(LEAF_BLOCKS) {
                 engine.fragmented.note(LeafId { volume: inner.number, leaf });
             }
         }
     }
 
-    /// Logs the data of a leaf again in order. Returns the number of bytes that were logged: 0
-    /// where the leaf does not lie in many pieces, is shared in part, changes, or the store has no
-    /// room at once.
+    /// Logs the data of a leaf again in order. Logs nothing where the leaf does not lie in many
+    /// pieces or is shared in part, and ends early where it changes meanwhile, is deleted, or the
+    /// store has no room at once.
     ///
     /// # Errors
-    /// [`crate::Kind::Io`], [`crate::Kind::Corrupt`] when map or data cannot be read;
-    /// [`crate::Kind::NotFound`] after deletion. Nothing was changed.
-    pub(crate) async fn defragment(&self, leaf: u64) -> Result<u64> {
+    /// [`crate::Kind::Io`], [`crate::Kind::Corrupt`] when map or data cannot be read. What was
+    /// logged until then stays.
+    pub(crate) async fn defragment(&self, leaf: u64) -> Result<Moved> {
         let (inner, engine) = (&*self.inner, &self.inner.engine);
         let first = leaf * LEAF_BLOCKS;
         // A block that the volume's end cuts is left alone.
         let end = (first + LEAF_BLOCKS).min(self.size_bytes() / BLOCK_BYTES as u64);
+        let mut moved = Moved::default();
         if end <= first {
-            return Ok(0);
+            return Ok(moved);
         }
         let mut moves = {
             let _pin = engine.pins.pin();
-            let mappings = inner.mappings(first, end - first).await?;
-            let data = mappings.iter().filter(|mapping| is_data(mapping));
-            let (runs, blocks) = data.fold((0, 0), |(n, blocks), run| (n + 1, blocks + run.blocks));
-            if !is_fragmented(blocks, runs) {
-                return Ok(0);
+            let mappings = match inner.mappings(first, end - first).await {
+                Err(error) if error.kind() == Kind::NotFound => return Ok(moved),
+                found => found?,
+            };
+            let mut layout = Layout::of(&inner.lock().tree);
+            for Mapping { blocks, state } in &mappings {
+                if let MappingState::Data(address, _) = state {
+                    layout.add(*address, *blocks);
+                }
             }
+            if !layout.is_to_move() {
+                return Ok(moved);
+            }
+            moved.read = layout.blocks * BLOCK_BYTES as u64;
             moves_of(first, &mappings, self.read_data_of(&mappings).await?)
         };
-        self.wait_buffer().await;
         engine.wait_clean().await;
         let left = |moves: &VecDeque<Chunk>| moves.iter().map(Chunk::data_blocks).sum::<u64>();
         let all = left(&moves);
@@ -108,16 +154,13 @@ impl Volume {
                     engine.log.pump();
                     room.await;
                 }
-                Err(Stopped::Failed(error)) => return Err(error),
                 Ok(()) | Err(_) => break,
             }
         }
-        runtime::yield_now().await;
-        Ok((all - left(&moves)) * BLOCK_BYTES as u64)
+        moved.logged = (all - left(&moves)) * BLOCK_BYTES as u64;
+        Ok(moved)
     }
-}
 
-impl Volume {
     /// The data of some mappings in order, from staging, the cache or the disk. Hold a read pin.
     async fn read_data_of(&self, mappings: &[Mapping]) -> Result<Bytes> {
         let engine = &self.inner.engine;
@@ -143,7 +186,8 @@ impl Volume {
                 at += 1;
             }
         }
-        let fill = Fill { account: &self.effective.account, origin: Origin::Readahead };
+        // Not into the cache: no map will name these addresses for long.
+        let fill = Fill { account: None, origin: Origin::Readahead };
         let read = engine.disk.read_runs(&runs, fill).await?;
         let mut staged = staged.into_iter().peekable();
         let blocks: u64 = mappings.iter().filter(|m| is_data(m)).map(|m| m.blocks).sum();

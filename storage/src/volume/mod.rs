@@ -15,6 +15,7 @@ pub use read::{BegunRead, Extent, ExtentState, Piece, UnfinishedRead};
 pub use readahead::Readahead;
 pub use write::{Allocation, Begun, Receipt, Unfinished};
 
+pub(crate) use defragment::Moved;
 pub(crate) use effective_settings::EffectiveSettings;
 pub(crate) use handle::{Inner, State};
 pub(crate) use leaf_memo::{LeafMemo, Remembered};

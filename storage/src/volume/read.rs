@@ -92,7 +92,8 @@ struct Found {
 impl Volume {
     /// Reads `len` bytes from `offset`: pieces in order that add up to `len`.
     ///
-    /// Dropping the future abandons the read; the store's own operations end by themselves.
+    /// Dropping the future abandons the read; the store's own operations end by themselves. Poll it
+    /// or drop it: others who want the same blocks wait for it.
     ///
     /// # Errors
     /// [`crate::Kind::OutOfRange`], [`crate::Kind::NotFound`]; [`crate::Kind::Io`] and
@@ -226,7 +227,7 @@ impl Volume {
     }
 
     /// Brings the parts of a range (at most [`FETCH_BYTES`]) that are not in memory into the cache.
-    /// Returns the number of bytes that were read.
+    /// Returns the number of bytes of those parts.
     pub(crate) async fn bring_in(&self, offset: u64, len: u64, fill: Fill<'_>) -> Result<u64> {
         let (volume, block_bytes) = (&*self.inner, BLOCK_BYTES as u64);
         let (first, end) = (offset / block_bytes, (offset + len).div_ceil(block_bytes));
@@ -251,7 +252,7 @@ impl Volume {
 
     /// For what requests read: into this handle's share of the cache.
     pub(super) fn demand_fill(&self) -> Fill<'_> {
-        Fill { account: &self.effective.account, origin: Origin::Demand }
+        Fill { account: Some(&self.effective.account), origin: Origin::Demand }
     }
 
     /// Takes the blocks that are in memory, and notes the others as misses.

@@ -40,6 +40,7 @@ const STREAM_READS: u32 = 3;
 const STEP_BYTES_MIN: u64 = 128 << 10;
 /// Most bytes that are copied out of memory at once, while the connections of the thread wait.
 const NOW_BYTES_MAX: u32 = 64 << 10;
+
 /// Reads a volume for one connection, with read-ahead.
 pub struct Readahead {
     volume: Volume,
@@ -80,6 +81,7 @@ impl Readahead {
     /// # Errors
     /// As [`Volume::read`]. A fetch that fails is not reported; a later read of the same bytes is.
     pub async fn read(&self, offset: u64, len: u32) -> Result<Vec<Piece>> {
+        self.volume.inner.check_range(offset, u64::from(len))?;
         self.notice(offset, u64::from(len));
         self.volume.read(offset, len).await
     }
@@ -192,7 +194,7 @@ impl Fetch {
                 break;
             }
             self.at.set(at + len);
-            let fill = Fill { account: &volume.effective.account, origin: Origin::Readahead };
+            let fill = Fill { account: Some(&volume.effective.account), origin: Origin::Readahead };
             match volume.bring_in(at, len, fill).await {
                 Ok(bytes) => {
                     inner.usage.prefetched_bytes.fetch_add(bytes, Relaxed);

@@ -537,6 +537,12 @@ impl Volume {
         nodes: &impl Nodes,
     ) -> Result<(), Stopped> {
         for (i, chunk) in chunks.iter().enumerate() {
+            // Before anything is prepared: what does not move leaves the map as it is.
+            if let Some(addresses) = &chunk.moved_from
+                && !state.tree.owns_at(nodes, chunk.block, addresses).map_err(Stopped::Missing)?
+            {
+                return Err(Stopped::MoveChanged);
+            }
             // The log may take data in parts, each of which changes the map.
             let mode = match chunk.content {
                 Content::Data { .. } => ReplaceMode::Parts,
@@ -553,11 +559,6 @@ impl Volume {
                 if Seen::from(&now[0].state) != edge.seen && !is_blind_to(Blindness::EdgeChanged) {
                     return Err(Stopped::EdgeChanged(i));
                 }
-            }
-            if let Some(addresses) = &chunk.moved_from
-                && !state.tree.owns_at(nodes, chunk.block, addresses).map_err(Stopped::Missing)?
-            {
-                return Err(Stopped::MoveChanged);
             }
         }
         while let Some(chunk) = chunks.front_mut() {
@@ -592,7 +593,8 @@ impl Volume {
             Content::Data { data, checksums } => {
                 let record =
                     Append::Data { volume: self.inner.number, block: chunk.block, data, checksums };
-                let appended = log.append(record, Some(&self.effective.gauge))?;
+                let gauge = chunk.moved_from.is_none().then_some(&self.effective.gauge);
+                let appended = log.append(record, gauge)?;
                 let done = u64::from(appended.blocks);
                 let new = NewState::Data(appended.address, &checksums[..appended.blocks as usize]);
                 self.map(state, chunk.block, done, new);

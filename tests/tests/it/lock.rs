@@ -33,5 +33,8 @@ fn store_is_free_at_once_after_kill() {
     for _ in 0..3 {
         server.kill();
         server.start_again().unwrap();
+        // No write of the last one was under way, so there was nothing to wait for.
+        let log = server.log();
+        assert!(log.contains("store") && !log.contains("waiting for another server"), "{log}");
     }
 }

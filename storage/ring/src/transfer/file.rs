@@ -17,20 +17,9 @@ const SECTOR_BYTES: usize = 512;
 /// Interval at which a lock that another process holds is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// One of several reads.
-#[derive(Debug)]
-pub struct ReadInto {
-    /// Where it begins in the file.
-    pub offset: u64,
-    /// Appended to; it must have the room.
-    pub buf: BytesMut,
-    /// Number of bytes; not zero.
-    pub len: usize,
-}
-
-/// A read that was started.
-struct BegunRead<'a> {
-    file: &'a File,
+/// A read that was started. Dropping it leaves the buffer to the read.
+pub struct BegunRead {
+    file: File,
     operation: Operation,
     offset: u64,
     len: usize,
@@ -38,8 +27,12 @@ struct BegunRead<'a> {
     len_before: usize,
 }
 
-impl BegunRead<'_> {
-    async fn finish(self) -> io::Result<BytesMut> {
+impl BegunRead {
+    /// Waits for all of it.
+    ///
+    /// # Errors
+    /// As [`File::read`].
+    pub async fn finish(self) -> io::Result<BytesMut> {
         let Self { file, mut operation, offset, len, len_before } = self;
         let mut done = 0;
         loop {
@@ -107,29 +100,16 @@ impl File {
         self.begin_read(offset, buf, len).finish().await
     }
 
-    /// Does several reads as [`read`](File::read) does one, all submitted together. Returns the
-    /// buffers in the same order.
-    ///
-    /// # Errors
-    /// The first error in that order, of those of [`read`](File::read).
+    /// Starts a read as [`read`](File::read) does it, for a caller that starts several before it
+    /// waits for the first: all that is started in one turn is submitted together.
     ///
     /// # Panics
     /// As [`read`](File::read), and for an empty range.
-    pub async fn read_all(&self, reads: Vec<ReadInto>) -> io::Result<Vec<BytesMut>> {
-        let begin = |read: ReadInto| self.begin_read(read.offset, read.buf, read.len);
-        let begun: Vec<BegunRead<'_>> = reads.into_iter().map(begin).collect();
-        let mut filled = Vec::with_capacity(begun.len());
-        for read in begun {
-            filled.push(read.finish().await?);
-        }
-        Ok(filled)
-    }
-
-    fn begin_read(&self, offset: u64, buf: BytesMut, len: usize) -> BegunRead<'_> {
+    pub fn begin_read(&self, offset: u64, buf: BytesMut, len: usize) -> BegunRead {
         let len_before = buf.len();
         assert!(len > 0 && buf.capacity() - len_before >= len, "no room for {len} bytes");
         let operation = start(Op::Read { file: self.clone(), offset, len, buf });
-        BegunRead { file: self, operation, offset, len, len_before }
+        BegunRead { file: self.clone(), operation, offset, len, len_before }
     }
 
     /// Writes all of `data` to `offset`. The data belongs to the write until its completion, also

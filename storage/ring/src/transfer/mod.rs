@@ -6,5 +6,5 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use file::ReadInto;
+pub use file::BegunRead;
 pub use socket::Socket;

@@ -78,7 +78,7 @@
 //! | mark, victim | the walk that finds live blocks; a segment that reclaim empties |
 //! | forward | copying live blocks; addresses stay, look-ups are led to the copy |
 //! | destination | the segment that takes moved blocks |
-//! | extent | 64 KiB of addresses, the unit of the cache of data |
+//! | extent | in the cache: 64 KiB of addresses; in block status: a range of one state |
 //! | flight, lead, follow | a read under way; doing it, or waiting for another's |
 //! | retired | of a segment without references: free once a checkpoint without it is durable |
 //! | prepared slot | all of its blocks are written and synced: a plain write survives the host |

@@ -148,6 +148,13 @@ pub(crate) struct Birthday {
     pub(crate) own_blocks: u64,
 }
 
+impl Birthday {
+    /// How many of these blocks are the map's alone.
+    pub(crate) fn own_in(&self, first: Address, blocks: u64) -> u64 {
+        (first.raw() + blocks).saturating_sub(first.raw().max(self.shared_below))
+    }
+}
+
 /// A volume's map as the catalog names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StoredMap {

@@ -108,15 +108,16 @@ pub(crate) struct Touched {
 
 /// The effects of a change of the map.
 struct Change {
-    shared_below: u64,
+    /// That of the map before.
+    birthday: Birthday,
     touched: Touched,
     /// Data blocks removed that were the map's alone.
     own_removed: u64,
 }
 
 impl Change {
-    fn new(shared_below: u64) -> Self {
-        Self { shared_below, touched: Touched::default(), own_removed: 0 }
+    fn new(birthday: Birthday) -> Self {
+        Self { birthday, touched: Touched::default(), own_removed: 0 }
     }
 
     /// A node at `level` becomes dirty. `was_own` says that it replaces a node that no other map
@@ -128,8 +129,7 @@ impl Change {
 
     /// A leaf's run of data is removed.
     fn remove(&mut self, address: Address, blocks: u64) {
-        self.own_removed +=
-            (address.raw() + blocks).saturating_sub(address.raw().max(self.shared_below));
+        self.own_removed += self.birthday.own_in(address, blocks);
     }
 
     /// All below a child is removed.
@@ -144,7 +144,7 @@ impl Change {
         match leaf {
             Some(leaf) => leaf
                 .each_data(0, LEAF_BLOCKS as u16, |address, blocks| self.remove(address, blocks)),
-            None if self.shared_below == 0 => self.own_removed += child.mapped(),
+            None if self.birthday.shared_below == 0 => self.own_removed += child.mapped(),
             // Whether its blocks are the map's own is unknown: until the mark counts, they stay in
             // the count.
             None => {}
@@ -217,8 +217,7 @@ impl Tree {
         let mut own = 0;
         let done = self.visit(nodes, start, len, &mut |blocks, state, _| {
             if let Some(RunState::Data(address)) = state {
-                own += (address.raw() + blocks)
-                    .saturating_sub(address.raw().max(self.birthday.shared_below));
+                own += self.birthday.own_in(address, blocks);
             }
             ControlFlow::Continue(())
         });
@@ -239,7 +238,7 @@ impl Tree {
         let (mut expected, len) = (addresses.iter(), addresses.len() as u64);
         let done = self.visit(nodes, start, len, &mut |blocks, state, _| {
             let Some(RunState::Data(first)) = state else { return ControlFlow::Break(()) };
-            let is_own = first.raw() >= self.birthday.shared_below;
+            let is_own = self.birthday.own_in(first, blocks) == blocks;
             let is_there = (0..blocks as u32).all(|i| expected.next() == Some(&first.plus(i)));
             let is_own = is_own || is_blind_to(Blindness::MoveShared);
             let is_there = is_there || is_blind_to(Blindness::MoveChanged);
@@ -310,7 +309,7 @@ impl Tree {
         mode: ReplaceMode,
         touched: &mut Touched,
     ) -> Result<(), Missing> {
-        let mut change = Change::new(self.birthday.shared_below);
+        let mut change = Change::new(self.birthday);
         let prepared = prepare(&mut self.root, nodes, ROOT_LEVEL, start, len, mode, &mut change);
         touched.dirtied += change.touched.dirtied;
         touched.added_blocks += change.touched.added_blocks;
@@ -364,14 +363,13 @@ impl Tree {
             self.birthday_changes += 1;
             return Touched::default();
         }
-        let shared_below = self.birthday.shared_below;
-        let mut change = Change::new(shared_below);
+        let mut change = Change::new(self.birthday);
         let delta = replace(&mut self.root, nodes, ROOT_LEVEL, start, len, state, &mut change);
         self.mapped = self.mapped.checked_add_signed(delta).expect("the count follows the map");
         let own = &mut self.birthday.own_blocks;
         *own = own.saturating_sub(change.own_removed);
         if let NewState::Data(address, _) = state {
-            debug_assert!(address.raw() >= shared_below, "new data is younger than every copy");
+            debug_assert_eq!(change.birthday.own_in(address, len), len, "younger than every copy");
             *own += len;
         }
         let clipped = own.saturating_sub(self.mapped);
@@ -529,7 +527,7 @@ fn own<'a>(
 ) -> Result<&'a mut NodeBody, Missing> {
     // The addresses of nodes do not show their age as those of data do: a segment of nodes may be
     // newer than the log's next one.
-    let is_own = |change: &Change| change.shared_below == 0;
+    let is_own = |change: &Change| change.birthday.shared_below == 0;
     let mut was_own = false;
     let fresh = match child {
         Child::Loaded(node) => {

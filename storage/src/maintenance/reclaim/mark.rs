@@ -229,7 +229,7 @@ impl Mark {
     ) {
         let Root { family, tree } = &roots[root];
         let shared_below = tree.birthday().shared_below;
-        let own = (address.raw() + u64::from(len)).saturating_sub(address.raw().max(shared_below));
+        let own = tree.birthday().own_in(address, u64::from(len));
         self.counted.own[root] += own; // keeps I3
         let Some(words) = self.alive.get_mut(&address.segment()) else {
             let shared =

@@ -2,7 +2,8 @@
 //! what is shared, not what a crash leaves.
 
 use crate::world::{
-    BLOCK, Death, Random, Shape, World, filled, for_seeds, name, read, shape, volume, write,
+    BLOCK, Death, Random, Shape, World, filled, for_seeds, leave_staging, name, read, shape,
+    volume, write,
 };
 use futures_util::future::join;
 use sandstone_ring::{Runtime, runtime};
@@ -33,12 +34,6 @@ async fn scattered(store: &Store, number: u128, seed: u64) -> (Volume, Vec<u8>) 
 
 async fn put(volume: &Volume, block: u64, tag: u8) {
     write(volume, block, &vec![tag; BLOCK as usize].into()).await;
-}
-
-async fn leave_staging(store: &Store, number: u128) {
-    let other = volume(store, number + 1000, 400, false).await;
-    write(&other, 0, &filled(200, 1)).await;
-    write(&other, 200, &filled(200, 1)).await;
 }
 
 async fn holds(volume: &Volume, tags: &[u8]) {

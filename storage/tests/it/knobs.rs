@@ -1,13 +1,12 @@
 //! The four knobs of a volume: each does what it says, and the test fails where it does nothing.
 
 use crate::world::{
-    BLOCK, Death, Random, Shape, World, assert_holds, filled, name, shape, volume, write,
+    BLOCK, Death, Random, Shape, World, assert_holds, change, filled, name, shape, volume, write,
 };
 use futures_util::poll;
 use sandstone_ring::{OpKind, Runtime, runtime};
 use sandstone_storage::{
-    Begun, BegunRead, Durability, Kind, Piece, Readahead, Settings, SettingsOverride, StagingFate,
-    Volume, VolumeChange,
+    Begun, BegunRead, Durability, Kind, Piece, Readahead, SettingsOverride, StagingFate, Volume,
 };
 use std::time::Duration;
 
@@ -34,17 +33,6 @@ async fn touch(volume: &Volume, blocks: impl Iterator<Item = u64>) {
     for block in blocks {
         volume.read(block * BLOCK, BLOCK as u32).await.expect("a read");
     }
-}
-
-async fn change(
-    store: &sandstone_storage::Store,
-    number: u128,
-    change: impl FnOnce(&mut Settings),
-) {
-    let mut settings = store.volume(name(number)).expect("the volume").settings();
-    change(&mut settings);
-    let change = VolumeChange { settings: Some(settings), ..VolumeChange::default() };
-    store.update_volume(name(number), change).await.expect("a change");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Many who read the same blocks: they come from the disk once, whoever asks first, whoever leaves
 //! meanwhile, and whatever fails.
 
-use crate::world::{BLOCK, Random, Shape, World, filled, name, read, shape, volume, write};
+use crate::world::{
+    BLOCK, Random, Shape, World, change, filled, leave_staging, name, read, shape, volume, write,
+};
 use futures_util::{future::join_all, poll};
 use sandstone_ring::{OpKind, Runtime, runtime};
-use sandstone_storage::{
-    ForkSpec, Health, Kind, Readahead, Result, Settings, Store, Volume, VolumeChange,
-};
+use sandstone_storage::{ForkSpec, Health, Kind, Readahead, Result, Store, Volume};
 use std::time::Duration;
 
 const EIO: i32 = 5;
@@ -30,13 +30,8 @@ async fn fleet(store: &Store, forks: u128, at_random: bool) -> Vec<Volume> {
             write(&base, block, &filled(16, (block / 16 * 16) as u8).slice(within(block))).await;
         }
     }
-    let settings = Settings { cache_bytes: 1 << 30, ..base.settings() };
-    let change = VolumeChange { settings: Some(settings), ..VolumeChange::default() };
-    store.update_volume(name(1), change).await.expect("a change");
-    // The log leaves staging.
-    let other = volume(store, 2, 400, false).await;
-    write(&other, 0, &filled(200, 1)).await;
-    write(&other, 200, &filled(200, 1)).await;
+    change(store, 1, |settings| settings.cache_bytes = 1 << 30).await;
+    leave_staging(store, 1).await;
     let mut made = Vec::new();
     for number in 10..10 + forks {
         let id = name(number);
@@ -147,9 +142,7 @@ fn stream_joins_what_is_read_ahead_for_it() {
     Runtime::simulated(5).block_on(async {
         let (store, _) = world.open().await.expect("a new store");
         let forks = fleet(&store, 1, false).await;
-        let settings = Settings { prefetch_mib: 1, ..forks[0].settings() };
-        let change = VolumeChange { settings: Some(settings), ..VolumeChange::default() };
-        store.update_volume(name(10), change).await.expect("a change");
+        change(&store, 10, |settings| settings.prefetch_mib = 1).await;
         let reader = Readahead::new(forks[0].clone());
         let before = world.disk.read_bytes();
         for block in (0..BASE_BLOCKS).step_by(32) {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use sandstone_ring::{File, Placement, SharedMemory, sim::SimDisk};
 use sandstone_storage::{
     Begun, Durability, Kind, Piece, RecoveryReport, Result, Settings, StoppedStore, Store, Volume,
-    VolumeSpec, sim::Parts,
+    VolumeChange, VolumeSpec, sim::Parts,
 };
 use std::{cell::RefCell, sync::Arc};
 use uuid::Uuid;
@@ -369,4 +369,20 @@ pub(crate) async fn assert_holds(volume: &Volume, block: u64, data: &Bytes) {
 
 pub(crate) async fn trim(volume: &Volume, block: u64, blocks: u64) {
     volume.trim(block * BLOCK, blocks * BLOCK, Durability::Volatile).await.expect("a trim");
+}
+
+/// Changes the settings of a volume.
+pub(crate) async fn change(store: &Store, number: u128, change: impl FnOnce(&mut Settings)) {
+    let mut settings = store.volume(name(number)).expect("the volume").settings();
+    change(&mut settings);
+    let change = VolumeChange { settings: Some(settings), ..VolumeChange::default() };
+    store.update_volume(name(number), change).await.expect("a change");
+}
+
+/// Writes so much to a new volume, of this number and a thousand, that nothing before it is in
+/// staging.
+pub(crate) async fn leave_staging(store: &Store, number: u128) {
+    let other = volume(store, number + 1000, 400, false).await;
+    write(&other, 0, &filled(200, 1)).await;
+    write(&other, 200, &filled(200, 1)).await;
 }

@@ -18,7 +18,11 @@ fn told(store: &Store) -> String {
         ("used", store.used, "by them now"),
         ("free", store.free, "for new data; overwrites need none"),
         ("garbage", store.garbage, "that reclaim gives back"),
-        ("held back", store.held_back, "for the log, maps, checkpoints and reclaim"),
+        (
+            "held back",
+            store.held_back,
+            "for log, maps, checkpoints and reclaim, and what the file system below cannot back",
+        ),
     ];
     let mut text: String = lines
         .iter()

@@ -3,8 +3,8 @@
 //!
 //! It works within a budget of bytes and of time, after reads that requests wait for, and only
 //! while the store has ample room: what it logs again is garbage at its old place until reclaim
-//! frees it. A volume that is
-//! only read at random is left alone, because no stream meets its leaves.
+//! frees it. A volume that is only read at random is left alone, because no stream meets its
+//! leaves.
 
 use super::wake::{Failures, TICK, first_of};
 use crate::{
@@ -57,9 +57,14 @@ impl Defragmenter {
         Self { volumes, bytes_per_second, leaves, bytes }
     }
 
-    /// Leaves that were put in order since the start, and bytes that were logged again for that.
-    pub(crate) fn stats(&self) -> (u64, u64) {
-        (self.leaves.load(Relaxed), self.bytes.load(Relaxed))
+    /// Leaves that were put in order since the start.
+    pub(crate) fn leaves(&self) -> u64 {
+        self.leaves.load(Relaxed)
+    }
+
+    /// Bytes that were logged again for that.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 
     /// Runs until the store closes.

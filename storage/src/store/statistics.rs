@@ -86,7 +86,6 @@ impl Store {
         let (segments, counters) = (&engine.disk.segments, &engine.log.counters);
         let cache = engine.disk.usage.stats();
         let geometry = segments.geometry;
-        let (defragmented_leaves, defragmented_bytes) = maintenance.defragmenter.stats();
         StoreStats {
             capacity_bytes: u64::from(geometry.slots) * geometry.segment_bytes(),
             usable_bytes: engine.space.usable_blocks() * BLOCK_BYTES as u64,
@@ -116,8 +115,8 @@ impl Store {
             ready_bytes: segments.prepared() as u64 * geometry.segment_bytes(),
             placement: engine.disk.file.placement(),
             prepared_bytes: maintenance.slot_pool.prepared_bytes(),
-            defragmented_leaves,
-            defragmented_bytes,
+            defragmented_leaves: maintenance.defragmenter.leaves(),
+            defragmented_bytes: maintenance.defragmenter.bytes(),
             reclaims: engine.reclaim.rounds_ended(),
             cache_hits: cache.cache_hits,
             cache_misses: cache.cache_misses,

@@ -12,10 +12,10 @@ use smallvec::SmallVec;
 /// Blocks of an extent (64 KiB). It begins at a multiple of that within its segment.
 pub(crate) const EXTENT_BLOCKS: u64 = 16;
 
-/// Overhead of a run in bytes: its place in the extent, its reference count, the allocator's head.
-pub(super) const RUN_BYTES: usize = 64;
+/// Overhead of a buffer in bytes: its place in the extent, its reference count, the allocator's head.
+pub(super) const BUFFER_BYTES: usize = 64;
 
-/// A part of a run that is at most one in so many of its bytes is copied out, so that the replies
+/// A part of a buffer that is at most one in so many of its bytes is copied out, so that the replies
 /// of a client that does not take them hold no more than this many times what they were admitted
 /// for.
 const COPIED_PART: usize = 4;
@@ -41,9 +41,9 @@ pub(crate) enum Look<T> {
 
 /// What is in memory of an extent.
 #[derive(Debug, Default)]
-pub(crate) struct Extent {
+pub(crate) struct CachedExtent {
     /// None of them overlap.
-    runs: SmallVec<[Run; 1]>,
+    buffers: SmallVec<[Buffer; 1]>,
     /// Blocks that a request has used, a bit each.
     used: u16,
     /// Blocks that were read ahead and no request has used yet.
@@ -52,7 +52,7 @@ pub(crate) struct Extent {
 
 /// Blocks that were read together, in memory of their own.
 #[derive(Debug)]
-struct Run {
+struct Buffer {
     first: u8,
     data: Bytes,
 }
@@ -67,7 +67,7 @@ fn within(block: Address) -> u32 {
     (block.raw() % EXTENT_BLOCKS) as u32
 }
 
-impl Run {
+impl Buffer {
     fn first(&self) -> u32 {
         u32::from(self.first)
     }
@@ -77,44 +77,44 @@ impl Run {
     }
 }
 
-impl Parts for Extent {
+impl Parts for CachedExtent {
     fn used(&self) -> u16 {
         self.used
     }
 }
 
-impl Extent {
+impl CachedExtent {
     /// Whether a block is there.
     pub(super) fn holds(&self, block: Address) -> bool {
-        self.run_at(within(block)).is_some()
+        self.buffer_at(within(block)).is_some()
     }
 
-    fn run_at(&self, at: u32) -> Option<&Run> {
-        self.runs.iter().find(|run| run.first() <= at && at < run.end())
+    fn buffer_at(&self, at: u32) -> Option<&Buffer> {
+        self.buffers.iter().find(|buffer| buffer.first() <= at && at < buffer.end())
     }
 
     /// Blocks of these that are missing from the first on.
     pub(super) fn missing(&self, first: Address, blocks: u32) -> u32 {
         let at = within(first);
-        let next = self.runs.iter().map(Run::first).filter(|first| *first >= at).min();
-        match self.run_at(at) {
+        let next = self.buffers.iter().map(Buffer::first).filter(|first| *first >= at).min();
+        match self.buffer_at(at) {
             Some(_) => 0,
             None => next.map_or(blocks, |next| blocks.min(next - at)),
         }
     }
 
-    /// Blocks from `first` on, as many as lie in one run, at most `blocks`.
+    /// Blocks from `first` on, as many as lie in one buffer, at most `blocks`.
     pub(super) fn get(&self, first: Address, blocks: u32) -> Option<Bytes> {
         let at = within(first);
-        let run = self.run_at(at)?;
-        let end = run.end().min(at + blocks);
-        let from = (at - run.first()) as usize * BLOCK_BYTES;
+        let buffer = self.buffer_at(at)?;
+        let end = buffer.end().min(at + blocks);
+        let from = (at - buffer.first()) as usize * BLOCK_BYTES;
         let part = from..from + (end - at) as usize * BLOCK_BYTES;
-        // A part keeps all of the run in memory, also when the cache has evicted it.
-        if part.len() * COPIED_PART <= run.data.len() {
-            return Some(Bytes::copy_from_slice(&run.data[part]));
+        // A part keeps all of the buffer in memory, also when the cache has evicted it.
+        if part.len() * COPIED_PART <= buffer.data.len() {
+            return Some(Bytes::copy_from_slice(&buffer.data[part]));
         }
-        Some(run.data.slice(part))
+        Some(buffer.data.slice(part))
     }
 
     /// The same, and counts the use.
@@ -128,7 +128,7 @@ impl Extent {
         Some((data, Use { is_again, ahead_bytes }))
     }
 
-    /// Adds blocks, none of which is there yet: a run that holds all of its memory.
+    /// Adds blocks, none of which is there yet: all that their memory holds.
     pub(super) fn add(&mut self, first: Address, data: Bytes, origin: Origin) {
         let at = within(first);
         let added = bits(at, (data.len() / BLOCK_BYTES) as u32);
@@ -136,6 +136,6 @@ impl Extent {
             Origin::Demand => self.used |= added,
             Origin::Readahead => self.ahead |= added,
         }
-        self.runs.push(Run { first: at as u8, data });
+        self.buffers.push(Buffer { first: at as u8, data });
     }
 }

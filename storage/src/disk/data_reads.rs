@@ -66,16 +66,15 @@ type Parts<'a> = SmallVec<[Part<'a>; 1]>;
 type BegunReads = SmallVec<[BegunRead; 1]>;
 
 impl Run {
-    /// A run of one block.
-    pub(crate) fn new(address: Address, checksum: u32) -> Self {
-        Self { address, checksums: SmallVec::from_slice(&[checksum]) }
+    pub(crate) fn new(address: Address, checksums: &[u32]) -> Self {
+        Self { address, checksums: SmallVec::from_slice(checksums) }
     }
 
-    /// Adds a block if it is the next one.
-    pub(crate) fn extend(&mut self, address: Address, checksum: u32) -> bool {
+    /// Adds blocks if they are the next ones.
+    pub(crate) fn extend(&mut self, address: Address, checksums: &[u32]) -> bool {
         let follows = self.address.raw() + self.checksums.len() as u64 == address.raw();
         if follows {
-            self.checksums.push(checksum);
+            self.checksums.extend_from_slice(checksums);
         }
         follows
     }
@@ -146,7 +145,8 @@ impl Disk {
                         Some(read) => {
                             if fill.origin == Origin::Demand {
                                 // Counts as a use of what was read ahead.
-                                let _counted = self.blocks.take(part.address, part.blocks());
+                                let _counted =
+                                    self.blocks.look(part.address, part.blocks(), fill.origin);
                             }
                             let from = *from as usize * BLOCK_BYTES;
                             let len = part.checksums.len() * BLOCK_BYTES;

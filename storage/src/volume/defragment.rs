@@ -14,17 +14,17 @@
 //! I3  It needs no order of its own: a record that is lost in a crash leaves the older address,
 //!     whose segment is freed only after a checkpoint that does not name it.
 
-use super::write::{Chunk, Stopped};
+use super::{chunk::Chunk, write::Stopped};
 use crate::{
     base::{Address, BLOCK_BYTES, Blindness, Kind, LEAF_BLOCKS, Result, is_blind_to},
     cache::Origin,
     core::LeafId,
-    disk::{Fill, NodesInHand, Run},
-    format::RunState,
+    disk::{Fill, NodesInHand},
+    format::{Birthday, RunState},
     map::{Mapping, MappingState, Tree},
-    volume::Volume,
+    volume::{Piece, Volume},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use std::{collections::VecDeque, ops::ControlFlow};
 
 /// Requests of at least so many bytes are of a reader that would gain: a file system's read-ahead
@@ -43,16 +43,16 @@ struct Layout {
     /// Stretches of addresses that follow each other; a hole in the volume ends none.
     pieces: u64,
     next: u64,
-    /// Addresses from this raw one on are the volume's alone.
-    shared_below: u64,
+    birthday: Birthday,
 }
 
 impl Layout {
     /// No data yet of the volume with this map.
     fn of(tree: &Tree) -> Self {
+        let shares_nothing = Birthday::default();
         let blind = is_blind_to(Blindness::MoveShared);
-        let shared_below = if blind { 0 } else { tree.birthday().shared_below };
-        Self { shared_below, ..Self::default() }
+        let birthday = if blind { shares_nothing } else { tree.birthday() };
+        Self { birthday, ..Self::default() }
     }
 
     /// Adds the next data of the volume.
@@ -61,7 +61,7 @@ impl Layout {
         self.pieces += u64::from(first != self.next);
         self.next = end;
         self.blocks += blocks;
-        self.own_blocks += end.saturating_sub(first.max(self.shared_below));
+        self.own_blocks += self.birthday.own_in(address, blocks);
     }
 
     /// Whether it lies in many pieces, all of which may move.
@@ -138,7 +138,9 @@ impl Volume {
                 return Ok(moved);
             }
             moved.read = layout.blocks * BLOCK_BYTES as u64;
-            moves_of(first, &mappings, self.read_data_of(&mappings).await?)
+            // Not into the cache: no map will name these addresses for long.
+            let fill = Fill { account: None, origin: Origin::Readahead };
+            moves_of(first, &mappings, self.read_mapped(&mappings, fill).await?)
         };
         engine.wait_clean().await;
         let left = |moves: &VecDeque<Chunk>| moves.iter().map(Chunk::data_blocks).sum::<u64>();
@@ -160,53 +162,18 @@ impl Volume {
         moved.logged = (all - left(&moves)) * BLOCK_BYTES as u64;
         Ok(moved)
     }
-
-    /// The data of some mappings in order, from staging, the cache or the disk. Hold a read pin.
-    async fn read_data_of(&self, mappings: &[Mapping]) -> Result<Bytes> {
-        let engine = &self.inner.engine;
-        // What is staged, with the number of runs before it.
-        let (mut staged, mut runs) = (Vec::new(), Vec::<Run>::new());
-        for mapping in mappings {
-            let MappingState::Data(address, checksums) = &mapping.state else { continue };
-            let mut at = 0;
-            while let Some(sum) = checksums.get(at) {
-                let here = address.plus(at as u32);
-                let mut copied = BytesMut::new();
-                let left = (checksums.len() - at) as u32;
-                let number = engine.log.staging.read(here, left, &mut copied);
-                if number > 0 {
-                    staged.push((runs.len(), copied.freeze()));
-                    at += number as usize;
-                    continue;
-                }
-                let is_next = staged.last().is_none_or(|(before, _)| *before < runs.len());
-                if !is_next || !runs.last_mut().is_some_and(|last| last.extend(here, *sum)) {
-                    runs.push(Run::new(here, *sum));
-                }
-                at += 1;
-            }
-        }
-        // Not into the cache: no map will name these addresses for long.
-        let fill = Fill { account: None, origin: Origin::Readahead };
-        let read = engine.disk.read_runs(&runs, fill).await?;
-        let mut staged = staged.into_iter().peekable();
-        let blocks: u64 = mappings.iter().filter(|m| is_data(m)).map(|m| m.blocks).sum();
-        let mut data = BytesMut::with_capacity(blocks as usize * BLOCK_BYTES);
-        for (i, pieces) in read.into_iter().enumerate() {
-            while let Some((_, bytes)) = staged.next_if(|(before, _)| *before == i) {
-                data.extend_from_slice(&bytes);
-            }
-            pieces.iter().for_each(|piece| data.extend_from_slice(piece));
-        }
-        staged.for_each(|(_, bytes)| data.extend_from_slice(&bytes));
-        Ok(data.freeze())
-    }
 }
 
 /// The data of mappings from block `first` on as chunks to be logged, one for each stretch without
 /// a hole, and only as long as each block has the address that it has now.
-fn moves_of(first: u64, mappings: &[Mapping], mut data: Bytes) -> VecDeque<Chunk> {
-    let (mut moves, mut at) = (VecDeque::new(), first);
+fn moves_of(first: u64, mappings: &[Mapping], read: Vec<Piece>) -> VecDeque<Chunk> {
+    let mut all = BytesMut::new();
+    for piece in read {
+        if let Piece::Data(data) = piece {
+            all.extend_from_slice(&data);
+        }
+    }
+    let (mut data, mut moves, mut at) = (all.freeze(), VecDeque::new(), first);
     for stretch in mappings.chunk_by(|a, b| is_data(a) == is_data(b)) {
         let blocks: u64 = stretch.iter().map(|mapping| mapping.blocks).sum();
         if is_data(&stretch[0]) {

@@ -1,5 +1,6 @@
 //! A volume's handle: reading, writing, read-ahead, defragmenting, diff and effective settings.
 
+mod chunk;
 mod defragment;
 mod diff;
 mod effective_settings;

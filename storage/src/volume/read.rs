@@ -2,7 +2,7 @@
 
 use crate::{
     base::{Address, BLOCK_BYTES, Result},
-    cache::{Origin, blocks_to_border},
+    cache::{Look, Origin, blocks_to_border},
     core::ReadPin,
     disk::{Demanded, Fill, NodesInHand, Pieces, Run},
     format::RunState,
@@ -72,7 +72,10 @@ impl UnfinishedRead {
     /// # Errors
     /// As [`Volume::read`].
     pub async fn finish(self) -> Result<Vec<Piece>> {
-        self.volume.complete(self.found, self.offset, self.len).await
+        let Self { volume, found, offset, len, _pin } = self;
+        let mut pieces = volume.complete(found, volume.demand_fill()).await?;
+        trim_to(&mut pieces, (offset % BLOCK_BYTES as u64) as u32, len);
+        Ok(pieces)
     }
 }
 
@@ -108,21 +111,32 @@ impl Volume {
         let (first, blocks) = whole_blocks(offset, len);
         // Held until the bytes are read: no slot of theirs is reused meanwhile.
         let _pin = volume.engine.pins.pin();
-        let found = self.look_in_memory(volume.mappings(first, blocks).await?);
-        self.complete(found, offset, len).await
-    }
-
-    /// Reads the misses, and cuts the pieces to the range asked for. Hold a read pin, taken before
-    /// the map was read.
-    async fn complete(&self, found: Found, offset: u64, len: u32) -> Result<Vec<Piece>> {
-        let Found { mut pieces, misses, places, hits, demanded: _held } = found;
-        self.count(hits, misses.iter().map(|run| run.checksums.len()).sum());
-        if !misses.is_empty() {
-            let read = self.inner.engine.disk.read_runs(&misses, self.demand_fill()).await?;
-            pieces = merge(pieces, places, read);
-        }
+        let mappings = volume.mappings(first, blocks).await?;
+        let mut pieces = self.read_mapped(&mappings, self.demand_fill()).await?;
         trim_to(&mut pieces, (offset % BLOCK_BYTES as u64) as u32, len);
         Ok(pieces)
+    }
+
+    /// Reads whole blocks by their mappings. Hold a read pin, taken before the map was read.
+    pub(super) async fn read_mapped(
+        &self,
+        mappings: &[Mapping],
+        fill: Fill<'_>,
+    ) -> Result<Vec<Piece>> {
+        self.complete(self.look_in_memory(mappings, fill), fill).await
+    }
+
+    /// Reads the misses.
+    async fn complete(&self, found: Found, fill: Fill<'_>) -> Result<Vec<Piece>> {
+        let Found { pieces, misses, places, hits, demanded: _held } = found;
+        if fill.origin == Origin::Demand {
+            self.count(hits, misses.iter().map(|run| run.checksums.len()).sum());
+        }
+        if misses.is_empty() {
+            return Ok(pieces);
+        }
+        let read = self.inner.engine.disk.read_runs(&misses, fill).await?;
+        Ok(merge(pieces, places, read))
     }
 
     /// Begins a read at once, where all nodes that it needs are in `nodes`; otherwise returns
@@ -135,13 +149,13 @@ impl Volume {
         }
         let (first, blocks) = whole_blocks(offset, len);
         let moment = volume.engine.pins.now();
-        let mut mappings = SmallVec::new();
+        let mut mappings = SmallVec::<[Mapping; 4]>::new();
         {
             let state = volume.lock();
             state.check_exists().ok()?;
             state.tree.lookup(nodes, first, blocks, &mut mappings).ok()?;
         }
-        let mut found = self.look_in_memory(mappings);
+        let mut found = self.look_in_memory(&mappings, self.demand_fill());
         if !found.misses.is_empty() {
             let _pin = volume.engine.pins.pin_as_of(moment)?;
             let volume = self.clone();
@@ -239,9 +253,9 @@ impl Volume {
                     let here = address.plus(i as u32);
                     if !volume.engine.log.staging.holds(here)
                         && !volume.engine.disk.blocks.contains(here)
-                        && !misses.last_mut().is_some_and(|last| last.extend(here, *sum))
+                        && !misses.last_mut().is_some_and(|last| last.extend(here, &[*sum]))
                     {
-                        misses.push(Run::new(here, *sum));
+                        misses.push(Run::new(here, &[*sum]));
                     }
                 }
             }
@@ -256,7 +270,7 @@ impl Volume {
     }
 
     /// Takes the blocks that are in memory, and notes the others as misses.
-    fn look_in_memory(&self, mappings: SmallVec<[Mapping; 4]>) -> Found {
+    fn look_in_memory(&self, mappings: &[Mapping], fill: Fill<'_>) -> Found {
         let pieces = Vec::with_capacity(mappings.len());
         let (misses, places) = (Vec::new(), Vec::new());
         let mut found = Found { pieces, misses, places, hits: 0, demanded: None };
@@ -270,11 +284,11 @@ impl Volume {
                     found.pieces.extend(zeroes.map(piece));
                 }
                 MappingState::Data(address, checksums) => {
-                    self.gather(address, &checksums, &mut found);
+                    self.gather(*address, checksums, fill, &mut found);
                 }
             }
         }
-        if !found.misses.is_empty() {
+        if !found.misses.is_empty() && fill.origin == Origin::Demand {
             found.demanded = Some(self.inner.engine.disk.demand.begin());
         }
         found
@@ -293,7 +307,7 @@ impl Volume {
     }
 
     /// Takes the blocks that are in memory of a run of data, and notes the others as misses.
-    fn gather(&self, address: Address, checksums: &[u32], found: &mut Found) {
+    fn gather(&self, address: Address, checksums: &[u32], fill: Fill<'_>, found: &mut Found) {
         let engine = &self.inner.engine;
         let blocks = checksums.len() as u32;
         let mut at = 0;
@@ -302,25 +316,29 @@ impl Volume {
             let most = (blocks - at).min(blocks_to_border(here));
             let mut copied = BytesMut::new();
             let staged = engine.log.staging.read(here, most, &mut copied);
-            let data = if staged > 0 {
+            let look = if staged > 0 {
                 let data = copied.freeze();
                 // Staging holds the blocks only for a while, and what is read soon after its write
                 // is likely to be read again.
-                engine.disk.cache_blocks(here, &data, self.demand_fill());
-                Some(data)
+                engine.disk.cache_blocks(here, &data, fill);
+                Look::Hit(data)
             } else {
-                engine.disk.blocks.take(here, most)
+                engine.disk.blocks.look(here, most, fill.origin)
             };
-            match data {
-                Some(data) => {
+            match look {
+                Look::Hit(data) => {
                     let taken = (data.len() / BLOCK_BYTES) as u32;
                     found.hits += taken as usize;
                     at += taken;
                     found.pieces.push(Piece::Data(data));
                 }
-                None => {
-                    found.miss(here, checksums[at as usize]);
-                    at += 1;
+                Look::Miss(missing) => {
+                    // Those behind the first may be in staging.
+                    let missing = (1..missing)
+                        .find(|i| engine.log.staging.holds(here.plus(*i)))
+                        .unwrap_or(missing);
+                    found.miss(here, &checksums[at as usize..(at + missing) as usize]);
+                    at += missing;
                 }
             }
         }
@@ -328,13 +346,13 @@ impl Volume {
 }
 
 impl Found {
-    /// Notes a block that is not in memory.
-    fn miss(&mut self, address: Address, checksum: u32) {
-        // The next block of the miss that was noted last, with nothing in between.
+    /// Notes blocks that are not in memory.
+    fn miss(&mut self, address: Address, checksums: &[u32]) {
+        // The next blocks of the miss that was noted last, with nothing in between.
         let follows = self.places.last() == Some(&self.pieces.len());
         let last = self.misses.last_mut().filter(|_| follows);
-        if !last.is_some_and(|last| last.extend(address, checksum)) {
-            self.misses.push(Run::new(address, checksum));
+        if !last.is_some_and(|last| last.extend(address, checksums)) {
+            self.misses.push(Run::new(address, checksums));
             self.places.push(self.pieces.len());
         }
     }

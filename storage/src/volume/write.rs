@@ -20,18 +20,16 @@
 //!
 //! A write of zeroes becomes a hole: it takes a record, no data.
 
+use super::chunk::{Chunk, Condition, Content, Edge, Seen, split, whole_blocks};
 use crate::{
-    base::{
-        Address, BLOCK_BYTES, Blindness, Durability, Error, Kind, Result, checksum, is_blind_to,
-    },
-    disk::{Need, NodesInHand, Run},
+    base::{BLOCK_BYTES, Blindness, Durability, Error, Kind, Result, is_blind_to},
+    disk::{Need, NodesInHand},
     format::RecordKind,
     log::{Append, Batch, Refused},
-    map::{MappingState, NewState, Nodes, ReplaceMode, Touched},
-    volume::{State, Volume},
+    map::{NewState, Nodes, ReplaceMode, Touched},
+    volume::{Piece, State, Volume},
 };
 use bytes::{Bytes, BytesMut};
-use smallvec::SmallVec;
 use std::{collections::VecDeque, fmt, sync::Arc};
 
 /// Whether a zeroed range keeps its space.
@@ -98,56 +96,11 @@ impl Receipt {
     }
 }
 
-/// A chunk: a part of a request that is ready for the log.
-pub(super) struct Chunk {
-    block: u64,
-    content: Content,
-    /// The edge, if the request covers the block in part.
-    edge: Option<Edge>,
-    /// Of data that only moves: the addresses that its blocks must still have, and no other volume
-    /// may.
-    moved_from: Option<Vec<Address>>,
-    /// The size of the volume with which it ends, in the middle of its last block.
-    ends_at: Option<u64>,
-}
-
-enum Content {
-    Data { data: Bytes, checksums: SmallVec<[u32; 8]> },
-    Range { count: u64, kind: RecordKind },
-}
-
-/// A block that is written in part: the new bytes, and its identity when it was read.
-struct Edge {
-    patch: Bytes,
-    at: usize,
-    seen: Seen,
-}
-
-/// Identity of a block's content.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    Data(Address),
-    Zero,
-    Hole,
-}
-
-impl From<&MappingState> for Seen {
-    fn from(state: &MappingState) -> Self {
-        match state {
-            MappingState::Data(address, _) => Self::Data(*address),
-            MappingState::Zero => Self::Zero,
-            MappingState::Hole => Self::Hole,
-        }
-    }
-}
-
 /// Why the chunks could not all be applied; applied chunks have left the queue.
 pub(super) enum Stopped {
     Missing(crate::map::Missing),
-    /// The first chunk's block was changed by another request.
-    EdgeChanged(usize),
-    /// Data that was to move has changed, or is shared by now.
-    MoveChanged,
+    /// The condition of that chunk is no longer true.
+    Changed(usize),
     Busy,
     /// The log has no segment to go on in.
     NoSpace(Need),
@@ -275,15 +228,9 @@ impl Volume {
             (offset + len) / block_bytes
         };
         if first < end {
-            let content = Content::Range { count: end - first, kind: RecordKind::Hole };
             let ends_at = (end * block_bytes > offset + len).then_some(offset + len);
-            chunks.push_back(Chunk {
-                block: first,
-                content,
-                edge: None,
-                moved_from: None,
-                ends_at,
-            });
+            let hole = Chunk::range(first, end - first, RecordKind::Hole);
+            chunks.push_back(Chunk { ends_at, ..hole });
         }
         self.commit(chunks, None, durability).await
     }
@@ -314,71 +261,13 @@ impl Volume {
                 Allocation::Hole => RecordKind::Hole,
                 Allocation::Reserve => RecordKind::Zero,
             };
-            let content = Content::Range { count: len / BLOCK_BYTES as u64, kind };
-            chunks.push_back(Chunk {
-                block: at / BLOCK_BYTES as u64,
-                content,
-                edge: None,
-                moved_from: None,
-                ends_at: None,
-            });
+            let block_bytes = BLOCK_BYTES as u64;
+            chunks.push_back(Chunk::range(at / block_bytes, len / block_bytes, kind));
         }
         if let Some((at, len)) = edges.tail {
             chunks.push_back(self.edge(at, zeroes(len)).await?);
         }
         self.commit(chunks, None, durability).await
-    }
-}
-
-/// A byte range as a part of a block, whole blocks, and a part of a block; each as offset and
-/// length.
-struct Split {
-    head: Option<(u64, u64)>,
-    middle: Option<(u64, u64)>,
-    tail: Option<(u64, u64)>,
-}
-
-fn split(offset: u64, len: u64) -> Split {
-    let block = BLOCK_BYTES as u64;
-    let (end, first_whole) = (offset + len, offset.next_multiple_of(block));
-    let last_whole = end / block * block;
-    if first_whole > last_whole {
-        return Split { head: Some((offset, len)), middle: None, tail: None };
-    }
-    Split {
-        head: (offset < first_whole).then_some((offset, first_whole - offset)),
-        middle: (first_whole < last_whole).then_some((first_whole, last_whole - first_whole)),
-        tail: (last_whole < end).then_some((last_whole, end - last_whole)),
-    }
-}
-
-/// Whole blocks as chunks: runs of data with their checksums, and runs of zeroes.
-fn whole_blocks(first: u64, data: Bytes, chunks: &mut VecDeque<Chunk>) {
-    let count = data.len() / BLOCK_BYTES;
-    let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
-    let mut at = 0;
-    while at < count {
-        let zero = checksum::is_zero(block(at));
-        let mut checksums = SmallVec::new();
-        let start = at;
-        while at < count && checksum::is_zero(block(at)) == zero {
-            if !zero {
-                checksums.push(checksum::block(block(at)));
-            }
-            at += 1;
-        }
-        let content = if zero {
-            Content::Range { count: (at - start) as u64, kind: RecordKind::Hole }
-        } else {
-            Content::Data { data: data.slice(start * BLOCK_BYTES..at * BLOCK_BYTES), checksums }
-        };
-        chunks.push_back(Chunk {
-            block: first + start as u64,
-            content,
-            edge: None,
-            moved_from: None,
-            ends_at: None,
-        });
     }
 }
 
@@ -391,28 +280,12 @@ impl Volume {
         let mapping = self.inner.mappings(block, 1).await?;
         let seen = Seen::from(&mapping[0].state);
         let mut bytes = BytesMut::with_capacity(BLOCK_BYTES);
-        match &mapping[0].state {
-            MappingState::Zero | MappingState::Hole => bytes.resize(BLOCK_BYTES, 0),
-            MappingState::Data(address, checksums) => {
-                let engine = &self.inner.engine;
-                if engine.log.staging.read(*address, 1, &mut bytes) == 0 {
-                    let block = match engine.disk.blocks.take(*address, 1) {
-                        Some(block) => block,
-                        None => {
-                            let run = Run { address: *address, checksums: checksums.clone() };
-                            let read = engine.disk.read_runs(&[run], self.demand_fill()).await?;
-                            read[0][0].clone()
-                        }
-                    };
-                    bytes.extend_from_slice(&block);
-                }
-            }
+        match &self.read_mapped(&mapping, self.demand_fill()).await?[..] {
+            [Piece::Data(data)] => bytes.extend_from_slice(data),
+            _ => bytes.resize(BLOCK_BYTES, 0),
         }
         bytes[at..at + patch.len()].copy_from_slice(&patch);
-        let mut one = VecDeque::with_capacity(1);
-        whole_blocks(block, bytes.freeze(), &mut one);
-        let chunk = one.pop_front().expect("one block is one chunk");
-        Ok(Chunk { edge: Some(Edge { patch, at, seen }), ..chunk })
+        Ok(Chunk::edge(block, bytes.freeze(), Edge { patch, at, seen }))
     }
 
     /// Logs and maps the chunks, then waits for the durability asked for, also of the batch in
@@ -441,12 +314,12 @@ impl Volume {
             match applied {
                 Ok(()) => {}
                 Err(Stopped::Missing(_)) => unreachable!("loaded above"),
-                Err(Stopped::MoveChanged) => unreachable!("a request moves nothing"),
-                Err(Stopped::EdgeChanged(i)) => {
-                    let Chunk { block, edge, .. } = &mut chunks[i];
-                    let edge = edge.take().expect("only an edge can have changed");
+                Err(Stopped::Changed(i)) => {
+                    let Chunk { block, condition: Condition::Edge(edge), .. } = &chunks[i] else {
+                        unreachable!("a request moves nothing")
+                    };
                     let offset = *block * BLOCK_BYTES as u64 + edge.at as u64;
-                    chunks[i] = self.edge(offset, edge.patch).await?;
+                    chunks[i] = self.edge(offset, edge.patch.clone()).await?;
                 }
                 Err(Stopped::Busy) => {
                     self.inner.engine.log.pump();
@@ -536,13 +409,13 @@ impl Volume {
         last: &mut Option<Arc<Batch>>,
         nodes: &impl Nodes,
     ) -> Result<(), Stopped> {
+        // All of them before anything is prepared: what does not apply leaves the map as it is.
         for (i, chunk) in chunks.iter().enumerate() {
-            // Before anything is prepared: what does not move leaves the map as it is.
-            if let Some(addresses) = &chunk.moved_from
-                && !state.tree.owns_at(nodes, chunk.block, addresses).map_err(Stopped::Missing)?
-            {
-                return Err(Stopped::MoveChanged);
+            if !chunk.is_condition_true(&state.tree, nodes).map_err(Stopped::Missing)? {
+                return Err(Stopped::Changed(i));
             }
+        }
+        for chunk in chunks.iter() {
             // The log may take data in parts, each of which changes the map.
             let mode = match chunk.content {
                 Content::Data { .. } => ReplaceMode::Parts,
@@ -553,13 +426,6 @@ impl Volume {
                 state.tree.prepare(nodes, chunk.block, chunk.blocks(), mode, &mut touched);
             self.inner.engine.note_touched(touched);
             prepared.map_err(Stopped::Missing)?;
-            if let Some(edge) = &chunk.edge {
-                let mut now = SmallVec::new();
-                state.tree.lookup(nodes, chunk.block, 1, &mut now).map_err(Stopped::Missing)?;
-                if Seen::from(&now[0].state) != edge.seen && !is_blind_to(Blindness::EdgeChanged) {
-                    return Err(Stopped::EdgeChanged(i));
-                }
-            }
         }
         while let Some(chunk) = chunks.front_mut() {
             let mapped = state.tree.mapped_blocks();
@@ -593,7 +459,7 @@ impl Volume {
             Content::Data { data, checksums } => {
                 let record =
                     Append::Data { volume: self.inner.number, block: chunk.block, data, checksums };
-                let gauge = chunk.moved_from.is_none().then_some(&self.effective.gauge);
+                let gauge = (!chunk.is_move()).then_some(&self.effective.gauge);
                 let appended = log.append(record, gauge)?;
                 let done = u64::from(appended.blocks);
                 let new = NewState::Data(appended.address, &checksums[..appended.blocks as usize]);
@@ -629,89 +495,5 @@ impl From<Refused> for Stopped {
             Refused::NoSpace(need) => Self::NoSpace(need),
             Refused::Stopped => Self::Latched,
         }
-    }
-}
-
-impl Chunk {
-    /// Data that is to move from these addresses, a block each.
-    pub(super) fn moved(
-        block: u64,
-        data: Bytes,
-        checksums: SmallVec<[u32; 8]>,
-        from: Vec<Address>,
-    ) -> Self {
-        let content = Content::Data { data, checksums };
-        Self { block, content, edge: None, moved_from: Some(from), ends_at: None }
-    }
-
-    fn blocks(&self) -> u64 {
-        match &self.content {
-            Content::Data { checksums, .. } => checksums.len() as u64,
-            Content::Range { count, .. } => *count,
-        }
-    }
-
-    /// Blocks that it stores.
-    pub(super) fn data_blocks(&self) -> u64 {
-        match &self.content {
-            Content::Data { checksums, .. } => checksums.len() as u64,
-            Content::Range { .. } => 0,
-        }
-    }
-
-    /// Byte offset of the end of the range that it changes. Zeroes may reach beyond the volume's
-    /// end in its last block.
-    fn end_bytes(&self) -> u64 {
-        let start = self.block * BLOCK_BYTES as u64;
-        match (&self.edge, &self.content) {
-            (Some(edge), _) => start + (edge.at + edge.patch.len()) as u64,
-            (None, Content::Data { data, .. }) => start + data.len() as u64,
-            (None, Content::Range { count, .. }) => start + (count - 1) * BLOCK_BYTES as u64 + 1,
-        }
-    }
-
-    /// Leaves out the last block if it reached to the volume's end and the volume has another size
-    /// now. Keeps I5.
-    fn fit(&mut self, size_bytes: u64) {
-        if let (Some(end), Content::Range { count, .. }) = (self.ends_at, &mut self.content)
-            && end != size_bytes
-        {
-            *count -= 1;
-            self.ends_at = None;
-        }
-    }
-
-    /// The first `done` blocks are written.
-    fn advance(&mut self, done: u64) {
-        self.block += done;
-        match &mut self.content {
-            Content::Data { data, checksums } => {
-                *data = data.slice(done as usize * BLOCK_BYTES..);
-                checksums.drain(..done as usize);
-                if let Some(addresses) = &mut self.moved_from {
-                    addresses.drain(..done as usize);
-                }
-            }
-            Content::Range { count, .. } => *count -= done,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_split_at_block_borders() {
-        let check = |offset, len, head, middle, tail| {
-            let s = split(offset, len);
-            assert_eq!((s.head, s.middle, s.tail), (head, middle, tail), "{offset} {len}");
-        };
-        check(0, 4096, None, Some((0, 4096)), None);
-        check(1, 10, Some((1, 10)), None, None);
-        check(1, 4095, Some((1, 4095)), None, None);
-        check(4090, 12, Some((4090, 6)), None, Some((4096, 6)));
-        check(4090, 6 + 4096 + 1, Some((4090, 6)), Some((4096, 4096)), Some((8192, 1)));
-        check(4096, 100, None, None, Some((4096, 100)));
     }
 }

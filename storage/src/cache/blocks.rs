@@ -35,8 +35,8 @@ impl BlockCache {
         self.shard(key).peek(key).is_some_and(|extent| extent.holds(block))
     }
 
-    /// Blocks from `first` on, as many as lie together in memory, at most `blocks`, which lie in one
-    /// extent; or how many are missing. A look for read-ahead is no use of them.
+    /// Blocks from `first` on, as many as lie together in memory, at most `blocks`, which lie in
+    /// one extent; or how many are missing. A look for read-ahead is no use of them.
     pub(crate) fn look(&self, first: Address, blocks: u32, origin: Origin) -> Look<Bytes> {
         let key = extent_of(first);
         let mut shard = self.shard(key);

@@ -12,12 +12,13 @@ use smallvec::SmallVec;
 /// Blocks of an extent (64 KiB). It begins at a multiple of that within its segment.
 pub(crate) const EXTENT_BLOCKS: u64 = 16;
 
-/// Overhead of a buffer in bytes: its place in the extent, its reference count, the allocator's head.
+/// Overhead of a buffer in bytes: its place in the extent, its reference count, the allocator's
+/// head.
 pub(super) const BUFFER_BYTES: usize = 64;
 
-/// A part of a buffer that is at most one in so many of its bytes is copied out, so that the replies
-/// of a client that does not take them hold no more than this many times what they were admitted
-/// for.
+/// A part of a buffer that is at most one in so many of its bytes is copied out, so that the
+/// replies of a client that does not take them hold no more than this many times what they were
+/// admitted for.
 const COPIED_PART: usize = 4;
 
 /// The number of the extent that a block lies in.

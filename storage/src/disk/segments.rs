@@ -23,10 +23,7 @@
 //! I1  A segment number is never used twice; a slot is.
 //! I2  A slot leaves *used* only after a checkpoint that does not refer to its segment is durable,
 //!     and after the reads that began before have ended.
-//! I3  The last [`Segments::reserve`] free slots are kept for the work that makes room again: the
-//!     last two of them for records without data (trims, deletions) and for checkpoints, so that
-//!     moving blocks never takes what these need; and the last one for checkpoints alone, without
-//!     which nothing comes back.
+//! I3  Some free slots are kept for the work that makes room again (`reserve.rs`).
 //! I4  A segment of moved blocks lives as long as one of the segments that were moved into it.
 //!
 //! I5  A prepared slot has all of its blocks written and synced. So a write into it changes no
@@ -39,7 +36,7 @@
 //! the log; `maintenance/slot_pool` prepares them.
 
 use crate::{
-    base::{Address, Bitmap, Blindness, SegmentId, Slot, bitmap, is_blind_to},
+    base::{Address, Bitmap, SegmentId, Slot, bitmap},
     format::{Geometry, Piece, SegmentEntry, SegmentKind, SegmentPlace},
 };
 use dashmap::DashMap;
@@ -53,25 +50,16 @@ use std::{
     },
 };
 
+mod preparing;
+mod reserve;
 mod slot;
 #[cfg(test)]
 mod tests;
 
+use reserve::Reserve;
+pub(crate) use reserve::{MAPS_PART, Need};
 use slot::SlotState;
 pub(crate) use slot::{Readiness, SlotBacking, SlotPreparation};
-
-/// The purpose of a new segment; each may take more of the reserve than the ones before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Need {
-    /// New data; takes nothing of the reserve.
-    Data,
-    /// Moved blocks, which empty more segments than they take.
-    Forward,
-    /// Records without data: they make room again, and so must go on when the store is full.
-    Record,
-    /// A checkpoint, without which no slot becomes free; the other needs leave it one.
-    Checkpoint,
-}
 
 /// How a new segment will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,15 +72,6 @@ pub(crate) enum Writing {
 
 /// Prepared slots that are kept for the log, from segments which gain nothing by them.
 pub(crate) const PREPARED_KEPT: usize = 2;
-
-/// Fewest slots of working room: the open segments of the log, of nodes and of moved blocks, the
-/// log's next one, and four of reserve make eight; the other six are for maps and dead blocks.
-const WORKING_SLOTS: u32 = 14;
-/// A checkpoint has at most a slot of so many kept for it.
-const CHECKPOINT_PART: u32 = 16;
-/// Maps and catalogs may take a slot of so many before they count as data: a full leaf is a block a
-/// MiB (0.4 %), and a checkpoint writes the new one before the old one is free.
-pub(crate) const MAPS_PART: u32 = 100;
 
 /// When the log will use a new segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,8 +162,7 @@ pub(crate) struct Segments {
     prepared: AtomicU32,
     /// Other free slots for which the file system has blocks.
     backing: AtomicU32,
-    /// Slots that a checkpoint takes, at most.
-    checkpoint: AtomicU32,
+    reserve: Reserve,
 }
 
 impl Segments {
@@ -203,7 +181,7 @@ impl Segments {
             backed: AtomicU32::new(0),
             prepared: AtomicU32::new(0),
             backing: AtomicU32::new(u32::MAX),
-            checkpoint: AtomicU32::new(0),
+            reserve: Reserve::new(geometry.slots),
         };
         entries.iter().for_each(|e| segments.adopt(e));
         segments
@@ -234,12 +212,6 @@ impl Segments {
         state.next = state.next.max(SegmentId(entry.id.0 + 1));
     }
 
-    /// Slots that are kept back from data (I3). At least four, so that records can have two: the
-    /// log leaves the first for the second, and only then can the first be found dead.
-    pub(crate) fn reserve(&self) -> u32 {
-        (self.geometry.slots / 8).clamp(4, 6).min(self.geometry.slots / 2)
-    }
-
     /// Free slots, including the reserve and slots that the file system cannot back.
     pub(crate) fn free(&self) -> u32 {
         self.free.load(Relaxed)
@@ -261,19 +233,9 @@ impl Segments {
         u64::from(self.reachable()) * u64::from(self.geometry.segment_blocks)
     }
 
-    /// Blocks that may live in the store. The others are the working room: the reserve, open
-    /// segments, maps, and what is dead among what is alive until reclaim has parted them. It is
-    /// 6.7 % of the slots, at least [`WORKING_SLOTS`] of them, and more where maps and catalog are
-    /// so many that checkpoints need it; never more than half.
+    /// Blocks that may live in the store; the others are the working room (`reserve.rs`).
     pub(crate) fn usable_blocks(&self) -> u64 {
-        let reachable = self.reachable();
-        let part = u64::from(reachable) * 67 / 1000;
-        let least = (part as u32).max(WORKING_SLOTS);
-        // A third of it, and six slots, are for checkpoints. Where maps and catalog are so many
-        // that they need more, that is not taken from what reclaim works with.
-        let beyond = self.left_by_data().saturating_sub((least / 3).max(6));
-        let working = least + beyond;
-        u64::from(reachable - working.min(reachable / 2)) * u64::from(self.geometry.segment_blocks)
+        u64::from(self.reserve.usable(self.reachable())) * u64::from(self.geometry.segment_blocks)
     }
 
     /// Blocks of the segments of nodes: an upper bound of the blocks of maps and catalogs, without
@@ -319,28 +281,16 @@ impl Segments {
 
     /// A checkpoint takes so many slots from now on, at most.
     pub(crate) fn keep_for_checkpoint(&self, slots: u32) {
-        self.checkpoint.store(slots, Relaxed);
-    }
-
-    /// Slots that are left to others than these.
-    fn kept(&self, need: Need) -> u32 {
-        if is_blind_to(Blindness::Reserve) {
-            return 0;
-        }
-        // Where maps and catalog are so many that it may take more, it gets no more.
-        let checkpoint = self.checkpoint.load(Relaxed).min(self.reachable() / CHECKPOINT_PART);
-        match need {
-            // Two more for what reclaim moves, so that it goes on while data waits.
-            Need::Data => self.reserve().max(2 * checkpoint + 2),
-            Need::Forward => 2.max(checkpoint + 1),
-            Need::Record => 1.max(checkpoint),
-            Need::Checkpoint => 0,
-        }
+        self.reserve.keep_for_checkpoint(slots);
     }
 
     /// Free slots that data never takes.
     pub(crate) fn left_by_data(&self) -> u32 {
         self.kept(Need::Data)
+    }
+
+    fn kept(&self, need: Need) -> u32 {
+        self.reserve.kept(need, self.reachable())
     }
 
     /// How many segments there are for `need`.
@@ -666,84 +616,6 @@ impl Segments {
         }
     }
 
-    /// A slot to allocate or prepare, if fewer than `ahead` are: first the slots that may need
-    /// least. It counts as used until [`Self::give_back`].
-    pub(crate) fn take_to(&self, goal: SlotPreparation, ahead: usize) -> Option<Slot> {
-        use SlotState::{Allocated, Gapped, Partial, Raw, Unknown};
-        match goal {
-            SlotPreparation::Prepared => {
-                self.take_from(&[Gapped, Allocated, Partial, Raw, Unknown], ahead)
-            }
-            SlotPreparation::Allocated => self.take_from(&[Partial, Raw, Unknown], ahead),
-            SlotPreparation::Punched | SlotPreparation::Partly => None,
-        }
-    }
-
-    /// A slot that may have been written already, or nearly, if fewer than `ahead` are prepared.
-    pub(crate) fn take_written(&self, ahead: usize) -> Option<Slot> {
-        use SlotState::{Gapped, Unknown};
-        let mut state = self.lock();
-        if self.is_scarce() || self.prepared() >= ahead {
-            return None;
-        }
-        let at =
-            [Gapped, Unknown].iter().find_map(|s| state.slots.iter().position(|is| is == s))?;
-        Some(self.claim(&mut state, at))
-    }
-
-    fn take_from(&self, from: &[SlotState], ahead: usize) -> Option<Slot> {
-        let mut state = self.lock();
-        let done =
-            state.slots.iter().filter(|s| **s != SlotState::Used && !from.contains(s)).count();
-        if self.is_scarce() || done >= ahead {
-            return None;
-        }
-        let at = from.iter().find_map(|wanted| state.slots.iter().position(|s| s == wanted))?;
-        Some(self.claim(&mut state, at))
-    }
-
-    /// A free slot to give back to the file system, if more than `keep` have blocks in it: the last
-    /// one, so that the front of the file is used, and a prepared one only where there is no other.
-    /// Slots in an unknown state come last, and only where none is to be kept.
-    pub(crate) fn take_surplus(&self, keep: usize) -> Option<(Slot, SlotBacking)> {
-        let mut state = self.lock();
-        let has_blocks = |s: &SlotState| {
-            matches!(
-                s,
-                SlotState::Partial | SlotState::Allocated | SlotState::Gapped | SlotState::Prepared
-            )
-        };
-        if self.backing.load(Relaxed) < u32::MAX
-            && let Some(at) = state.slots.iter().rposition(|s| *s == SlotState::Partial)
-        {
-            // The blocks that it has left do not count until the file system has them back. Nor did
-            // a partial slot count, so the room does not shrink meanwhile.
-            self.set_slot(&mut state, at, SlotState::Used);
-            return Some((Slot(at as u32), SlotBacking::Blocks));
-        }
-        if self.is_scarce() {
-            return None;
-        }
-        if state.slots.iter().filter(|s| has_blocks(s)).count() > keep {
-            let unwritten = |s: &SlotState| has_blocks(s) && *s != SlotState::Prepared;
-            let at = state.slots.iter().rposition(unwritten);
-            let at = at.or_else(|| state.slots.iter().rposition(has_blocks))?;
-            return Some((self.claim(&mut state, at), SlotBacking::Blocks));
-        }
-        let unknown = if keep == 0 {
-            state.slots.iter().rposition(|s| *s == SlotState::Unknown)
-        } else {
-            None
-        };
-        unknown.map(|at| (self.claim(&mut state, at), SlotBacking::Unknown))
-    }
-
-    /// Whether so few slots are free that one which is being prepared could make a writer find the
-    /// store full.
-    fn is_scarce(&self) -> bool {
-        self.usable() <= self.kept(Need::Data) + 1
-    }
-
     /// Takes a free slot. Unless the slot has its blocks, the file system can back one slot less
     /// then, until it is asked again: slots that are being prepared count too, or their blocks
     /// would count twice until the next look.
@@ -755,17 +627,6 @@ impl Segments {
         }
         self.set_slot(state, at, SlotState::Used);
         Slot(at as u32)
-    }
-
-    /// A slot that was claimed is free again.
-    pub(crate) fn give_back(&self, slot: Slot, preparation: SlotPreparation) {
-        let free = match preparation {
-            SlotPreparation::Punched => SlotState::Raw,
-            SlotPreparation::Partly => SlotState::Partial,
-            SlotPreparation::Allocated => SlotState::Allocated,
-            SlotPreparation::Prepared => SlotState::Prepared,
-        };
-        self.set_slot(&mut self.lock(), slot.0 as usize, free);
     }
 }
 

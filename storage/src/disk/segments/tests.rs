@@ -9,7 +9,7 @@ fn segments() -> Segments {
 #[test]
 fn each_need_leaves_the_others_theirs() {
     let s = segments();
-    assert_eq!((s.free(), s.reserve()), (12, 4));
+    assert_eq!((s.free(), s.left_by_data()), (12, 4));
     let taken: Vec<_> =
         std::iter::from_fn(|| s.take(SegmentKind::Log, Need::Data, Writing::Awaited)).collect();
     assert_eq!(taken.len(), 8);
@@ -211,5 +211,5 @@ fn what_the_log_has_claimed_is_in_no_catalog_before_it_comes_there() {
     assert!(segments.next() > second.id, "no number is given twice");
     // The claim is for data, so it takes nothing of the reserve.
     while segments.claim_ahead().is_some() {}
-    assert_eq!(segments.free(), segments.reserve());
+    assert_eq!(segments.free(), segments.left_by_data());
 }

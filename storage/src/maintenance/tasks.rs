@@ -15,7 +15,7 @@ use crate::{
     catalog::Volumes,
     format::Superblock,
 };
-use futures_util::join;
+use futures_util::future::{join, join5};
 use std::{cell::RefCell, sync::Arc};
 use tokio::sync::Notify;
 
@@ -68,14 +68,14 @@ impl Maintenance {
             let result = self.checkpoint().await;
             failures.borrow_mut().log(result, "a checkpoint");
         };
-        join!(
+        let usual = join5(
             self.checkpointer.run(checkpoint),
             self.reclaimer.run(),
             self.slot_pool.run(),
             self.slot_pool.run_returns(),
             self.scrubber.run(),
-            self.defragmenter.run(),
         );
+        join(usual, self.defragmenter.run()).await;
         self.ended.notify_one();
     }
 

@@ -8,20 +8,20 @@ use crate::{
     disk::{Disk, salvage},
     format::{
         BatchHeader, Footer, FooterBatch, Identity, Malformed, Record, RecordKind, Records,
-        ReplayStart, SegmentEntry, SegmentKind, SegmentPlace, Superblock, Trailer, footer_blocks,
+        ReplayStart, SegmentEntry, SegmentKind, SegmentPlace, Superblock, Trailer,
     },
     log::Leftover,
 };
-use futures_util::future::join_all;
 use sandstone_ring::{WriteBuf, aligned};
-use std::{collections::HashSet, io, sync::Arc};
+use std::{io, sync::Arc};
+
+mod past_tail;
+mod trailers;
 
 /// Blocks read at once.
 const READ_BLOCKS: u32 = 256;
 /// Bytes that are gathered for one write when the tail is written again.
 const AGAIN_BYTES: usize = 1 << 20;
-/// Slots that are read at once.
-const LOADS_MAX: usize = 64;
 
 /// The end of the log, and the totals of the walk.
 #[derive(Debug)]
@@ -203,151 +203,6 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Keeps recovery's I2 and I5.
-    async fn check_end(&self) -> Result<()> {
-        let at = self.end.at;
-        if self.end.at.lsn < self.synced && !is_blind_to(Blindness::SyncedEnd) {
-            return Err(Error::corrupt(format!(
-                "the log ends at record {} (segment {}, block {}), but was synced up to record {}",
-                at.lsn.0, at.segment.0, at.block, self.synced.0
-            )));
-        }
-        if is_blind_to(Blindness::SuperblockDamage) {
-            return Ok(());
-        }
-        let newest = self.superblock.generation;
-        if self.generation > newest {
-            return Err(Error::corrupt(format!(
-                "the newest superblock is of generation {newest}, \
-                 and the log knows of one of generation {}",
-                self.generation
-            )));
-        }
-        match self.other_content_in_place().await {
-            None => Ok(()),
-            Some(what) => Err(Error::corrupt(format!(
-                "the log ends in segment {}, and {what} in its slot {}: \
-                 the superblock is not the newest one",
-                at.segment.0, at.slot.0
-            ))),
-        }
-    }
-
-    /// What the slot of the log's last segment holds instead of it, if so: only a newer superblock
-    /// than this one can have reused the slot.
-    async fn other_content_in_place(&self) -> Option<String> {
-        let at = self.end.at;
-        let begins = self.blocks(at.slot, 0, 1).await;
-        // A segment of the log begins with a header.
-        match BatchHeader::decode(self.identity, &begins) {
-            Ok(header) if header.segment > at.segment => {
-                return Some(format!("segment {} is", header.segment.0));
-            }
-            Ok(header) if header.segment == at.segment => return None,
-            Ok(_) | Err(_) => {}
-        }
-        // The segment is still empty; or batches of it were read.
-        if at.block == 0 || !self.end.footer.is_empty() {
-            return None;
-        }
-        let mut first = 0;
-        while first < at.block {
-            let blocks = self.blocks(at.slot, first, READ_BLOCKS.min(at.block - first)).await;
-            let is_own = |block: &[u8]| {
-                BatchHeader::decode(self.identity, block)
-                    .is_ok_and(|header| header.segment == at.segment)
-            };
-            if blocks.chunks_exact(BLOCK_BYTES).any(is_own) {
-                return None;
-            }
-            first += READ_BLOCKS;
-        }
-        Some("nothing of it is".to_owned())
-    }
-
-    /// Scans headers past the tail for the LSN that they say was synced. The chain does not lead to
-    /// them, but their checksums are keyed, and their statement stays true forever: synced records
-    /// are in every later log, even where the header itself is from a lost end.
-    async fn scan_past_tail(&mut self) {
-        let geometry = self.disk.segments.geometry;
-        let at = self.end.at;
-        // This segment, and the segments to which trailers and claims lead.
-        let mut ways = vec![(at.segment, at.slot, at.block)];
-        ways.extend(self.claim().map(|(segment, slot)| (segment, slot, 0)));
-        let mut seen = HashSet::new();
-        while let Some((segment, slot, from)) = ways.pop() {
-            if slot.0 >= geometry.slots || segment < at.segment || !seen.insert(segment) {
-                continue;
-            }
-            let claimed = self.note(slot, segment, from).await;
-            let trailer = self.stored_trailer(segment, slot).await;
-            if let Some(trailer) = trailer {
-                self.note_trailer(&trailer);
-            }
-            let next = claimed.into_iter().chain(trailer.map(|trailer| trailer.next));
-            ways.extend(next.map(|(segment, slot)| (segment, slot, 0)));
-        }
-        // The last block of a log's segment is blank or a trailer. If it is neither, then perhaps a
-        // damaged trailer named the next segment, which could be any.
-        let last = self.blocks(at.slot, geometry.segment_blocks - 1, 1).await;
-        if last.iter().all(|b| *b == 0) || Trailer::decode(self.identity, &last).is_ok() {
-            return;
-        }
-        self.scan_unlisted_slots().await;
-        let behind =
-            self.unlisted.iter().flatten().filter(|(_, header)| header.first_lsn >= at.lsn);
-        for (slot, segment) in
-            behind.map(|(slot, header)| (*slot, header.segment)).collect::<Vec<_>>()
-        {
-            self.note(slot, segment, 0).await;
-        }
-    }
-
-    /// Reads the first headers of all slots that no known segment is in.
-    async fn scan_unlisted_slots(&mut self) {
-        if self.unlisted.is_some() {
-            return;
-        }
-        let segments = &self.disk.segments;
-        let slots: Vec<_> =
-            (0..segments.geometry.slots).map(Slot).filter(|s| segments.is_free(*s)).collect();
-        let mut unlisted = Vec::new();
-        for slots in slots.chunks(LOADS_MAX) {
-            let firsts = join_all(slots.iter().map(|slot| self.blocks(*slot, 0, 1))).await;
-            let headers = slots.iter().zip(firsts).filter_map(|(slot, first)| {
-                let header = BatchHeader::decode(self.identity, &first).ok()?;
-                (header.block == 0).then_some((*slot, header))
-            });
-            unlisted.extend(headers);
-        }
-        self.unlisted = Some(unlisted);
-    }
-
-    /// Notes the synced LSN that the headers of a segment from `block` on state. Returns the next
-    /// segment that they name.
-    async fn note(
-        &mut self,
-        slot: Slot,
-        segment: SegmentId,
-        mut block: u32,
-    ) -> Vec<(SegmentId, Slot)> {
-        let geometry = self.disk.segments.geometry;
-        let mut claimed = Vec::new();
-        while block < geometry.segment_blocks {
-            let blocks = READ_BLOCKS.min(geometry.segment_blocks - block);
-            for bytes in self.blocks(slot, block, blocks).await.chunks_exact(BLOCK_BYTES) {
-                if let Ok(header) = BatchHeader::decode(self.identity, bytes)
-                    && (header.segment, header.block) == (segment, block)
-                {
-                    self.note_header(&header);
-                    claimed.extend(header.next.filter(|next| Some(next) != claimed.last()));
-                }
-                block += 1;
-            }
-        }
-        claimed
-    }
-
     fn note_header(&mut self, header: &BatchHeader) {
         self.synced = self.synced.max(header.synced);
         self.generation = self.generation.max(header.generation);
@@ -366,58 +221,9 @@ impl<'a> Walk<'a> {
         self.claim.filter(fits).filter(|_| !is_blind_to(Blindness::NextSegment))
     }
 
-    /// Reads the footers from the replay start on, to the first segment without a valid one. They
-    /// show how far the log was synced before anything is replayed.
-    async fn footers(&mut self) -> Vec<Option<Footer>> {
-        let mut footers = Vec::new();
-        let (mut segment, mut slot) = (self.end.at.segment, self.end.at.slot);
-        while let Some(trailer) = self.stored_trailer(segment, slot).await {
-            self.note_trailer(&trailer);
-            footers.push(self.footer(trailer, slot).await);
-            (segment, slot) = trailer.next;
-        }
-        footers
-    }
-
     async fn blocks(&self, slot: Slot, first: u32, blocks: u32) -> Vec<u8> {
         let offset = self.disk.segments.geometry.offset(slot, first);
         salvage::read_blocks(&self.disk.file, offset, blocks).await
-    }
-
-    async fn stored_trailer(&self, segment: SegmentId, slot: Slot) -> Option<Trailer> {
-        let geometry = self.disk.segments.geometry;
-        let block = self.blocks(slot, geometry.segment_blocks - 1, 1).await;
-        let fits =
-            |t: &Trailer| t.segment == segment && t.next.0 > segment && t.next.1.0 < geometry.slots;
-        Trailer::decode(self.identity, &block).ok().filter(fits)
-    }
-
-    async fn footer(&self, trailer: Trailer, slot: Slot) -> Option<Footer> {
-        let geometry = self.disk.segments.geometry;
-        let blocks = footer_blocks(trailer.content_bytes as usize);
-        let first = geometry.segment_blocks.checked_sub(blocks)?;
-        let bytes = self.blocks(slot, first, blocks).await;
-        Footer::decode(self.identity, trailer, &bytes).ok()
-    }
-
-    /// Whether the footer has every batch from the current place to the segment's end.
-    fn covers(&self, footer: &Footer) -> bool {
-        let mut expected = self.end.at.lsn;
-        let behind = |b: &&FooterBatch| b.block >= self.end.at.block;
-        let mut batches: Vec<_> = footer.batches.iter().filter(behind).collect();
-        batches.sort_by_key(|b| b.first_lsn);
-        for batch in batches {
-            if batch.first_lsn != expected || !self.is_young_enough(batch.first_lsn, batch.epoch) {
-                return false;
-            }
-            let mut records =
-                Records::new(self.identity, batch.epoch, batch.first_lsn, &batch.records);
-            expected = expected.plus(records.by_ref().count() as u64);
-            if records.consumed() != batch.records.len() {
-                return false;
-            }
-        }
-        footer.trailer.segment == self.end.at.segment && expected == footer.trailer.next_lsn
     }
 
     async fn apply_footer(&mut self, footer: &Footer, volumes: &mut Volumes) -> Result<()> {
@@ -540,102 +346,6 @@ impl<'a> Walk<'a> {
             self.enter_next(&trailer);
             return Ok(true);
         }
-    }
-
-    /// Reconstructs and writes the trailer of this segment, if it is lost and the log goes on
-    /// elsewhere: in the claimed segment, or, where the store had no room for a claim, in any slot.
-    async fn lost_trailer(&mut self) -> Option<Trailer> {
-        let at = self.end.at;
-        let mut candidates = Vec::new();
-        match self.claim() {
-            Some((segment, slot)) => {
-                let first = self.blocks(slot, 0, 1).await;
-                let header = BatchHeader::decode(self.identity, &first).ok();
-                candidates
-                    .extend(header.filter(|header| header.segment == segment).map(|h| (slot, h)));
-            }
-            // Without a claim, a closed store, or one that was never started, has written nothing
-            // behind this segment.
-            None if at.block == 0 || self.superblock.closed || self.superblock.epoch == 0 => {}
-            None if is_blind_to(Blindness::NextSegment) => {}
-            None => {
-                self.scan_unlisted_slots().await;
-                candidates.extend(self.unlisted.iter().flatten().copied());
-            }
-        }
-        let goes_on = |(_, header): &(Slot, BatchHeader)| {
-            header.segment > at.segment
-                && (header.block, header.first_lsn, header.previous) == (0, at.lsn, at.previous)
-                && self.is_young_enough(header.first_lsn, header.epoch)
-        };
-        let (slot, header) = candidates.into_iter().find(goes_on)?;
-        let trailer = self.trailer_to((header.segment, slot), header.epoch);
-        self.put_trailer(trailer).await;
-        Some(trailer)
-    }
-
-    /// A trailer of this segment, which ends here.
-    fn trailer_to(&self, next: (SegmentId, Slot), epoch: u32) -> Trailer {
-        let at = self.end.at;
-        Trailer {
-            segment: at.segment,
-            epoch,
-            content_bytes: 0,
-            content_checksum: 0,
-            fill: at.block,
-            from_block: at.block,
-            next_lsn: at.lsn,
-            previous: at.previous,
-            synced: self.synced,
-            next,
-            generation: self.generation,
-        }
-    }
-
-    /// Writes a trailer to the store, without the batches that a footer repeats; [`Self::covers`]
-    /// detects that.
-    async fn put_trailer(&mut self, trailer: Trailer) {
-        let last = self.disk.segments.geometry.segment_blocks - 1;
-        let block = Footer::encode(self.identity, trailer, &[]);
-        self.complete(self.end.at.slot, last, &block).await;
-    }
-
-    /// The trailer of this segment, if it ends here; if necessary from staging, and then written to
-    /// the store.
-    async fn trailer(&mut self) -> Option<Trailer> {
-        let at = self.end.at;
-        let geometry = self.disk.segments.geometry;
-        let here = |t: &Trailer| {
-            t.segment == at.segment
-                && t.fill == at.block
-                && t.next_lsn == at.lsn
-                && t.previous == at.previous
-                && t.epoch >= self.epoch
-                && (t.next_lsn <= self.fence.lsn || t.epoch >= self.fence.epoch)
-                && t.next.0 > at.segment
-                && t.next.1.0 < geometry.slots
-        };
-        if let Some(trailer) = self.stored_trailer(at.segment, at.slot).await.filter(here) {
-            self.note_trailer(&trailer);
-            if trailer.next_lsn > self.synced {
-                self.put_trailer(trailer).await; // keeps recovery's I4
-            }
-            return Some(trailer);
-        }
-        let last = geometry.segment_blocks - 1;
-        for window in 0..geometry.windows() {
-            let Some(leftover) = &self.leftover else { break };
-            let Ok(trailer) = Trailer::decode(self.identity, &leftover.read(window, last, 1))
-            else {
-                continue;
-            };
-            // A trailer from before the last start has been in the store since then, or is void.
-            if here(&trailer) && trailer.epoch >= self.fence.epoch {
-                self.put_trailer(trailer).await;
-                return Some(trailer);
-            }
-        }
-        None
     }
 
     /// Replays the batch at `block`, if it is the next one of the log.

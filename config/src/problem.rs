@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, all of it at once.
 
 use std::{fmt, path::PathBuf};
+use thiserror::Error;
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +31,8 @@ impl fmt::Display for Problem {
 }
 
 /// Every mistake of one configuration, in the order of the file. Never empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{}", self.lines().join("\n"))]
 pub struct Problems {
     /// The file; none where there was none.
     pub file: Option<PathBuf>,
@@ -38,20 +40,10 @@ pub struct Problems {
     pub list: Vec<Problem>,
 }
 
-/// One problem a line.
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.list.iter().enumerate() {
-            if i > 0 {
-                writeln!(f)?;
-            }
-            if let Some(file) = &self.file {
-                write!(f, "{}: ", file.display())?;
-            }
-            write!(f, "{problem}")?;
-        }
-        Ok(())
+impl Problems {
+    /// One problem a line.
+    fn lines(&self) -> Vec<String> {
+        let file = self.file.as_ref().map_or(String::new(), |file| format!("{}: ", file.display()));
+        self.list.iter().map(|problem| format!("{file}{problem}")).collect()
     }
 }
-
-impl std::error::Error for Problems {}

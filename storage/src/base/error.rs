@@ -1,6 +1,6 @@
 //! Errors of the store, sorted by what the caller can do about them.
 
-use std::{error, fmt, io, sync::Arc};
+use std::{io, sync::Arc};
 
 /// The kind of an error: what it means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,8 @@ pub enum Kind {
 }
 
 /// An error of the store: kind, context, and the error underneath where there is one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{context}")]
 pub struct Error {
     kind: Kind,
     context: String,
@@ -52,17 +53,13 @@ impl Error {
     pub fn kind(&self) -> Kind {
         self.kind
     }
-}
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.context)
-    }
-}
-
-impl error::Error for Error {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        self.source.as_deref().map(|e| e as _)
+    /// Text of the error with the one underneath.
+    pub(crate) fn with_cause(&self) -> String {
+        match &self.source {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
     }
 }
 

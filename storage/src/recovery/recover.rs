@@ -153,7 +153,7 @@ pub(crate) async fn recover(
     if health == Health::Ready {
         match prepare_for_writing(&file, &as_read, &mut superblock, &segments, &end).await {
             Ok(claimed) => claim = claimed,
-            Err(error) => health = Health::Latched(with_cause(&error)),
+            Err(error) => health = Health::Latched(error.with_cause()),
         }
     }
     match &health {
@@ -236,14 +236,6 @@ pub(crate) async fn recover(
         report,
         staging_file: None,
     })
-}
-
-/// Text of an error with its cause.
-fn with_cause(error: &Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }
 
 /// The disk with the segments that superblock and catalog name.

@@ -191,7 +191,7 @@ impl<'a, P: FnMut(CheckProgress)> Maps<'a, P> {
         match read {
             Ok(node) => self.below(&node, at).await,
             Err(error) => {
-                self.report.find_at(FindingKind::Map, with_cause(&error), Some(at.place()));
+                self.report.find_at(FindingKind::Map, error.with_cause(), Some(at.place()));
                 self.pass(u64::from(home.mapped));
                 None
             }
@@ -354,12 +354,5 @@ fn home_of(child: &Child) -> Option<NodeRef> {
         Child::Empty | Child::Zero => None,
         Child::Loaded(node) => node.home(),
         Child::Stored(home) => Some(*home),
-    }
-}
-
-fn with_cause(error: &crate::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }

@@ -1,6 +1,6 @@
 //! Errors of the store, sorted by what the caller can do about them.
 
-use std::{io, sync::Arc};
+use std::{error, fmt, io, sync::Arc};
 
 /// The kind of an error: what it means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,9 @@ pub enum Kind {
 }
 
 /// An error of the store: kind, context, and the error underneath where there is one.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{context}")]
+///
+/// [`source`](error::Error::source) gives the [`io::Error`] itself, whose kind a caller may ask.
+#[derive(Clone, Debug)]
 pub struct Error {
     kind: Kind,
     context: String,
@@ -63,5 +64,30 @@ impl Error {
     }
 }
 
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+// By hand: a derived `source` is the `Arc`, and a caller's downcast to `io::Error` finds nothing.
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}
+
 /// A result of the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_is_the_io_error_itself() {
+        let error = Error::io("opening", io::Error::from(io::ErrorKind::NotFound));
+        let source = error::Error::source(&error).and_then(|e| e.downcast_ref::<io::Error>());
+        assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::NotFound));
+    }
+}

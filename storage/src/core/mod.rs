@@ -1,5 +1,6 @@
 //! The state that all volumes of an open store share.
 
+mod admitted;
 mod backing;
 mod dirty;
 mod engine;
@@ -8,6 +9,7 @@ mod read_pins;
 mod reclaim_demand;
 mod space;
 
+pub(crate) use admitted::Admitted;
 pub(crate) use dirty::DirtyNodes;
 pub(crate) use engine::Engine;
 pub(crate) use fragmented::{Fragmented, LeafId};

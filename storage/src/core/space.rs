@@ -14,8 +14,9 @@
 //!     sum is exact where nothing is shared.
 //! I2  The mark corrects what `live` is too much: it counts again, entry by entry and family by
 //!     family.
-//! I3  New blocks are admitted before they are logged, and all of one request's together: one that
-//!     is refused has changed nothing.
+//! I3  New blocks are admitted before they are logged, and all of one request's together. A request
+//!     that waits with a part logged keeps the admission of the rest (`core/admitted.rs`), so one
+//!     that is refused has changed nothing.
 //! I4  Below the usable size reclaim always has room to work in: new blocks are never admitted
 //!     against the working room.
 //!
@@ -109,9 +110,10 @@ impl Space {
     }
 
     /// Replaces an admission of `admitted` blocks by the change of a map's own blocks from `before`
-    /// to `after`.
-    pub(crate) fn commit_admitted(&self, admitted: u64, before: u64, after: u64) {
-        self.add(i128::from(after) - i128::from(before) - i128::from(admitted));
+    /// to `after`, and the `kept` ones that it is still to get.
+    pub(crate) fn commit_admitted(&self, admitted: u64, before: u64, after: u64, kept: u64) {
+        let change = i128::from(after) - i128::from(before);
+        self.add(change + i128::from(kept) - i128::from(admitted));
     }
 
     /// Changes the count of live blocks by `delta`.

@@ -14,7 +14,10 @@
 //! I3  It needs no order of its own: a record that is lost in a crash leaves the older address,
 //!     whose segment is freed only after a checkpoint that does not name it.
 
-use super::{chunk::Chunk, write::Stopped};
+use super::{
+    chunk::Chunk,
+    write::{Request, Stopped},
+};
 use crate::{
     base::{Address, BLOCK_BYTES, Blindness, Kind, LEAF_BLOCKS, Result, is_blind_to},
     cache::Origin,
@@ -122,7 +125,7 @@ impl Volume {
         if end <= first {
             return Ok(moved);
         }
-        let mut moves = {
+        let moves = {
             let _pin = engine.pins.pin();
             let mappings = match inner.mappings(first, end - first).await {
                 Err(error) if error.kind() == Kind::NotFound => return Ok(moved),
@@ -143,13 +146,12 @@ impl Volume {
             moves_of(first, &mappings, self.read_mapped(&mappings, fill).await?)
         };
         engine.wait_clean().await;
-        let left = |moves: &VecDeque<Chunk>| moves.iter().map(Chunk::data_blocks).sum::<u64>();
-        let all = left(&moves);
-        let (mut last, mut nodes) = (None, NodesInHand::new(&engine.disk));
-        while !moves.is_empty() {
+        let mut moves = Request::new(moves);
+        let (all, mut nodes) = (moves.data_blocks(), NodesInHand::new(&engine.disk));
+        while !moves.chunks.is_empty() {
             let room = engine.log.room.notified();
             let pin = engine.pins.pin();
-            match self.apply(&mut moves, &mut last, &nodes) {
+            match self.apply(&mut moves, &nodes) {
                 Err(Stopped::Missing(missing)) => nodes.load(missing).await?,
                 Err(Stopped::Busy) => {
                     drop(pin); // not held while it waits
@@ -159,7 +161,7 @@ impl Volume {
                 Ok(()) | Err(_) => break,
             }
         }
-        moved.logged = (all - left(&moves)) * BLOCK_BYTES as u64;
+        moved.logged = (all - moves.data_blocks()) * BLOCK_BYTES as u64;
         Ok(moved)
     }
 }

@@ -15,7 +15,9 @@
 //! I4  A range is checked against the size once more under the lock: blocks beyond the end after a
 //!     restore would show when the volume grows again.
 //!
-//! I5  The last block of a range that ends with the volume is whole as long as the volume has that
+//! I5  A request that is refused for want of room has changed nothing: what it needs is admitted at
+//!     once, and stays admitted while the request waits with a part logged.
+//! I6  The last block of a range that ends with the volume is whole as long as the volume has that
 //!     size: when it has grown, the bytes behind the old end are not in the range.
 //!
 //! A write of zeroes becomes a hole: it takes a record, no data.
@@ -23,6 +25,7 @@
 use super::chunk::{Chunk, Condition, Content, Edge, Seen, split, whole_blocks};
 use crate::{
     base::{BLOCK_BYTES, Blindness, Durability, Error, Kind, Result, is_blind_to},
+    core::Admitted,
     disk::{Need, NodesInHand},
     format::RecordKind,
     log::{Append, Batch, Refused},
@@ -56,8 +59,7 @@ pub enum Begun {
 /// A write of which a part is logged, and the rest has to wait.
 pub struct Unfinished {
     volume: Volume,
-    chunks: VecDeque<Chunk>,
-    last: Option<Arc<Batch>>,
+    request: Request,
 }
 
 impl Unfinished {
@@ -66,13 +68,13 @@ impl Unfinished {
     /// # Errors
     /// As [`Volume::write`].
     pub async fn finish(self) -> Result<()> {
-        self.volume.commit(self.chunks, self.last, Durability::Volatile).await
+        self.volume.commit(self.request, Durability::Volatile).await
     }
 }
 
 impl fmt::Debug for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unfinished").field("chunks", &self.chunks.len()).finish()
+        f.debug_struct("Unfinished").field("chunks", &self.request.chunks.len()).finish()
     }
 }
 
@@ -93,6 +95,29 @@ impl Receipt {
     /// [`Kind::Latched`] when writing failed.
     pub async fn written(&self) -> Result<()> {
         self.0.written().await
+    }
+}
+
+/// A request on its way into the log.
+#[derive(Default)]
+pub(super) struct Request {
+    /// What is not logged yet.
+    pub(super) chunks: VecDeque<Chunk>,
+    /// The batch of the last part that is.
+    pub(super) last: Option<Arc<Batch>>,
+    /// New blocks of the rest that are admitted, once a part is logged (I5).
+    admitted: Option<Admitted>,
+}
+
+impl Request {
+    /// A request of which nothing is logged yet.
+    pub(super) fn new(chunks: VecDeque<Chunk>) -> Self {
+        Self { chunks, ..Self::default() }
+    }
+
+    /// Blocks of data that are not logged yet.
+    pub(super) fn data_blocks(&self) -> u64 {
+        self.chunks.iter().map(Chunk::data_blocks).sum()
     }
 }
 
@@ -152,7 +177,7 @@ impl Volume {
             self.add_chunks(at, part, &mut chunks).await?;
             at = part_end;
         }
-        self.commit(chunks, None, durability).await
+        self.commit(Request::new(chunks), durability).await
     }
 
     /// Makes the data ready for the log. Nothing else holds it then, so its memory is free once the
@@ -195,17 +220,17 @@ impl Volume {
         if self.is_full() || engine.is_too_dirty() || engine.space.throttle().is_on() {
             return None;
         }
-        let (mut chunks, mut last) = (VecDeque::with_capacity(1), None);
+        let mut chunks = VecDeque::with_capacity(1);
         whole_blocks(offset / block_bytes, data.clone(), &mut chunks);
-        let applied = self.apply(&mut chunks, &mut last, &engine.disk.nodes);
-        match (applied, last) {
-            (Ok(()), Some(batch)) if !self.may_acknowledge() => Some(Begun::Logged(Receipt(batch))),
-            (Ok(()), _) => Some(Begun::Done),
-            (Err(_), None) => None,
+        let mut request = Request::new(chunks);
+        match self.apply(&mut request, &engine.disk.nodes) {
+            Ok(()) => Some(match request.last {
+                Some(batch) if !self.may_acknowledge() => Begun::Logged(Receipt(batch)),
+                Some(_) | None => Begun::Done,
+            }),
+            Err(_) if request.last.is_none() => None,
             // The obstacle will be met again.
-            (Err(_), last) => {
-                Some(Begun::Started(Unfinished { volume: self.clone(), chunks, last }))
-            }
+            Err(_) => Some(Begun::Started(Unfinished { volume: self.clone(), request })),
         }
     }
 
@@ -232,7 +257,7 @@ impl Volume {
             let hole = Chunk::range(first, end - first, RecordKind::Hole);
             chunks.push_back(Chunk { ends_at, ..hole });
         }
-        self.commit(chunks, None, durability).await
+        self.commit(Request::new(chunks), durability).await
     }
 
     /// Zeroes a range, exact to the byte. Its cost follows the number of map nodes, not of bytes.
@@ -267,7 +292,7 @@ impl Volume {
         if let Some((at, len)) = edges.tail {
             chunks.push_back(self.edge(at, zeroes(len)).await?);
         }
-        self.commit(chunks, None, durability).await
+        self.commit(Request::new(chunks), durability).await
     }
 }
 
@@ -288,24 +313,18 @@ impl Volume {
         Ok(Chunk::edge(block, bytes.freeze(), Edge { patch, at, seen }))
     }
 
-    /// Logs and maps the chunks, then waits for the durability asked for, also of the batch in
-    /// `last`.
-    async fn commit(
-        &self,
-        mut chunks: VecDeque<Chunk>,
-        mut last: Option<Arc<Batch>>,
-        durability: Durability,
-    ) -> Result<()> {
+    /// Logs and maps the rest of the request, then waits for the durability asked for, also of the
+    /// part that was logged before.
+    async fn commit(&self, mut request: Request, durability: Durability) -> Result<()> {
         self.wait_buffer().await;
         self.inner.engine.wait_clean().await;
-        let data_blocks = chunks.iter().map(Chunk::data_blocks).sum();
-        self.inner.engine.space.throttle().wait(data_blocks).await;
+        self.inner.engine.space.throttle().wait(request.data_blocks()).await;
         let mut waited = false;
         let mut nodes = NodesInHand::new(&self.inner.engine.disk);
-        while !chunks.is_empty() {
+        while !request.chunks.is_empty() {
             let room = self.inner.engine.log.room.notified();
             let pin = self.inner.engine.pins.pin();
-            let applied = self.apply(&mut chunks, &mut last, &nodes);
+            let applied = self.apply(&mut request, &nodes);
             if let Err(Stopped::Missing(missing)) = applied {
                 nodes.load(missing).await?;
                 continue;
@@ -315,11 +334,12 @@ impl Volume {
                 Ok(()) => {}
                 Err(Stopped::Missing(_)) => unreachable!("loaded above"),
                 Err(Stopped::Changed(i)) => {
-                    let Chunk { block, condition: Condition::Edge(edge), .. } = &chunks[i] else {
+                    let chunk = &mut request.chunks[i];
+                    let Chunk { block, condition: Condition::Edge(edge), .. } = &*chunk else {
                         unreachable!("a request moves nothing")
                     };
                     let offset = *block * BLOCK_BYTES as u64 + edge.at as u64;
-                    chunks[i] = self.edge(offset, edge.patch.clone()).await?;
+                    *chunk = self.edge(offset, edge.patch.clone()).await?;
                 }
                 Err(Stopped::Busy) => {
                     self.inner.engine.log.pump();
@@ -334,7 +354,7 @@ impl Volume {
                 Err(Stopped::Failed(error)) => return Err(error),
             }
         }
-        match (durability, last) {
+        match (durability, request.last) {
             (Durability::Fua, _) if !is_blind_to(Blindness::Fua) => {
                 let applied = self.inner.lock().applied;
                 self.inner.engine.log.sync(applied).await
@@ -353,12 +373,8 @@ impl Volume {
     }
 
     /// Applies chunks from the front, all under one lock; stops where it has to wait.
-    pub(super) fn apply(
-        &self,
-        chunks: &mut VecDeque<Chunk>,
-        last: &mut Option<Arc<Batch>>,
-        nodes: &impl Nodes,
-    ) -> Result<(), Stopped> {
+    pub(super) fn apply(&self, request: &mut Request, nodes: &impl Nodes) -> Result<(), Stopped> {
+        let chunks = &mut request.chunks;
         let mut state = self.inner.lock();
         state.check_exists().map_err(Stopped::Failed)?;
         if self.inner.snapshot_of.is_some() && !is_blind_to(Blindness::SnapshotWrites) {
@@ -372,10 +388,18 @@ impl Volume {
         }
         chunks.iter_mut().for_each(|chunk| chunk.fit(state.meta.size_bytes));
         chunks.retain(|chunk| chunk.blocks() > 0);
-        let admitted = self.admit(&state, chunks, nodes)?;
+        let engine = &self.inner.engine;
+        let admitted = match request.admitted.take() {
+            Some(admitted) => admitted.take(),
+            None => self.admit(&state, chunks, nodes)?,
+        };
         let before = state.tree.birthday().own_blocks;
-        let applied = self.apply_admitted(&mut state, chunks, last, nodes);
-        self.inner.engine.space.commit_admitted(admitted, before, state.tree.birthday().own_blocks);
+        let applied = self.apply_admitted(&mut state, chunks, &mut request.last, nodes);
+        let after = state.tree.birthday().own_blocks;
+        let waits = applied.is_err() && request.last.is_some();
+        let kept = if waits { (admitted + before).saturating_sub(after) } else { 0 };
+        engine.space.commit_admitted(admitted, before, after, kept);
+        request.admitted = waits.then(|| Admitted::keep(engine, kept)); // keeps I5
         applied
     }
 

@@ -92,8 +92,14 @@ impl Home {
     pub fn spawn(&self, before: &str) -> Process {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let before = if before.is_empty() { "true" } else { before };
-        let child = Command::new("bash")
-            .args(["-c", &format!("{before} && exec \"$0\" serve --config \"$1\"")])
+        // Under nohup(1) the tests ignore SIGHUP, and so would the server.
+        let child = Command::new("env")
+            .args([
+                "--default-signal",
+                "bash",
+                "-c",
+                &format!("{before} && exec \"$0\" serve --config \"$1\""),
+            ])
             .arg(sandstone())
             .arg(self.config())
             .current_dir(self.dir())

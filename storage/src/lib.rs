@@ -69,11 +69,12 @@
 //! | address | segment and block in it; an address names the same bytes forever |
 //! | leaf, node | the map of one MiB of a volume, and the tree nodes above it |
 //! | catalog, entry | all volumes and snapshots; one of them |
+//! | page, head | a part of the catalog's entries on disk; what leads to all pages |
 //! | family | the entries that come from one volume, and so may share blocks |
 //! | birthday rule | a block younger than its volume's last snapshot or fork is not shared |
 //! | pin, quiesce | held while a slot may be read; waiting until all older pins are released |
 //! | admission | counting new blocks against the usable size before they are logged |
-//! | checkpoint | all maps and the catalog written, and a superblock that names them |
+//! | checkpoint | what changed of maps and catalog written, and a superblock that names it |
 //! | cut | the place in the log where a checkpoint begins |
 //! | mark, victim | the walk that finds live blocks; a segment that reclaim empties |
 //! | forward | copying live blocks; addresses stay, look-ups are led to the copy |

@@ -17,6 +17,10 @@ pub enum Blindness {
     SyncAfterSuperblock,
     /// P3: the wait for the log before the checkpoint's sync (checkpoint's I2).
     LogBeforeCheckpoint,
+    /// P1: a checkpoint writes each entry of the catalog that changed (checkpoint's I1).
+    ChangedEntries,
+    /// P1: the mark reaches the catalog's pages (mark's I4).
+    MarkedPages,
     /// P1: segments are free once the checkpoint that no longer names them is durable (segments'
     /// I2).
     FreeAfterCheckpoint,

@@ -8,6 +8,7 @@
 
 use crate::{
     base::{Address, Error, Kind, Lsn, Result, VolumeNumber},
+    disk::Numbers,
     format::{FamilyEntry, RecordKind, VolumeMeta},
     log::{Append, Log, Refused},
     volume::Volume,
@@ -26,6 +27,8 @@ pub(crate) struct Catalog {
     /// Snapshots by their volume.
     snapshots: BTreeMap<VolumeNumber, BTreeSet<VolumeNumber>>,
     families: BTreeMap<VolumeNumber, Family>,
+    /// Numbers of entries that came or went, and of families that changed, since they were taken.
+    changed: BTreeSet<VolumeNumber>,
     next: u32,
     applied: Lsn,
 }
@@ -90,6 +93,7 @@ impl Catalog {
             by_number: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             families: BTreeMap::new(),
+            changed: BTreeSet::new(),
             next,
             applied,
         };
@@ -112,12 +116,26 @@ impl Catalog {
         self.by_id.insert(entry.id(), entry);
     }
 
-    /// The families that share something.
-    pub(crate) fn shared(&self) -> Vec<FamilyEntry> {
+    /// Numbers of entries that came or went, and of families that changed, since the last call. An
+    /// entry whose own state changed says so itself.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<VolumeNumber> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The entries of these numbers, in order.
+    pub(crate) fn in_range(&self, numbers: &Numbers) -> impl Iterator<Item = &Volume> {
+        let range = VolumeNumber(numbers.start)..VolumeNumber(numbers.end);
+        self.by_number.range(range).filter_map(|(_, id)| self.by_id.get(id))
+    }
+
+    /// The families of these numbers that share something, in order.
+    pub(crate) fn shared_in(&self, numbers: &Numbers) -> Vec<FamilyEntry> {
+        let range = VolumeNumber(numbers.start)..VolumeNumber(numbers.end);
         let entry = |(family, Family { shared_blocks, .. }): (&VolumeNumber, &Family)| {
             FamilyEntry { family: *family, shared_blocks: *shared_blocks }
         };
-        self.families.iter().map(entry).filter(|family| family.shared_blocks > 0).collect()
+        let families = self.families.range(range).map(entry);
+        families.filter(|family| family.shared_blocks > 0).collect()
     }
 
     /// All families.
@@ -125,9 +143,11 @@ impl Catalog {
         &self.families
     }
 
-    /// The family of that number, while it has a member.
+    /// The family of that number, to be changed, while it has a member.
     pub(crate) fn family_mut(&mut self, number: VolumeNumber) -> Option<&mut Family> {
-        self.families.get_mut(&number)
+        let family = self.families.get_mut(&number)?;
+        self.changed.insert(number);
+        Some(family)
     }
 
     /// All entries, in the order of their ids.
@@ -213,6 +233,7 @@ impl Catalog {
     /// Adds an entry that was logged under the next number.
     pub(crate) fn add(&mut self, entry: Volume) -> Volume {
         self.next = entry.inner.number.0 + 1;
+        self.changed.insert(entry.inner.number);
         self.insert(entry.clone());
         entry
     }
@@ -228,6 +249,7 @@ impl Catalog {
         let deleted: Vec<_> = ids.filter_map(|id| self.by_id.remove(&id)).collect();
         let (mut removed, mut families) = (Removed::default(), BTreeSet::new());
         for entry in deleted {
+            self.changed.insert(entry.inner.number);
             if let Some(others) = entry.inner.snapshot_of.and_then(|of| self.snapshots.get_mut(&of))
             {
                 others.remove(&entry.inner.number);
@@ -244,6 +266,7 @@ impl Catalog {
         }
         for number in families {
             let Some(family) = self.families.get_mut(&number) else { continue };
+            self.changed.insert(number);
             match family.members.len() {
                 0 => {
                     removed.freed_blocks += i128::from(family.shared_blocks);

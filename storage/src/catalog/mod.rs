@@ -3,5 +3,5 @@
 mod entries;
 mod volumes;
 
-pub(crate) use entries::{Catalog, NotChanged};
+pub(crate) use entries::{Catalog, Family, NotChanged};
 pub(crate) use volumes::Volumes;

@@ -3,27 +3,39 @@
 //! Recovery, the offline checker and the scrub read both through here.
 
 use super::{
+    catalog_pages::CatalogPages,
     salvage,
     superblock_slots::{Counts, SuperblockSlot, choose, read_superblock_slots},
 };
 use crate::{
-    base::{Address, Error, Result, SEGMENT_BLOCKS_MAX, SegmentId, Slot, bitmap},
+    base::{
+        Address, BLOCK_BYTES, Error, Result, SEGMENT_BLOCKS_MAX, SegmentId, Slot, VolumeNumber,
+        bitmap,
+    },
     format::{
-        CatalogRef, Geometry, Piece, SegmentEntry, SegmentKind, SegmentPlace, StoredCatalog,
-        Superblock, decode_chunk,
+        CatalogHead, CatalogRef, Geometry, Malformed, PageItem, PageKind, PageRef, Piece,
+        SegmentEntry, SegmentKind, SegmentPlace, StoredCatalog, Superblock, decode_chunk,
+        decode_page,
     },
 };
+use futures_util::{StreamExt, TryStreamExt, stream};
 use sandstone_ring::File;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// Pages read at once.
+const READS_MAX: usize = 32;
 
 /// A superblock and its catalog, as a checkpoint left them.
 pub(crate) struct CheckpointImage {
     pub(crate) superblock: Superblock,
     pub(crate) catalog: StoredCatalog,
-    /// Where the chunks of both copies lie.
+    /// Where the chunks of both copies of the head lie.
     pub(crate) chunks: Vec<CatalogRef>,
-    /// Why one of the copies cannot be read.
+    pub(crate) pages: CatalogPages,
+    /// Why one of two copies, of the head or of a page, cannot be read.
     pub(crate) copy_damage: Option<String>,
+    /// Numbers of entries whose pages, or pages of the index, have a copy that cannot be read.
+    pub(crate) to_repair: BTreeSet<VolumeNumber>,
     /// Why they may not be the newest ones, or why the store may not be written with them.
     pub(crate) damage: Option<String>,
 }
@@ -35,7 +47,9 @@ impl CheckpointImage {
             superblock,
             catalog: StoredCatalog::default(),
             chunks: Vec::new(),
+            pages: CatalogPages::default(),
             copy_damage: None,
+            to_repair: BTreeSet::new(),
             damage: None,
         }
     }
@@ -72,59 +86,177 @@ impl CheckpointImage {
         Err(error)
     }
 
-    /// Reads the catalog of this superblock, from one of its two copies.
+    /// Reads the catalog of this superblock, each part from one of its two copies.
     ///
     /// # Errors
-    /// [`crate::Kind::Corrupt`] when neither can be read.
+    /// [`crate::Kind::Corrupt`] when both copies of a part cannot be read.
     async fn of(file: &File, superblock: Superblock) -> Result<Self> {
-        let first = decode_catalog(file, &superblock.geometry, superblock.catalog).await;
-        let second = decode_catalog(file, &superblock.geometry, superblock.catalog_copy).await;
-        let (catalog, chunks, copy_damage) = match (first, second) {
-            (Ok((catalog, mut chunks)), Ok((_, more))) => {
+        let geometry = &superblock.geometry;
+        let first = read_head(file, geometry, superblock.catalog).await;
+        let second = read_head(file, geometry, superblock.catalog_copy).await;
+        let (head, chunks, mut damage) = match (first, second) {
+            (Ok((head, mut chunks)), Ok((_, more))) => {
                 chunks.extend(more);
-                (catalog, chunks, None)
+                (head, chunks, None)
             }
-            (Ok((catalog, chunks)), Err(damage)) | (Err(damage), Ok((catalog, chunks))) => {
-                tracing::error!(
-                    %damage,
-                    "a copy of the catalog cannot be read; the other one serves"
-                );
-                (catalog, chunks, Some(damage.to_string()))
+            (Ok((head, chunks)), Err(damage)) | (Err(damage), Ok((head, chunks))) => {
+                (head, chunks, Some(damage))
             }
             (Err(error), Err(_)) => return Err(error),
         };
-        Ok(Self { superblock, catalog, chunks, copy_damage, damage: None })
+        let CatalogHead { applied, index, segments } = head;
+        let inside = segments.iter().filter(|entry| entry.place.is_inside(geometry));
+        let mut reader = PageReader {
+            file,
+            geometry,
+            places: inside.map(|entry| (entry.id, &entry.place)).collect(),
+            to_repair: BTreeSet::new(),
+            damage: None,
+        };
+        let (mut references, mut volumes, mut families) = (Vec::new(), Vec::new(), Vec::new());
+        for payload in reader.read(PageKind::Index, &index).await? {
+            references.extend(PageRef::decode_all(&payload).map_err(corrupt)?);
+        }
+        for payload in reader.read(PageKind::Entries, &references).await? {
+            for item in PageItem::decode_all(&payload).map_err(corrupt)? {
+                match item {
+                    PageItem::Volume(volume) => volumes.push(volume),
+                    PageItem::Family(family) => families.push(family),
+                }
+            }
+        }
+        let PageReader { to_repair, damage: page_damage, .. } = reader;
+        damage = damage.or(page_damage);
+        if let Some(damage) = &damage {
+            tracing::error!(
+                %damage,
+                "a copy of the catalog, or of a part of it, cannot be read; the other one serves"
+            );
+        }
+        Ok(Self {
+            catalog: StoredCatalog { applied, volumes, families, segments },
+            chunks,
+            pages: CatalogPages::new(index, references),
+            copy_damage: damage.map(|damage| damage.to_string()),
+            to_repair,
+            damage: None,
+            superblock,
+        })
+    }
+}
+
+fn corrupt(Malformed(why): Malformed) -> Error {
+    Error::corrupt(format!("the catalog: {why}"))
+}
+
+/// Reads pages of the catalog, which may lie in segments that were moved.
+struct PageReader<'a> {
+    file: &'a File,
+    geometry: &'a Geometry,
+    /// Those within the store, as the head has them: a wrong one leads to bytes with another
+    /// checksum.
+    places: HashMap<SegmentId, &'a SegmentPlace>,
+    to_repair: BTreeSet<VolumeNumber>,
+    /// Why a copy cannot be read.
+    damage: Option<Error>,
+}
+
+impl PageReader<'_> {
+    /// The payloads of these pages, in order.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Corrupt`]: both copies of one cannot be read.
+    async fn read(&mut self, kind: PageKind, pages: &[PageRef]) -> Result<Vec<Vec<u8>>> {
+        let this = &*self;
+        let read = |page: &PageRef| {
+            let page = *page;
+            async move {
+                let [first, second] = page.copies;
+                let first = this.copy(kind, &page, first).await;
+                let second = this.copy(kind, &page, second).await;
+                match (first, second) {
+                    (Ok(payload), Ok(_)) => Ok((payload, None)),
+                    (Ok(payload), Err(damage)) | (Err(damage), Ok(payload)) => {
+                        Ok((payload, Some((page.first, damage))))
+                    }
+                    (Err(error), Err(_)) => Err(error),
+                }
+            }
+        };
+        let read: Vec<_> =
+            stream::iter(pages.iter().map(read)).buffered(READS_MAX).try_collect().await?;
+        let mut payloads = Vec::with_capacity(read.len());
+        for (payload, damaged) in read {
+            payloads.push(payload);
+            if let Some((first, damage)) = damaged {
+                self.to_repair.insert(first);
+                self.damage.get_or_insert(damage);
+            }
+        }
+        Ok(payloads)
+    }
+
+    /// The payload of one copy of a page.
+    async fn copy(&self, kind: PageKind, page: &PageRef, at: Address) -> Result<Vec<u8>> {
+        let place = self.places.get(&at.segment());
+        let stretches = place.and_then(|p| p.stretches(self.geometry, at.block(), page.blocks));
+        let Some(stretches) = stretches else {
+            return Err(corrupt(Malformed("a page lies where the store has nothing")));
+        };
+        let mut blocks = Vec::with_capacity(page.blocks as usize * BLOCK_BYTES);
+        for (offset, len) in stretches {
+            blocks.extend(salvage::read_blocks(self.file, offset, len).await);
+        }
+        decode_page(kind, page, &blocks).map_err(corrupt)
+    }
+}
+
+/// Damage on disk to superblock and catalog.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CheckpointDamage {
+    /// What is damaged, where something is.
+    pub(crate) what: Option<String>,
+    /// Numbers whose pages the next checkpoint has to write anew.
+    pub(crate) to_repair: BTreeSet<VolumeNumber>,
+}
+
+impl CheckpointDamage {
+    fn other(what: String) -> Self {
+        Self { what: Some(what), to_repair: BTreeSet::new() }
     }
 }
 
 /// The damage on disk to the superblock slots, of which `superblock` is the newest, and to its
 /// catalog: a start relies on them, and a running store never reads them again.
-pub(crate) async fn checkpoint_damage(file: &File, superblock: &Superblock) -> Option<String> {
+pub(crate) async fn checkpoint_damage(file: &File, superblock: &Superblock) -> CheckpointDamage {
     let slots = read_superblock_slots(file).await;
     match choose(&slots) {
         Ok(Counts::This(newest, None)) if *newest == *superblock => {}
-        Ok(Counts::This(_, Some(damage))) => return Some(damage),
+        Ok(Counts::This(_, Some(damage))) => return CheckpointDamage::other(damage),
         Ok(Counts::This(newest, None)) => {
-            return Some(format!("the newest superblock is of generation {}", newest.generation));
+            let what = format!("the newest superblock is of generation {}", newest.generation);
+            return CheckpointDamage::other(what);
         }
         Ok(Counts::None | Counts::HalfMade) => {
-            return Some("the superblock's slots are blank".to_owned());
+            return CheckpointDamage::other("the superblock's slots are blank".to_owned());
         }
-        Err(error) => return Some(error.to_string()),
+        Err(error) => return CheckpointDamage::other(error.to_string()),
     }
     match CheckpointImage::of(file, superblock.clone()).await {
-        Ok(image) => image.copy_damage,
-        Err(error) => Some(error.to_string()),
+        Ok(CheckpointImage { copy_damage, to_repair, .. }) => {
+            CheckpointDamage { what: copy_damage, to_repair }
+        }
+        Err(error) => CheckpointDamage::other(error.to_string()),
     }
 }
 
-/// Reads the catalog whose first chunk is there, without checking its segments, and where its
-/// chunks lie.
-async fn decode_catalog(
+/// Reads the head whose first chunk is there, without checking its segments, and where its chunks
+/// lie.
+async fn read_head(
     file: &File,
     geometry: &Geometry,
     first: Option<CatalogRef>,
-) -> Result<(StoredCatalog, Vec<CatalogRef>)> {
+) -> Result<(CatalogHead, Vec<CatalogRef>)> {
     let (mut bytes, mut chunks, mut next) = (Vec::new(), Vec::new(), first);
     let mut places = HashSet::new();
     while let Some(at) = next {
@@ -143,18 +275,15 @@ async fn decode_catalog(
         let blocks =
             salvage::read_blocks(file, geometry.offset(at.slot, at.address.block()), at.blocks)
                 .await;
-        let (following, payload) = decode_chunk(&at, &blocks)
-            .map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
+        let (following, payload) = decode_chunk(&at, &blocks).map_err(corrupt)?;
         bytes.extend_from_slice(&payload);
         chunks.push(at);
         next = following;
     }
     if first.is_none() {
-        return Ok((StoredCatalog::default(), chunks));
+        return Ok((CatalogHead::default(), chunks));
     }
-    let catalog = StoredCatalog::decode(&bytes)
-        .map_err(|why| Error::corrupt(format!("the catalog: {}", why.0)))?;
-    Ok((catalog, chunks))
+    Ok((CatalogHead::decode(&bytes).map_err(corrupt)?, chunks))
 }
 
 /// Segments whose place lies outside the store or is another's: their indexes among the entries,
@@ -173,9 +302,8 @@ pub(crate) fn misplaced(
             _ => None,
         })
         .collect();
-    let fits = |Piece { into, slot, first, live }: &Piece| {
-        first.checked_add(live.count()).is_some_and(|end| end <= geometry.segment_blocks)
-            && destinations.contains(&(*into, *slot))
+    let fits = |Piece { into, slot, live, .. }: &Piece| {
+        destinations.contains(&(*into, *slot))
             && live.words().len() == geometry.segment_blocks.div_ceil(64) as usize
             && bitmap::ones(live.words()).all(|block| block < geometry.segment_blocks)
     };
@@ -187,11 +315,13 @@ pub(crate) fn misplaced(
             return Some("a segment is there twice");
         }
         match &entry.place {
-            SegmentPlace::Own(slot) if slot.0 >= geometry.slots => {
+            SegmentPlace::Own(_) if !entry.place.is_inside(geometry) => {
                 Some("a segment lies outside the store")
             }
             SegmentPlace::Own(slot) if !slots.insert(*slot) => Some("two segments are in one slot"),
-            SegmentPlace::Moved(pieces) if !pieces.iter().all(fits) => {
+            SegmentPlace::Moved(pieces)
+                if !entry.place.is_inside(geometry) || !pieces.iter().all(fits) =>
+            {
                 Some("a segment was moved to where nothing can be")
             }
             SegmentPlace::Own(_) | SegmentPlace::Moved(_) => None,

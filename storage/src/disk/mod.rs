@@ -1,6 +1,7 @@
 //! The store file: its segments and slots, reads by address, superblock and catalog, and waiting
 //! for space below it.
 
+mod catalog_pages;
 mod checked_reads;
 mod checkpoint_image;
 mod data_reads;
@@ -11,8 +12,11 @@ mod single_flight;
 pub(crate) mod space_wait;
 mod superblock_slots;
 
+pub(crate) use catalog_pages::{CatalogPages, Draft, Numbers};
 pub(crate) use checked_reads::{Disk, Fill, NodesInHand};
-pub(crate) use checkpoint_image::{CheckpointImage, checkpoint_damage, misplaced};
+pub(crate) use checkpoint_image::{
+    CheckpointDamage, CheckpointImage, checkpoint_damage, misplaced,
+};
 pub(crate) use data_reads::{Pieces, Run};
 pub(crate) use demand::{Demand, Demanded};
 pub(crate) use segments::{

@@ -37,11 +37,10 @@
 
 use crate::{
     base::{Address, Bitmap, SegmentId, Slot, bitmap},
-    format::{Geometry, Piece, SegmentEntry, SegmentKind, SegmentPlace},
+    format::{Geometry, Piece, SegmentEntry, SegmentKind, SegmentPlace, Stretches},
 };
 use dashmap::DashMap;
 use foldhash::fast::FixedState;
-use smallvec::SmallVec;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -435,28 +434,8 @@ impl Segments {
     /// Where in the store `blocks` blocks (at least one) are: byte offset and number of blocks of
     /// each stretch, in order; `None` when there is no such segment, or it does not have all of
     /// them.
-    pub(crate) fn stretches(
-        &self,
-        address: Address,
-        blocks: u32,
-    ) -> Option<SmallVec<[(u64, u32); 1]>> {
-        let (mut block, mut found) = (address.block(), SmallVec::new());
-        let end = block.checked_add(blocks).filter(|end| *end <= self.geometry.segment_blocks)?;
-        match &*self.place_of.get(&address.segment().0)? {
-            SegmentPlace::Own(slot) => found.push((self.geometry.offset(*slot, block), blocks)),
-            SegmentPlace::Moved(pieces) => {
-                while block < end {
-                    let piece = pieces.iter().find(|piece| piece.live.run(block, 1) == 1)?;
-                    let run = piece.live.run(block, end - block);
-                    found.push((
-                        self.geometry.offset(piece.slot, piece.first + piece.live.rank(block)),
-                        run,
-                    ));
-                    block += run;
-                }
-            }
-        }
-        Some(found)
+    pub(crate) fn stretches(&self, address: Address, blocks: u32) -> Option<Stretches> {
+        self.place_of.get(&address.segment().0)?.stretches(&self.geometry, address.block(), blocks)
     }
 
     /// Which blocks of a segment a segment of moved blocks holds; `None` where it has all of them

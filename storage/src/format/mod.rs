@@ -8,30 +8,34 @@ mod batch;
 mod catalog;
 mod footer;
 mod node;
+mod segment_entry;
 mod superblock;
 #[cfg(test)]
 mod tests;
+mod volume_entry;
 
 pub(crate) use batch::{
     BatchHeader, HEADER_RECORDS_BYTES, RECORD_HEAD_BYTES, Record, RecordHead, RecordKind, Records,
 };
 pub(crate) use catalog::{
-    Birthday, CatalogRef, FamilyEntry, Piece, SegmentEntry, SegmentKind, SegmentPlace,
-    StoredCatalog, StoredMap, VolumeEntry, VolumeMeta, chunk_blocks, decode_chunk, encode_chunk,
+    CatalogHead, CatalogRef, ENTRIES_PAGE_BYTES, FamilyEntry, INDEX_PAGE_BYTES, PageItem, PageKind,
+    PageRef, StoredCatalog, chunk_blocks, decode_chunk, decode_page, encode_chunk, encode_page,
 };
 pub(crate) use footer::{Footer, FooterBatch, Trailer, footer_blocks};
 pub(crate) use node::{
     NodeRef, RunState, StoredChild, StoredNode, decode_node, encode_inner, encode_leaf,
 };
+pub(crate) use segment_entry::{Piece, SegmentEntry, SegmentKind, SegmentPlace, Stretches};
 pub(crate) use superblock::{
     Claim, Geometry, ReplayStart, SECTOR_BYTES, SLOTS_MAX, SUPERBLOCK_SLOTS, Superblock,
     superblock_offset,
 };
+pub(crate) use volume_entry::{Birthday, StoredMap, VolumeEntry, VolumeMeta};
 
 use bytes::TryGetError;
 
 /// Version of everything on disk. A change comes with FORMAT.md, a fixture and a recovery test.
-pub(crate) const VERSION: u16 = 5;
+pub(crate) const VERSION: u16 = 6;
 
 /// The reason why bytes are malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

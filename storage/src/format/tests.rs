@@ -100,7 +100,7 @@ fn more_segments_than_a_store_can_have_are_not_believed() {
 fn superblock_is_laid_out_as_told() {
     let mut golden = golden![508;
         *b"SANDSTN\x01",                                    // 0: magic
-        [5, 0, 0, 0],                                       // 8: version
+        [6, 0, 0, 0],                                       // 8: version
         [0, 0, 0, 0],                                       // 12: features that a reader must know
         [0, 0, 0, 0],                                       // 16: features that a writer must know
         [0x04, 0x03, 0, 0],                                 // 20: epoch
@@ -216,7 +216,7 @@ fn batch_header_and_records_are_laid_out_as_told() {
     assert_bytes(&records(), &golden_records());
     let open = golden![96;
         *b"SSB1",                                           // 0: magic
-        [5, 0],                                             // 4: version
+        [6, 0],                                             // 4: version
         [106, 0],                                           // 6: bytes of records
         [0x51; 8],                                          // 8: first half of the store id
         [0x02, 0x01, 0, 0, 0, 0, 0, 0],                     // 16: segment
@@ -308,7 +308,7 @@ fn footer_and_trailer_are_laid_out_as_told() {
     .concat();
     let mut trailer_bytes = golden![104;
         *b"SSF1",                                           // 0: magic
-        [5, 0],                                             // 4: version
+        [6, 0],                                             // 4: version
         [0, 0],                                             // 6: reserved
         [0x51; 8],                                          // 8: first half of the store id
         [0x02, 0x01, 0, 0, 0, 0, 0, 0],                     // 16: segment
@@ -454,25 +454,54 @@ fn meta() -> VolumeMeta {
     }
 }
 
-fn catalog() -> StoredCatalog {
+fn volume_entry() -> VolumeEntry {
     let root = NodeRef {
         address: Address::new(SegmentId(2), 5),
         checksum: 0x1112_1314,
         blocks: 2,
         mapped: 0,
     };
-    StoredCatalog {
+    VolumeEntry {
+        meta: meta(),
+        applied: Lsn(0x0a0b),
+        map: StoredMap {
+            root: Some(StoredChild::Node(root)),
+            mapped: 0x0c,
+            birthday: Birthday { shared_below: 0x1516, own_blocks: 0x17 },
+        },
+    }
+}
+
+fn page_items() -> Vec<PageItem> {
+    let family = FamilyEntry { family: VolumeNumber(0x18), shared_blocks: 0x19 };
+    vec![PageItem::Volume(volume_entry()), PageItem::Family(family)]
+}
+
+fn encoded(items: &[PageItem]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    items.iter().for_each(|item| item.encode(&mut bytes));
+    bytes
+}
+
+fn page() -> PageRef {
+    PageRef {
+        first: VolumeNumber(0x1a1b),
+        blocks: 2,
+        checksum: 0x1c1d_1e1f,
+        copies: [Address::new(SegmentId(2), 7), Address::new(SegmentId(3), 9)],
+    }
+}
+
+fn head() -> CatalogHead {
+    let moved = |live: &[u64]| Piece {
+        into: SegmentId(0x10),
+        slot: Slot(0x14),
+        first: 0x11,
+        live: Bitmap::new(live.into()),
+    };
+    CatalogHead {
         applied: Lsn(0x0809),
-        volumes: vec![VolumeEntry {
-            meta: meta(),
-            applied: Lsn(0x0a0b),
-            map: StoredMap {
-                root: Some(StoredChild::Node(root)),
-                mapped: 0x0c,
-                birthday: Birthday { shared_below: 0x1516, own_blocks: 0x17 },
-            },
-        }],
-        families: vec![FamilyEntry { family: VolumeNumber(0x18), shared_blocks: 0x19 }],
+        index: vec![page()],
         segments: vec![
             SegmentEntry {
                 id: SegmentId(0x0d),
@@ -482,12 +511,10 @@ fn catalog() -> StoredCatalog {
             SegmentEntry {
                 id: SegmentId(0x0f),
                 kind: SegmentKind::Node,
-                place: SegmentPlace::Moved(Arc::new([Piece {
-                    into: SegmentId(0x10),
-                    slot: Slot(0x14),
-                    first: 0x11,
-                    live: Bitmap::new(Box::new([0x12, 0x1300])),
-                }])),
+                place: SegmentPlace::Moved(Arc::new([
+                    moved(&[0xff, 0x1300]),
+                    moved(&[0x12, 0x1300]),
+                ])),
             },
         ],
     }
@@ -514,11 +541,8 @@ fn catalog_is_laid_out_as_told() {
     assert_bytes(&found, &golden_meta);
     assert_eq!(VolumeMeta::decode(&mut &found[..]), Ok(meta()));
 
-    let golden_catalog = [
-        golden![12;
-            [0x09, 0x08, 0, 0, 0, 0, 0, 0],                 // applied
-            [1, 0, 0, 0],                                   // volumes
-        ],
+    let golden_items = [
+        golden![1; [1],], // a volume or snapshot
         golden_meta,
         golden![48;
             [0x0b, 0x0a, 0, 0, 0, 0, 0, 0],                 // applied to the volume
@@ -531,10 +555,44 @@ fn catalog_is_laid_out_as_told() {
             [0x16, 0x15, 0, 0, 0, 0, 0, 0],                 // its own from this address on
             [0x17, 0, 0, 0, 0, 0, 0, 0],                    // data blocks of its own
         ],
-        golden![84;
-            [1, 0, 0, 0],                                   // families that share something
+        golden![13;
+            [2],                                            // a family that shares something
             [0x18, 0, 0, 0],                                // family
             [0x19, 0, 0, 0, 0, 0, 0, 0],                    // blocks that its entries may share
+        ],
+    ]
+    .concat();
+    assert_bytes(&encoded(&page_items()), &golden_items);
+    assert_eq!(PageItem::decode_all(&golden_items), Ok(page_items()));
+
+    let golden_page = golden![BLOCK_BYTES;
+        *b"SSV1",                                           // 0: magic
+        [3, 0, 0, 0],                                       // 4: bytes of payload
+        [0x31, 0x32, 0x33],                                 // 8: payload
+    ];
+    let (bytes, checksum) = encode_page(PageKind::Entries, &[0x31, 0x32, 0x33]);
+    assert_bytes(&bytes, &golden_page);
+    let at = PageRef { checksum, blocks: 1, ..page() };
+    assert_eq!(decode_page(PageKind::Entries, &at, &bytes), Ok(vec![0x31, 0x32, 0x33]));
+    assert!(decode_page(PageKind::Index, &at, &bytes).is_err(), "another kind");
+    assert_bytes(&encode_page(PageKind::Index, &[]).0[..8], b"SSX1\0\0\0\0");
+
+    let golden_reference = golden![28;
+        [0x1b, 0x1a, 0, 0],                                 // 0: first number
+        [2, 0, 0, 0],                                       // 4: blocks
+        [0x1f, 0x1e, 0x1d, 0x1c],                           // 8: checksum
+        [0x07, 0x80, 0, 0, 0, 0, 0, 0],                     // 12: address
+        [0x09, 0xc0, 0, 0, 0, 0, 0, 0],                     // 20: address of the copy
+    ];
+    assert_eq!(PageRef::decode_all(&golden_reference), Ok(vec![page()]));
+
+    let golden_head = [
+        golden![12;
+            [0x09, 0x08, 0, 0, 0, 0, 0, 0],                 // applied
+            [1, 0, 0, 0],                                   // pages of the index
+        ],
+        golden_reference,
+        golden![80;
             [2, 0, 0, 0],                                   // segments
             [0x0d, 0, 0, 0, 0, 0, 0, 0],                    // segment
             [1, 0],                                         // kind: log
@@ -543,19 +601,25 @@ fn catalog_is_laid_out_as_told() {
             [0x0f, 0, 0, 0, 0, 0, 0, 0],                    // segment
             [2, 0],                                         // kind: nodes
             [2, 0],                                         // words of the bitmap: moved
-            [1, 0, 0, 0],                                   // pieces
+            [2, 0, 0, 0],                                   // pieces
             [0x10, 0, 0, 0, 0, 0, 0, 0],                    // piece: the destination segment
             [0x14, 0, 0, 0],                                // its slot
-            [0x11, 0, 0, 0],                                // first block there
-            [0x12, 0, 0, 0, 0, 0, 0, 0],                    // blocks 0 to 63
+            [0x11, 0],                                      // first block there
+            [0, 0],                                         // a bitmap follows
+            [0xff, 0, 0, 0, 0, 0, 0, 0],                    // blocks 0 to 63
             [0, 0x13, 0, 0, 0, 0, 0, 0],                    // blocks 64 to 127
+            [0x10, 0, 0, 0, 0, 0, 0, 0],                    // piece: the destination segment
+            [0x14, 0, 0, 0],                                // its slot
+        ],
+        golden![14;
+            [0x11, 0],                                      // first block there
+            [5, 0],                                         // a list of 5 blocks follows
+            [1, 0, 4, 0, 72, 0, 73, 0, 76, 0],              // the blocks
         ],
     ]
     .concat();
-    assert_bytes(&catalog().encode(), &golden_catalog);
-    assert_eq!(catalog().encode().capacity(), golden_catalog.len());
-    let read = StoredCatalog::decode(&golden_catalog).expect("a catalog");
-    assert_bytes(&read.encode(), &golden_catalog);
+    assert_bytes(&head().encode(), &golden_head);
+    assert_eq!(CatalogHead::decode(&golden_head), Ok(head()));
 
     let next = CatalogRef {
         address: Address::new(SegmentId(3), 6),

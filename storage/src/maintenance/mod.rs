@@ -14,5 +14,6 @@ pub use reclaim::{ReclaimPhase, ReclaimProgress};
 pub use scrub::{CorruptKind, Corruption, ScrubProgress};
 pub use watchdog::{STALLED_AFTER, Stall, StallKind};
 
+pub(crate) use checkpoint::Checkpointer;
 pub(crate) use reclaim::Effort;
 pub(crate) use tasks::{Maintenance, Rates};

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     base::{Kind, Result},
     catalog::Volumes,
-    format::Superblock,
 };
 use futures_util::future::{join, join5};
 use std::{cell::RefCell, sync::Arc};
@@ -42,9 +41,9 @@ pub(crate) struct Maintenance {
 }
 
 impl Maintenance {
-    /// The background work of a store that goes on from this superblock.
-    pub(crate) fn new(volumes: Arc<Volumes>, superblock: Superblock, rates: Rates) -> Self {
-        let checkpointer = Arc::new(Checkpointer::new(Arc::clone(&volumes), superblock));
+    /// The background work of a store with this checkpointer.
+    pub(crate) fn new(volumes: Arc<Volumes>, checkpointer: Checkpointer, rates: Rates) -> Self {
+        let checkpointer = Arc::new(checkpointer);
         let slot_pool = Arc::new(SlotPool::new(Arc::clone(&volumes.engine)));
         let (checkpoints, slots) = (Arc::clone(&checkpointer), Arc::clone(&slot_pool));
         Self {

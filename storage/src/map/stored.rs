@@ -110,4 +110,17 @@ impl VolumeImage {
         };
         VolumeEntry { meta: self.meta.clone(), applied: self.applied, map }
     }
+
+    /// Whether the catalog's entry has the same properties and the same map.
+    pub(crate) fn is_stored_as(&self, entry: &VolumeEntry) -> bool {
+        let root = match self.tree.root() {
+            Child::Empty => None,
+            Child::Zero => Some(StoredChild::Zero),
+            Child::Stored(home) => Some(StoredChild::Node(*home)),
+            Child::Loaded(_) => return false,
+        };
+        let map =
+            StoredMap { root, mapped: self.tree.mapped_blocks(), birthday: self.tree.birthday() };
+        map == entry.map && self.meta == entry.meta
+    }
 }

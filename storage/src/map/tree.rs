@@ -195,18 +195,21 @@ impl Tree {
         self.mapped - before.own_blocks
     }
 
-    /// The mark has counted `own_blocks` of its own in this map as it was at `then`. Returns how
-    /// many fewer count now; 0 where it is unknown how many of them changed since.
-    pub(crate) fn recount(&mut self, then: &Tree, own_blocks: u64) -> u64 {
+    /// The mark has counted `own_blocks` of its own in this map as it was at `then`. Returns by how
+    /// many the count is too much now; 0 where it is unknown how many of them changed since.
+    pub(crate) fn own_excess(&self, then: &Tree, own_blocks: u64) -> u64 {
         if self.birthday_changes != then.birthday_changes {
             return 0;
         }
         // Blocks that were clipped since may have been a part of the excess.
         let clipped = self.clipped - then.clipped;
         let excess = then.birthday.own_blocks.saturating_sub(own_blocks).saturating_sub(clipped);
-        let excess = excess.min(self.birthday.own_blocks);
+        excess.min(self.birthday.own_blocks)
+    }
+
+    /// Corrects the count of own blocks by [`Self::own_excess`].
+    pub(crate) fn correct_own(&mut self, excess: u64) {
         self.birthday.own_blocks -= excess;
-        excess
     }
 
     /// Data blocks of a range that are this map's alone.

@@ -6,8 +6,8 @@ use crate::{
     base::{Error, Kind, Result, SegmentId, Slot},
     disk::{self, Content, Retired, SuperblockSlot, salvage},
     format::{
-        BatchHeader, CatalogRef, RecordHead, RecordKind, Records, SegmentEntry, SegmentKind,
-        SegmentPlace, StoredChild, Superblock, VERSION, VolumeEntry,
+        BatchHeader, CatalogRef, PageRef, RecordHead, RecordKind, Records, SegmentEntry,
+        SegmentKind, SegmentPlace, StoredChild, Superblock, VERSION, VolumeEntry,
     },
     offline::StoppedStore,
     recovery::Found,
@@ -69,6 +69,7 @@ impl StoppedStore {
         let section = |name: &str, rows: Vec<Row>| Section { name: name.to_owned(), rows };
         Ok(vec![
             section("catalog", found.chunks.iter().map(chunk_row).collect()),
+            section("catalog pages", found.pages.all().map(page_row).collect()),
             section("volumes", found.cataloged_volumes.iter().map(volume_row).collect()),
             section("segments", segments.iter().map(|entry| segment_row(entry, &found)).collect()),
             section("log", vec![log_row(&found)]),
@@ -259,6 +260,17 @@ fn chunk_row(chunk: &CatalogRef) -> Row {
         ("slot", number(chunk.slot.0)),
         ("blocks", number(chunk.blocks)),
         ("crc32", checksum(chunk.checksum)),
+    ]
+}
+
+fn page_row(page: &PageRef) -> Row {
+    let [first, second] = page.copies;
+    vec![
+        ("first number", number(page.first.0)),
+        ("blocks", number(page.blocks)),
+        ("crc32", checksum(page.checksum)),
+        ("address", text(format!("{first:?}"))),
+        ("address of the copy", text(format!("{second:?}"))),
     ]
 }
 

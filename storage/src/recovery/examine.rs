@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     base::{Address, Error, Kind, Lsn, Result},
-    disk::{CheckpointImage, Counts, Disk, choose, misplaced, read_superblock_slots},
+    disk::{CatalogPages, CheckpointImage, Counts, Disk, choose, misplaced, read_superblock_slots},
     format::{
         CatalogRef, FamilyEntry, ReplayStart, SegmentEntry, StoredCatalog, Superblock, VolumeEntry,
     },
@@ -24,8 +24,10 @@ use std::sync::Arc;
 pub(crate) struct Found {
     /// The superblock that counts.
     pub(crate) superblock: Superblock,
-    /// Where the catalog and its copy lie.
+    /// Where the catalog's head and its copy lie.
     pub(crate) chunks: Vec<CatalogRef>,
+    /// The catalog's pages.
+    pub(crate) pages: CatalogPages,
     /// Why one of the two copies cannot be read.
     pub(crate) copy_damage: Option<String>,
     /// The catalog's volumes and snapshots, before replay.
@@ -75,7 +77,7 @@ pub(crate) async fn examine(
             return Err(Error::new(Kind::NotFound, "there is no store"));
         }
     };
-    let CheckpointImage { superblock, catalog, chunks, copy_damage, damage: old } =
+    let CheckpointImage { superblock, catalog, chunks, pages, copy_damage, damage: old, .. } =
         CheckpointImage::read(file, &slots, newest, slots_damage.clone()).await?;
     let StoredCatalog { applied, volumes, families, segments: cataloged } = catalog;
     let cataloged_volumes = volumes.clone();
@@ -101,6 +103,7 @@ pub(crate) async fn examine(
     Ok(Found {
         superblock,
         chunks,
+        pages,
         copy_damage,
         cataloged_volumes,
         cataloged,

@@ -24,8 +24,8 @@
 //!     slots that writes would go to may have been reused. The store is opened for reading only.
 //! I6  No sector that cannot be read keeps the store from being opened: a block of it counts as one
 //!     with a wrong checksum. Without a superblock or a catalog no store can be opened. So there
-//!     are two slots, and two copies of the catalog; where both copies are damaged, recovery uses
-//!     the superblock before, if it is readable.
+//!     are two slots, and two copies of each part of the catalog; where both copies of a part are
+//!     damaged, recovery uses the superblock before, if its catalog is readable.
 
 use super::{
     apply::{Replayed, Volumes},
@@ -36,23 +36,26 @@ use super::{
 use crate::{
     base::{
         BLOCK_BYTES, Blindness, Error, Health, HealthCell, Kind, Lsn, Result, Secret, SegmentId,
-        Shutdown, is_blind_to,
+        Shutdown, VolumeNumber, is_blind_to,
     },
     core::{DirtyNodes, Engine, Fragmented, ReadPins, ReclaimDemand, Space},
     disk::{
-        CheckpointImage, Counts, Disk, Need, Readiness, Segments, Taken, Writing, choose,
-        misplaced, put_superblock, read_superblock_slots, salvage, write_superblock,
+        CatalogPages, CheckpointImage, Counts, Disk, Need, Readiness, Segments, Taken, Writing,
+        choose, misplaced, put_superblock, read_superblock_slots, salvage, write_superblock,
     },
     format::{
         Claim, FamilyEntry, Geometry, Identity, ReplayStart, SLOTS_MAX, SegmentEntry, SegmentKind,
-        SegmentPlace, Superblock,
+        SegmentPlace, Superblock, VolumeEntry,
     },
     log::{Leftover, Log, Staging, Start},
     maintenance::Rates,
     map::VolumeImage,
 };
 use sandstone_ring::{File, SharedMemory, WriteBuf, aligned, runtime};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// The result of recovery, from which [`crate::Store`] is made.
 pub(crate) struct Recovered {
@@ -60,6 +63,10 @@ pub(crate) struct Recovered {
     pub(crate) superblock: Superblock,
     pub(crate) volumes: Vec<VolumeImage>,
     pub(crate) families: Vec<FamilyEntry>,
+    /// The pages of the superblock's catalog.
+    pub(crate) pages: CatalogPages,
+    /// Numbers of entries and families that differ from it, or whose pages need repair.
+    pub(crate) unwritten: BTreeSet<VolumeNumber>,
     pub(crate) applied: Lsn,
     pub(crate) next_volume: u32,
     pub(crate) rates: Rates,
@@ -97,7 +104,7 @@ pub(crate) async fn recover(
             (CheckpointImage::new(make(&file, geometry).await?), true)
         }
     };
-    let CheckpointImage { mut superblock, catalog, damage, .. } = image;
+    let CheckpointImage { mut superblock, catalog, pages, to_repair, damage, .. } = image;
     match misplaced(&catalog.segments, &superblock.geometry).first() {
         None => {}
         Some((_, why)) => return Err(Error::corrupt(format!("the catalog: {why}"))),
@@ -125,6 +132,7 @@ pub(crate) async fn recover(
     });
 
     let (was_closed, has_leftover) = (superblock.closed, leftover.is_some());
+    let (cataloged, shared) = (catalog.volumes.clone(), catalog.families.clone());
     let mut volumes = Volumes::new(&disk, catalog, superblock.next_volume);
     // Where the superblock may be an old one, the places that it names may be reused: nothing is
     // written there (I5).
@@ -210,9 +218,12 @@ pub(crate) async fn recover(
     dirty.add(volumes.dirtied());
     reclaim.add_garbage(volumes.dirtied());
     let Replayed { applied, next_volume, volumes, families } = volumes.finish(end.at.lsn);
+    let mut unwritten = differing(&cataloged, &volumes, &shared, &families);
+    unwritten.extend(to_repair);
     let own: u64 = volumes.iter().map(|volume| volume.tree.birthday().own_blocks).sum();
     let shared: u64 = families.iter().map(|family| family.shared_blocks).sum();
     let space = Space::new(own + shared, segments.node_blocks());
+    space.set_catalog(pages.blocks());
     let engine = Engine {
         disk,
         log: Arc::new(log),
@@ -230,12 +241,35 @@ pub(crate) async fn recover(
         superblock,
         volumes,
         families,
+        pages,
+        unwritten,
         applied,
         next_volume,
         rates,
         report,
         staging_file: None,
     })
+}
+
+/// Numbers of the entries and families that are not as the catalog has them.
+fn differing(
+    cataloged: &[VolumeEntry],
+    volumes: &[VolumeImage],
+    shared: &[FamilyEntry],
+    families: &[FamilyEntry],
+) -> BTreeSet<VolumeNumber> {
+    let mut entries: HashMap<_, _> =
+        cataloged.iter().map(|entry| (entry.meta.number, entry)).collect();
+    let mut shares: HashMap<_, _> = shared.iter().map(|entry| (entry.family, entry)).collect();
+    let is_other = |volume: &&VolumeImage| {
+        entries.remove(&volume.meta.number).is_none_or(|entry| !volume.is_stored_as(entry))
+    };
+    let others = volumes.iter().filter(is_other).map(|volume| volume.meta.number);
+    let mut differing: BTreeSet<_> = others.collect();
+    let is_other = |family: &&FamilyEntry| shares.remove(&family.family) != Some(*family);
+    differing.extend(families.iter().filter(is_other).map(|family| family.family));
+    differing.extend(entries.into_keys().chain(shares.into_keys()));
+    differing
 }
 
 /// The disk with the segments that superblock and catalog name.

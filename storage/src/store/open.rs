@@ -4,7 +4,7 @@ use crate::{
     base::{Error, Health, Kind, Result},
     catalog::{Catalog, Volumes},
     format::Superblock,
-    maintenance::{Effort, Maintenance, ReclaimProgress, ScrubProgress, Stall},
+    maintenance::{Checkpointer, Effort, Maintenance, ReclaimProgress, ScrubProgress, Stall},
     map::VolumeImage,
     recovery::{self, Parts, Recovered, RecoveryReport, StagingFile, StoreOptions},
     volume::Volume,
@@ -63,6 +63,8 @@ impl Store {
             superblock,
             volumes,
             families,
+            pages,
+            unwritten,
             applied,
             next_volume,
             rates,
@@ -78,7 +80,8 @@ impl Store {
         engine.measure_backing();
         let volumes = Arc::new(Volumes::new(engine, catalog));
         let epoch = superblock.epoch;
-        let maintenance = Arc::new(Maintenance::new(Arc::clone(&volumes), superblock, rates));
+        let checkpointer = Checkpointer::new(Arc::clone(&volumes), superblock, pages, unwritten);
+        let maintenance = Arc::new(Maintenance::new(Arc::clone(&volumes), checkpointer, rates));
         let running = Arc::clone(&maintenance);
         runtime::spawn(async move { running.run().await });
         (

@@ -7,12 +7,15 @@ use crate::{
     },
     core::Engine,
     format::VolumeMeta,
-    map::Tree,
+    map::{Tree, VolumeImage},
     volume::EffectiveSettings,
 };
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*},
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*},
+    },
 };
 use uuid::Uuid;
 
@@ -33,7 +36,7 @@ pub(crate) struct Inner {
     pub(crate) family: VolumeNumber,
     /// The volume that this is a snapshot of.
     pub(crate) snapshot_of: Option<VolumeNumber>,
-    pub(crate) state: Mutex<State>,
+    state: Mutex<Tracked>,
     /// Copies of fields that the data path reads often; `state` is the truth.
     size_bytes: AtomicU64,
     pub(crate) buffer_bytes: AtomicU64,
@@ -42,6 +45,31 @@ pub(crate) struct Inner {
     /// The settings of all handles that override nothing.
     effective: Arc<EffectiveSettings>,
     pub(crate) usage: Arc<Usage>,
+}
+
+/// A state, and whether it changed since a checkpoint took it.
+struct Tracked {
+    state: State,
+    has_changed: bool,
+}
+
+/// The lock of a volume's state. A change of the state through it makes the next checkpoint write
+/// the volume's entry.
+pub(crate) struct Locked<'a>(MutexGuard<'a, Tracked>);
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        self.0.has_changed = true;
+        &mut self.0.state
+    }
 }
 
 pub(crate) struct State {
@@ -68,7 +96,10 @@ impl Volume {
             writeback: AtomicBool::new(false),
             effective: Arc::clone(&effective),
             usage,
-            state: Mutex::new(State { meta, tree, applied, deleted: false }),
+            state: Mutex::new(Tracked {
+                state: State { meta, tree, applied, deleted: false },
+                has_changed: false,
+            }),
         };
         inner.publish(&inner.lock());
         Self { inner: Arc::new(inner), effective }
@@ -134,8 +165,30 @@ impl Volume {
 }
 
 impl Inner {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked(self.tracked())
+    }
+
+    fn tracked(&self) -> MutexGuard<'_, Tracked> {
         self.state.lock().expect("no panics under this lock")
+    }
+
+    /// Whether the state changed since a checkpoint took it.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.tracked().has_changed
+    }
+
+    /// Takes the state for a checkpoint.
+    pub(crate) fn take_image(&self) -> VolumeImage {
+        let mut tracked = self.tracked();
+        tracked.has_changed = false;
+        let State { meta, tree, applied, .. } = &tracked.state;
+        VolumeImage { meta: meta.clone(), applied: *applied, tree: tree.clone() }
+    }
+
+    /// Drops nodes from memory that are on disk. The map stays what it is.
+    pub(crate) fn prune(&self) {
+        self.tracked().state.tree.prune();
     }
 
     /// Updates the data path's copies from `state`.

@@ -6,7 +6,7 @@ use crate::enumeration::{
     Search, Start,
 };
 use crate::world::Random;
-use crate::{damage, defragment, faults, host, ordering, rot};
+use crate::{catalog, damage, defragment, faults, host, ordering, rot};
 use sandstone_ring::Placement;
 use sandstone_storage::{sim::Blindness, sim::while_blind_to};
 use std::{
@@ -42,13 +42,18 @@ enum Suite {
     Rot,
     WritesBesideMoves,
     SharedLeaves,
+    ManyEntries,
+    IdlePages,
 }
 
 /// Each blindness with the suite that finds it.
-const BLINDNESSES: [(Blindness, Suite); 32] = [
+const BLINDNESSES: [(Blindness, Suite); 35] = [
     (Blindness::SyncBeforeSuperblock, Suite::States(&[Write, Checkpoint])),
     (Blindness::SyncAfterSuperblock, Suite::States(&[WriteLong, Mark, Sweep])),
     (Blindness::LogBeforeCheckpoint, Suite::States(&[WriteBack, Checkpoint])),
+    (Blindness::ChangedEntries, Suite::States(&[Write, Checkpoint])),
+    (Blindness::ChangedEntries, Suite::ManyEntries),
+    (Blindness::MarkedPages, Suite::IdlePages),
     (Blindness::FreeAfterCheckpoint, Suite::ReuseBeforeCheckpoint),
     (Blindness::LogOrder, Suite::WriteBehindHole),
     (Blindness::WriteThrough, Suite::HostCrash),
@@ -106,6 +111,8 @@ fn rounds(suite: Suite) -> u64 {
         | Suite::BegunReadUnderReclaim
         | Suite::PartialWriteUnderReclaim
         | Suite::SharedLeaves
+        | Suite::ManyEntries
+        | Suite::IdlePages
         | Suite::Rot => 1,
     }
 }
@@ -145,6 +152,8 @@ fn look(suite: Suite, search: &Search, round: u64) -> Result<(), String> {
         }
         Suite::WritesBesideMoves => defragment::writes_beside_moves(1 + round),
         Suite::SharedLeaves => defragment::what_is_shared_is_left_where_it_is(),
+        Suite::ManyEntries => catalog::many_entries_are_what_was_made_of_them(),
+        Suite::IdlePages => catalog::pages_in_which_nothing_changes_outlive_their_segments(),
         Suite::Rot => return rot::rot_on_this_thread(),
     }
     Ok(())

@@ -234,11 +234,11 @@ fn what_lies_there_is_shown_by_its_names() {
         );
         let sections = store.inspect(1 << 20).await.expect("the rest");
         let names: Vec<_> = sections.iter().map(|s| s.name.as_str()).collect();
-        assert_eq!(names, ["catalog", "volumes", "segments", "log", "file"]);
-        let file = &sections[4].rows[0];
+        assert_eq!(names, ["catalog", "catalog pages", "volumes", "segments", "log", "file"]);
+        let file = &sections[5].rows[0];
         assert_eq!(file[0], ("placement", Field::Text("in_place".into())));
         assert!(matches!(file[1], ("free slots", Field::Number(1..))), "{file:?}");
-        assert!(sections[2].rows.len() > 2, "{:#?}", sections[2]);
+        assert!(sections[3].rows.len() > 2, "{:#?}", sections[3]);
         let (mut all, mut first) = (0, 0);
         store.inspect_records(None, 1 << 20, |_| all += 1).await.expect("the log");
         store.inspect_records(Some(1), 1 << 20, |_| first += 1).await.expect("the first segment");

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "blindness")]
 mod blindness;
+mod catalog;
 mod check;
 mod crash;
 mod damage;

@@ -594,8 +594,8 @@ fn segment_that_the_log_had_claimed_is_free_after_a_start() {
             drop(simulation);
             world.die(death.unwrap_or(Death::Process), &mut Random::new(life));
         }
-        // One of the log, one that it has claimed, one of nodes.
-        let least = (shape().slots - 3) * SEGMENT;
+        // One of the log, one that it has claimed, two of nodes: each checkpoint writes ten blocks.
+        let least = (shape().slots - 4) * SEGMENT;
         assert!(free.iter().all(|free| *free >= least), "{death:?}: {least} of {free:?}");
     }
 }

@@ -339,7 +339,7 @@ fn holds(block: &[u8]) -> Holds {
         b"SAND" => Holds::Superblock,
         b"SSB1" => Holds::Header,
         b"SSL1" | b"SSI1" => Holds::Node,
-        b"SSC1" => Holds::Catalog,
+        b"SSC1" | b"SSV1" | b"SSX1" => Holds::Catalog,
         _ if &block[BLOCK as usize - 128..][..4] == b"SSF1" => Holds::Footer,
         _ if block.iter().all(|byte| *byte == 0) => Holds::Nothing,
         _ => Holds::Data,

@@ -45,7 +45,10 @@ fn checksums_notice_each_bit() {
     each_flip_is_refused(&content, |b| Footer::decode(&IDENTITY, trailer, b).is_ok());
     let (bytes, _) = encode_node(&leaf(), 0);
     each_flip_is_refused(&bytes, |b| decode_node(&home(&bytes), 0, b).is_ok());
-    let (bytes, checksum) = encode_chunk(None, &catalog().encode());
+    let (bytes, checksum) = encode_page(PageKind::Entries, &encoded(&page_items()));
+    let at = PageRef { checksum, blocks: 1, ..page() };
+    each_flip_is_refused(&bytes, |b| decode_page(PageKind::Entries, &at, b).is_ok());
+    let (bytes, checksum) = encode_chunk(None, &head().encode());
     let at =
         CatalogRef { address: Address::new(SegmentId(1), 0), slot: Slot(0), blocks: 1, checksum };
     each_flip_is_refused(&bytes, |b| decode_chunk(&at, b).is_ok());
@@ -74,7 +77,13 @@ fn decode_everything(bytes: &[u8]) {
     let at =
         CatalogRef { address: Address::new(SegmentId(1), 0), slot: Slot(0), blocks: 1, checksum };
     let _ = decode_chunk(&at, bytes);
-    let _ = StoredCatalog::decode(bytes);
+    let _ = CatalogHead::decode(bytes);
+    let at = PageRef { checksum, blocks: 1, ..page() };
+    for kind in [PageKind::Entries, PageKind::Index] {
+        let _ = decode_page(kind, &at, bytes);
+    }
+    let _ = PageRef::decode_all(bytes);
+    let _ = PageItem::decode_all(bytes);
     let _ = VolumeMeta::decode(&mut &*bytes);
     if bytes.len() == BLOCK_BYTES {
         let mut fitting = bytes.to_vec();
@@ -113,7 +122,7 @@ proptest! {
 
     #[test]
     fn mutated_bytes_never_panic_a_decoder(
-        which in 0usize..7,
+        which in 0usize..9,
         changes in prop::collection::vec((0usize..200, any::<u8>()), 1..6),
         cut in 0usize..5000,
     ) {
@@ -126,8 +135,10 @@ proptest! {
             2 => footer().0,
             3 => footer().1,
             4 => encode_node(&leaf(), 0).0,
-            5 => encode_chunk(None, &catalog().encode()).0,
-            _ => catalog().encode(),
+            5 => encode_chunk(None, &head().encode()).0,
+            6 => encode_page(PageKind::Entries, &encoded(&page_items())).0,
+            7 => encoded(&page_items()),
+            _ => head().encode(),
         };
         let len = bytes.len();
         for (at, value) in changes {

@@ -3,18 +3,17 @@
 //! A checkpoint waits for the device, the log and nothing else: not for a round of reclaim, nor for
 //! slots that are prepared or punched.
 
-use super::writer::{CheckpointWriter, Cut, Written};
+use super::writer::{CheckpointWriter, Cut, Stretch, Written};
 use crate::{
-    base::{Lsn, Progress, Result},
-    catalog::Volumes,
-    disk::Retired,
+    base::{Blindness, Progress, Result, VolumeNumber, is_blind_to},
+    catalog::{Catalog, Volumes},
+    disk::{CatalogPages, Numbers, Retired},
     format::Superblock,
     maintenance::wake::{LogActivity, TICK, first_of},
-    map::VolumeImage,
-    volume::Volume,
 };
 use sandstone_ring::runtime;
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::*},
@@ -72,16 +71,27 @@ pub(crate) struct CheckpointStats {
 }
 
 /// A guard: no checkpoint is under way until it is dropped.
-pub(crate) struct NoCheckpoint<'a>(
-    #[expect(dead_code, reason = "held, not read")] MutexGuard<'a, CheckpointWriter>,
-);
+pub(crate) struct NoCheckpoint<'a>(MutexGuard<'a, CheckpointWriter>);
+
+impl NoCheckpoint<'_> {
+    /// The pages of the catalog that counts.
+    pub(crate) fn pages(&self) -> &CatalogPages {
+        self.0.pages()
+    }
+}
 
 impl Checkpointer {
-    /// A checkpointer that goes on from the superblock that counts.
-    pub(crate) fn new(volumes: Arc<Volumes>, superblock: Superblock) -> Self {
+    /// A checkpointer that goes on from the superblock that counts and the pages of its catalog,
+    /// with the numbers of the entries and families that differ from them.
+    pub(crate) fn new(
+        volumes: Arc<Volumes>,
+        superblock: Superblock,
+        pages: CatalogPages,
+        unwritten: BTreeSet<VolumeNumber>,
+    ) -> Self {
         Self {
             volumes,
-            writer: Mutex::new(CheckpointWriter::new(superblock)),
+            writer: Mutex::new(CheckpointWriter::new(superblock, pages, unwritten)),
             written: Written::default(),
             begun: AtomicU64::new(0),
             completed: AtomicU64::new(0),
@@ -153,57 +163,67 @@ impl Checkpointer {
             return Err(engine.health.refusal());
         }
         let retired = engine.disk.segments.retired();
-        if due == Due::IfChanged && self.is_unchanged(writer.replay_lsn(), &retired) {
+        if due == Due::IfChanged && self.is_unchanged(&writer, &retired) {
             return Ok(());
         }
         let began = runtime::now();
         let _under_way = self.written.progress.begin();
         let number = self.begun.fetch_add(1, AcqRel) + 1;
-        let cut = self.cut();
+        let cut = self.cut(&writer);
+        let numbers: Vec<_> = cut.stretches.iter().map(|stretch| stretch.numbers.clone()).collect();
         let result = writer.write(engine, &self.written, &retired, cut).await;
         if result.is_ok() {
             self.completed.store(number, Release);
             self.count.fetch_add(1, Relaxed);
             let took = runtime::now().saturating_sub(began);
             self.took_us.fetch_add(took.as_micros() as u64, Relaxed);
-            for volume in self.volumes.all() {
-                volume.inner.lock().tree.prune();
-            }
+            let catalog = self.volumes.lock();
+            let written = numbers.iter().flat_map(|numbers| catalog.in_range(numbers));
+            written.for_each(|volume| volume.inner.prune());
         }
         engine.keep_room_for_checkpoints();
         engine.dirty.wake_waiters();
         result
     }
 
-    /// Whether a checkpoint would repeat the last one. Writes that found no room have dirtied nodes
-    /// and logged nothing: such nodes count as a change, or writers that wait for fewer dirty nodes
-    /// would wait forever.
-    fn is_unchanged(&self, replay: Lsn, retired: &Retired) -> bool {
+    /// Whether a checkpoint would repeat the last one, and repair nothing. Writes that found no
+    /// room have dirtied nodes and logged nothing: such nodes count as a change, or writers that
+    /// wait for fewer dirty nodes would wait forever.
+    fn is_unchanged(&self, writer: &CheckpointWriter, retired: &Retired) -> bool {
         let engine = &self.volumes.engine;
-        retired.is_empty() && engine.log.next_lsn() == replay && engine.dirty.count() == 0
+        retired.is_empty()
+            && engine.log.next_lsn() == writer.replay_lsn()
+            && engine.dirty.count() == 0
+            && writer.unwritten().is_empty()
     }
 
-    /// Cuts the log and takes all roots.
-    fn cut(&self) -> Cut {
+    /// Cuts the log and takes what changed since the checkpoint before, with all that is in the
+    /// same pages of the catalog.
+    fn cut(&self, writer: &CheckpointWriter) -> Cut {
         let engine = &self.volumes.engine;
         engine.dirty.take();
         let (replay, claim) = engine.log.cut();
-        let catalog = self.volumes.lock();
-        let image = |volume: &Volume| {
-            let state = volume.inner.lock();
-            VolumeImage {
-                meta: state.meta.clone(),
-                applied: state.applied,
-                tree: state.tree.clone(),
-            }
-        };
+        let mut catalog = self.volumes.lock();
+        let mut changed = writer.unwritten().clone();
+        changed.append(&mut catalog.take_changed());
+        if !is_blind_to(Blindness::ChangedEntries) {
+            let entries = catalog.all().map(|volume| &volume.inner);
+            changed.extend(entries.filter(|inner| inner.has_changed()).map(|inner| inner.number));
+        }
+        let numbers =
+            writer.pages().to_write(&changed, |numbers| catalog.in_range(numbers).count());
+        let stretches: Vec<_> =
+            numbers.into_iter().map(|numbers| stretch(&catalog, numbers)).collect();
+        // Also those that had not changed: one may have, since it was looked at.
+        let taken = stretches.iter().flat_map(|stretch| &stretch.volumes);
+        changed.extend(taken.map(|volume| volume.meta.number));
         Cut {
             replay,
             claim,
             applied: catalog.applied(),
             next_volume: catalog.next(),
-            volumes: catalog.all().map(image).collect(),
-            families: catalog.shared(),
+            changed,
+            stretches,
         }
     }
 
@@ -260,4 +280,11 @@ impl Checkpointer {
     pub(crate) fn progress(&self) -> &Progress {
         &self.written.progress
     }
+}
+
+/// All entries and families of these numbers, as they are now.
+fn stretch(catalog: &Catalog, numbers: Numbers) -> Stretch {
+    let volumes = catalog.in_range(&numbers).map(|volume| volume.inner.take_image()).collect();
+    let families = catalog.shared_in(&numbers);
+    Stretch { numbers, volumes, families }
 }

@@ -1,13 +1,14 @@
 //! The checkpoint: makes all maps and the catalog durable, so that replay begins behind them.
 //!
 //! ```text
-//!   cut the log ► take all roots ► write nodes, children first ► write the catalog ►
-//!   wait for the log ► sync ► superblock ► sync
+//!   cut the log ► take roots ► write nodes, children first ► write pages of the catalog ►
+//!   write its head ► wait for the log ► sync ► superblock ► sync
 //! ```
 //!
 //! I1  Everything logged before the cut is in the roots, because each root is taken under its
 //!     volume's lock after it. Each volume's `applied` says what its root holds beyond the cut, so
-//!     that it is not replayed twice.
+//!     that it is not replayed twice. A page is written anew when one of its entries changed since
+//!     the last checkpoint that counts; then all its entries are taken.
 //! I2  Data that the roots refer to is in the store before the superblock names them: the wait for
 //!     the log comes before the sync. Without it a checkpoint could outlive the data of an
 //!     unacknowledged write, and show a block's old bytes.
@@ -17,17 +18,23 @@
 //!     superblock before names is still there.
 //! I4  Writers go on meanwhile: they copy a node before they change it, because the checkpoint
 //!     holds it too.
+//! I5  Until a checkpoint counts, the pages are those of the one before, and what changed since
+//!     then is still to be written.
 
 use crate::{
     base::{
         Address, BLOCK_BYTES, Blindness, Error, Kind, Lsn, Progress, Result, SegmentId, Slot,
-        is_blind_to,
+        VolumeNumber, is_blind_to,
     },
     core::Engine,
-    disk::{self, Need, Retired, Taken, Writing, checkpoint_damage, space_wait},
+    disk::{
+        self, CatalogPages, CheckpointDamage, Draft, Need, Numbers, Retired, Taken, Writing,
+        checkpoint_damage, space_wait,
+    },
     format::{
-        CatalogRef, Claim, FamilyEntry, NodeRef, ReplayStart, SegmentKind, StoredCatalog,
-        Superblock, chunk_blocks, encode_chunk,
+        CatalogHead, CatalogRef, Claim, ENTRIES_PAGE_BYTES, FamilyEntry, INDEX_PAGE_BYTES, NodeRef,
+        PageItem, PageKind, PageRef, ReplayStart, SegmentKind, Superblock, chunk_blocks,
+        encode_chunk, encode_page,
     },
     map::{Child, Inner, Node, NodeBody, VolumeImage, encode_node},
 };
@@ -35,6 +42,7 @@ use bytes::BytesMut;
 use futures_util::future::try_join_all;
 use sandstone_ring::{WriteBuf, aligned};
 use std::{
+    collections::BTreeSet,
     pin::Pin,
     sync::{
         Arc,
@@ -46,23 +54,38 @@ use std::{
 const WRITE_BYTES: usize = 1 << 20;
 /// Writes of nodes under way at once.
 const WRITES_MAX: usize = 4;
-/// Most bytes of the catalog in one chunk.
+/// Most bytes of the catalog's head in one chunk.
 const CHUNK_BYTES_MAX: usize = 4 << 20;
 
-/// The input of a checkpoint: the volumes and the catalog at the cut of the log.
+/// The input of a checkpoint: at the cut of the log, what changed since the last one.
 pub(super) struct Cut {
     pub(super) replay: ReplayStart,
     pub(super) claim: Claim,
     /// Records of the catalog below this LSN are in it.
     pub(super) applied: Lsn,
     pub(super) next_volume: u32,
+    /// Numbers of the entries and families that changed, and of others that were taken with them.
+    pub(super) changed: BTreeSet<VolumeNumber>,
+    /// The pages to write anew.
+    pub(super) stretches: Vec<Stretch>,
+}
+
+/// Neighbouring pages of the catalog that are written anew: all that they hold.
+pub(super) struct Stretch {
+    pub(super) numbers: Numbers,
+    /// In the order of their numbers.
     pub(super) volumes: Vec<VolumeImage>,
+    /// Those that share something, in the order of their numbers.
     pub(super) families: Vec<FamilyEntry>,
 }
 
 /// The last superblock, from which the next one is made. There is one writer of superblocks.
 pub(super) struct CheckpointWriter {
     superblock: Superblock,
+    /// The pages of the catalog that it names.
+    pages: CatalogPages,
+    /// Numbers of entries and families that differ from it, as far as a cut has taken them (I5).
+    unwritten: BTreeSet<VolumeNumber>,
     /// Where the next node goes. After a checkpoint that found no room it is ahead of the
     /// superblock's: the nodes that were written stay in place.
     node_tail: Option<(SegmentId, Slot, u32)>,
@@ -83,8 +106,9 @@ struct NodeWriter<'a> {
     engine: &'a Engine,
     effort: &'a Written,
     tail: Option<(SegmentId, Slot, u32)>,
-    /// Blocks of the catalog.
-    catalog_blocks: u64,
+    pages: CatalogPages,
+    /// Blocks of the catalog's head, both copies.
+    head_blocks: u64,
     /// Bytes that belong at this offset.
     gathered: Option<(u64, BytesMut)>,
     ready: Vec<(u64, BytesMut)>,
@@ -93,9 +117,24 @@ struct NodeWriter<'a> {
 }
 
 impl CheckpointWriter {
-    /// A writer that goes on from the superblock that counts.
-    pub(super) fn new(superblock: Superblock) -> Self {
-        Self { node_tail: superblock.node_tail, superblock }
+    /// A writer that goes on from the superblock that counts and the pages of its catalog, with
+    /// the numbers of the entries and families that differ from them.
+    pub(super) fn new(
+        superblock: Superblock,
+        pages: CatalogPages,
+        unwritten: BTreeSet<VolumeNumber>,
+    ) -> Self {
+        Self { node_tail: superblock.node_tail, superblock, pages, unwritten }
+    }
+
+    /// The pages of the catalog.
+    pub(super) fn pages(&self) -> &CatalogPages {
+        &self.pages
+    }
+
+    /// Numbers of entries and families that earlier cuts took, and that are still to be written.
+    pub(super) fn unwritten(&self) -> &BTreeSet<VolumeNumber> {
+        &self.unwritten
     }
 
     /// Writes a checkpoint of the cut. `retired` are the segments that it no longer names.
@@ -110,20 +149,23 @@ impl CheckpointWriter {
         retired: &Retired,
         cut: Cut,
     ) -> Result<()> {
+        self.unwritten.extend(&cut.changed);
         let mut writer = NodeWriter {
             engine,
             effort,
             tail: self.node_tail,
-            catalog_blocks: 0,
+            pages: self.pages.clone(),
+            head_blocks: 0,
             gathered: None,
             ready: Vec::new(),
             taken: 0,
         };
         let written = writer.checkpoint(&cut, retired).await;
-        engine.space.set_catalog(writer.catalog_blocks);
+        engine.space.set_catalog(writer.head_blocks + writer.pages.blocks());
         // Even after a failure, nodes that got a place are written to it.
         let flushed = writer.flush().await;
         self.node_tail = writer.tail;
+        let pages = writer.pages;
         let [reference, copy] = written.and_then(|references| flushed.map(|()| references))?;
         let next_lsn = engine.log.next_lsn();
 
@@ -148,6 +190,8 @@ impl CheckpointWriter {
         };
         write_superblock(engine, &superblock).await?;
         self.superblock = superblock;
+        self.pages = pages;
+        self.unwritten.clear();
         Ok(())
     }
 
@@ -170,9 +214,13 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Damage on disk to superblock and catalog as they were written last.
-    pub(super) async fn damage(&self, engine: &Engine) -> Option<String> {
-        checkpoint_damage(&engine.disk.file, &self.superblock).await
+    /// Damage on disk to superblock and catalog as they were written last. The next checkpoint
+    /// writes damaged pages anew.
+    pub(super) async fn damage(&mut self, engine: &Engine) -> Option<String> {
+        let CheckpointDamage { what, to_repair } =
+            checkpoint_damage(&engine.disk.file, &self.superblock).await;
+        self.unwritten.extend(to_repair);
+        what
     }
 
     /// The LSN from which on records would be replayed now.
@@ -197,18 +245,71 @@ async fn write_superblock(engine: &Engine, superblock: &Superblock) -> Result<()
 }
 
 impl NodeWriter<'_> {
-    /// Writes the maps, then the catalog, twice. Returns the places of the catalog.
+    /// Writes the maps, then the catalog's pages, then its head, each of them twice. Returns the
+    /// places of the head.
     async fn checkpoint(&mut self, cut: &Cut, retired: &Retired) -> Result<[CatalogRef; 2]> {
-        for volume in &cut.volumes {
+        for volume in cut.stretches.iter().flat_map(|stretch| &stretch.volumes) {
             self.tree(volume.tree.root(), 3).await?;
         }
-        let catalog = StoredCatalog {
-            applied: cut.applied,
-            volumes: cut.volumes.iter().map(VolumeImage::entry).collect(),
-            families: cut.families.clone(),
-            segments: Vec::new(),
+        self.pages(&cut.stretches).await?;
+        let index = self.pages.index();
+        let head = CatalogHead { applied: cut.applied, index, segments: Vec::new() };
+        self.head(head, retired).await
+    }
+
+    /// Writes the pages of these stretches, and those of the index that lead to them.
+    async fn pages(&mut self, stretches: &[Stretch]) -> Result<()> {
+        let mut replaced = BTreeSet::new();
+        let drafts =
+            stretches.iter().map(|stretch| Draft::fill(stretch.items(), ENTRIES_PAGE_BYTES));
+        let written = self.place_pages(PageKind::Entries, drafts.collect()).await?;
+        for (stretch, pages) in stretches.iter().zip(written) {
+            replaced.extend(self.pages.replace_entries(&stretch.numbers, pages));
+        }
+        let ranges = self.pages.index_to_write(&replaced);
+        let encoded = |page: &PageRef| {
+            let mut bytes = Vec::with_capacity(PageRef::BYTES);
+            page.encode(&mut bytes);
+            (page.first, bytes)
         };
-        self.catalog(catalog, retired).await
+        let drafts = ranges
+            .iter()
+            .map(|(_, references)| Draft::fill(references.iter().map(encoded), INDEX_PAGE_BYTES));
+        let written = self.place_pages(PageKind::Index, drafts.collect()).await?;
+        for ((numbers, _), pages) in ranges.iter().zip(written) {
+            self.pages.replace_index(numbers, pages);
+        }
+        Ok(())
+    }
+
+    /// Writes pages: one copy of all of them, and then the other, so that those of a level lie one
+    /// behind the other, and the two copies of a page apart.
+    async fn place_pages(
+        &mut self,
+        kind: PageKind,
+        drafts: Vec<Vec<Draft>>,
+    ) -> Result<Vec<Vec<PageRef>>> {
+        let mut copies: [Vec<Address>; 2] = Default::default();
+        let mut checked: Vec<(u32, u32)> = Vec::new();
+        for copy in &mut copies {
+            checked.clear();
+            for draft in drafts.iter().flatten() {
+                let (bytes, checksum) = encode_page(kind, &draft.payload);
+                let blocks = (bytes.len() / BLOCK_BYTES) as u32;
+                let (address, slot) = self.place(blocks)?;
+                self.gather(slot, address.block(), &bytes);
+                self.write_if_much().await?;
+                copy.push(address);
+                checked.push((blocks, checksum));
+            }
+        }
+        let [first, second] = copies;
+        let mut places = first.into_iter().zip(second).zip(checked);
+        let mut placed = |draft: Draft| {
+            let ((first, second), (blocks, checksum)) = places.next().expect("one a draft");
+            draft.placed(blocks, checksum, [first, second])
+        };
+        Ok(drafts.into_iter().map(|drafts| drafts.into_iter().map(&mut placed).collect()).collect())
     }
 
     /// Writes `child` and the nodes below it that are not on disk.
@@ -321,23 +422,19 @@ impl NodeWriter<'_> {
         self.write_ready().await
     }
 
-    /// Writes both copies of the catalog, the last chunk first.
-    async fn catalog(
-        &mut self,
-        mut catalog: StoredCatalog,
-        retired: &Retired,
-    ) -> Result<[CatalogRef; 2]> {
+    /// Writes both copies of the head, the last chunk first.
+    async fn head(&mut self, mut head: CatalogHead, retired: &Retired) -> Result<[CatalogRef; 2]> {
         let segments = &self.engine.disk.segments;
         let chunk_bytes = CHUNK_BYTES_MAX.min(segments.geometry.segment_bytes() as usize / 4);
-        // Taking places may take segments, which belong into the catalog, which may become longer.
-        // A chunk that has a place keeps it, or else a catalog longer than a segment would take new
+        // Taking places may take segments, which belong into the head, which may become longer.
+        // A chunk that has a place keeps it, or else a head longer than a segment would take new
         // segments without end. Segments that others take meanwhile come after the cut, or hold
         // nothing that a map leads to yet.
         let mut places: Vec<(u32, [(Address, Slot); 2])> = Vec::new();
         let bytes = loop {
             let taken = self.taken;
-            catalog.segments = segments.entries(retired);
-            let bytes = catalog.encode();
+            head.segments = segments.entries(retired);
+            let bytes = head.encode();
             let blocks: Vec<_> = bytes.chunks(chunk_bytes).map(chunk_blocks).collect();
             let kept =
                 places.iter().zip(&blocks).take_while(|((had, _), needed)| had == *needed).count();
@@ -349,7 +446,7 @@ impl NodeWriter<'_> {
                 break bytes;
             }
         };
-        self.catalog_blocks = 2 * places.iter().map(|(blocks, _)| u64::from(*blocks)).sum::<u64>();
+        self.head_blocks = 2 * places.iter().map(|(blocks, _)| u64::from(*blocks)).sum::<u64>();
         let mut references = [None; 2];
         for (copy, reference) in references.iter_mut().enumerate() {
             for (payload, (_, places)) in bytes.chunks(chunk_bytes).zip(&places).rev() {
@@ -361,7 +458,22 @@ impl NodeWriter<'_> {
                 *reference = Some(CatalogRef { address, slot, blocks, checksum });
             }
         }
-        Ok(references.map(|reference| reference.expect("a catalog has bytes")))
+        Ok(references.map(|reference| reference.expect("a head has bytes")))
+    }
+}
+
+impl Stretch {
+    /// What its pages hold, in the order of the numbers: each item's bytes.
+    fn items(&self) -> impl Iterator<Item = (VolumeNumber, Vec<u8>)> {
+        let volumes = self.volumes.iter().map(|volume| PageItem::Volume(volume.entry()));
+        let families = self.families.iter().map(|family| PageItem::Family(*family));
+        let mut items: Vec<_> = volumes.chain(families).collect();
+        items.sort_by_key(PageItem::number);
+        items.into_iter().map(|item| {
+            let mut bytes = Vec::new();
+            item.encode(&mut bytes);
+            (item.number(), bytes)
+        })
     }
 }
 

@@ -18,12 +18,16 @@
 //!     so the walk meets it once, on its way from that entry's root. Other blocks are counted when
 //!     their bit is new.
 //!
+//! I4  The pages of the catalog that counts are alive, both copies. A checkpoint replaces those
+//!     whose entries changed, and keeps the others in their places. The head of the catalog is
+//!     written anew by every checkpoint, so no bit stands for it.
+//!
 //! The cost follows the unique data: one node a MiB, however many volumes share it.
 
 use super::pace::Pace;
 use crate::{
-    base::{Address, BLOCK_BYTES, Result, SegmentId, VolumeNumber, bitmap},
-    disk::Disk,
+    base::{Address, BLOCK_BYTES, Blindness, Result, SegmentId, VolumeNumber, bitmap, is_blind_to},
+    disk::{CatalogPages, Disk},
     format::{NodeRef, RunState},
     map::{Child, Leaf, Missing, Node, NodeBody, ROOT_LEVEL, Tree, node_disk_blocks_max},
 };
@@ -73,7 +77,7 @@ pub(crate) struct Counted {
 /// A place in the walk: a child, its level, and from which root it was reached.
 type Place = (Child, u32, usize);
 
-/// Blocks that one checksum covers: a block of data, or those of a node.
+/// Blocks that one checksum covers: a block of data, those of a node, or of a catalog's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Live {
     pub(crate) block: u32,
@@ -200,19 +204,37 @@ impl Mark {
         }
     }
 
+    /// Marks the pages of the catalog as alive (I4). Call it while no checkpoint is under way.
+    pub(crate) fn catalog(&mut self, pages: &CatalogPages) {
+        if is_blind_to(Blindness::MarkedPages) {
+            return;
+        }
+        for page in pages.all() {
+            for copy in page.copies {
+                self.together(copy, page.blocks, page.checksum);
+            }
+        }
+    }
+
     /// Marks a node on disk as alive. Returns whether it was not marked before.
     fn node(&mut self, node: &NodeRef) -> bool {
-        let (address, blocks) = (node.address, u32::from(node.blocks));
+        let blocks = u32::from(node.blocks);
+        let fresh = self.together(node.address, blocks, node.checksum);
+        self.nodes += u64::from(fresh);
+        self.counted.maps += if fresh { u64::from(blocks) } else { 0 };
+        fresh
+    }
+
+    /// Marks blocks that one checksum covers as alive. Returns whether they were not marked before.
+    fn together(&mut self, address: Address, blocks: u32, checksum: u32) -> bool {
         let fresh = match self.alive.get_mut(&address.segment()) {
             Some(words) => (address.block()..address.block() + blocks)
                 .fold(false, |any, block| bitmap::set(words, block) | any),
             None => self.visited.insert(address),
         };
         if fresh && let Some(noted) = self.noted.get_mut(&address.segment()) {
-            noted.push(Live { block: address.block(), blocks, checksum: node.checksum });
+            noted.push(Live { block: address.block(), blocks, checksum });
         }
-        self.nodes += u64::from(fresh);
-        self.counted.maps += if fresh { u64::from(blocks) } else { 0 };
         fresh
     }
 

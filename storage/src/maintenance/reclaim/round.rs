@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     base::{BLOCK_BYTES, Blindness, Result, SegmentId, bitmap, is_blind_to},
+    catalog::Family,
     core::RoundResult,
     disk::Need,
     volume::Volume,
@@ -154,8 +155,8 @@ impl Reclaimer {
             }
         }
         if !is_durable && (moved > 0 || !engine.is_room_for_checkpoints_short()) {
-            // Even if nothing changed: the catalog of the checkpoint before has no bit in the mark,
-            // and may be punched.
+            // Even if nothing changed: the head of the catalog before has no bit in the mark, and
+            // may be punched.
             freed += self.free_retired(0).await?;
             is_durable = true;
         }
@@ -211,10 +212,11 @@ impl Reclaimer {
         let engine = &self.volumes.engine;
         let segments = &engine.disk.segments;
         let taken = {
-            let _none_under_way = self.checkpointer.hold().await; // keeps I1
+            let none_under_way = self.checkpointer.hold().await; // keeps I1
             plan.garbage_blocks = engine.reclaim.take_garbage();
-            let mark =
+            let mut mark =
                 Mark::new(&segments.candidates(), residents, segments.geometry.segment_blocks);
+            mark.catalog(none_under_way.pages());
             // All roots under one lock: a fork that began meanwhile may hold blocks that its source
             // has dropped. The pin is taken last: a task that waits for a lock while it holds a pin
             // could deadlock with a quiesce.
@@ -239,23 +241,29 @@ impl Reclaimer {
         for ((volume, root), own) in volumes.iter().zip(&roots).zip(&counted.own) {
             let mut state = volume.inner.lock();
             if !state.deleted {
-                corrected += state.tree.recount(&root.tree, *own);
+                let excess = state.tree.own_excess(&root.tree, *own);
+                if excess > 0 {
+                    state.tree.correct_own(excess);
+                    corrected += excess;
+                }
             }
         }
         let mut now = self.volumes.lock();
         for (number, (then, resets)) in shared {
-            let Some(family) = now.family_mut(number).filter(|family| family.resets == resets)
-            else {
-                continue;
-            };
+            let is_same = |family: &&Family| family.resets == resets;
+            let Some(family) = now.families().get(&number).filter(is_same) else { continue };
             let is = counted.shared.get(&number).copied().unwrap_or(0);
             debug_assert!(
                 is <= then,
                 "space's I1: family {number:?} shares {is} blocks, of {then}"
             );
             let excess = then.saturating_sub(is).min(family.shared_blocks);
-            family.shared_blocks -= excess;
-            corrected += excess;
+            if excess > 0
+                && let Some(family) = now.family_mut(number)
+            {
+                family.shared_blocks -= excess;
+                corrected += excess;
+            }
         }
         drop(now);
         engine.space.add(-i128::from(corrected));

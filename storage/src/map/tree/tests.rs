@@ -185,7 +185,7 @@ fn own_blocks_are_at_most_as_many_as_there_are() {
     }
     assert_eq!((tree.mapped_blocks(), tree.birthday().own_blocks), (30, 30));
     // The mark of before has nothing to take from what was cut since.
-    assert_eq!(tree.clone().recount(&then, 40), 0);
+    assert_eq!(tree.own_excess(&then, 40), 0);
     assert_eq!(tree.become_unshared(), 0);
     assert_eq!(tree.birthday(), Birthday { shared_below: 0, own_blocks: 30 });
 }

@@ -7,8 +7,9 @@ use crate::{
     base::{Bitmap, SegmentId, Settings, Slot, VolumeNumber},
     disk::{CheckpointImage, Content, read_superblock_slots},
     format::{
-        CatalogRef, Piece, SUPERBLOCK_SLOTS, SegmentEntry, SegmentKind, StoredCatalog, Superblock,
-        encode_chunk, superblock_offset,
+        CatalogHead, CatalogRef, PageItem, PageKind, PageRef, Piece, SUPERBLOCK_SLOTS,
+        SegmentEntry, SegmentKind, StoredCatalog, Superblock, encode_chunk, encode_page,
+        superblock_offset,
     },
     recovery::Parts,
 };
@@ -59,9 +60,32 @@ async fn forge(disk: &SimDisk, edit: impl FnOnce(&mut Superblock, &mut StoredCat
     let image =
         CheckpointImage::read(&file, &slots, superblock.clone(), None).await.expect("a catalog");
     let (mut catalog, chunks) = (image.catalog, image.chunks);
+    let pages: Vec<PageRef> = image.pages.all().copied().collect();
     edit(&mut superblock, &mut catalog);
-    let (chunk, checksum) = encode_chunk(None, &catalog.encode());
-    let [at, _copy] = chunks[..] else { panic!("a small catalog is one chunk, written twice") };
+    // A small catalog is one page of entries and one of the index. Both copies become the first.
+    let [index, entries] = pages[..] else { panic!("{pages:?}") };
+    let volumes = catalog.volumes.into_iter().map(PageItem::Volume);
+    let (mut items, mut references) = (Vec::new(), Vec::new());
+    volumes
+        .chain(catalog.families.into_iter().map(PageItem::Family))
+        .for_each(|item| item.encode(&mut items));
+    let in_place = |page: PageRef, (bytes, checksum): (Vec<u8>, u32)| {
+        assert_eq!(bytes.len(), page.blocks as usize * BLOCK_BYTES);
+        (PageRef { checksum, copies: [page.copies[0]; 2], ..page }, bytes)
+    };
+    let (entries, entries_bytes) = in_place(entries, encode_page(PageKind::Entries, &items));
+    entries.encode(&mut references);
+    let (index, index_bytes) = in_place(index, encode_page(PageKind::Index, &references));
+    let CatalogRef { slot, address, .. } = chunks[0];
+    for (page, bytes) in [(entries, entries_bytes), (index, index_bytes)] {
+        let [at, _copy] = page.copies;
+        assert_eq!(at.segment(), address.segment(), "one segment of nodes");
+        write(&file, superblock.geometry.offset(slot, at.block()), &bytes).await;
+    }
+    let head =
+        CatalogHead { applied: catalog.applied, index: vec![index], segments: catalog.segments };
+    let (chunk, checksum) = encode_chunk(None, &head.encode());
+    let [at, _copy] = chunks[..] else { panic!("a small head is one chunk, written twice") };
     let blocks = (chunk.len() / BLOCK_BYTES) as u32;
     write(&file, superblock.geometry.offset(at.slot, at.address.block()), &chunk).await;
     superblock.catalog = Some(CatalogRef { blocks, checksum, ..at });

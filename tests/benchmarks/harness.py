@@ -166,11 +166,17 @@ class Sandstone:
 
     def post_many(self, path, body, count):
         """That many requests, several at once."""
+        self.request_many("POST", [path] * count, body)
 
+    def delete_many(self, paths):
+        """Deletes what has these paths, several at once."""
+        self.request_many("DELETE", paths)
+
+    def request_many(self, method, paths, body=None):
         def some(number):
             with self.connect() as api:
-                for _ in range(number, count, MAKERS):
-                    api.data("POST", path, body)
+                for path in paths[number::MAKERS]:
+                    api.data(method, path, body)
 
         with concurrent.futures.ThreadPoolExecutor(MAKERS) as pool:
             list(pool.map(some, range(MAKERS)))

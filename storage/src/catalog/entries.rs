@@ -27,7 +27,8 @@ pub(crate) struct Catalog {
     /// Snapshots by their volume.
     snapshots: BTreeMap<VolumeNumber, BTreeSet<VolumeNumber>>,
     families: BTreeMap<VolumeNumber, Family>,
-    /// Numbers of entries that came or went, and of families that changed, since they were taken.
+    /// Numbers of entries that came or went, and of families that changed, since the last
+    /// checkpoint's cut.
     changed: BTreeSet<VolumeNumber>,
     next: u32,
     applied: Lsn,
@@ -116,10 +117,15 @@ impl Catalog {
         self.by_id.insert(entry.id(), entry);
     }
 
-    /// Numbers of entries that came or went, and of families that changed, since the last call. An
-    /// entry whose own state changed says so itself.
-    pub(crate) fn take_changed(&mut self) -> BTreeSet<VolumeNumber> {
-        std::mem::take(&mut self.changed)
+    /// Numbers of entries that came or went, and of families that changed, since they were
+    /// forgotten. An entry whose own state changed says so itself.
+    pub(crate) fn changed(&self) -> &BTreeSet<VolumeNumber> {
+        &self.changed
+    }
+
+    /// A checkpoint writes the changes until now.
+    pub(crate) fn forget_changed(&mut self) {
+        self.changed.clear();
     }
 
     /// The entries of these numbers, in order.

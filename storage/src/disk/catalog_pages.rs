@@ -47,6 +47,19 @@ impl CatalogPages {
         self.index.0.values().chain(self.entries.0.values())
     }
 
+    /// The pages that the next checkpoint may keep when entries or families of these numbers
+    /// changed. It replaces all others, whatever else changes until then.
+    pub(crate) fn lasting(
+        &self,
+        changed: &BTreeSet<VolumeNumber>,
+    ) -> impl Iterator<Item = &PageRef> {
+        let entries = self.entries.hit(changed);
+        let index = self.index.hit(&entries);
+        let index = self.index.0.values().filter(move |page| !index.contains(&page.first));
+        let entries = self.entries.0.values().filter(move |page| !entries.contains(&page.first));
+        index.chain(entries)
+    }
+
     /// The pages of the index, in order.
     pub(crate) fn index(&self) -> Vec<PageRef> {
         self.index.0.values().copied().collect()
@@ -120,6 +133,11 @@ impl Level {
         self.0.range(..first).next_back().map(|(first, _)| *first)
     }
 
+    /// First numbers of the pages that these numbers belong to.
+    fn hit(&self, numbers: &BTreeSet<VolumeNumber>) -> BTreeSet<VolumeNumber> {
+        numbers.iter().filter_map(|number| self.page_of(*number)).collect()
+    }
+
     /// The numbers that a page holds (I1).
     fn numbers(&self, first: VolumeNumber) -> Numbers {
         let start = self.before(first).map_or(0, |_| first.0);
@@ -134,7 +152,7 @@ impl Level {
         if self.0.is_empty() {
             return changed.first().map(|_| 0..NUMBERS_END).into_iter().collect();
         }
-        let hit: BTreeSet<_> = changed.iter().filter_map(|n| self.page_of(*n)).collect();
+        let hit = self.hit(changed);
         let mut pages = hit.clone();
         for first in hit {
             let next = self.next(first);

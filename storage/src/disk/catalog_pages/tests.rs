@@ -125,7 +125,8 @@ proptest! {
         let mut model = Model::default();
         for changes in rounds {
             let mut changed = BTreeSet::new();
-            for (number, kind, bytes) in changes {
+            let (half, mut going) = (changes.len() / 2, Vec::new());
+            for (i, (number, kind, bytes)) in changes.into_iter().enumerate() {
                 let number = VolumeNumber(number);
                 match kind {
                     0 => drop(model.entries.remove(&number)),
@@ -133,9 +134,15 @@ proptest! {
                     _ => drop(model.entries.insert(number, bytes)),
                 }
                 changed.insert(number);
+                if i == half {
+                    let lasting: Vec<_> = model.pages.lasting(&changed).collect();
+                    let all = model.pages.all();
+                    going = all.filter(|page| !lasting.contains(page)).copied().collect();
+                }
             }
             model.checkpoint(&changed);
             model.check();
+            prop_assert!(model.pages.all().all(|page| !going.contains(page)), "{going:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     base::{Blindness, Progress, Result, VolumeNumber, is_blind_to},
     catalog::{Catalog, Volumes},
     disk::{CatalogPages, Numbers, Retired},
-    format::Superblock,
+    format::{PageRef, Superblock},
     maintenance::wake::{LogActivity, TICK, first_of},
 };
 use sandstone_ring::runtime;
@@ -74,9 +74,9 @@ pub(crate) struct CheckpointStats {
 pub(crate) struct NoCheckpoint<'a>(MutexGuard<'a, CheckpointWriter>);
 
 impl NoCheckpoint<'_> {
-    /// The pages of the catalog that counts.
-    pub(crate) fn pages(&self) -> &CatalogPages {
-        self.0.pages()
+    /// The pages of the catalog that counts which the next checkpoint may keep.
+    pub(crate) fn lasting_pages(&self, catalog: &Catalog) -> Vec<PageRef> {
+        self.0.pages().lasting(&changed(&self.0, catalog)).copied().collect()
     }
 }
 
@@ -204,12 +204,8 @@ impl Checkpointer {
         engine.dirty.take();
         let (replay, claim) = engine.log.cut();
         let mut catalog = self.volumes.lock();
-        let mut changed = writer.unwritten().clone();
-        changed.append(&mut catalog.take_changed());
-        if !is_blind_to(Blindness::ChangedEntries) {
-            let entries = catalog.all().map(|volume| &volume.inner);
-            changed.extend(entries.filter(|inner| inner.has_changed()).map(|inner| inner.number));
-        }
+        let mut changed = changed(writer, &catalog);
+        catalog.forget_changed();
         let numbers =
             writer.pages().to_write(&changed, |numbers| catalog.in_range(numbers).count());
         let stretches: Vec<_> =
@@ -287,4 +283,15 @@ fn stretch(catalog: &Catalog, numbers: Numbers) -> Stretch {
     let volumes = catalog.in_range(&numbers).map(|volume| volume.inner.take_image()).collect();
     let families = catalog.shared_in(&numbers);
     Stretch { numbers, volumes, families }
+}
+
+/// Numbers of the entries and families that differ from the catalog that counts.
+fn changed(writer: &CheckpointWriter, catalog: &Catalog) -> BTreeSet<VolumeNumber> {
+    let mut changed = writer.unwritten().clone();
+    changed.extend(catalog.changed());
+    if !is_blind_to(Blindness::ChangedEntries) {
+        let entries = catalog.all().map(|volume| &volume.inner);
+        changed.extend(entries.filter(|inner| inner.has_changed()).map(|inner| inner.number));
+    }
+    changed
 }

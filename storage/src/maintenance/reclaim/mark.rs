@@ -18,17 +18,17 @@
 //!     so the walk meets it once, on its way from that entry's root. Other blocks are counted when
 //!     their bit is new.
 //!
-//! I4  The pages of the catalog that counts are alive, both copies. A checkpoint replaces those
-//!     whose entries changed, and keeps the others in their places. The head of the catalog is
-//!     written anew by every checkpoint, so no bit stands for it.
+//! I4  Pages of the catalog that the next checkpoint may keep are alive, both copies. Those that it
+//!     replaces in any case, and the head of the catalog, are dead by the time that something is
+//!     freed.
 //!
 //! The cost follows the unique data: one node a MiB, however many volumes share it.
 
 use super::pace::Pace;
 use crate::{
     base::{Address, BLOCK_BYTES, Blindness, Result, SegmentId, VolumeNumber, bitmap, is_blind_to},
-    disk::{CatalogPages, Disk},
-    format::{NodeRef, RunState},
+    disk::Disk,
+    format::{NodeRef, PageRef, RunState},
     map::{Child, Leaf, Missing, Node, NodeBody, ROOT_LEVEL, Tree, node_disk_blocks_max},
 };
 use futures_util::future::try_join_all;
@@ -205,11 +205,11 @@ impl Mark {
     }
 
     /// Marks the pages of the catalog as alive (I4). Call it while no checkpoint is under way.
-    pub(crate) fn catalog(&mut self, pages: &CatalogPages) {
+    pub(crate) fn catalog(&mut self, pages: &[PageRef]) {
         if is_blind_to(Blindness::MarkedPages) {
             return;
         }
-        for page in pages.all() {
+        for page in pages {
             for copy in page.copies {
                 self.together(copy, page.blocks, page.checksum);
             }

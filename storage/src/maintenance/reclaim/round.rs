@@ -216,11 +216,11 @@ impl Reclaimer {
             plan.garbage_blocks = engine.reclaim.take_garbage();
             let mut mark =
                 Mark::new(&segments.candidates(), residents, segments.geometry.segment_blocks);
-            mark.catalog(none_under_way.pages());
             // All roots under one lock: a fork that began meanwhile may hold blocks that its source
             // has dropped. The pin is taken last: a task that waits for a lock while it holds a pin
             // could deadlock with a quiesce.
             let catalog = self.volumes.lock();
+            mark.catalog(&none_under_way.lasting_pages(&catalog));
             let root = |volume: &Volume| Root {
                 family: volume.inner.family,
                 tree: volume.inner.lock().tree.clone(),

@@ -198,6 +198,19 @@ pub(crate) fn many_entries_are_what_was_made_of_them() {
     });
 }
 
+/// A store of a hundred volumes, closed.
+fn closed_with_hundred() -> World {
+    let world = World::new(shape(60), 1);
+    Runtime::simulated(1).block_on(async {
+        let (store, _) = world.open().await.expect("a new store");
+        for number in 1..=100 {
+            store.create_volume(small(number)).await.expect("a volume");
+        }
+        store.close().await.expect("it closes");
+    });
+    world
+}
+
 /// Blocks of the store that begin with these bytes.
 fn blocks_with(world: &World, magic: &[u8]) -> Vec<u64> {
     let blocks = (0..world.disk.len_bytes()).step_by(BLOCK as usize);
@@ -206,16 +219,7 @@ fn blocks_with(world: &World, magic: &[u8]) -> Vec<u64> {
 
 #[test]
 fn page_with_a_damaged_copy_is_read_and_written_anew() {
-    let mut world = World::new(shape(60), 1);
-    let simulation = Runtime::simulated(1);
-    simulation.block_on(async {
-        let (store, _) = world.open().await.expect("a new store");
-        for number in 1..=100 {
-            store.create_volume(small(number)).await.expect("a volume");
-        }
-        store.close().await.expect("it closes");
-    });
-    drop(simulation);
+    let mut world = closed_with_hundred();
     let pages = [blocks_with(&world, b"SSV1"), blocks_with(&world, b"SSX1")].concat();
     assert!(pages.len() >= 10, "{pages:?}");
     let mut repaired = 0;
@@ -241,16 +245,7 @@ fn page_with_a_damaged_copy_is_read_and_written_anew() {
 
 #[test]
 fn page_without_a_readable_copy_is_an_error_and_nothing_is_written() {
-    let mut world = World::new(shape(60), 1);
-    let simulation = Runtime::simulated(1);
-    simulation.block_on(async {
-        let (store, _) = world.open().await.expect("a new store");
-        for number in 1..=100 {
-            store.create_volume(small(number)).await.expect("a volume");
-        }
-        store.close().await.expect("it closes");
-    });
-    drop(simulation);
+    let mut world = closed_with_hundred();
     blocks_with(&world, b"SSX1").into_iter().for_each(|at| world.disk.flip_bit(at + 20, 1));
     world.die(Death::Process, &mut Random::new(1));
     let before = world.disk.peek(0, world.disk.len_bytes() as usize);

@@ -9,8 +9,9 @@ use super::{
 use crate::api::Code;
 use axum::{
     Extension, Router,
+    body::HttpBody,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::Response,
 };
@@ -33,7 +34,19 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .layer(Extension(Description::new(document)))
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize))
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), observe))
+        .layer(middleware::from_fn(end_refused))
         .with_state(admin)
+}
+
+/// Ends the connection after a request with a body was refused, and says so. A body that was not
+/// read ends it in any case, and a client that is not told sends its next request into it.
+async fn end_refused(request: Request, next: Next) -> Response {
+    let has_body = !request.body().is_end_stream();
+    let mut response = next.run(request).await;
+    if has_body && response.status().is_client_error() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 async fn unknown_route(request: Request) -> ApiError {

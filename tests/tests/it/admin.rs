@@ -2,6 +2,7 @@
 
 use sandstone_tests::{Admin, Server};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
 
 const VOLUMES: &str = "/api/v1/sandboxvolumes";
 
@@ -102,6 +103,21 @@ fn every_error_is_an_envelope() {
     let answer = admin.send("POST", VOLUMES, Some("x".repeat(64 << 20))).map(|a| a.status);
     // The server may also cut such a sender off.
     assert!(answer.as_ref().map_or(true, |status| *status == 413), "{answer:?}");
+}
+
+/// A client keeps its connection, and would send the next request into one that the server has
+/// ended because it did not read a body.
+#[test]
+fn refusal_of_a_body_says_that_the_connection_ends() {
+    let server = Server::start();
+    let address = server.admin_url().trim_start_matches("http://").to_owned();
+    let mut stream = std::net::TcpStream::connect(&address).unwrap();
+    let head = format!("PUT {VOLUMES} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 2\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::Engine;
 use crate::{
     base::{Error, Kind, Progress, Result},
-    disk::Need,
+    disk::{Need, space_wait},
 };
 use sandstone_ring::runtime;
 use std::{
@@ -16,6 +16,9 @@ use tokio::sync::{Notify, futures::Notified};
 /// Time without progress after which a writer gives up. Obstacles that pass have ended by then:
 /// checkpoints under way, reads under way.
 const NO_PROGRESS_TIME_MAX: Duration = Duration::from_secs(30);
+/// The same, after which a file system that cannot back a free slot counts as full: rounds that are
+/// under way may free slots that have their blocks.
+const STARVED_AFTER: Duration = Duration::from_secs(1);
 /// Pause between two rounds of which the first made no progress.
 const NO_PROGRESS_PAUSE: Duration = Duration::from_millis(20);
 
@@ -127,12 +130,14 @@ impl ReclaimDemand {
 }
 
 impl Engine {
-    /// Waits until there is a segment for `need`, as long as rounds of reclaim make progress.
+    /// Waits until there is a segment for `need`, as long as rounds of reclaim make progress, or
+    /// the file system cannot back a slot that is free: then the store's health says so.
     ///
     /// # Errors
     /// [`Kind::NoSpace`] when they make none.
     pub(crate) async fn wait_reclaim(&self, need: Need) -> Result<()> {
         let mut no_progress_since: Option<Duration> = None;
+        let mut starved = None;
         let _waiting = self.reclaim.waiting.begin();
         loop {
             // Before the look, so that nothing that is freed between them is missed.
@@ -141,7 +146,18 @@ impl Engine {
                 return Ok(());
             }
             self.shutdown.check()?;
-            if no_progress_since.is_some_and(|since| runtime::now() - since >= NO_PROGRESS_TIME_MAX)
+            let without_progress = no_progress_since.map(|since| runtime::now() - since);
+            if without_progress.is_some_and(|time| time >= STARVED_AFTER)
+                && self.disk.segments.is_starved(need)
+            {
+                starved.get_or_insert_with(|| {
+                    space_wait::Waiting::begin(&self.health, "it has no blocks for a free segment")
+                });
+            } else {
+                starved = None;
+            }
+            if starved.is_none()
+                && without_progress.is_some_and(|time| time >= NO_PROGRESS_TIME_MAX)
             {
                 return Err(Error::new(
                     Kind::NoSpace,

@@ -297,6 +297,11 @@ impl Segments {
         self.usable().saturating_sub(self.kept(need))
     }
 
+    /// Whether there are free slots for `need`, and the file system cannot back one of them.
+    pub(crate) fn is_starved(&self, need: Need) -> bool {
+        !self.has_room(need) && self.free() > self.kept(need)
+    }
+
     /// Whether segments of the reserve are in use.
     pub(crate) fn is_in_reserve(&self) -> bool {
         self.usable() < self.kept(Need::Data)

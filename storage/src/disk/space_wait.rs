@@ -41,7 +41,7 @@ pub(crate) async fn write_as(
     loop {
         match file.try_write(offset, data, mode).await {
             Err((error, returned)) if is_want_of_room(&error) && health.may_wait() => {
-                waiting.get_or_insert_with(|| Waiting::begin(health, &error));
+                waiting.get_or_insert_with(|| Waiting::begin(health, &error.to_string()));
                 data = returned;
                 runtime::sleep(RETRY).await;
             }
@@ -55,11 +55,12 @@ fn is_want_of_room(error: &io::Error) -> bool {
 }
 
 /// A write that waits, until this guard is dropped.
-struct Waiting<'a>(&'a HealthCell);
+pub(crate) struct Waiting<'a>(&'a HealthCell);
 
 impl<'a> Waiting<'a> {
-    fn begin(health: &'a HealthCell, error: &io::Error) -> Self {
-        health.enter_wait(&error.to_string());
+    /// A write waits, for this reason.
+    pub(crate) fn begin(health: &'a HealthCell, reason: &str) -> Self {
+        health.enter_wait(reason);
         Self(health)
     }
 }

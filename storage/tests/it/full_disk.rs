@@ -149,6 +149,41 @@ fn write_that_finds_no_room_waits_and_says_so() {
     });
 }
 
+/// The segments that have their blocks are full, and no free slot has its own.
+#[test]
+fn write_that_waits_for_a_segment_that_the_file_system_cannot_back_says_so() {
+    for backed in 3..8 {
+        let world = World::new(shape(), 1);
+        Runtime::simulated(1).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = volume(&store, 1, 400 * STEP, false).await;
+            write(&volume, 0, &filled(STEP, 1)).await;
+            let bytes = (1 << 20) + backed * SEGMENT_BYTES;
+            File::simulated(&world.disk).allocate(0, bytes).await.expect("there is room");
+            world.disk.limit_space(Some(world.disk.allocated_bytes()));
+            let mut tag = 1;
+            let waiting = loop {
+                tag += 1;
+                assert!(tag < 200, "{backed} segments are room enough");
+                let mut writing = Box::pin(try_write(&volume, 0, tag));
+                let mut waited = Duration::ZERO;
+                while waited < Duration::from_secs(3) && poll!(&mut writing).is_pending() {
+                    runtime::sleep(Duration::from_millis(50)).await;
+                    waited += Duration::from_millis(50);
+                }
+                if waited >= Duration::from_secs(3) {
+                    break writing;
+                }
+            };
+            assert!(matches!(store.health(), Health::Starved(_)), "{backed}: {:?}", store.health());
+            world.disk.limit_space(None);
+            assert_eq!(waiting.await, Ok(()));
+            assert_eq!(store.health(), Health::Ready);
+            assert_steps(&volume, 0..1, tag).await;
+        });
+    }
+}
+
 #[test]
 fn store_that_waits_for_room_can_be_closed_and_loses_nothing_that_was_acknowledged() {
     let mut world = World::new(shape(), 1);

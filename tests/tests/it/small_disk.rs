@@ -153,7 +153,7 @@ fn others_may_take_all_the_room_and_nothing_is_lost() {
             assert!(text.contains("the file system below the store is full"), "{status} {text}");
             break;
         }
-        assert!(Instant::now() < deadline, "a write waits and nothing says why");
+        assert!(Instant::now() < deadline, "a write waits and nothing says why: {text}");
         thread::sleep(Duration::from_millis(50));
     }
     // Reads go on.

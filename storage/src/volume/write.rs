@@ -397,7 +397,9 @@ impl Volume {
         let applied = self.apply_admitted(&mut state, chunks, &mut request.last, nodes);
         let after = state.tree.birthday().own_blocks;
         let waits = applied.is_err() && request.last.is_some();
-        let kept = if waits { (admitted + before).saturating_sub(after) } else { 0 };
+        // What was overwritten is free for others, and the rest needs no more than its own blocks.
+        let rest = chunks.iter().map(Chunk::data_blocks).sum();
+        let kept = if waits { (admitted + before).saturating_sub(after).min(rest) } else { 0 };
         engine.space.commit_admitted(admitted, before, after, kept);
         request.admitted = waits.then(|| Admitted::keep(engine, kept)); // keeps I5
         applied

@@ -60,6 +60,11 @@ impl CatalogPages {
         index.chain(entries)
     }
 
+    /// A number of each page of entries: where they change, all pages are written anew.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = VolumeNumber> {
+        self.entries.0.keys().copied()
+    }
+
     /// The pages of the index, in order.
     pub(crate) fn index(&self) -> Vec<PageRef> {
         self.index.0.values().copied().collect()
@@ -193,23 +198,21 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Fills pages of `max_bytes` with items in the order of their numbers, each with its bytes.
-    /// The items of one number stay together.
+    /// Fills pages of `max_bytes` with the bytes of each number, in the order of the numbers.
     pub(crate) fn fill(
         items: impl Iterator<Item = (VolumeNumber, Vec<u8>)>,
         max_bytes: usize,
     ) -> Vec<Self> {
-        let (mut drafts, mut last): (Vec<Self>, _) = (Vec::new(), None);
+        let mut drafts: Vec<Self> = Vec::new();
         for (number, bytes) in items {
+            assert!(bytes.len() <= max_bytes, "a number fits into a page");
             match drafts.last_mut() {
-                Some(draft)
-                    if last == Some(number) || draft.payload.len() + bytes.len() <= max_bytes =>
-                {
+                Some(draft) if draft.payload.len() + bytes.len() <= max_bytes => {
+                    assert!(number > draft.first, "each number once, in order");
                     draft.payload.extend_from_slice(&bytes);
                 }
                 _ => drafts.push(Self { first: number, payload: bytes }),
             }
-            last = Some(number);
         }
         drafts
     }

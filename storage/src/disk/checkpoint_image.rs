@@ -114,11 +114,24 @@ impl CheckpointImage {
             damage: None,
         };
         let (mut references, mut volumes, mut families) = (Vec::new(), Vec::new(), Vec::new());
-        for payload in reader.read(PageKind::Index, &index).await? {
-            references.extend(PageRef::decode_all(&payload).map_err(corrupt)?);
+        let mut order = Order::default();
+        for (payload, page) in reader.read(PageKind::Index, &index).await?.iter().zip(&index) {
+            order.page(page)?;
+            for reference in PageRef::decode_all(payload).map_err(corrupt)? {
+                order.next(reference.first)?;
+                references.push(reference);
+            }
         }
-        for payload in reader.read(PageKind::Entries, &references).await? {
-            for item in PageItem::decode_all(&payload).map_err(corrupt)? {
+        let mut order = Order::default();
+        let payloads = reader.read(PageKind::Entries, &references).await?;
+        for (payload, page) in payloads.iter().zip(&references) {
+            order.page(page)?;
+            for item in PageItem::decode_all(payload).map_err(corrupt)? {
+                match &item {
+                    // A family comes behind the volume of its number.
+                    PageItem::Family(family) if order.last == Some(family.family) => {}
+                    PageItem::Volume(_) | PageItem::Family(_) => order.next(item.number())?,
+                }
                 match item {
                     PageItem::Volume(volume) => volumes.push(volume),
                     PageItem::Family(family) => families.push(family),
@@ -142,6 +155,33 @@ impl CheckpointImage {
             damage: None,
             superblock,
         })
+    }
+}
+
+/// The order of the numbers in a level of pages: each is behind the one before, and in the range of
+/// the page that has it.
+#[derive(Default)]
+struct Order {
+    last: Option<VolumeNumber>,
+    first_of_page: Option<VolumeNumber>,
+}
+
+impl Order {
+    /// The numbers that follow are in this page.
+    fn page(&mut self, page: &PageRef) -> Result<()> {
+        let is_behind = self.last < Some(page.first) && page.first.0 < u32::MAX;
+        self.first_of_page = Some(page.first);
+        Self::must(is_behind)
+    }
+
+    fn next(&mut self, number: VolumeNumber) -> Result<()> {
+        let is_behind = self.last < Some(number) && Some(number) >= self.first_of_page;
+        self.last = Some(number);
+        Self::must(is_behind)
+    }
+
+    fn must(holds: bool) -> Result<()> {
+        if holds { Ok(()) } else { Err(corrupt(Malformed("its pages are out of order"))) }
     }
 }
 
@@ -211,19 +251,19 @@ impl PageReader<'_> {
     }
 }
 
-/// Damage on disk to superblock and catalog.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct CheckpointDamage {
-    /// What is damaged, where something is.
-    pub(crate) what: Option<String>,
-    /// Numbers whose pages the next checkpoint has to write anew.
-    pub(crate) to_repair: BTreeSet<VolumeNumber>,
-}
-
-impl CheckpointDamage {
-    fn other(what: String) -> Self {
-        Self { what: Some(what), to_repair: BTreeSet::new() }
-    }
+/// Damage on disk to superblock and catalog, each with what is damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CheckpointDamage {
+    None,
+    /// A slot of the superblock.
+    Superblock(String),
+    /// One of two copies of parts of the catalog: the pages of these numbers, or its head.
+    Copies {
+        what: String,
+        to_repair: BTreeSet<VolumeNumber>,
+    },
+    /// Both copies of a part of the catalog, at least.
+    Catalog(String),
 }
 
 /// The damage on disk to the superblock slots, of which `superblock` is the newest, and to its
@@ -232,21 +272,22 @@ pub(crate) async fn checkpoint_damage(file: &File, superblock: &Superblock) -> C
     let slots = read_superblock_slots(file).await;
     match choose(&slots) {
         Ok(Counts::This(newest, None)) if *newest == *superblock => {}
-        Ok(Counts::This(_, Some(damage))) => return CheckpointDamage::other(damage),
+        Ok(Counts::This(_, Some(damage))) => return CheckpointDamage::Superblock(damage),
         Ok(Counts::This(newest, None)) => {
             let what = format!("the newest superblock is of generation {}", newest.generation);
-            return CheckpointDamage::other(what);
+            return CheckpointDamage::Superblock(what);
         }
         Ok(Counts::None | Counts::HalfMade) => {
-            return CheckpointDamage::other("the superblock's slots are blank".to_owned());
+            return CheckpointDamage::Superblock("the superblock's slots are blank".to_owned());
         }
-        Err(error) => return CheckpointDamage::other(error.to_string()),
+        Err(error) => return CheckpointDamage::Superblock(error.to_string()),
     }
     match CheckpointImage::of(file, superblock.clone()).await {
-        Ok(CheckpointImage { copy_damage, to_repair, .. }) => {
-            CheckpointDamage { what: copy_damage, to_repair }
+        Ok(CheckpointImage { copy_damage: None, .. }) => CheckpointDamage::None,
+        Ok(CheckpointImage { copy_damage: Some(what), to_repair, .. }) => {
+            CheckpointDamage::Copies { what, to_repair }
         }
-        Err(error) => CheckpointDamage::other(error.to_string()),
+        Err(error) => CheckpointDamage::Catalog(error.to_string()),
     }
 }
 
@@ -335,6 +376,26 @@ mod tests {
     use super::*;
     use crate::base::Bitmap;
     use std::sync::Arc;
+
+    #[test]
+    fn numbers_are_in_order_and_in_the_range_of_their_page() {
+        let of = |pages: &[(u32, &[u32])]| -> Result<()> {
+            let mut order = Order::default();
+            for (first, numbers) in pages {
+                let copies = [Address::new(SegmentId(1), 0); 2];
+                let first = VolumeNumber(*first);
+                order.page(&PageRef { first, blocks: 1, checksum: 0, copies })?;
+                numbers.iter().try_for_each(|number| order.next(VolumeNumber(*number)))?;
+            }
+            Ok(())
+        };
+        assert!(of(&[(1, &[1, 2, 7]), (8, &[9]), (12, &[12])]).is_ok());
+        assert!(of(&[(1, &[1, 1])]).is_err(), "a number twice");
+        assert!(of(&[(1, &[1, 5]), (5, &[6])]).is_err(), "a number of the next page");
+        assert!(of(&[(3, &[2])]).is_err(), "a number of the page before");
+        assert!(of(&[(1, &[1]), (1, &[2])]).is_err(), "two pages of one range");
+        assert!(of(&[(1, &[1]), (u32::MAX, &[])]).is_err(), "behind the last number");
+    }
 
     #[test]
     fn segments_are_each_in_a_place_of_their_own() {

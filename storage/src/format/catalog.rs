@@ -174,6 +174,7 @@ pub(crate) fn encode_page(kind: PageKind, payload: &[u8]) -> (Vec<u8>, u32) {
     out.put_u32_le(kind.magic());
     out.put_u32_le(u32::try_from(payload.len()).expect("a page is small"));
     out.put_slice(payload);
+    assert!(out.len() <= PAGE_BLOCKS_MAX as usize * BLOCK_BYTES, "a page that no start reads");
     whole_blocks(out)
 }
 

@@ -67,6 +67,8 @@ pub(crate) struct Recovered {
     pub(crate) pages: CatalogPages,
     /// Numbers of entries and families that differ from it, or whose pages need repair.
     pub(crate) unwritten: BTreeSet<VolumeNumber>,
+    /// A copy of a part of it cannot be read.
+    pub(crate) is_damaged: bool,
     pub(crate) applied: Lsn,
     pub(crate) next_volume: u32,
     pub(crate) rates: Rates,
@@ -104,7 +106,8 @@ pub(crate) async fn recover(
             (CheckpointImage::new(make(&file, geometry).await?), true)
         }
     };
-    let CheckpointImage { mut superblock, catalog, pages, to_repair, damage, .. } = image;
+    let CheckpointImage { mut superblock, catalog, pages, copy_damage, to_repair, damage, .. } =
+        image;
     match misplaced(&catalog.segments, &superblock.geometry).first() {
         None => {}
         Some((_, why)) => return Err(Error::corrupt(format!("the catalog: {why}"))),
@@ -243,6 +246,7 @@ pub(crate) async fn recover(
         families,
         pages,
         unwritten,
+        is_damaged: copy_damage.is_some(),
         applied,
         next_volume,
         rates,

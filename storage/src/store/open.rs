@@ -65,6 +65,7 @@ impl Store {
             families,
             pages,
             unwritten,
+            is_damaged,
             applied,
             next_volume,
             rates,
@@ -80,7 +81,8 @@ impl Store {
         engine.measure_backing();
         let volumes = Arc::new(Volumes::new(engine, catalog));
         let epoch = superblock.epoch;
-        let checkpointer = Checkpointer::new(Arc::clone(&volumes), superblock, pages, unwritten);
+        let checkpointer =
+            Checkpointer::new(Arc::clone(&volumes), superblock, pages, unwritten, is_damaged);
         let maintenance = Arc::new(Maintenance::new(Arc::clone(&volumes), checkpointer, rates));
         let running = Arc::clone(&maintenance);
         runtime::spawn(async move { running.run().await });

@@ -244,7 +244,9 @@ fn scrub_does_not_hold_up_reclaim_writers_or_the_end() {
 /// A start would find the store damaged, and nobody reads there before it.
 #[test]
 fn damaged_superblock_and_catalog_are_written_anew() {
-    for place in ["slot 0", "slot 1", "SSC1", "SSV1", "SSX1"] {
+    // One of the two copies of a part of the catalog, or both.
+    let parts = ["SSC1", "SSV1", "SSX1", "both SSC1", "both SSV1", "both SSX1"];
+    for place in ["slot 0", "slot 1"].into_iter().chain(parts) {
         let mut world = World::new(shape(), 1);
         let simulation = Runtime::simulated(1);
         simulation.block_on(async {
@@ -253,12 +255,15 @@ fn damaged_superblock_and_catalog_are_written_anew() {
             match place {
                 "slot 0" => world.disk.flip_bit(100, 1),
                 "slot 1" => world.disk.spoil_sector(64 << 10),
-                // One of the two copies of a part of the catalog.
-                magic => (0..world.disk.len_bytes())
-                    .step_by(BLOCK as usize)
-                    .filter(|at| world.disk.peek(*at, 4) == magic.as_bytes())
-                    .step_by(2)
-                    .for_each(|at| world.disk.flip_bit(at + 33, 1)),
+                part => {
+                    let both = part.strip_prefix("both ");
+                    let magic = both.unwrap_or(part).as_bytes();
+                    let blocks = (0..world.disk.len_bytes()).step_by(BLOCK as usize);
+                    blocks
+                        .filter(|at| world.disk.peek(*at, 4) == magic)
+                        .step_by(if both.is_some() { 1 } else { 2 })
+                        .for_each(|at| world.disk.flip_bit(at + 33, 1));
+                }
             }
             let generation = store.stats().checkpoints;
             scrubbed(&store).await;

@@ -82,16 +82,19 @@ impl NoCheckpoint<'_> {
 
 impl Checkpointer {
     /// A checkpointer that goes on from the superblock that counts and the pages of its catalog,
-    /// with the numbers of the entries and families that differ from them.
+    /// with the numbers of the entries and families that differ from them. Where the catalog
+    /// `is_damaged`, the next checkpoint repairs it.
     pub(crate) fn new(
         volumes: Arc<Volumes>,
         superblock: Superblock,
         pages: CatalogPages,
         unwritten: BTreeSet<VolumeNumber>,
+        is_damaged: bool,
     ) -> Self {
+        let writer = CheckpointWriter::new(superblock, pages, unwritten, is_damaged);
         Self {
             volumes,
-            writer: Mutex::new(CheckpointWriter::new(superblock, pages, unwritten)),
+            writer: Mutex::new(writer),
             written: Written::default(),
             begun: AtomicU64::new(0),
             completed: AtomicU64::new(0),
@@ -195,6 +198,7 @@ impl Checkpointer {
             && engine.log.next_lsn() == writer.replay_lsn()
             && engine.dirty.count() == 0
             && writer.unwritten().is_empty()
+            && !writer.is_damaged()
     }
 
     /// Cuts the log and takes what changed since the checkpoint before, with all that is in the

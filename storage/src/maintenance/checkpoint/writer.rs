@@ -86,6 +86,9 @@ pub(super) struct CheckpointWriter {
     pages: CatalogPages,
     /// Numbers of entries and families that differ from it, as far as a cut has taken them (I5).
     unwritten: BTreeSet<VolumeNumber>,
+    /// A copy of a part of it cannot be read: the next checkpoint repairs it, even if nothing
+    /// changed.
+    is_damaged: bool,
     /// Where the next node goes. After a checkpoint that found no room it is ahead of the
     /// superblock's: the nodes that were written stay in place.
     node_tail: Option<(SegmentId, Slot, u32)>,
@@ -118,18 +121,25 @@ struct NodeWriter<'a> {
 
 impl CheckpointWriter {
     /// A writer that goes on from the superblock that counts and the pages of its catalog, with
-    /// the numbers of the entries and families that differ from them.
+    /// the numbers of the entries and families that differ from them. Where the catalog
+    /// `is_damaged`, the next checkpoint repairs it.
     pub(super) fn new(
         superblock: Superblock,
         pages: CatalogPages,
         unwritten: BTreeSet<VolumeNumber>,
+        is_damaged: bool,
     ) -> Self {
-        Self { node_tail: superblock.node_tail, superblock, pages, unwritten }
+        Self { node_tail: superblock.node_tail, superblock, pages, unwritten, is_damaged }
     }
 
     /// The pages of the catalog.
     pub(super) fn pages(&self) -> &CatalogPages {
         &self.pages
+    }
+
+    /// Whether a part of the catalog has a copy that cannot be read.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 
     /// Numbers of entries and families that earlier cuts took, and that are still to be written.
@@ -161,7 +171,9 @@ impl CheckpointWriter {
             taken: 0,
         };
         let written = writer.checkpoint(&cut, retired).await;
-        engine.space.set_catalog(writer.head_blocks + writer.pages.blocks());
+        if written.is_ok() {
+            engine.space.set_catalog(writer.head_blocks + writer.pages.blocks());
+        }
         // Even after a failure, nodes that got a place are written to it.
         let flushed = writer.flush().await;
         self.node_tail = writer.tail;
@@ -192,6 +204,7 @@ impl CheckpointWriter {
         self.superblock = superblock;
         self.pages = pages;
         self.unwritten.clear();
+        self.is_damaged = false;
         Ok(())
     }
 
@@ -215,12 +228,23 @@ impl CheckpointWriter {
     }
 
     /// Damage on disk to superblock and catalog as they were written last. The next checkpoint
-    /// writes damaged pages anew.
+    /// writes damaged pages anew, or all of them where it is unknown which they are.
     pub(super) async fn damage(&mut self, engine: &Engine) -> Option<String> {
-        let CheckpointDamage { what, to_repair } =
-            checkpoint_damage(&engine.disk.file, &self.superblock).await;
-        self.unwritten.extend(to_repair);
-        what
+        let damage = checkpoint_damage(&engine.disk.file, &self.superblock).await;
+        let what = match damage {
+            CheckpointDamage::None => return None,
+            CheckpointDamage::Superblock(what) => what,
+            CheckpointDamage::Copies { what, to_repair } => {
+                self.unwritten.extend(to_repair);
+                what
+            }
+            CheckpointDamage::Catalog(what) => {
+                self.unwritten.extend(self.pages.numbers());
+                what
+            }
+        };
+        self.is_damaged = true;
+        Some(what)
     }
 
     /// The LSN from which on records would be replayed now.
@@ -283,7 +307,7 @@ impl NodeWriter<'_> {
     }
 
     /// Writes pages: one copy of all of them, and then the other, so that those of a level lie one
-    /// behind the other, and the two copies of a page apart.
+    /// behind the other. No device write has both copies of a page.
     async fn place_pages(
         &mut self,
         kind: PageKind,
@@ -302,6 +326,7 @@ impl NodeWriter<'_> {
                 copy.push(address);
                 checked.push((blocks, checksum));
             }
+            self.ready.extend(self.gathered.take());
         }
         let [first, second] = copies;
         let mut places = first.into_iter().zip(second).zip(checked);
@@ -457,23 +482,30 @@ impl NodeWriter<'_> {
                 let blocks = (blocks.len() / BLOCK_BYTES) as u32;
                 *reference = Some(CatalogRef { address, slot, blocks, checksum });
             }
+            // No device write has both copies of a chunk.
+            self.ready.extend(self.gathered.take());
         }
         Ok(references.map(|reference| reference.expect("a head has bytes")))
     }
 }
 
 impl Stretch {
-    /// What its pages hold, in the order of the numbers: each item's bytes.
+    /// What its pages hold, in the order of the numbers: each number's bytes, which no two pages
+    /// share.
     fn items(&self) -> impl Iterator<Item = (VolumeNumber, Vec<u8>)> {
         let volumes = self.volumes.iter().map(|volume| PageItem::Volume(volume.entry()));
         let families = self.families.iter().map(|family| PageItem::Family(*family));
         let mut items: Vec<_> = volumes.chain(families).collect();
         items.sort_by_key(PageItem::number);
-        items.into_iter().map(|item| {
-            let mut bytes = Vec::new();
-            item.encode(&mut bytes);
-            (item.number(), bytes)
-        })
+        let mut all: Vec<(VolumeNumber, Vec<u8>)> = Vec::new();
+        for item in items {
+            if all.last().is_none_or(|(number, _)| *number != item.number()) {
+                all.push((item.number(), Vec::new()));
+            }
+            let (_, bytes) = all.last_mut().expect("pushed above");
+            item.encode(bytes);
+        }
+        all.into_iter()
     }
 }
 

@@ -66,9 +66,10 @@ async fn forge(disk: &SimDisk, edit: impl FnOnce(&mut Superblock, &mut StoredCat
     let [index, entries] = pages[..] else { panic!("{pages:?}") };
     let volumes = catalog.volumes.into_iter().map(PageItem::Volume);
     let (mut items, mut references) = (Vec::new(), Vec::new());
-    volumes
-        .chain(catalog.families.into_iter().map(PageItem::Family))
-        .for_each(|item| item.encode(&mut items));
+    let families = catalog.families.into_iter().map(PageItem::Family);
+    let mut all: Vec<_> = volumes.chain(families).collect();
+    all.sort_by_key(PageItem::number);
+    all.iter().for_each(|item| item.encode(&mut items));
     let in_place = |page: PageRef, (bytes, checksum): (Vec<u8>, u32)| {
         assert_eq!(bytes.len(), page.blocks as usize * BLOCK_BYTES);
         (PageRef { checksum, copies: [page.copies[0]; 2], ..page }, bytes)

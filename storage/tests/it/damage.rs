@@ -205,6 +205,10 @@ fn stale_read_is_tried_again_and_never_believed() {
     });
 }
 
+/// Device writes of a small checkpoint before its superblock: of entries, index and head each the
+/// first copy goes out with what comes before, and the second with what comes behind.
+const CATALOG_WRITES: u32 = 4;
+
 /// Nodes, catalog and its copy are lost together: the superblock before names those before, and its
 /// log goes on.
 #[test]
@@ -215,7 +219,7 @@ fn lost_checkpoint_is_told_and_all_is_read_from_the_one_before() {
         let volume = volume(&store, 1, 64, false).await;
         write(&volume, 0, &filled(5, 1)).await;
         volume.flush().await.expect("a flush");
-        world.disk.lose_next(0);
+        (0..CATALOG_WRITES).for_each(|nth| world.disk.lose_next(nth));
         store.checkpoint().await.expect("the disk says that all went well");
         write(&volume, 8, &filled(2, 2)).await;
         volume.flush().await.expect("a flush");
@@ -228,6 +232,31 @@ fn lost_checkpoint_is_told_and_all_is_read_from_the_one_before() {
             let volume = store.volume(name(1)).expect("the volume");
             assert_holds(&volume, 0, &filled(5, 1)).await;
             assert_holds(&volume, 8, &filled(2, 2)).await;
+        });
+    }
+}
+
+/// No device write has both copies of a part of the catalog. The first has nodes too, of which
+/// there is one copy: what it takes of the map is an error, and nothing else is.
+#[test]
+fn one_lost_write_of_a_catalog_is_read_past() {
+    for nth in 0..CATALOG_WRITES {
+        let mut world = World::new(shape(), 1);
+        Runtime::simulated(1).block_on(async {
+            let (store, _) = world.open().await.expect("a new store");
+            let volume = volume(&store, 1, 64, false).await;
+            write(&volume, 0, &filled(5, 1)).await;
+            world.disk.lose_next(nth);
+            store.checkpoint().await.expect("the disk says that all went well");
+        });
+        world.die(Death::Power, &mut Random::new(1));
+        Runtime::simulated(1).block_on(async {
+            let (store, _) = world.open().await.expect("the store");
+            assert_eq!(store.health(), Health::Ready, "write {nth}");
+            let volume = store.volume(name(1)).expect("the volume");
+            let found = read(&volume, 0, 5 * BLOCK).await.map_err(|error| error.kind());
+            let expected = if nth == 0 { Err(Kind::Corrupt) } else { Ok(filled(5, 1).to_vec()) };
+            assert_eq!(found, expected, "write {nth}");
         });
     }
 }
@@ -245,9 +274,9 @@ fn superblock_that_the_disk_does_not_keep_latches_the_store() {
             volume.flush().await.expect("a flush");
             // Generation 3, behind the nodes; slot 0 has the one that counts.
             if misdirected {
-                world.disk.misdirect_next(1, SUPERBLOCKS_AT[0]);
+                world.disk.misdirect_next(CATALOG_WRITES, SUPERBLOCKS_AT[0]);
             } else {
-                world.disk.lose_next(1);
+                world.disk.lose_next(CATALOG_WRITES);
             }
             let failed = store.checkpoint().await.map_err(|e| e.kind());
             assert_eq!(failed, Err(Kind::Corrupt));

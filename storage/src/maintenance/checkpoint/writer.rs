@@ -315,7 +315,10 @@ impl NodeWriter<'_> {
     ) -> Result<Vec<Vec<PageRef>>> {
         let mut copies: [Vec<Address>; 2] = Default::default();
         let mut checked: Vec<(u32, u32)> = Vec::new();
-        for copy in &mut copies {
+        for (i, copy) in copies.iter_mut().enumerate() {
+            if i > 0 {
+                self.end_write();
+            }
             checked.clear();
             for draft in drafts.iter().flatten() {
                 let (bytes, checksum) = encode_page(kind, &draft.payload);
@@ -326,7 +329,6 @@ impl NodeWriter<'_> {
                 copy.push(address);
                 checked.push((blocks, checksum));
             }
-            self.ready.extend(self.gathered.take());
         }
         let [first, second] = copies;
         let mut places = first.into_iter().zip(second).zip(checked);
@@ -412,12 +414,17 @@ impl NodeWriter<'_> {
             at + gathered.len() as u64 == offset && gathered.len() + bytes.len() <= WRITE_BYTES
         };
         if !self.gathered.as_ref().is_some_and(fits) {
-            self.ready.extend(self.gathered.take());
+            self.end_write();
             self.gathered = Some((offset, aligned(WRITE_BYTES.max(bytes.len()))));
         }
         if let Some((_, gathered)) = &mut self.gathered {
             gathered.extend_from_slice(bytes);
         }
+    }
+
+    /// What comes next goes out with another device write: no write has both copies of something.
+    fn end_write(&mut self) {
+        self.ready.extend(self.gathered.take());
     }
 
     async fn write_if_much(&mut self) -> Result<()> {
@@ -443,7 +450,7 @@ impl NodeWriter<'_> {
     }
 
     async fn flush(&mut self) -> Result<()> {
-        self.ready.extend(self.gathered.take());
+        self.end_write();
         self.write_ready().await
     }
 
@@ -474,6 +481,9 @@ impl NodeWriter<'_> {
         self.head_blocks = 2 * places.iter().map(|(blocks, _)| u64::from(*blocks)).sum::<u64>();
         let mut references = [None; 2];
         for (copy, reference) in references.iter_mut().enumerate() {
+            if copy > 0 {
+                self.end_write();
+            }
             for (payload, (_, places)) in bytes.chunks(chunk_bytes).zip(&places).rev() {
                 let (address, slot) = places[copy];
                 let (blocks, checksum) = encode_chunk(*reference, payload);
@@ -482,8 +492,6 @@ impl NodeWriter<'_> {
                 let blocks = (blocks.len() / BLOCK_BYTES) as u32;
                 *reference = Some(CatalogRef { address, slot, blocks, checksum });
             }
-            // No device write has both copies of a chunk.
-            self.ready.extend(self.gathered.take());
         }
         Ok(references.map(|reference| reference.expect("a head has bytes")))
     }

@@ -12,7 +12,14 @@ use crate::{
 };
 use rustix::{io::Errno, net::sockopt};
 use sandstone_config::Nbd;
-use std::{io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -34,6 +41,8 @@ const TURN_AWAY_TIME_MAX: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: with no descriptors left, trying at once would only burn the
 /// processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time since the last failure after which clients count as accepted again.
+const WELL_AFTER: Duration = Duration::from_secs(1);
 
 /// Why the NBD side does not listen.
 #[derive(Debug, Error)]
@@ -161,20 +170,22 @@ async fn accept_unix(listener: UnixListener, clients: Clients) {
     }
 }
 
-/// What goes wrong ten times a second is told once, until it goes well again.
+/// What goes wrong ten times a second is told once, until it goes well again: for a second, or
+/// where there is one descriptor, and a client needs two, it would be told each time.
 #[derive(Default)]
-struct Failing(bool);
+struct Failing(Option<Instant>);
 
 impl Failing {
     async fn pause(&mut self, error: &io::Error) {
-        if !std::mem::replace(&mut self.0, true) {
+        if self.0.replace(Instant::now()).is_none() {
             tracing::warn!(%error, "a client could not be accepted, and waits; it is tried again");
         }
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 
+    /// A client was accepted.
     fn ends(&mut self) {
-        if std::mem::take(&mut self.0) {
+        if self.0.take_if(|last| last.elapsed() >= WELL_AFTER).is_some() {
             tracing::info!("clients are accepted again");
         }
     }

@@ -88,8 +88,9 @@ impl HealthCell {
 
     /// One more write waits for room in the file system.
     pub(crate) fn enter_wait(&self, reason: &str) {
-        self.waiting.fetch_add(1, AcqRel);
+        // Counted under the lock: the last one that leaves must not hide one that comes.
         let mut health = self.health.lock().expect("no panics under this lock");
+        self.waiting.fetch_add(1, AcqRel);
         if *health == Health::Ready {
             tracing::error!(
                 reason,
@@ -101,8 +102,8 @@ impl HealthCell {
 
     /// One write waits no longer.
     pub(crate) fn leave_wait(&self) {
-        let was_last = self.waiting.fetch_sub(1, AcqRel) == 1;
         let mut health = self.health.lock().expect("no panics under this lock");
+        let was_last = self.waiting.fetch_sub(1, AcqRel) == 1;
         if was_last && matches!(*health, Health::Starved(_)) {
             tracing::info!("the file system below the store has room again");
             *health = Health::Ready;

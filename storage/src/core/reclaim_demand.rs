@@ -19,6 +19,8 @@ const NO_PROGRESS_TIME_MAX: Duration = Duration::from_secs(30);
 /// The same, after which a file system that cannot back a free slot counts as full: rounds that are
 /// under way may free slots that have their blocks.
 const STARVED_AFTER: Duration = Duration::from_secs(1);
+/// Pause between two rounds while the file system is full: each reads maps and writes a checkpoint.
+const STARVED_PAUSE: Duration = Duration::from_secs(1);
 /// Pause between two rounds of which the first made no progress.
 const NO_PROGRESS_PAUSE: Duration = Duration::from_millis(20);
 
@@ -170,7 +172,9 @@ impl Engine {
             if self.reclaim.rounds_ended() >= round {
                 if self.reclaim.is_without_progress() {
                     no_progress_since.get_or_insert_with(runtime::now);
-                    runtime::sleep(NO_PROGRESS_PAUSE).await;
+                    // Starved, it may wait for hours.
+                    let starved = starved.is_some();
+                    runtime::sleep(if starved { STARVED_PAUSE } else { NO_PROGRESS_PAUSE }).await;
                 } else {
                     no_progress_since = None;
                 }

@@ -2,8 +2,8 @@
 
 use super::{Error, Kind};
 use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, AtomicU32, Ordering::*},
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, Ordering::*},
 };
 
 /// The store's state, as readiness shows it.
@@ -27,25 +27,33 @@ pub enum Health {
 #[derive(Debug)]
 pub(crate) struct HealthCell {
     stopped: AtomicBool,
-    health: Mutex<Health>,
-    /// Writes that wait for room in the file system.
-    waiting: AtomicU32,
+    state: Mutex<State>,
     /// Waits for room are cancelled.
     waits_cancelled: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    health: Health,
+    /// Writes that wait for room in the file system.
+    waiting: u32,
 }
 
 impl HealthCell {
     pub(crate) fn new(health: Health) -> Self {
         Self {
             stopped: AtomicBool::new(health != Health::Ready),
-            health: Mutex::new(health),
-            waiting: AtomicU32::new(0),
+            state: Mutex::new(State { health, waiting: 0 }),
             waits_cancelled: AtomicBool::new(false),
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panics under this lock")
+    }
+
     pub(crate) fn get(&self) -> Health {
-        self.health.lock().expect("no panics under this lock").clone()
+        self.lock().health.clone()
     }
 
     /// Whether writes are refused for good.
@@ -66,7 +74,7 @@ impl HealthCell {
 
     /// Refuses all later writes. The first reason is kept.
     pub(crate) fn latch(&self, reason: &str) {
-        let mut health = self.health.lock().expect("no panics under this lock");
+        let health = &mut self.lock().health;
         if matches!(*health, Health::Ready | Health::Starved(_)) {
             tracing::error!(
                 reason,
@@ -88,25 +96,24 @@ impl HealthCell {
 
     /// One more write waits for room in the file system.
     pub(crate) fn enter_wait(&self, reason: &str) {
-        // Counted under the lock: the last one that leaves must not hide one that comes.
-        let mut health = self.health.lock().expect("no panics under this lock");
-        self.waiting.fetch_add(1, AcqRel);
-        if *health == Health::Ready {
+        let mut state = self.lock();
+        state.waiting += 1;
+        if state.health == Health::Ready {
             tracing::error!(
                 reason,
                 "the file system below the store is full: writes wait until it has room"
             );
-            *health = Health::Starved(reason.to_owned());
+            state.health = Health::Starved(reason.to_owned());
         }
     }
 
     /// One write waits no longer.
     pub(crate) fn leave_wait(&self) {
-        let mut health = self.health.lock().expect("no panics under this lock");
-        let was_last = self.waiting.fetch_sub(1, AcqRel) == 1;
-        if was_last && matches!(*health, Health::Starved(_)) {
+        let mut state = self.lock();
+        state.waiting -= 1;
+        if state.waiting == 0 && matches!(state.health, Health::Starved(_)) {
             tracing::info!("the file system below the store has room again");
-            *health = Health::Ready;
+            state.health = Health::Ready;
         }
     }
 }

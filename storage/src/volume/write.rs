@@ -117,8 +117,13 @@ impl Request {
 
     /// Blocks of data that are not logged yet.
     pub(super) fn data_blocks(&self) -> u64 {
-        self.chunks.iter().map(Chunk::data_blocks).sum()
+        data_blocks_of(&self.chunks)
     }
+}
+
+/// Blocks of data of these chunks.
+fn data_blocks_of(chunks: &VecDeque<Chunk>) -> u64 {
+    chunks.iter().map(Chunk::data_blocks).sum()
 }
 
 /// Why the chunks could not all be applied; applied chunks have left the queue.
@@ -397,9 +402,12 @@ impl Volume {
         let applied = self.apply_admitted(&mut state, chunks, &mut request.last, nodes);
         let after = state.tree.birthday().own_blocks;
         let waits = applied.is_err() && request.last.is_some();
-        // What was overwritten is free for others, and the rest needs no more than its own blocks.
-        let rest = chunks.iter().map(Chunk::data_blocks).sum();
-        let kept = if waits { (admitted + before).saturating_sub(after).min(rest) } else { 0 };
+        let kept = if waits {
+            // What was overwritten is free for others: the rest needs no more than its own blocks.
+            (admitted + before).saturating_sub(after).min(data_blocks_of(chunks))
+        } else {
+            0
+        };
         engine.space.commit_admitted(admitted, before, after, kept);
         request.admitted = waits.then(|| Admitted::keep(engine, kept)); // keeps I5
         applied
@@ -414,7 +422,7 @@ impl Volume {
         nodes: &impl Nodes,
     ) -> Result<u64, Stopped> {
         let space = &self.inner.engine.space;
-        let blocks = chunks.iter().map(Chunk::data_blocks).sum();
+        let blocks = data_blocks_of(chunks);
         if space.admit(blocks) {
             return Ok(blocks);
         }
